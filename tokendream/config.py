@@ -1,0 +1,389 @@
+"""The hyper-parameters of REM as frozen dataclasses, one class per table of the paper.
+
+Defaults stand here and nowhere else, and they are the paper's (preset `rem`). A field's docstring is its
+`--help` text and names the paper's symbol. Sizes that follow from others are properties. Facts learnt at run
+time (the number of actions, the device found) are never written back into a config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+FORMAT = 1
+"""Version of the config's JSON; a file with another number is refused by name."""
+
+Perceptual = Literal["vgg16", "alexnet", "none"]
+Precision = Literal["auto", "bf16", "float32"]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the field and what it would accept."""
+
+
+def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
+    """The valid names closest to a misspelt one, as text for an error message."""
+    valid = list(valid)
+    folded = {v.lower(): v for v in valid}
+    close = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.4)
+    return ", ".join(folded[c] for c in close) or ", ".join(sorted(valid)[:8])
+
+
+def _require(condition: bool, where: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ConfigError(f"{where} must be {expected}, not {got!r}")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment's protocol (Atari 100K, section 6 of the method)."""
+
+    size: int = 64
+    """Height and width of a frame in pixels."""
+    frame_skip: int = 4
+    """Raw frames an agent step lasts (Atari only)."""
+    noop_max: int = 30
+    """Bound on the random no-ops at the start of a training game (Atari only)."""
+    eval_noop_max: int = 1
+    """The same for evaluation; 1 means none, as published."""
+    max_frames: int = 20_000
+    """Raw frames after which a training game is truncated."""
+    eval_max_frames: int = 108_000
+    """Raw frames after which an evaluation game is truncated."""
+    life_loss_ends: bool = True
+    """Whether losing a life is an `end` d_t in training (the game itself goes on)."""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """V, the VQ-VAE (section 3)."""
+
+    channels: int = 32
+    """Channels of the encoder's first convolution; each downsampling doubles them."""
+    downsamples: int = 3
+    """Number of halvings of the frame: 3 turns 64x64 into the 8x8 grid of K = 64 tokens."""
+    codebook_size: int = 512
+    """V, the number of codes."""
+    code_width: int = 256
+    """E, the width of a code; it is also the width D of the world model, which shares the codebook."""
+    perceptual: Perceptual = "vgg16"
+    """Network of the LPIPS loss: vgg16 is the paper's, alexnet is cheaper, none leaves LPIPS out."""
+    perceptual_weight: float = 1.0
+    """Weight of the LPIPS term."""
+    revive_codes: bool = False
+    """Move codes that nothing used for a while onto encoder outputs of the current batch (not published)."""
+    changed_weight: float = 0.0
+    """Extra weight of the squared error on pixels that differ from the batch's mean frame (not published)."""
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """M, the RetNet with parallel observation prediction (section 4)."""
+
+    layers: int = 5
+    """N, the number of RetNet layers."""
+    heads: int = 4
+    """H, the number of retention heads."""
+    ffn_factor: int = 4
+    """Inner width of the feed-forward network, in units of D."""
+    dropout: float = 0.1
+    """Dropout rate inside the layers."""
+    segment_length: int = 10
+    """T, env steps in a training segment."""
+    context: int = 2
+    """First blocks of a segment that are context only and not scored."""
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """C, the controller (section 5)."""
+
+    lstm_width: int = 512
+    """M, the width of the LSTM."""
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    """Imagination and its objective (section 5)."""
+
+    horizon: int = 9
+    """Imagined steps of a dream."""
+    burn_in: int = 20
+    """Real steps that warm the LSTM before a dream starts."""
+    burn_in_actions: bool = True
+    """Whether the LSTM also receives the past actions while it warms up; the published code forgets them."""
+    discount: float = 0.995
+    """γ, the discount of the returns."""
+    lam: float = 0.95
+    """λ of the λ-returns."""
+    entropy_weight: float = 0.001
+    """Weight of the policy's entropy bonus."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Experience from the real environment (section 6)."""
+
+    steps: int = 200
+    """Env steps an epoch."""
+    last_epoch: int = 500
+    """Last epoch in which experience is collected."""
+    epsilon: float = 0.01
+    """ε, the probability of a uniformly random action."""
+    capacity: int = 100_000
+    """Env steps that the replay buffer holds; the oldest are overwritten beyond it."""
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """The updates of one part of the agent within an epoch (section 6)."""
+
+    first_epoch: int
+    """First epoch in which this part is trained (epochs count from 1)."""
+    updates: int
+    """Gradient updates an epoch."""
+    batch: int
+    """B: frames for the tokenizer, segments for the world model, dreams for the actor-critic."""
+    learning_rate: float
+    """AdamW's step size."""
+    weight_decay: float
+    """AdamW's decoupled weight decay."""
+    clip: float
+    """Largest L2 norm of the gradient."""
+    last_epoch: int = 1_000_000
+    """Last epoch in which this part is trained."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The three gradient phases of an epoch, in their order."""
+
+    tokenizer: PhaseConfig = PhaseConfig(6, 200, 128, 1e-4, 0.01, 10.0)
+    """Updates of V, on single frames."""
+    world_model: PhaseConfig = PhaseConfig(26, 200, 64, 2e-4, 0.05, 100.0)
+    """Updates of M, on segments; its weight decay acts on matrices only."""
+    actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)
+    """Updates of C, on dreams."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on full games (section 6)."""
+
+    episodes: int = 100
+    """Episodes after training."""
+    every: int = 50
+    """Epochs between evaluations during training; 0 for none."""
+    episodes_during: int = 16
+    """Episodes of an evaluation during training."""
+    temperature: float = 0.5
+    """Temperature at which evaluation samples actions."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run, apart from the machine."""
+
+    preset: str = "rem"
+    """Name of the preset that this config started from."""
+    game: str = "Breakout"
+    """Atari game, by its name in the Atari 100K benchmark."""
+    env_id: str = ""
+    """Any Gymnasium environment with RGB image observations and discrete actions, instead of an Atari game."""
+    seed: int = 0
+    """Seed of every random number of the run."""
+    epochs: int = 600
+    """Training cycles."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Precision = "auto"
+    """Matrix products in bf16 or float32; auto takes bf16 where the device is fast at it."""
+    compile: bool = False
+    """Compile the update of each phase with torch.compile (needs a C++ compiler on a CPU)."""
+    checkpoint_every: int = 10
+    """Epochs between checkpoints; one is also written at the end and on Ctrl-C."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    dream: DreamConfig = field(default_factory=DreamConfig)
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+
+    @property
+    def grid(self) -> int:
+        """Side of the token grid."""
+        return self.env.size >> self.tokenizer.downsamples
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """K."""
+        return self.grid**2
+
+    @property
+    def block_length(self) -> int:
+        """K1 = K + 1: a frame's tokens and the action that follows them."""
+        return self.tokens_per_frame + 1
+
+    @property
+    def env_name(self) -> str:
+        """What the agent plays, as people call it."""
+        return self.env_id or self.game
+
+    def __post_init__(self) -> None:
+        for where, value, low in (
+            ("epochs", self.epochs, 1),
+            ("checkpoint_every", self.checkpoint_every, 1),
+            ("env.size", self.env.size, 8),
+            ("env.frame_skip", self.env.frame_skip, 1),
+            ("env.noop_max", self.env.noop_max, 1),
+            ("env.eval_noop_max", self.env.eval_noop_max, 1),
+            ("env.max_frames", self.env.max_frames, 1),
+            ("env.eval_max_frames", self.env.eval_max_frames, 1),
+            ("tokenizer.downsamples", self.tokenizer.downsamples, 1),
+            ("tokenizer.codebook_size", self.tokenizer.codebook_size, 2),
+            ("tokenizer.code_width", self.tokenizer.code_width, 4),
+            ("world_model.layers", self.world_model.layers, 1),
+            ("world_model.heads", self.world_model.heads, 1),
+            ("world_model.ffn_factor", self.world_model.ffn_factor, 1),
+            ("world_model.context", self.world_model.context, 1),
+            ("actor_critic.lstm_width", self.actor_critic.lstm_width, 1),
+            ("dream.horizon", self.dream.horizon, 2),
+            ("dream.burn_in", self.dream.burn_in, 1),
+            ("collect.steps", self.collect.steps, 1),
+            ("evaluation.every", self.evaluation.every, 0),
+            ("evaluation.episodes", self.evaluation.episodes, 1),
+            ("evaluation.episodes_during", self.evaluation.episodes_during, 1),
+        ):
+            _require(value >= low, where, f"at least {low}", value)
+        for where, rate, high in (
+            ("world_model.dropout", self.world_model.dropout, 0.95),
+            ("dream.discount", self.dream.discount, 1.0),
+            ("dream.lam", self.dream.lam, 1.0),
+            ("collect.epsilon", self.collect.epsilon, 1.0),
+        ):
+            _require(0 <= rate <= high, where, f"between 0 and {high:g}", rate)
+        _require(self.seed >= 0, "seed", "a non-negative integer", self.seed)
+        _require(self.dream.entropy_weight >= 0, "dream.entropy_weight", "non-negative", self.dream.entropy_weight)
+        _require(self.evaluation.temperature > 0, "evaluation.temperature", "positive", self.evaluation.temperature)
+        _require(self.tokenizer.channels % 8 == 0 and self.tokenizer.channels > 0,
+                 "tokenizer.channels", "a multiple of 8 (GroupNorm has 8 groups)", self.tokenizer.channels)  # fmt: skip
+        _require(self.env.size % (1 << self.tokenizer.downsamples) == 0 and self.grid >= 2,
+                 "tokenizer.downsamples", f"such that a {self.env.size}-pixel frame halves that often to a grid "
+                 "of 2x2 or more", self.tokenizer.downsamples)  # fmt: skip
+        _require(self.tokenizer.code_width % (2 * self.world_model.heads) == 0,
+                 "tokenizer.code_width", f"a multiple of {2 * self.world_model.heads} (twice world_model.heads)",
+                 self.tokenizer.code_width)  # fmt: skip
+        _require(self.world_model.segment_length > self.world_model.context,
+                 "world_model.segment_length", f"greater than world_model.context ({self.world_model.context})",
+                 self.world_model.segment_length)  # fmt: skip
+        _require(self.collect.capacity > max(self.dream.burn_in, self.world_model.segment_length),
+                 "collect.capacity", "greater than a segment and the burn-in", self.collect.capacity)  # fmt: skip
+        for name in ("tokenizer", "world_model", "actor_critic"):
+            phase: PhaseConfig = getattr(self.training, name)
+            where = f"training.{name}"
+            _require(phase.first_epoch >= 1, f"{where}.first_epoch", "at least 1", phase.first_epoch)
+            _require(phase.updates >= 0, f"{where}.updates", "at least 0", phase.updates)
+            _require(phase.batch >= 1, f"{where}.batch", "at least 1", phase.batch)
+            _require(phase.learning_rate > 0, f"{where}.learning_rate", "positive", phase.learning_rate)
+            _require(phase.weight_decay >= 0, f"{where}.weight_decay", "non-negative", phase.weight_decay)
+            _require(phase.clip > 0, f"{where}.clip", "positive", phase.clip)
+
+    def to_json(self) -> str:
+        """The config as JSON text, with the format's version."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Config:
+        """Read `to_json`'s text. Raises ConfigError naming what is missing, unknown, of another type or version."""
+        try:
+            data = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ConfigError(f"config is not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"config must be a JSON object, not {type(data).__name__}")
+        version = data.pop("format", None)
+        if version != FORMAT:
+            raise ConfigError(f"config has format {version!r}; this tokendream reads format {FORMAT}")
+        return _read(Config, data, "config")
+
+
+def _read(cls: type[Any], data: object, where: str) -> Any:
+    """Build a dataclass from plain JSON data, checking names and types."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be an object, not {type(data).__name__}")
+    hints = get_type_hints(cls)
+    for name in data:
+        if name not in hints:
+            raise ConfigError(f"{where}.{name} is unknown; nearest: {nearest(str(name), hints)}")
+    values = {}
+    for f in dataclasses.fields(cls):
+        path = f"{where}.{f.name}"
+        if f.name not in data:
+            raise ConfigError(f"{path} is missing")
+        values[f.name] = _convert(hints[f.name], data[f.name], path)
+    return cls(**values)
+
+
+def _convert(kind: Any, value: object, where: str) -> object:
+    if dataclasses.is_dataclass(kind):
+        return _read(kind, value, where)  # type: ignore[arg-type]
+    if get_origin(kind) is Literal:
+        _require(value in get_args(kind), where, f"one of {', '.join(get_args(kind))}", value)
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _require(type(value) is kind, where, f"of type {kind.__name__}", value)
+    return value
+
+
+REM = Config()
+
+CPU = Config(
+    preset="cpu",
+    epochs=100,
+    checkpoint_every=5,
+    tokenizer=TokenizerConfig(channels=16, downsamples=4, codebook_size=256, code_width=128, perceptual="none"),
+    world_model=WorldModelConfig(layers=3, heads=4, dropout=0.0),
+    actor_critic=ActorCriticConfig(lstm_width=256),
+    collect=CollectConfig(steps=200, last_epoch=1_000_000, capacity=40_000),
+    training=TrainingConfig(
+        tokenizer=PhaseConfig(3, 40, 64, 3e-4, 0.01, 10.0),
+        world_model=PhaseConfig(6, 60, 32, 6e-4, 0.05, 100.0),
+        actor_critic=PhaseConfig(11, 40, 64, 3e-4, 0.01, 3.0),
+    ),
+    evaluation=EvalConfig(episodes=50, every=25, episodes_during=8),
+)  # fmt: skip
+
+TINY = Config(
+    preset="tiny",
+    env_id="tokendream/Catch-v0",
+    epochs=4,
+    checkpoint_every=2,
+    tokenizer=TokenizerConfig(channels=8, downsamples=4, codebook_size=16, code_width=16, perceptual="none"),
+    world_model=WorldModelConfig(layers=2, heads=2, segment_length=5),
+    actor_critic=ActorCriticConfig(lstm_width=16),
+    dream=DreamConfig(horizon=4, burn_in=3),
+    collect=CollectConfig(steps=20, capacity=1000),
+    training=TrainingConfig(
+        tokenizer=PhaseConfig(1, 2, 4, 1e-3, 0.01, 10.0),
+        world_model=PhaseConfig(2, 2, 2, 1e-3, 0.05, 100.0),
+        actor_critic=PhaseConfig(3, 2, 2, 1e-3, 0.01, 3.0),
+    ),
+    evaluation=EvalConfig(episodes=2, every=2, episodes_during=2),
+)  # fmt: skip
+
+PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "tiny": TINY}
+"""`rem` is the paper; `cpu` learns visibly on two cores within half an hour; `tiny` is for tests."""
+
+
+def preset(name: str) -> Config:
+    """A preset by name. Raises ConfigError naming the nearest ones."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, PRESETS)}")
+    return PRESETS[name]
