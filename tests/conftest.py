@@ -1,0 +1,24 @@
+"""Every test runs with shapes and types checked: jaxtyping's annotations are enforced by beartype, here only."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from jaxtyping import install_import_hook
+
+# A copy of the hook's handle must live as long as the tests; modules imported after this line are checked.
+HOOK = install_import_hook("tokendream", "beartype.beartype")
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
