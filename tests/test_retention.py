@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from tokendream.nn import retention as R
+
+B, H, L, D = 2, 4, 35, 8
+
+
+@pytest.fixture
+def qkv():
+    return tuple(torch.randn(B, H, L, D, dtype=torch.float64, requires_grad=True) for _ in range(3))
+
+
+@pytest.fixture
+def gamma():
+    return R.decay_rates(H)
+
+
+def empty():
+    return torch.zeros(B, H, D, D, dtype=torch.float64)
+
+
+def ragged(cuts, q, k, v, gamma, form=R.chunkwise):
+    S, out = empty(), []
+    for a, b in zip((0, *cuts), (*cuts, L), strict=True):
+        y, S = form(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], gamma, S)
+        out.append(y)
+    return torch.cat(out, dim=2), S
+
+
+def test_decays_are_the_published_ones(gamma):
+    assert torch.allclose(
+        gamma, torch.tensor([0.96875, 0.98760, 0.99508, 0.99805], dtype=torch.float64), atol=1e-5
+    )
+
+
+def test_recurrent_is_the_definition(qkv, gamma):
+    q, k, v = qkv
+    y, S = R.recurrent(q, k, v, gamma, empty())
+    n = 11
+    expected = sum(gamma[1] ** (n - m) * (q[0, 1, n] @ k[0, 1, m]) * v[0, 1, m] for m in range(n + 1))
+    assert torch.allclose(y[0, 1, n], expected, atol=1e-12)
+    state = sum(gamma[1] ** (L - 1 - m) * torch.outer(k[0, 1, m], v[0, 1, m]) for m in range(L))
+    assert torch.allclose(S[0, 1], state, atol=1e-12)
+
+
+@pytest.mark.parametrize("cuts", [(), (7, 14, 21, 28), (1, 2, 30), (33,), (5, 6, 17, 34)])
+def test_all_forms_agree_in_outputs_states_and_gradients(qkv, gamma, cuts):
+    weight = torch.randn(B, H, L, D, dtype=torch.float64)
+
+    def results(y, S):
+        loss = (y * weight).sum() + (0 if S is None else S.square().sum())
+        return y, S, torch.autograd.grad(loss, qkv, retain_graph=True)
+
+    y0, S0, grads0 = results(*ragged((), *qkv, gamma, R.recurrent))
+    y1, S1, grads1 = results(*ragged(cuts, *qkv, gamma))
+    assert torch.allclose(y0, y1, atol=1e-12)
+    assert torch.allclose(S0, S1, atol=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(grads0, grads1, strict=True))
+    y2 = R.parallel(*qkv, gamma)
+    assert torch.allclose(y0, y2, atol=1e-12)
+    recurrent_grads = torch.autograd.grad((y0 * weight).sum(), qkv)
+    parallel_grads = torch.autograd.grad((y2 * weight).sum(), qkv)
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(recurrent_grads, parallel_grads, strict=True))
+
+
+def test_block_states_are_the_states_between_chunks(qkv, gamma):
+    q, k, v = qkv
+    blocks, length = 5, 7
+    _, growth = R.fold(gamma, length)
+    split = [x.view(B, H, blocks, length, D).transpose(1, 2) for x in (k, v)]
+    states = R.block_states(split[0] * growth[:, :, None], split[1], gamma, empty())
+    for t in range(blocks):
+        end = (t + 1) * length
+        _, S = R.recurrent(q[:, :, :end], k[:, :, :end], v[:, :, :end], gamma, empty())
+        assert torch.allclose(states[:, t], S, atol=1e-12)
+
+
+def test_rotation_turns_pairs_and_depends_on_distance_only():
+    q, k = torch.randn(2, 16, dtype=torch.float64)
+    score = {}
+    for n, m in ((3, 1), (1_000_003, 1_000_001)):
+        cos, sin = R.rotation(torch.tensor([n, m]), 16)
+        score[n] = R.rotate(q, cos[0], sin[0]) @ R.rotate(k, cos[1], sin[1])
+    assert torch.allclose(score[3], score[1_000_003], atol=1e-9)
+    cos, sin = R.rotation(torch.tensor([1]), 4)
+    turned = R.rotate(torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64), cos[0], sin[0])
+    slow = torch.tensor(1e-4, dtype=torch.float64)
+    one = torch.tensor(1.0, dtype=torch.float64)
+    assert torch.allclose(turned, torch.stack((one.cos(), one.sin(), -slow.sin(), slow.cos())))
+
+
+def test_an_overlong_chunk_is_refused(gamma):
+    with pytest.raises(ValueError, match="at most 768"):
+        R.fold(gamma, 769)
+    _, growth = R.fold(gamma, 768)
+    assert growth.to(torch.bfloat16).isfinite().all()

@@ -1,0 +1,217 @@
+"""RetNet, and POP: predicting all K tokens of every next frame in one call.
+
+The layers and their parameters live here, and nowhere else does `pop`. What the tokens mean is not known here.
+Source: Retentive Network (arXiv 2307.08621) for the layer, REM (arXiv 2402.05643), section 3.2, for POP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from tokendream.nn import retention
+
+Retain = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q, k, v), each `G H L d`, to the retention's output, `G H L d`."""
+
+
+@dataclass(frozen=True)
+class RetNetState:
+    """What a RetNet remembers of its past: a fixed size, whatever the length of the history."""
+
+    S: Float[Tensor, "N B H d d"]
+    """One matrix per layer and head, in float32 or better."""
+    position: Int64[Tensor, ""]
+    """Absolute position of the next token; a tensor, so that nothing recompiles as it grows."""
+
+    def keep(self, mask: Float[Tensor, " B"]) -> RetNetState:
+        """Forget the past of those sequences whose mask is 0."""
+        return RetNetState(self.S * mask[None, :, None, None, None].to(self.S.dtype), self.position)
+
+
+class RetNetLayer(nn.Module):
+    """Pre-norm gated multi-scale retention, then a feed-forward network.
+
+        x += out(swish(gate(x̂)) ∘ GroupNorm_H(retention(x̂)));    x += W2 swish(W1 x̃)
+
+    How the past is brought in is the caller's business: `retain` maps q, k, v to y.
+    """
+
+    def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm_retention = nn.LayerNorm(width, eps=1e-6)
+        self.qkvg = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
+        self.ffn_in = nn.Linear(width, ffn_factor * width)
+        self.ffn_out = nn.Linear(ffn_factor * width, width)
+        for part in self.qkvg.weight.chunk(
+            4
+        ):  # four matrices of the paper in one product: each has its own fans
+            nn.init.xavier_normal_(part)
+        for linear in (self.out, self.ffn_in, self.ffn_out):
+            nn.init.xavier_normal_(linear.weight)
+        for linear in (self.qkvg, self.out, self.ffn_in, self.ffn_out):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Float[Tensor, "G L D"], retain: Retain) -> Float[Tensor, "G L D"]:
+        G, L, D = x.shape
+        q, k, v, gate = self.qkvg(self.norm_retention(x)).view(G, L, 4, self.heads, D // self.heads).unbind(2)
+        y = retain(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = F.layer_norm(y, y.shape[-1:], eps=1e-6)  # GroupNorm with a group per head, without affine
+        y = self._drop(y)
+        y = (F.silu(gate) * y.transpose(1, 2)).reshape(G, L, D)
+        x = x + self._drop(self.out(y))
+        y = self._drop(F.silu(self.ffn_in(self.norm_ffn(x))))
+        return x + self._drop(self.ffn_out(y))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class RetNet(nn.Module):
+    """N retention layers with every way to run them: all at once, by chunks, by tokens, and POP.
+
+    `forward`, `step`, `chunk` and `pop` are one computation over `RetNetLayer`; they differ in `retain` alone.
+    """
+
+    gamma: Tensor
+
+    def __init__(
+        self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"width must be a multiple of {2 * heads} (twice the heads), not {width}")
+        self.width, self.heads, self.head_width = width, heads, width // heads
+        self.layers = nn.ModuleList(RetNetLayer(width, heads, ffn_factor, dropout) for _ in range(layers))
+        self.register_buffer("gamma", retention.decay_rates(heads), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RetNet:
+        """Follow `.to(device)`, but keep the decays in float64 whatever `.to(dtype)` asks for."""
+        super()._apply(fn, recurse)
+        self.gamma = retention.decay_rates(self.heads).to(self.gamma.device)
+        return self
+
+    def initial_state(self, batch: int) -> RetNetState:
+        """The empty past of `batch` sequences."""
+        weight = self.layers[0].qkvg.weight  # type: ignore[union-attr]
+        shape = (len(self.layers), batch, self.heads, self.head_width, self.head_width)
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # type: ignore[arg-type]
+        return RetNetState(
+            torch.zeros(shape, dtype=dtype, device=self.gamma.device),
+            torch.zeros((), dtype=torch.int64, device=self.gamma.device),
+        )
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """The parallel form over a whole sequence from an empty past."""
+        q_table, k_table = self._tables(torch.arange(x.shape[1], device=x.device), x.dtype)
+
+        def retain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k = retention.rotate(q, *q_table), retention.rotate(k, *k_table)
+            return retention.parallel(q, k, v, self.gamma)
+
+        for layer in self.layers:
+            x = layer(x, retain)
+        return x
+
+    def step(self, x: Float[Tensor, "B D"], state: RetNetState) -> tuple[Float[Tensor, "B D"], RetNetState]:
+        """One token by the recurrent form."""
+        return _squeeze(self._carry(x[:, None], state, retention.recurrent))
+
+    def chunk(
+        self, x: Float[Tensor, "B L D"], state: RetNetState
+    ) -> tuple[Float[Tensor, "B L D"], RetNetState]:
+        """L tokens by the chunkwise form."""
+        return self._carry(x, state, retention.chunkwise)
+
+    def pop(
+        self,
+        x: Float[Tensor, "B T K1 D"],
+        u: Float[Tensor, "K D"],
+        state: RetNetState,
+        predict: slice = slice(None),
+    ) -> tuple[Float[Tensor, "B T K1 D"], Float[Tensor, "B P K D"], RetNetState]:
+        """Absorb T blocks and predict the frame after each of them, in one call.
+
+            block t   |z_1 .. z_K a|          enters with S_{t-1}, leaves S_t
+            u         |u_1 .. u_K  |          enters with S_t, at the positions of block t+1; its state is dropped
+
+        `y[:, t]` is what the model says about block t, `y_next[:, p]` the K tokens of the frame after the p-th
+        block that `predict` selects (all by default; context blocks need no prediction), given everything up to and
+        including that block. The prediction stream sees history through S alone, so all its chunks run as a batch,
+        and together with the real blocks: u is padded to K1 = K + 1 tokens, whose last, being causal, harms nobody.
+        Cost: (T + P) blocks of K1 tokens through every layer. In a dream T = 1.
+        """
+        B, T, K1, D = x.shape
+        K = u.shape[0]
+        assert K1 == K + 1, f"a block of {K1} tokens does not fit {K} prediction tokens"
+        chosen = torch.arange(T, device=x.device)[predict]
+        P = len(chosen)
+        prediction = F.pad(u, (0, 0, 0, 1)).to(x.dtype).expand(B, P, K1, D)
+        blocks = torch.cat((x, prediction), dim=1).view(B * (T + P), K1, D)
+
+        first = torch.cat((torch.arange(T, device=x.device), chosen + 1)) * K1 + state.position
+        q_table, k_table = self._tables(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=K1)
+        carried = []
+        for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
+
+            def retain(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
+                by_block = (B, T + P, *q.shape[1:])
+                q = retention.rotate(q.view(by_block), *q_table).flatten(0, 1)
+                k = retention.rotate(k.view(by_block), *k_table)
+                after = retention.block_states(k[:, :T], v.view(by_block)[:, :T], self.gamma, S)
+                carried.append(after[:, -1])
+                entering = torch.cat((S[:, None], after[:, :-1], after[:, predict]), dim=1).flatten(0, 1)
+                return retention.attend(q, k.flatten(0, 1), v, self.gamma, entering)
+
+            blocks = layer(blocks, retain)
+        y, y_next = blocks.view(B, T + P, K1, D).split((T, P), dim=1)
+        return y, y_next[:, :, :K], RetNetState(torch.stack(carried), state.position + T * K1)
+
+    def _carry(self, x: Tensor, state: RetNetState, form: Callable) -> tuple[Tensor, RetNetState]:
+        """Run one of the forms that carry a state over the tokens of x."""
+        L = x.shape[1]
+        q_table, k_table = self._tables(state.position + torch.arange(L, device=x.device), x.dtype)
+        carried = []
+        for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
+
+            def retain(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
+                q, k = retention.rotate(q, *q_table), retention.rotate(k, *k_table)
+                y, after = form(q, k, v, self.gamma, S)
+                carried.append(after)
+                return y
+
+            x = layer(x, retain)
+        return x, RetNetState(torch.stack(carried), state.position + L)
+
+    def _tables(
+        self, position: Int64[Tensor, "*L"], dtype: torch.dtype, fold: int = 0
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(cos, sin) for queries and for keys, float32 or better, with k's scale d^(-1/2) worked in.
+
+        Shapes: `L e` for plain positions `L`; `G H K1 e` for the positions `G K1` of folded blocks.
+        """
+        cos, sin = retention.rotation(position, self.head_width)
+        q_scale: Tensor | float = 1.0
+        k_scale: Tensor | float = self.head_width**-0.5
+        if fold:
+            decay, growth = retention.fold(self.gamma, fold)
+            q_scale, k_scale = decay[:, :, None], growth[:, :, None] * k_scale
+            cos, sin = cos[:, None], sin[:, None]
+        table = torch.promote_types(dtype, torch.float32)
+        q_cos, q_sin, k_cos, k_sin = (
+            (t * scale).to(table) for scale in (q_scale, k_scale) for t in (cos, sin)
+        )
+        return (q_cos, q_sin), (k_cos, k_sin)
+
+
+def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:
+    y, state = result
+    return y[:, 0], state
