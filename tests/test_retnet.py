@@ -126,7 +126,7 @@ def test_causality_is_exact(model, x, u):
 
 def test_forgetting_by_mask(model, x, u):
     _, _, state = model.pop(x, u, model.initial_state(B))
-    kept = state.keep(torch.tensor([1.0, 0.0]))
+    kept = state.keep(torch.tensor([True, False]))
     assert torch.equal(kept.S[:, 0], state.S[:, 0])
     assert not kept.S[:, 1].any()
 

@@ -122,6 +122,8 @@ class DreamConfig:
     """λ of the λ-returns."""
     entropy_weight: float = 0.001
     """Weight of the policy's entropy bonus."""
+    mask_after_end: bool = False
+    """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
 
 
 @dataclass(frozen=True)

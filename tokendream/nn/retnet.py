@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
@@ -29,9 +29,9 @@ class RetNetState:
     position: Int64[Tensor, ""]
     """Absolute position of the next token; a tensor, so that nothing recompiles as it grows."""
 
-    def keep(self, mask: Float[Tensor, " B"]) -> RetNetState:
-        """Forget the past of those sequences whose mask is 0."""
-        return RetNetState(self.S * mask[None, :, None, None, None].to(self.S.dtype), self.position)
+    def keep(self, mask: Bool[Tensor, " B"]) -> RetNetState:
+        """Forget the past of those sequences whose mask is False."""
+        return RetNetState(self.S * mask[None, :, None, None, None], self.position)
 
 
 class RetNetLayer(nn.Module):

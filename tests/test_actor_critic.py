@@ -1,0 +1,86 @@
+import torch
+
+from tokendream.model.actor_critic import ActorCritic
+
+A, GRID, E, M = 5, 4, 16, 12
+
+
+def controller(dtype=torch.float64):
+    return ActorCritic(n_actions=A, grid=GRID, code_width=E, lstm_width=M).to(dtype)
+
+
+def test_the_paper_sizes_have_the_published_parameters():
+    paper = ActorCritic(n_actions=18, grid=8, code_width=256, lstm_width=512)
+    assert sum(p.numel() for p in paper.parameters()) == 4_586_707
+
+
+def test_codes_keep_their_places_in_the_grid():
+    """The map that the convolution sees has token k at row k // grid, column k % grid."""
+    C = controller()
+    codes = torch.randn(2, GRID * GRID, E, dtype=torch.float64)
+    image = torch.empty(2, E, GRID, GRID, dtype=torch.float64)
+    for k in range(GRID * GRID):
+        image[:, :, k // GRID, k % GRID] = codes[:, k]
+    x = torch.nn.functional.silu(C.conv_2(torch.nn.functional.silu(C.conv_1(image))))
+    assert torch.allclose(C.features(codes), torch.nn.functional.silu(C.dense(x.flatten(1))))
+
+
+def acted(C, codes, action):
+    state = C.initial_state(len(codes))
+    for t in range(codes.shape[1]):
+        _, state = C(codes[:, t], state)
+        state = C.absorb_action(action[:, t], state)
+    return state
+
+
+def test_burn_in_is_acting():
+    C = controller()
+    codes = torch.randn(3, 6, GRID * GRID, E, dtype=torch.float64)
+    action = torch.randint(A, (3, 6))
+    state = C.burn_in(codes, action, torch.ones(3, 6, dtype=torch.bool))
+    expected = acted(C, codes, action)
+    assert torch.allclose(state.h, expected.h, atol=1e-12)
+    assert torch.allclose(state.c, expected.c, atol=1e-12)
+    assert not state.h.requires_grad
+
+
+def test_padding_leaves_no_trace_in_the_memory():
+    C = controller()
+    codes = torch.randn(2, 6, GRID * GRID, E, dtype=torch.float64)
+    action = torch.randint(A, (2, 6))
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[0, :4] = False
+    state = C.burn_in(codes, action, mask)
+    assert torch.allclose(state.h[:1], acted(C, codes[:1, 4:], action[:1, 4:]).h, atol=1e-12)
+    assert torch.allclose(state.h[1:], acted(C, codes[1:], action[1:]).h, atol=1e-12)
+
+
+def test_burn_in_hears_actions_unless_told_otherwise():
+    C = controller()
+    codes = torch.randn(1, 3, GRID * GRID, E, dtype=torch.float64)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    one, other = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 4, 2]])
+    assert not torch.allclose(C.burn_in(codes, one, mask).h, C.burn_in(codes, other, mask).h)
+    deaf = [C.burn_in(codes, a, mask, actions=False).h for a in (one, other)]
+    assert torch.equal(*deaf)
+
+
+def test_a_forgotten_row_acts_like_a_new_one():
+    C = controller()
+    codes = torch.randn(2, GRID * GRID, E, dtype=torch.float64)
+    _, state = C(codes, C.initial_state(2))
+    kept = state.keep(torch.tensor([False, True]))
+    out, _ = C(codes, kept)
+    fresh, _ = C(codes, C.initial_state(2))
+    assert torch.equal(out.logits[0], fresh.logits[0])
+    assert not torch.allclose(out.logits[1], fresh.logits[1])
+
+
+def test_bf16_stays_near_float32():
+    C = controller(torch.float32)
+    codes = torch.randn(4, GRID * GRID, E)
+    exact, _ = C(codes, C.initial_state(4))
+    with torch.autocast("cpu", torch.bfloat16):
+        low, state = C(codes.bfloat16(), C.initial_state(4))
+    assert low.logits.dtype == state.c.dtype == torch.float32
+    assert (low.logits - exact.logits).norm() / exact.logits.norm() < 0.05

@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+from tokendream.data.batch import Steps
+from tokendream.model.world_model import WorldModel
+
+B, T, K, D, V, A = 2, 5, 4, 16, 11, 3
+
+
+def world_model(dtype=torch.float64, **overrides):
+    torch.manual_seed(1)
+    sizes = {"width": D, "layers": 2, "heads": 2, "dropout": 0.0} | overrides
+    return WorldModel(n_actions=A, tokens_per_frame=K, codebook_size=V, **sizes).to(dtype)
+
+
+@pytest.fixture
+def case():
+    codebook = torch.randn(V, D, dtype=torch.float64)
+    tokens = torch.randint(V, (B, T, K))
+    steps = Steps(
+        action=torch.randint(A, (B, T)),
+        reward=torch.randint(-2, 3, (B, T)).float(),
+        end=torch.rand(B, T) < 0.3,
+        mask=torch.ones(B, T, dtype=torch.bool),
+    )
+    return codebook, tokens, steps
+
+
+def test_training_logits_are_imagination_logits(case):
+    """What is trained on T blocks at once is what dreams block by block."""
+    codebook, tokens, steps = case
+    M = world_model()
+    whole, end_state = M(codebook[tokens], steps.action, M.initial_state(B))
+    state = M.initial_state(B)
+    for t in range(T):
+        one, state = M(codebook[tokens[:, t : t + 1]], steps.action[:, t : t + 1], state)
+        for name in ("next_frame", "reward", "end"):
+            assert torch.allclose(getattr(one, name)[:, 0], getattr(whole, name)[:, t], atol=1e-12)
+    assert torch.allclose(state.S, end_state.S, atol=1e-12)
+
+
+def test_the_loss_is_its_definition(case):
+    codebook, tokens, steps = case
+    steps.mask[1, 4:] = False
+    M = world_model(context=2)
+    losses = M.loss(codebook[tokens], tokens, steps)
+    out, _ = M(codebook[tokens], steps.action, M.initial_state(B))
+    frame, reward, end = [], [], []
+    for b in range(B):
+        for t in range(2, T):
+            if not steps.mask[b, t]:
+                continue
+            frame += [-out.next_frame[b, t - 1, k].float().log_softmax(-1)[tokens[b, t, k]] for k in range(K)]
+            reward.append(-out.reward[b, t].float().log_softmax(-1)[int(steps.reward[b, t].sign()) + 1])
+            end.append(-out.end[b, t].float().log_softmax(-1)[int(steps.end[b, t])])
+    for name, terms in (("next_frame", frame), ("reward", reward), ("end", end)):
+        assert torch.allclose(losses.terms[name], torch.stack(terms).mean(), atol=1e-5), name
+
+
+def test_padding_and_context_are_not_scored(case):
+    codebook, tokens, steps = case
+    steps.mask[:, 3:] = False
+    M = world_model(context=2)
+    before = M.loss(codebook[tokens], tokens, steps).figures()
+    steps.reward[:, [0, 1, 3, 4]] *= -1
+    steps.end[:, [0, 1, 3, 4]] ^= True
+    tokens[:, 3:] = (tokens[:, 3:] + 1) % V
+    after = M.loss(codebook[tokens], tokens, steps).figures()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_batch_without_anything_to_score_gives_zero(case):
+    codebook, tokens, steps = case
+    steps.mask[:, 2:] = False
+    total = world_model(context=2).loss(codebook[tokens], tokens, steps).total
+    assert float(total.detach()) == 0.0
+
+
+def test_imagination_samples_from_the_predictions(case):
+    codebook, tokens, steps = case
+    M = world_model(torch.float32).eval()
+    codes, action = codebook[tokens[:1, 0]].float(), steps.action[:1, 0]
+    n = 4000
+    outcome, state = M.imagine(
+        codes.expand(n, K, D), action.expand(n), M.initial_state(n), torch.Generator().manual_seed(0)
+    )
+    prediction, _ = M(codes[:, None], action[:, None], M.initial_state(1))
+    frequency = torch.stack([(outcome.tokens == v).float().mean(0) for v in range(V)], dim=-1)
+    assert (frequency - prediction.next_frame[0, 0].softmax(-1)).abs().max() < 0.04
+    signs = torch.stack([(outcome.reward == s).float().mean() for s in (-1, 0, 1)])
+    assert (signs - prediction.reward[0, 0].softmax(-1)).abs().max() < 0.04
+    assert abs(outcome.end.float().mean() - prediction.end[0, 0].softmax(-1)[1]) < 0.04
+    assert state.S.shape[1] == n
+    assert not state.S.requires_grad
+
+
+def test_it_learns_a_deterministic_world():
+    """Action 0 keeps the frame, the others paint a pattern: after training both are near certain."""
+    M = world_model(torch.float32, width=32)
+    codebook = torch.randn(V, 32)
+    pattern = torch.tensor([[0] * K, [1, 2, 3, 4], [5, 6, 7, 8]])
+    optimiser = torch.optim.AdamW(M.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    history = []
+    for _ in range(200):
+        action = torch.randint(A, (16, T), generator=generator)
+        tokens = torch.randint(9, (16, 1, K), generator=generator).expand(16, T, K).clone()
+        for t in range(1, T):
+            keep = (action[:, t - 1] == 0)[:, None]
+            tokens[:, t] = torch.where(keep, tokens[:, t - 1], pattern[action[:, t - 1]])
+        steps = Steps(
+            action=action, reward=action.float() - 1, end=action == 2, mask=torch.ones(16, T, dtype=torch.bool)
+        )
+        losses = M.loss(codebook[tokens], tokens, steps)
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+        history.append(losses.figures())
+    assert float(history[0]["next_frame"]) > 2.0
+    assert float(history[-1]["next_frame"]) < 0.3
+    assert float(history[-1]["accuracy"]) > 0.95
+    assert float(history[-1]["reward"]) < 0.1
+    assert float(history[-1]["end"]) < 0.1

@@ -1,0 +1,5 @@
+"""`python -m tokendream` is `tokendream`."""
+
+from tokendream.cli import entry
+
+entry()

@@ -1,0 +1,87 @@
+"""Real experience: one env step at a time into the replay buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokendream.agent import Agent
+from tokendream.compute import Compute
+from tokendream.data.replay import ReplayBuffer
+from tokendream.envs.vector import Envs
+from tokendream.model.actor_critic import PolicyState
+
+
+def game_seed(run_seed: int, game: int) -> int:
+    """The seed of the run's n-th game. Every game has its own, so that an open one can be replayed on resume."""
+    return int(np.random.SeedSequence((run_seed, game)).generate_state(1)[0] >> 1)
+
+
+class Collector:
+    """Plays one environment with the agent's current policy and remembers where it stands.
+
+    After an `end` (a lost life) the game goes on, but the agent's memory and the replay's episode begin anew.
+    """
+
+    def __init__(
+        self, envs: Envs, replay: ReplayBuffer, *, seed: int, epsilon: float, generator: torch.Generator
+    ) -> None:
+        if envs.n != 1:
+            raise ValueError(f"collection plays one environment, not {envs.n}")
+        self._envs, self._replay, self._seed = envs, replay, seed
+        self._epsilon, self._generator = epsilon, generator
+        self._game = -1
+        self._memory: PolicyState | None = None
+        self._begin()
+
+    def step(self, agent: Agent, compute: Compute) -> float | None:
+        """One env step. Returns the score of the game if it is over, else None."""
+        if self._memory is None:
+            self._memory = agent.actor_critic.initial_state(1)
+        seen = torch.from_numpy(self._frame).to(compute.device)
+        with compute.autocast():
+            chosen, self._memory = agent.act(seen, self._memory, self._generator, epsilon=self._epsilon)
+        action = int(chosen)
+        transition = self._envs.step(chosen.cpu().numpy())
+        reward, end, over = float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0])
+        self._replay.add(self._frame[0], action, reward, end, end or over)
+        self._actions.append(action)
+        self._score += reward
+        self._frame = transition.frame
+        if end or over:
+            self._memory = None
+        if not over:
+            return None
+        score = self._score
+        self._begin()
+        return score
+
+    def state(self) -> dict[str, Any]:
+        """Plain data from which `restore` rebuilds the open game: its number and the actions taken in it."""
+        return {"game": self._game, "actions": list(self._actions)}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The agent's memory of the open game."""
+        return {} if self._memory is None else {"h": self._memory.h, "c": self._memory.c}
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], compute: Compute) -> None:
+        """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was."""
+        self._game = int(state["game"]) - 1
+        self._begin()
+        for action in state["actions"]:
+            transition = self._envs.step(np.array([action]))
+            self._frame = transition.frame
+            self._score += float(transition.reward[0])
+            self._actions.append(int(action))
+        self._memory = None
+        if tensors:
+            self._memory = PolicyState(tensors["h"].to(compute.device), tensors["c"].to(compute.device))
+
+    def _begin(self) -> None:
+        self._game += 1
+        self._frame = self._envs.reset([game_seed(self._seed, self._game)])
+        self._actions: list[int] = []
+        self._score = 0.0

@@ -1,0 +1,117 @@
+"""Imagination: the only place where tokenizer, world model and controller meet.
+
+A dream starts from a real moment, and each of its steps is one call of each part:
+
+    frame z_t -> codes -> C -> a_t -> M.imagine (one POP call) -> reward sign, end, z_{t+1}
+
+The same `step` dreams for training, for films and for play. Source: REM (arXiv 2402.05643), section 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from tokendream.agent import Agent
+from tokendream.data.batch import Steps
+from tokendream.model.actor_critic import PolicyState
+from tokendream.model.world_model import Outcome
+from tokendream.nn.retnet import RetNetState
+from tokendream.nn.sampling import sample
+
+
+@dataclass(frozen=True)
+class Dream:
+    """A moment of a batch of dreams: the frame before the agent's eyes, and both memories."""
+
+    tokens: Int64[Tensor, "B K"]
+    world: RetNetState
+    policy: PolicyState
+
+
+class Step(NamedTuple):
+    """What one dreamed step brought; logits and value carry the controller's gradient."""
+
+    logits: Float[Tensor, "B A"]
+    value: Float[Tensor, " B"]
+    action: Int64[Tensor, " B"]
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A whole dream of T steps. `tokens[:, t]` is what the agent saw when it took `actions[:, t]`."""
+
+    tokens: Int64[Tensor, "B T K"]
+    logits: Float[Tensor, "B T A"]
+    values: Float[Tensor, "B T"]
+    actions: Int64[Tensor, "B T"]
+    rewards: Float[Tensor, "B T"]
+    ends: Bool[Tensor, "B T"]
+
+
+@torch.no_grad()
+def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, *, burn_in_actions: bool = True) -> Dream:
+    """The moment before the last frame of each real segment (left-padded), with both memories warm.
+
+    The L-1 frames before it warm the LSTM; M absorbs the one block before the start, so that the first prediction
+    rests on two blocks of context, the least that M was scored on. Where that block is padding, M starts empty.
+    """
+    codes = agent.tokenizer.codes(tokens)
+    policy = agent.actor_critic.burn_in(
+        codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], actions=burn_in_actions
+    )
+    M = agent.world_model
+    before = slice(-2, -1)
+    _, world = M(codes[:, before], steps.action[:, before], M.initial_state(len(tokens)), slice(0, 0))
+    return Dream(tokens[:, -1], world.keep(steps.mask[:, -2]), policy)
+
+
+def step(
+    dream: Dream,
+    agent: Agent,
+    generator: torch.Generator | None = None,
+    *,
+    action: Int64[Tensor, " B"] | None = None,
+    temperature: float = 1.0,
+) -> tuple[Dream, Step]:
+    """Dream one step: the controller acts (or `action` is given), the world answers.
+
+    The gradient reaches C alone: through its logits, its value and its memory, not through M or V.
+    """
+    codes = agent.tokenizer.codes(dream.tokens).detach()
+    output, policy = agent.actor_critic(codes, dream.policy)
+    if action is None:
+        action = sample(output.logits.detach(), generator, temperature=temperature)
+    policy = agent.actor_critic.absorb_action(action, policy)
+    outcome, world = agent.world_model.imagine(codes, action, dream.world, generator)
+    return Dream(outcome.tokens, world, policy), Step(output.logits, output.value, action, outcome)
+
+
+def imagine(
+    dream: Dream,
+    agent: Agent,
+    horizon: int,
+    generator: torch.Generator | None = None,
+    *,
+    actions: Int64[Tensor, "B T"] | None = None,
+) -> Rollout:
+    """Dream `horizon` steps, under the agent's own actions or under recorded ones."""
+    seen, steps = [], []
+    for t in range(horizon):
+        seen.append(dream.tokens)
+        dream, one = step(dream, agent, generator, action=None if actions is None else actions[:, t])
+        steps.append(one)
+    outcomes = [s.outcome for s in steps]
+    return Rollout(
+        tokens=torch.stack(seen, dim=1),
+        logits=torch.stack([s.logits for s in steps], dim=1),
+        values=torch.stack([s.value for s in steps], dim=1),
+        actions=torch.stack([s.action for s in steps], dim=1),
+        rewards=torch.stack([o.reward for o in outcomes], dim=1),
+        ends=torch.stack([o.end for o in outcomes], dim=1),
+    )

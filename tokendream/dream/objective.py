@@ -1,0 +1,85 @@
+"""What a dream teaches: λ-returns and the actor-critic's loss. Pure functions of a rollout.
+
+Source: REM (arXiv 2402.05643), appendix on the controller; IRIS (arXiv 2209.00588), appendix B.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokendream.dream.imagine import Rollout
+from tokendream.losses import Losses
+
+
+def lambda_returns(
+    rewards: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    ends: Bool[Tensor, "B T"],
+    *,
+    discount: float,
+    lam: float,
+) -> Float[Tensor, "B T-1"]:
+    """λ-returns of a rollout, the critic's regression target.
+
+        G_t = r_t + γ (1 - d_t) [(1 - λ) v_{t+1} + λ G_{t+1}],    G_{T-1} = v_{T-1}
+
+    `rewards[:, t]` and `ends[:, t]` are caused by the action taken at t; `values[:, t]` is v(s_t). The last step
+    only bootstraps, hence T-1 returns, in reward units.
+
+    Source: Sutton & Barto (2018), eq. 12.18. Raises ValueError when T < 2.
+    """
+    T = rewards.shape[1]
+    if T < 2:
+        raise ValueError(f"a return needs at least 2 steps, not {T}")
+    going_on = discount * (~ends).to(values.dtype)
+    G = values[:, -1]
+    returns = []
+    for t in reversed(range(T - 1)):
+        G = rewards[:, t] + going_on[:, t] * ((1 - lam) * values[:, t + 1] + lam * G)
+        returns.append(G)
+    return torch.stack(returns[::-1], dim=1)
+
+
+def actor_critic_loss(
+    rollout: Rollout, *, discount: float, lam: float, entropy_weight: float, mask_after_end: bool = False
+) -> Losses:
+    """Policy, value and entropy terms of a rollout, on its first T-1 steps.
+
+        policy   -log π(a_t) (G_t - v_t),  advantage detached, not normalised
+        value    (v_t - sg G_t)²
+        entropy  -entropy_weight · H[π(· | s_t)]
+
+    `mask_after_end` leaves out the steps that were dreamed after an end (the published code keeps them).
+    """
+    values = rollout.values.float()
+    returns = lambda_returns(rollout.rewards, values.detach(), rollout.ends, discount=discount, lam=lam)
+    values, log_pi = values[:, :-1], F.log_softmax(rollout.logits[:, :-1].float(), dim=-1)
+    chosen = log_pi.gather(-1, rollout.actions[:, :-1, None]).squeeze(-1)
+    entropy = -(log_pi.exp() * log_pi).sum(-1)
+    advantage = returns - values.detach()
+
+    weight = torch.ones_like(returns)
+    if mask_after_end:
+        ended = rollout.ends[:, :-2].cumsum(dim=1) > 0
+        weight[:, 1:] = (~ended).to(weight.dtype)
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * weight).sum() / weight.sum()
+
+    return Losses(
+        {
+            "policy": -mean(chosen * advantage),
+            "value": mean((values - returns).square()),
+            "entropy": -entropy_weight * mean(entropy),
+        },
+        {
+            "policy_entropy": mean(entropy),
+            "return": mean(returns),
+            "advantage_scale": mean(advantage.abs()),
+            "reward_rate": rollout.rewards.ne(0).float().mean(),
+            "end_rate": rollout.ends.float().mean(),
+        },
+    )

@@ -1,0 +1,103 @@
+"""C, the controller: a frame's codes to action logits and a value, with an LSTM that also hears its own actions.
+
+It does not know what a world model is; real frames and dreamed ones look the same to it.
+Source: REM (arXiv 2402.05643), appendix on the controller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """What the LSTM remembers: hidden and cell vector, float32."""
+
+    h: Float[Tensor, "B M"]
+    c: Float[Tensor, "B M"]
+
+    def keep(self, mask: Bool[Tensor, " B"]) -> PolicyState:
+        """Forget the past of those rows whose mask is False."""
+        return PolicyState(self.h * mask[:, None], self.c * mask[:, None])
+
+    def detach(self) -> PolicyState:
+        """The same memory without its gradient."""
+        return PolicyState(self.h.detach(), self.c.detach())
+
+
+class PolicyOutput(NamedTuple):
+    """Action logits and the state's value, float32."""
+
+    logits: Float[Tensor, "B A"]
+    value: Float[Tensor, " B"]
+
+
+class ActorCritic(nn.Module):
+    """conv3x3 E -> E/2, SiLU, conv3x3 -> E/4, SiLU, dense -> M, SiLU, LSTM(M) -> action logits and value."""
+
+    def __init__(self, *, n_actions: int, grid: int, code_width: int = 256, lstm_width: int = 512) -> None:
+        super().__init__()
+        E = code_width
+        self.grid, self.n_actions, self.width = grid, n_actions, lstm_width
+        self.conv_1 = nn.Conv2d(E, E // 2, 3, padding=1)
+        self.conv_2 = nn.Conv2d(E // 2, E // 4, 3, padding=1)
+        self.dense = nn.Linear(E // 4 * grid * grid, lstm_width)
+        self.lstm = nn.LSTMCell(lstm_width, lstm_width)
+        self.actor = nn.Linear(lstm_width, n_actions)
+        self.critic = nn.Linear(lstm_width, 1)
+        self.action_embedding = nn.Embedding(n_actions, lstm_width)
+
+    def initial_state(self, batch: int) -> PolicyState:
+        """No past."""
+        zeros = torch.zeros(batch, self.width, device=self.actor.weight.device, dtype=self.actor.weight.dtype)
+        return PolicyState(zeros, zeros)
+
+    def forward(
+        self, codes: Float[Tensor, "B K E"], state: PolicyState
+    ) -> tuple[PolicyOutput, PolicyState]:
+        """See a frame: the policy and value there, and the LSTM's memory after it."""
+        state = self._remember(self.features(codes), state)
+        return PolicyOutput(self.actor(state.h).float(), self.critic(state.h).float().squeeze(-1)), state
+
+    def absorb_action(self, action: Int64[Tensor, " B"], state: PolicyState) -> PolicyState:
+        """Hear which action was taken."""
+        return self._remember(self.action_embedding(action), state)
+
+    def features(self, codes: Float[Tensor, "B K E"]) -> Float[Tensor, "B M"]:
+        """What the LSTM receives of a frame."""
+        # B K E is already the channels-last layout of a B E grid grid image: no copy.
+        x = codes.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        x = F.silu(self.conv_2(F.silu(self.conv_1(x))))
+        return F.silu(self.dense(x.flatten(1)))
+
+    def _remember(self, x: Float[Tensor, "B M"], state: PolicyState) -> PolicyState:
+        return PolicyState(*self.lstm(x, (state.h, state.c)))
+
+    @torch.no_grad()
+    def burn_in(
+        self,
+        codes: Float[Tensor, "B T K E"],
+        action: Int64[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        actions: bool = True,
+    ) -> PolicyState:
+        """The memory after T real steps, frame then action, as in acting; masked steps leave it empty.
+
+        `actions=False` reproduces the published code, whose LSTM never gets the past actions here.
+        """
+        B, T = action.shape
+        features = self.features(codes.flatten(0, 1)).unflatten(0, (B, T))
+        state = self.initial_state(B)
+        for t in range(T):
+            state = self._remember(features[:, t], state)
+            if actions:
+                state = self.absorb_action(action[:, t], state)
+            state = state.keep(mask[:, t])
+        return state

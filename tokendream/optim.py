@@ -1,0 +1,50 @@
+"""One gradient update: AdamW with the method's decay groups, clipping, and a stop on anything non-finite."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokendream.config import PhaseConfig
+from tokendream.losses import Losses
+
+
+class NonFiniteError(ValueError):
+    """A loss or a gradient is NaN or infinite: the run must stop before its weights are spoilt."""
+
+
+def adamw(module: nn.Module, phase: PhaseConfig, *, decay_matrices_only: bool = False) -> torch.optim.AdamW:
+    """AdamW over a part's trainable parameters; weight decay on everything, or on tensors of two or more axes."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if not decay_matrices_only or p.ndim >= 2]},
+        {"params": [p for p in parameters if decay_matrices_only and p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True
+    )
+
+
+def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> Float[Tensor, ""]:
+    """Backward, clip to `max_norm`, step. Returns the gradient's norm before clipping, on the device.
+
+    With a non-finite norm nothing is stepped, on any device and without waiting for it: the fused AdamW takes the
+    same `found_inf` flag that gradient scalers use. The caller reads the norm when it can and stops (see `check`).
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+    optimiser.found_inf = torch.isfinite(norm).logical_not().float()  # type: ignore[attr-defined]
+    optimiser.step()
+    return norm
+
+
+def check(losses: Losses, norm: Tensor, where: str) -> None:
+    """Raise NonFiniteError naming the first non-finite loss, or the norm. Waits for the device."""
+    for name, term in losses.terms.items():
+        if not bool(torch.isfinite(term.detach())):
+            raise NonFiniteError(f"{where}: loss {name!r} is {float(term.detach())}")
+    if not bool(torch.isfinite(norm)):
+        raise NonFiniteError(f"{where}: the gradient's norm is {float(norm)}")

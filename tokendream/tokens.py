@@ -1,0 +1,52 @@
+"""The replay's frames as tokens, each encoded at most once while the tokenizer stays as it is.
+
+World model and controller read segments that overlap many times over: at the paper's sizes an epoch would encode
+397,000 frames of a replay that holds at most 100,000. Tokens depend on the frame and the tokenizer alone, so this
+changes no result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from tokendream.compute import Compute
+from tokendream.data.replay import ReplayBuffer
+from tokendream.model.tokenizer import Tokenizer
+
+
+class TokenCache:
+    """Tokens of replay rows, on the device. `forget()` after every change of the tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, replay: ReplayBuffer, tokens_per_frame: int, compute: Compute) -> None:
+        self._tokenizer, self._replay, self._compute = tokenizer, replay, compute
+        self._tokens = torch.zeros(replay.capacity, tokens_per_frame, dtype=torch.int32, device=compute.device)
+        self._row_of = np.full(replay.capacity, -1, dtype=np.int64)  # the row whose tokens a slot holds
+
+    def forget(self) -> None:
+        """The tokenizer has changed: every token is stale."""
+        self._row_of[:] = -1
+
+    def refresh(self) -> None:
+        """Encode every stale row now, so that no later call has to (on a GPU: none waits for the device)."""
+        self._encode(np.arange(self._replay.total - len(self._replay), self._replay.total))
+
+    def tokens(self, row: Int64[np.ndarray, "*B"], mask: Bool[np.ndarray, "*B"]) -> Int64[Tensor, "*B K"]:
+        """Tokens of these absolute rows; those of masked-out entries are anything valid."""
+        self._encode(row[mask])
+        slot = torch.from_numpy(row % self._replay.capacity).to(self._compute.device, non_blocking=True)
+        return self._tokens[slot].long()
+
+    def _encode(self, row: np.ndarray) -> None:
+        slot = row % self._replay.capacity
+        stale = np.unique(row[self._row_of[slot] != row])
+        for some in np.array_split(stale, max(1, -(-len(stale) // 512))):  # bounded memory: 512 frames at a time
+            if len(some) == 0:
+                continue
+            slot = some % self._replay.capacity
+            with self._compute.autocast():
+                tokens = self._tokenizer.encode(self._replay.frames(some))
+            self._tokens[torch.from_numpy(slot).to(self._compute.device)] = tokens.int()
+            self._row_of[slot] = some

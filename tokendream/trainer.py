@@ -1,0 +1,215 @@
+"""The training cycle of the paper as data: an epoch is a list of phases, a phase a number of equal updates.
+
+Collecting is a phase like any other (an update is one env step), so the trainer can stop between any two updates,
+be saved, and go on as if nothing had happened. Files, evaluation and display are not known here.
+Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tokendream.agent import Agent
+from tokendream.checkpoint import (
+    Snapshot,
+    capture_random,
+    optimiser_tensors,
+    restore_optimiser,
+    restore_random,
+)
+from tokendream.collect import Collector
+from tokendream.compute import Compute
+from tokendream.config import Config, PhaseConfig
+from tokendream.data.replay import ReplayBuffer
+from tokendream.dream import imagine
+from tokendream.dream.objective import actor_critic_loss
+from tokendream.envs.vector import Envs
+from tokendream.losses import Losses
+from tokendream.metrics import Means
+from tokendream.optim import adamw, apply, check
+from tokendream.tokens import TokenCache
+
+PARTS = ("tokenizer", "world_model", "actor_critic")
+"""The parts that have gradient phases, in their order within an epoch; also their names in config and logs."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One share of an epoch: `updates` calls of `update`, from `first_epoch` to `last_epoch`."""
+
+    name: str
+    first_epoch: int
+    last_epoch: int
+    updates: int
+    update: Callable[[], Mapping[str, Tensor]]
+    """One update; returns figures for the log, on the device."""
+
+    def due(self, epoch: int) -> bool:
+        """Whether this epoch has this phase."""
+        return self.first_epoch <= epoch <= self.last_epoch and self.updates > 0
+
+
+class Trainer:
+    """Everything that changes while training, and the loop that changes it."""
+
+    def __init__(self, config: Config, agent: Agent, envs: Envs, replay: ReplayBuffer, compute: Compute) -> None:
+        self.config, self.agent, self.replay, self.compute = config, agent, replay, compute
+        self.epoch, self.seconds = 1, 0.0
+        self._phase, self._update = 0, 0
+        self._rng = np.random.default_rng(config.seed)
+        self._acting = torch.Generator(compute.device).manual_seed(config.seed)
+        self._dreaming = torch.Generator(compute.device).manual_seed(config.seed + 1)
+        self._cache = TokenCache(agent.tokenizer, replay, config.tokens_per_frame, compute)
+        self._collector = Collector(
+            envs, replay, seed=config.seed, epsilon=config.collect.epsilon, generator=self._acting
+        )
+        self._modules: dict[str, nn.Module] = {name: getattr(agent, name) for name in PARTS}
+        self._optimisers = {
+            name: adamw(module, getattr(config.training, name), decay_matrices_only=name == "world_model")
+            for name, module in self._modules.items()
+        }
+        self._means = Means()
+        self._timings: dict[str, list[float]] = {}
+        agent.to(compute.device).eval()
+        self.phases = [
+            Phase("collect", 1, config.collect.last_epoch, config.collect.steps, self._collect),
+            self._training_phase("tokenizer", self._tokenizer_loss),
+            self._training_phase("world_model", self._world_model_loss),
+            self._training_phase("actor_critic", self._actor_critic_loss),
+        ]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch is done."""
+        return self.epoch > self.config.epochs
+
+    def run_epoch(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[Phase, int], None] = lambda phase, done: None,
+    ) -> bool:
+        """Do what is left of the current epoch. Returns False if `stop()` asked to break off between two updates."""
+        while self._phase < len(self.phases):
+            phase = self.phases[self._phase]
+            while phase.due(self.epoch) and self._update < phase.updates:
+                if stop():
+                    return False
+                began = time.perf_counter()
+                self._means.add(phase.name, phase.update())
+                self._update += 1
+                self._time(phase.name, time.perf_counter() - began)
+                progress(phase, self._update)
+            self._phase, self._update = self._phase + 1, 0
+        return True
+
+    def close_epoch(self) -> dict[str, float]:
+        """Step to the next epoch. Returns the figures of the one that ended."""
+        assert self._phase == len(self.phases), "an epoch can be closed when all its phases are done"
+        record: dict[str, float] = {"epoch": self.epoch, "env_steps": self.replay.total, "seconds": self.seconds}
+        record |= self._means.flush()
+        for name, (count, seconds) in self._timings.items():
+            record[f"{name}/updates_per_s"] = count / max(seconds, 1e-9)
+            record[f"{name}/seconds"] = seconds
+        self.epoch, self._phase = self.epoch + 1, 0
+        self._timings = {}
+        return record
+
+    def snapshot(self) -> Snapshot:
+        """All that a resumed run needs, except the replay buffer, which is saved by rows."""
+        random_tensors, random_state = capture_random(self._generators)
+        return Snapshot(
+            {
+                "agent": self.agent.state_dict(),
+                **{f"optimiser.{name}": optimiser_tensors(o) for name, o in self._optimisers.items()},
+                "collector": self._collector.tensors(),
+                "random": random_tensors,
+            },
+            {
+                "epoch": self.epoch,
+                "phase": self._phase,
+                "update": self._update,
+                "seconds": self.seconds,
+                "timings": self._timings,
+                "means": self._means.state(),
+                "collector": self._collector.state(),
+                "random": random_state,
+            },
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot; the replay buffer must hold its rows already."""
+        tensors, state = snapshot.tensors, snapshot.state
+        self.agent.load_state_dict(tensors["agent"])
+        for name, optimiser in self._optimisers.items():
+            restore_optimiser(optimiser, tensors[f"optimiser.{name}"])
+        self._collector.restore(state["collector"], tensors["collector"], self.compute)
+        restore_random(self._generators, tensors["random"], state["random"])
+        self._means.restore(state["means"])
+        self._timings = {name: list(pair) for name, pair in state["timings"].items()}
+        self.epoch, self._phase, self._update = int(state["epoch"]), int(state["phase"]), int(state["update"])
+        self.seconds = float(state["seconds"])
+        self._cache.forget()
+
+    @property
+    def _generators(self) -> dict[str, Any]:
+        return {"replay": self._rng, "acting": self._acting, "dreaming": self._dreaming}
+
+    def _time(self, name: str, seconds: float) -> None:
+        count, total = self._timings.get(name, (0, 0.0))
+        self._timings[name] = [count + 1, total + seconds]
+        self.seconds += seconds
+
+    def _training_phase(self, name: str, loss: Callable[[int], Losses]) -> Phase:
+        settings: PhaseConfig = getattr(self.config.training, name)
+
+        def update() -> Mapping[str, Tensor]:
+            module, optimiser = self._modules[name], self._optimisers[name]
+            module.train()
+            with self.compute.autocast():
+                losses = loss(settings.batch)
+            norm = apply(losses, optimiser, settings.clip)
+            module.eval()
+            last = self._update + 1 == settings.updates
+            if self.compute.device.type == "cpu" or last:  # a GPU is not waited for within an epoch
+                check(losses, norm, f"epoch {self.epoch}, {name}, update {self._update + 1}")
+            return {**losses.figures(), "gradient_norm": norm}
+
+        return Phase(name, settings.first_epoch, settings.last_epoch, settings.updates, update)
+
+    def _collect(self) -> Mapping[str, Tensor]:
+        score = self._collector.step(self.agent, self.compute)
+        return {} if score is None else {"return": torch.tensor(score)}
+
+    def _tokenizer_loss(self, batch: int) -> Losses:
+        segments = self.replay.draw(batch, 1, align="start", rng=self._rng)
+        self._cache.forget()
+        return self.agent.tokenizer.loss(self.replay.frames(segments.row[:, 0]))
+
+    def _world_model_loss(self, batch: int) -> Losses:
+        length = self.config.world_model.segment_length
+        segments = self.replay.draw(batch, length, align="start", rng=self._rng)
+        tokens = self._cache.tokens(segments.row, segments.mask)
+        codes = self.agent.tokenizer.codes(tokens).detach()  # shared, but M sends no gradient into V
+        return self.agent.world_model.loss(codes, tokens, self.replay.steps(segments))
+
+    def _actor_critic_loss(self, batch: int) -> Losses:
+        settings = self.config.dream
+        segments = self.replay.draw(batch, settings.burn_in + 1, align="end", rng=self._rng)
+        tokens = self._cache.tokens(segments.row, segments.mask)
+        dream = imagine.start(
+            self.agent, tokens, self.replay.steps(segments), burn_in_actions=settings.burn_in_actions
+        )
+        return actor_critic_loss(
+            imagine.imagine(dream, self.agent, settings.horizon, self._dreaming),
+            discount=settings.discount,
+            lam=settings.lam,
+            entropy_weight=settings.entropy_weight,
+            mask_after_end=settings.mask_after_end,
+        )
