@@ -1,0 +1,41 @@
+"""What the replay buffer hands out: where segments lie (`Segments`), and what they hold (`Steps`, `Batch`).
+
+A row is one env step (o_t, a_t, r_t, d_t): the frame, the action taken on it, and the reward and end it caused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Segments:
+    """B segments of T consecutive rows of one episode each, by number; `mask` is False where padded.
+
+    `row` counts every row ever recorded, from 0. Padded entries repeat the row that was drawn, so that any row of
+    `row` can be looked up.
+    """
+
+    row: Int64[np.ndarray, "B T"]
+    mask: Bool[np.ndarray, "B T"]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Segments without their frames, on the device. Padded entries are action 0, reward 0, no end."""
+
+    action: Int64[Tensor, "B T"]
+    reward: Float32[Tensor, "B T"]
+    end: Bool[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+
+
+@dataclass(frozen=True)
+class Batch(Steps):
+    """Segments with their frames; padded frames are black."""
+
+    frame: UInt8[Tensor, "B T C H W"]
