@@ -1,0 +1,122 @@
+"""LPIPS, the perceptual distance of the tokenizer's loss: a frozen network and five learned heads, read from assets/.
+
+    d(a, b) = Σ_l mean_{h,w} Σ_c w_lc (â_lchw - b̂_lchw)²
+
+over five taps l, with â the tap's relu output divided by its norm over channels. Section 3 of the method;
+source: Zhang et al., arXiv 1801.03924. The weights' origin stands in assets/README.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+SHA256 = {
+    "vgg16": "2fb9e57b09dad4bb3f270fd8dd289f1dc8d1d079e3d408217b3132d3298d5471",
+    "alexnet": "c14e4f2628ab5bde90e5768d62fb34d46ff75a6280a9981b7ad82c77d5fff5ce",
+}
+
+# Per network: (stride, padding) of each convolution; convolutions that a max pooling precedes; convolutions whose
+# relu is a tap; (kernel, stride) of the pooling; the smallest frame that leaves every pooling something to pool.
+_Plan = tuple[tuple[tuple[int, int], ...], frozenset[int], frozenset[int], tuple[int, int], int]
+_PLANS: dict[str, _Plan] = {
+    "vgg16": (((1, 1),) * 13, frozenset({2, 4, 7, 10}), frozenset({1, 3, 6, 9, 12}), (2, 2), 16),
+    "alexnet": (
+        ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1)),
+        frozenset({1, 2}),
+        frozenset({0, 1, 2, 3, 4}),
+        (3, 2),
+        31,
+    ),
+}
+_SHIFT = (-0.030, -0.088, -0.188)
+_SCALE = (0.458, 0.448, 0.450)
+
+
+class AssetError(ValueError):
+    """A file of tokendream/assets is missing or is not the one that was shipped."""
+
+
+def read_asset(path: Path, sha256: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose bytes have that digest. Raises AssetError naming the file if not."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise AssetError(f"{path} cannot be read ({error.strerror}); reinstall tokendream") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise AssetError(f"{path} is damaged: sha256 {digest}, expected {sha256}; reinstall tokendream")
+    return load(data)
+
+
+class LPIPS(nn.Module):
+    """The frozen distance. Its weights are non-persistent buffers: they follow `.to(device)`, no checkpoint carries
+    their 28 MiB and no optimiser sees them.
+    """
+
+    def __init__(self, network: Literal["vgg16", "alexnet"] = "vgg16", assets: Path = ASSETS) -> None:
+        super().__init__()
+        self.network = network
+        self._convolutions, self._pooled, self._taps, self._pool, self.smallest = _PLANS[network]
+        for name, tensor in read_asset(assets / f"lpips_{network}.safetensors", SHA256[network]).items():
+            self.register_buffer(name.replace(".", "_"), tensor.float(), persistent=False)
+        self.register_buffer("shift", torch.tensor(_SHIFT).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(_SCALE).view(3, 1, 1), persistent=False)
+
+    def features(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        """The five taps of images in [-1, 1], in the precision that the caller's autocast chooses.
+
+        Call it under `torch.no_grad()` for the image that needs no gradient: that saves half of the backward pass.
+        Raises ValueError for images smaller than `smallest`, where a pooling would have nothing left to pool.
+        """
+        if min(x.shape[-2:]) < self.smallest:
+            H, W = x.shape[-2:]
+            raise ValueError(f"LPIPS with {self.network} needs images of {self.smallest}x{self.smallest}, got {H}x{W}")
+        x = (x - self.get_buffer("shift")) / self.get_buffer("scale")
+        x = x.contiguous(memory_format=torch.channels_last)
+        taps = []
+        for i, (stride, padding) in enumerate(self._convolutions):
+            if i in self._pooled:
+                x = F.max_pool2d(x, *self._pool)
+            weight, bias = self.get_buffer(f"conv{i}_weight"), self.get_buffer(f"conv{i}_bias")
+            x = F.conv2d(x, weight, bias, stride, padding).relu()
+            if i in self._taps:
+                taps.append(x)
+        return taps
+
+    def distance(self, a: list[Float[Tensor, "B _ _ _"]], b: list[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, " B"]:
+        """d(a, b) of two images' `features`, in float32 whatever their precision.
+
+        bf16 features are fine, bf16 differences of unit vectors are not: near equality nothing but rounding is left.
+        """
+        total = torch.zeros(a[0].shape[0], device=a[0].device)
+        for i, (fa, fb) in enumerate(zip(a, b, strict=True)):
+            squared = (_unit(fa) - _unit(fb)) ** 2
+            # A product and a sum, not a 1x1 convolution or einsum: autocast would turn those into bf16.
+            total = total + (squared * self.get_buffer(f"head{i}").view(-1, 1, 1)).sum(1).mean((1, 2))
+        return total
+
+    def forward(self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+        """d(a, b) of images in [-1, 1]; `a` is the reference and gets no gradient."""
+        with torch.no_grad():
+            reference = self.features(a)
+        return self.distance(reference, self.features(b))
+
+
+def _unit(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Divide by the norm over channels, in float32 or better.
+
+    ε is 1e-10 as published, but inside the root: outside it, a pixel whose channels are all zero (a black area behind
+    dead relus) has the gradient 0/0, which only the mask of that relu happens to hide.
+    """
+    x = feature.to(torch.promote_types(feature.dtype, torch.float32))
+    return x * (x.square().sum(1, keepdim=True) + 1e-20).rsqrt()
