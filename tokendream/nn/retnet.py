@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
@@ -114,7 +114,7 @@ class RetNet(nn.Module):
         q_table, k_table = self._tables(torch.arange(x.shape[1], device=x.device), x.dtype)
 
         def retain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k = retention.rotate(q, *q_table), retention.rotate(k, *k_table)
+            q, k = retention.rotate(q, q_table), retention.rotate(k, k_table)
             return retention.parallel(q, k, v, self.gamma)
 
         for layer in self.layers:
@@ -163,10 +163,9 @@ class RetNet(nn.Module):
         for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
 
             def retain(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
-                by_block = (B, T + P, *q.shape[1:])
-                q = retention.rotate(q.view(by_block), *q_table).flatten(0, 1)
-                k = retention.rotate(k.view(by_block), *k_table)
-                after = retention.block_states(k[:, :T], v.view(by_block)[:, :T], self.gamma, S)
+                q = retention.rotate(q.unflatten(0, (B, T + P)), q_table).flatten(0, 1)
+                k = retention.rotate(k.unflatten(0, (B, T + P)), k_table)
+                after = retention.block_states(k[:, :T], v.unflatten(0, (B, T + P))[:, :T], self.gamma, S)
                 carried.append(after[:, -1])
                 entering = torch.cat((S[:, None], after[:, :-1], after[:, predict]), dim=1).flatten(0, 1)
                 return retention.attend(q, k.flatten(0, 1), v, self.gamma, entering)
@@ -183,7 +182,7 @@ class RetNet(nn.Module):
         for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
 
             def retain(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
-                q, k = retention.rotate(q, *q_table), retention.rotate(k, *k_table)
+                q, k = retention.rotate(q, q_table), retention.rotate(k, k_table)
                 y, after = form(q, k, v, self.gamma, S)
                 carried.append(after)
                 return y
@@ -193,23 +192,18 @@ class RetNet(nn.Module):
 
     def _tables(
         self, position: Int64[Tensor, "*L"], dtype: torch.dtype, fold: int = 0
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """(cos, sin) for queries and for keys, float32 or better, with k's scale d^(-1/2) worked in.
+    ) -> tuple[Complex[Tensor, "..."], Complex[Tensor, "..."]]:
+        """Rotations of queries and of keys, in single precision or better, with k's scale d^(-1/2) worked in.
 
         Shapes: `L e` for plain positions `L`; `G H K1 e` for the positions `G K1` of folded blocks.
         """
-        cos, sin = retention.rotation(position, self.head_width)
-        q_scale: Tensor | float = 1.0
-        k_scale: Tensor | float = self.head_width**-0.5
+        table = retention.rotation(position, self.head_width)
+        q_table, k_table = table, table * self.head_width**-0.5
         if fold:
             decay, growth = retention.fold(self.gamma, fold)
-            q_scale, k_scale = decay[:, :, None], growth[:, :, None] * k_scale
-            cos, sin = cos[:, None], sin[:, None]
-        table = torch.promote_types(dtype, torch.float32)
-        q_cos, q_sin, k_cos, k_sin = (
-            (t * scale).to(table) for scale in (q_scale, k_scale) for t in (cos, sin)
-        )
-        return (q_cos, q_sin), (k_cos, k_sin)
+            q_table, k_table = q_table[:, None] * decay[:, :, None], k_table[:, None] * growth[:, :, None]
+        precision = torch.promote_types(dtype, torch.float32).to_complex()
+        return q_table.to(precision), k_table.to(precision)
 
 
 def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:
