@@ -1,0 +1,53 @@
+# Set-up is a side effect of every target: a fresh machine needs Python >= 3.11, make and git, nothing else.
+PYTHON ?= python3
+GAME ?= Breakout
+PRESET ?=
+EPOCHS ?=
+SEED ?= 0
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+TRAIN_FLAGS := $(PRESET) --game $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
+
+.PHONY: help train test test-fast lint format bench clean distclean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+train: $(READY)  ## Train a real Atari game, evaluate it, write its report (GAME= PRESET= EPOCHS= SEED= ARGS=)
+	$(BIN)/tokendream train $(TRAIN_FLAGS)
+
+test: $(READY)  ## Run the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: $(READY)  ## Run the tests that take seconds
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: $(READY)  ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Time every phase at the paper's sizes
+	$(BIN)/tokendream bench $(ARGS)
+
+clean:  ## Remove caches and build leftovers; runs stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## Also remove the virtual environment
+	rm -rf $(VENV)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed (PYTHON=...)"; exit 1; }
+	@echo "Setting up $(VENV) (about a minute, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
