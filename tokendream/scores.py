@@ -1,0 +1,186 @@
+"""Scores of the Atari 100K benchmark and their statistics, in numpy only.
+
+The reference scores and REM's are those of REM's table of results (section 7 of the method); the aggregates and
+their intervals follow "Deep RL at the Edge of the Statistical Precipice" (arXiv 2108.13264). A matrix of scores is
+`runs x games` of human-normalised scores; every aggregate reduces the last two axes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from tokendream.config import nearest
+
+
+class ScoreError(ValueError):
+    """Scores that have no such statistic, or a game without reference scores."""
+
+
+class Reference(NamedTuple):
+    """A game's published scores: a random player, a human, and REM's mean over 5 seeds."""
+
+    random: float
+    human: float
+    rem: float
+
+
+ATARI_100K: Mapping[str, Reference] = {
+    "Alien": Reference(227.8, 7127.7, 607.2),
+    "Amidar": Reference(5.8, 1719.5, 95.3),
+    "Assault": Reference(222.4, 742.0, 1764.2),
+    "Asterix": Reference(210.0, 8503.3, 1637.5),
+    "BankHeist": Reference(14.2, 753.1, 19.2),
+    "BattleZone": Reference(2360.0, 37187.5, 11826.0),
+    "Boxing": Reference(0.1, 12.1, 87.5),
+    "Breakout": Reference(1.7, 30.5, 90.7),
+    "ChopperCommand": Reference(811.0, 7387.8, 2561.2),
+    "CrazyClimber": Reference(10780.5, 35829.4, 76547.6),
+    "DemonAttack": Reference(152.1, 1971.0, 5738.6),
+    "Freeway": Reference(0.0, 29.6, 32.3),
+    "Frostbite": Reference(65.2, 4334.7, 240.5),
+    "Gopher": Reference(257.6, 2412.5, 5452.4),
+    "Hero": Reference(1027.0, 30826.4, 6484.8),
+    "Jamesbond": Reference(29.0, 302.8, 391.2),
+    "Kangaroo": Reference(52.0, 3035.0, 467.6),
+    "Krull": Reference(1598.0, 2665.5, 4017.7),
+    "KungFuMaster": Reference(258.5, 22736.3, 25172.2),
+    "MsPacman": Reference(307.3, 6951.6, 962.5),
+    "Pong": Reference(-20.7, 14.6, 18.0),
+    "PrivateEye": Reference(24.9, 69571.3, 99.6),
+    "Qbert": Reference(163.9, 13455.0, 743.0),
+    "RoadRunner": Reference(11.5, 7845.0, 14060.2),
+    "Seaquest": Reference(68.4, 42054.7, 1036.7),
+    "UpNDown": Reference(533.4, 11693.2, 3757.6),
+}
+"""The 26 games by their names in the benchmark."""
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The figures that stand for a whole benchmark; `superhuman` counts games."""
+
+    mean: float
+    median: float
+    iqm: float
+    optimality_gap: float
+    superhuman: float
+
+
+REM_PUBLISHED = Aggregate(mean=1.222, median=0.280, iqm=0.673, optimality_gap=0.482, superhuman=12)
+"""As published, over 26 games x 5 seeds. Mean, median and the number of superhuman games follow from the 26 means
+in ATARI_100K; IQM and optimality gap do not, because they look at the single runs, which are not published there."""
+
+
+def benchmark_name(game: str) -> str | None:
+    """The benchmark's name of a game spelt in any way (`ms_pacman`), or None where it is not one of the 26."""
+    folded = re.sub(r"[\s_-]", "", game).lower()
+    return next((name for name in ATARI_100K if name.lower() == folded), None)
+
+
+def human_normalised(game: str, score: float) -> float:
+    """HNS = (score - random) / (human - random): 0 is random play, 1 a human's.
+
+    Raises ScoreError for a game without reference scores.
+    """
+    name = benchmark_name(game)
+    if name is None:
+        raise ScoreError(f"no reference scores of {game!r}; nearest game of Atari 100K: {nearest(game, ATARI_100K)}")
+    reference = ATARI_100K[name]
+    return (score - reference.random) / (reference.human - reference.random)
+
+
+def mean(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
+    """The mean over runs and games."""
+    return np.asarray(scores.mean((-2, -1)))
+
+
+def median(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
+    """The median over games of the mean over runs."""
+    return np.asarray(np.median(scores.mean(-2), axis=-1))
+
+
+def iqm(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
+    """Interquartile mean: the mean of all runs of all games without the lowest and the highest quarter.
+
+    Whole scores only are cut, floor(n / 4) on each side.
+    """
+    flat = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    cut = flat.shape[-1] // 4
+    return np.asarray(flat[..., cut : flat.shape[-1] - cut].mean(-1))
+
+
+def optimality_gap(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
+    """How far the runs stay below a human on average; what exceeds a human counts as a human: mean(1 - min(x, 1))."""
+    return np.asarray((1 - np.minimum(scores, 1)).mean((-2, -1)))
+
+
+def superhuman(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
+    """Number of games whose mean over runs is at least a human's."""
+    return np.asarray((scores.mean(-2) >= 1).sum(-1).astype(np.float64))
+
+
+AGGREGATES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": mean,
+    "median": median,
+    "iqm": iqm,
+    "optimality_gap": optimality_gap,
+    "superhuman": superhuman,
+}
+
+
+def aggregate(scores: Float[np.ndarray, "runs games"]) -> Aggregate:
+    """All aggregates of a matrix of human-normalised scores. Raises ScoreError where it is empty or not finite."""
+    matrix = _checked(scores)
+    return Aggregate(**{name: float(figure(matrix)) for name, figure in AGGREGATES.items()})
+
+
+def stratified_intervals(
+    scores: Float[np.ndarray, "runs games"],
+    rng: np.random.Generator,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap interval of every aggregate, resampling the runs of each game separately.
+
+    Games are fixed, not sampled: what varies between repetitions of the whole experiment is the seeds. With one
+    run there is nothing to resample and every interval is a point. Raises ScoreError as `aggregate` does.
+    """
+    matrix = _checked(scores)
+    runs, games = matrix.shape
+    draws = rng.integers(runs, size=(resamples, runs, games))
+    resampled = matrix[draws, np.arange(games)]
+    return {name: _percentiles(figure(resampled), confidence) for name, figure in AGGREGATES.items()}
+
+
+def mean_interval(
+    scores: Sequence[float], rng: np.random.Generator, *, resamples: int = 2000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean score of one run's episodes, in score units.
+
+    Raises ScoreError where there are no scores or one is not finite.
+    """
+    values = _checked(np.asarray(scores, np.float64)[None])[0]
+    draws = rng.integers(len(values), size=(resamples, len(values)))
+    return _percentiles(values[draws].mean(-1), confidence)
+
+
+def _percentiles(figures: Float64[np.ndarray, " R"], confidence: float) -> tuple[float, float]:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(figures, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _checked(scores: Float[np.ndarray, "runs games"]) -> Float64[np.ndarray, "runs games"]:
+    matrix = np.asarray(scores, np.float64)
+    if matrix.size == 0:
+        raise ScoreError(f"no scores to summarise: the matrix is {matrix.shape[0]} x {matrix.shape[1]}")
+    if not np.isfinite(matrix).all():
+        raise ScoreError("scores must be finite, but some are NaN or infinite")
+    return matrix
