@@ -152,7 +152,10 @@ class ReplayBuffer:
         slot = (start + np.arange(n)[kept]) % self.capacity
         for name, column in self._column.items():
             column[slot] = arrays[name][kept]
-        self._frame[self._put(slot)] = torch.from_numpy(np.ascontiguousarray(arrays["frame"][kept])).to(self.device)
+        if self._host is not None:
+            self._host[slot] = arrays["frame"][kept]
+        else:
+            self._frame[self._put(slot)] = torch.from_numpy(arrays["frame"][kept].copy()).to(self.device)
         self.total += n
 
     def _check(self, arrays: Mapping[str, np.ndarray], start: int) -> int:
