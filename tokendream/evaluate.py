@@ -10,10 +10,10 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, UInt8
+from jaxtyping import Bool, Int64, Integer, UInt8
 
 from tokendream import scores
 from tokendream.config import Config
@@ -29,6 +29,7 @@ class EvaluationError(ValueError):
     """An evaluation's file that cannot be read; the message says what was expected and what came."""
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Chooses an action in every lane; `first` marks lanes where a new game starts, whose memory is to be forgotten."""
 
@@ -52,7 +53,7 @@ class Game:
 
     seed: int
     score: float
-    actions: Int[np.ndarray, " T"]
+    actions: Integer[np.ndarray, " T"]
 
     @property
     def length(self) -> int:

@@ -6,7 +6,9 @@ of any size are resized to SxS by area averaging. What does not fit is refused w
 
 from __future__ import annotations
 
+import difflib
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float64, Int, UInt8
 
-from tokendream.config import nearest
+from tokendream.envs.toy import CATCH
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
 
 T = TypeVar("T")
@@ -83,7 +85,7 @@ class GymEnvs:
         try:
             return call()
         except Exception as error:
-            raise EnvError(f"{self._where(lane)}: {what} failed: {type(error).__name__}: {error}") from error
+            raise EnvError(f"{self._where(lane)}: {what} failed: {type(error).__name__}: {_line(error)}") from error
 
     def _read(self, observation: Any, lane: int) -> UInt8[np.ndarray, "3 S S"]:
         image = observation.get("image") if isinstance(observation, dict) else observation
@@ -134,22 +136,35 @@ def _make(env_id: str) -> gymnasium.Env[Any, Any]:
         import ale_py  # noqa: F401  (importing it registers its ids)
     try:
         return gymnasium.make(env_id, disable_env_checker=True)
-    except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
-        if isinstance(error, gymnasium.error.DependencyNotInstalled):
-            raise EnvError(f"environment {env_id!r} lacks a package: {_line(error)}") from None
-        close = nearest(env_id.rpartition(":")[2], gymnasium.registry)
-        raise EnvError(
-            f"unknown environment {env_id!r}; nearest: {close} "
-            "(an id of your own package is written module:Name-v0, so that the module is imported first)"
-        ) from None
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise EnvError(f"environment {env_id!r} lacks a package: {_line(error)}") from None
+    except gymnasium.error.UnregisteredEnv:
+        raise EnvError(_unknown(env_id)) from None
+    except gymnasium.error.Error as error:
+        # A malformed id is a plain Error, like much else.
+        unknown = env_id not in gymnasium.registry
+        raise EnvError(_unknown(env_id) if unknown else f"environment {env_id!r}: {_line(error)}") from None
     except ImportError as error:
         raise EnvError(f"environment {env_id!r} cannot be imported: {_line(error)}") from error
     except Exception as error:
         raise EnvError(f"environment {env_id!r} cannot be made: {type(error).__name__}: {_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _unknown(env_id: str) -> str:
+    # Compared without namespace and version, which make short names look alike. Of several ids with one name the
+    # last one counts: without namespace, then the highest version.
+    specs = sorted(gymnasium.registry.values(), key=lambda spec: (spec.namespace is None, spec.version or 0))
+    latest = {spec.name.lower(): spec.id for spec in specs}
+    name = re.sub(r"^(.*:)?(.*/)?|-v\d+$", "", env_id).lower()
+    close = [latest[match] for match in difflib.get_close_matches(name, latest, n=3, cutoff=0.4)]
+    return (
+        f"unknown environment {env_id!r}; nearest: {', '.join(close or [CATCH])} "
+        "(an id of your own package is written module:Name-v0, so that the module is imported first)"
+    )
+
+
+def _line(something: object) -> str:
+    return " ".join(str(something).split())
 
 
 def _image_space(env_id: str, space: spaces.Space[Any]) -> spaces.Box:
@@ -161,14 +176,8 @@ def _image_space(env_id: str, space: spaces.Space[Any]) -> spaces.Box:
         or inner.shape[-1] != 3
         or 0 in inner.shape
     ):
-        raise EnvError(
-            f"{env_id}: expected observations that are {RGB}, but its observation space is {_line_of(space)}"
-        )
+        raise EnvError(f"{env_id}: expected observations that are {RGB}, but its observation space is {_line(space)}")
     return inner
-
-
-def _line_of(space: spaces.Space[Any]) -> str:
-    return " ".join(str(space).split())
 
 
 def _action_names(env: gymnasium.Env[Any, Any], n_actions: int) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -30,19 +30,16 @@ class Catch(gymnasium.Env[UInt8[np.ndarray, "64 64 3"], np.int64]):
     ```
 
     The ball lands 7 steps after it appears and no column is more than 5 steps away, so that every ball can be
-    caught: the best score is 5. A random player has mean -1.26 and standard
-    deviation 1.8 (measured over 20,000 games): it catches 37% of the balls, all five once in a thousand games.
+    caught: the best score is 5. A random player has mean -1.26 and standard deviation 1.8 (measured over 20,000
+    games): it catches 37% of the balls, all five once in a thousand games.
 
     One frame shows all there is to know, and after the reset, which draws the first ball's column and the paddle's
     place, nothing is random: a ball appears 3 columns to the right of the last one, modulo 8, which visits every
     column. A random column would be the wrong test of this method: the world model samples the tokens of a frame
-    independently of each other (POP), so that an event whose place is random is dreamt in several places or none.
+    independently of each other (POP), so that a thing whose place is random is dreamt in several places or none.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 8}
-
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
+    def __init__(self) -> None:
         self.observation_space = spaces.Box(0, 255, (GRID * CELL, GRID * CELL, 3), np.uint8)
         self.action_space = spaces.Discrete(3)
         self._row, self._column, self._paddle, self._landed = 0, 0, 1, 0
@@ -61,9 +58,7 @@ class Catch(gymnasium.Env[UInt8[np.ndarray, "64 64 3"], np.int64]):
         self._paddle = int(self.np_random.integers(1, GRID - 1))
         return self.render(), {}
 
-    def step(
-        self, action: int | np.integer[Any]
-    ) -> tuple[UInt8[np.ndarray, "64 64 3"], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.int64) -> tuple[UInt8[np.ndarray, "64 64 3"], float, bool, bool, dict[str, Any]]:
         self._paddle = int(np.clip(self._paddle + (0, -1, 1)[int(action)], 1, GRID - 2))
         if self._row == GRID - 1:
             self._row, self._column = 0, (self._column + 3) % GRID
@@ -86,4 +81,4 @@ class Catch(gymnasium.Env[UInt8[np.ndarray, "64 64 3"], np.int64]):
 def register() -> None:
     """Make the game known to Gymnasium as `tokendream/Catch-v0`; doing so twice is harmless."""
     if CATCH not in gymnasium.registry:
-        gymnasium.register(CATCH, entry_point=Catch, disable_env_checker=True)
+        gymnasium.register(CATCH, entry_point=f"{__name__}:Catch", disable_env_checker=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -33,6 +33,7 @@ class Transition:
     over: Bool[np.ndarray, " n"]
 
 
+@runtime_checkable
 class Envs(Protocol):
     """`n` games in lockstep, each reset explicitly with a seed of its own; nothing resets by itself.
 
@@ -67,7 +68,7 @@ def check_seeds(seeds: Sequence[int | None], n: int) -> None:
             raise EnvError(f"a seed must be non-negative or None, not {seed}")
 
 
-def check_actions(actions: Int[np.ndarray, "..."], n: int, n_actions: int) -> None:
+def check_actions(actions: Int[np.ndarray, " *_"], n: int, n_actions: int) -> None:
     """Raise EnvError unless there is one action in 0..n_actions-1 per lane.
 
     Cheap, and worth it: ALE's worker threads never answer a step with an invalid action, so a bad one would
