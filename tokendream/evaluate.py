@@ -1,23 +1,24 @@
-"""Evaluation: full games played by a policy, their statistics, and the films of two of them.
+"""An evaluation: the scores of full games, their statistics, and the file that keeps them.
 
-Numpy only; the agent comes in as a `Policy`. A finished game is its seed and its actions: whatever else is wanted
-of it, above all its frames, is played again from those (`replay_game`), because environments obey their seeds.
+Numpy only; how games are played is the business of `games`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64, Integer, UInt8
 
 from tokendream import scores
 from tokendream.config import Config
-from tokendream.envs.vector import EnvError, Envs
+from tokendream.envs.make import make
+from tokendream.games import Game, Policy, play_games
 
 FORMAT = 1
 """Version of an evaluation's JSON; a file with another number is refused by name."""
@@ -27,142 +28,6 @@ Scalar = str | int | float | bool | None
 
 class EvaluationError(ValueError):
     """An evaluation's file that cannot be read; the message says what was expected and what came."""
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """Chooses an action in every lane; `first` marks lanes where a new game starts, whose memory is to be forgotten."""
-
-    def __call__(
-        self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]
-    ) -> Int64[np.ndarray, " n"]: ...
-
-
-def random_policy(n_actions: int, rng: np.random.Generator) -> Policy:
-    """Uniformly random actions, one draw for all lanes together."""
-
-    def act(frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        return rng.integers(n_actions, size=len(first))
-
-    return act
-
-
-@dataclass(frozen=True)
-class Game:
-    """A finished game: played again from `seed` with `actions` it is the same to the bit."""
-
-    seed: int
-    score: float
-    actions: Integer[np.ndarray, " T"]
-
-    @property
-    def length(self) -> int:
-        """Agent steps."""
-        return len(self.actions)
-
-
-@dataclass
-class _Open:
-    """A game being played in a lane."""
-
-    index: int
-    score: float = 0.0
-    actions: list[int] = field(default_factory=list)
-
-
-def game_seeds(seed: int, episodes: int) -> list[int]:
-    """The seed of every game of an evaluation; game i has the same one however many follow it.
-
-    A stream of its own: no game of the training run with the same seed starts from one of these.
-    """
-    children = np.random.SeedSequence(seed).spawn(episodes)
-    return [int(child.generate_state(1)[0] >> 1) for child in children]
-
-
-def play_games(
-    envs: Envs,
-    policy: Policy,
-    episodes: int,
-    seed: int,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Game]:
-    """Play exactly `episodes` full games, in the order of their seeds; a lane that finishes takes the next one.
-
-    Every game that is started counts, so short games are not favoured, and game i has its own seed whatever the
-    number of lanes: a deterministic policy gives the same games with 1 lane and with 16. A policy that draws for
-    all lanes from one generator is reproducible too, but only with the same number of lanes. `progress` is called
-    with (games finished, `episodes`) at the start and after each game. Raises EnvError when `episodes` < 1.
-    """
-    if episodes < 1:
-        raise EnvError(f"expected at least 1 episode to play, not {episodes}")
-    seeds = game_seeds(seed, episodes)
-    small = np.uint8 if envs.n_actions <= 256 else np.int32
-    done: dict[int, Game] = {}
-    waiting = iter(range(episodes))
-    lanes: list[_Open | None] = [None] * envs.n
-    first = np.zeros(envs.n, bool)
-    if progress:
-        progress(0, episodes)
-    frame = _refill(envs, lanes, first, waiting, seeds)
-    while len(done) < episodes:
-        actions = policy(frame, first)
-        transition = envs.step(actions)
-        frame = transition.frame
-        first = np.zeros(envs.n, bool)
-        finished = False
-        for lane, game in enumerate(lanes):
-            if game is None:
-                continue
-            game.actions.append(int(actions[lane]))
-            game.score += float(transition.reward[lane])
-            if transition.over[lane]:
-                done[game.index] = Game(seeds[game.index], game.score, np.array(game.actions, small))
-                lanes[lane] = None
-                finished = True
-                if progress:
-                    progress(len(done), episodes)
-        if finished and len(done) < episodes:
-            frame = _refill(envs, lanes, first, waiting, seeds)
-    return [done[i] for i in range(episodes)]
-
-
-def _refill(
-    envs: Envs, lanes: list[_Open | None], first: Bool[np.ndarray, " n"], waiting: Iterator[int], seeds: Sequence[int]
-) -> UInt8[np.ndarray, "n 3 S S"]:
-    """Start the next games in the free lanes, marking them in `first`; returns every lane's frame."""
-    starting: list[int | None] = [None] * envs.n
-    for lane, game in enumerate(lanes):
-        if game is None and (index := next(waiting, None)) is not None:
-            lanes[lane] = _Open(index)
-            starting[lane] = seeds[index]
-            first[lane] = True
-    return envs.reset(starting)
-
-
-def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "3 S S"]]:
-    """The frames of a finished game, its length + 1 of them, played again in lane 0 one at a time.
-
-    Raises EnvError where the game does not come out with the same score, which means that the environment does
-    not obey its seed.
-    """
-    rest: list[None] = [None] * (envs.n - 1)
-    yield envs.reset([game.seed, *rest])[0]
-    score = 0.0
-    for i, action in enumerate(game.actions.tolist()):
-        actions = np.zeros(envs.n, np.int64)
-        actions[0] = action
-        transition = envs.step(actions)
-        score += float(transition.reward[0])
-        if bool(transition.over[0]) != (i == game.length - 1):
-            break
-        yield transition.frame[0]
-    else:
-        if score == game.score:
-            return
-    raise EnvError(
-        f"the game with seed {game.seed} came out differently when played again: the environment does not obey its seed"
-    )
 
 
 @dataclass(frozen=True)
@@ -233,6 +98,23 @@ class Evaluation:
             "lowest": min(self.scores),
             "highest": max(self.scores),
         }
+
+    def describe(self) -> str:
+        """The result in one line."""
+        low, high = self.interval
+        normalised = "" if self.human_normalised is None else f", human-normalised {self.human_normalised:.3f}"
+        spread = "" if self.standard_error is None else f" ± {self.standard_error:.2g} (standard error)"
+        return (
+            f"{self.env}: mean {self.mean:.2f}{spread}, 95% interval {low:.2f} to {high:.2f}, "
+            f"median {self.median:.2f}, best {max(self.scores):.2f} over {len(self.scores)} games{normalised}"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write `to_json` to a file, whole or not at all; makes its folder."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(path.name + ".part")
+        half.write_text(self.to_json())
+        os.replace(half, path)
 
     def to_json(self) -> str:
         """Everything as JSON text; the summary is there for readers and is not read back."""
@@ -324,3 +206,26 @@ def summarise(
         tuple(game.length for game in games),
         tuple(game.seed for game in games),
     )
+
+
+def evaluate(
+    config: Config,
+    policy: Policy,
+    episodes: int,
+    seed: int,
+    *,
+    lanes: int = 16,
+    temperature: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **extra: Scalar,
+) -> tuple[Evaluation, list[Game]]:
+    """Play `episodes` full games under `config`'s evaluation protocol, at most `lanes` at a time, and sum up.
+
+    The games come back too, in the same order, for films: `replay_game(envs, games[evaluation.best])`.
+    """
+    envs = make(config, max(1, min(lanes, episodes)), evaluation=True)
+    try:
+        games = play_games(envs, policy, episodes, seed, progress=progress)
+    finally:
+        envs.close()
+    return summarise(config, games, seed=seed, temperature=temperature, **extra), games

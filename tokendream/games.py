@@ -1,0 +1,152 @@
+"""Full games played by a policy, several at a time, and played again from what is kept of them.
+
+A finished game is its seed and its actions: whatever else is wanted of it, above all its frames, is played again
+from those (`replay_game`), because environments obey their seeds. Numpy only; the agent comes in as a `Policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int64, Integer, UInt8
+
+from tokendream.envs.vector import EnvError, Envs
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Chooses an action in every lane; `first` marks lanes where a new game starts, whose memory is to be forgotten."""
+
+    def __call__(
+        self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]
+    ) -> Int64[np.ndarray, " n"]: ...
+
+
+def random_policy(n_actions: int, rng: np.random.Generator) -> Policy:
+    """Uniformly random actions, one draw for all lanes together."""
+
+    def act(frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        return rng.integers(n_actions, size=len(first))
+
+    return act
+
+
+@dataclass(frozen=True)
+class Game:
+    """A finished game: played again from `seed` with `actions` it is the same to the bit."""
+
+    seed: int
+    score: float
+    actions: Integer[np.ndarray, " T"]
+
+    @property
+    def length(self) -> int:
+        """Agent steps."""
+        return len(self.actions)
+
+
+@dataclass
+class _Open:
+    """A game being played in a lane."""
+
+    index: int
+    score: float = 0.0
+    actions: list[int] = field(default_factory=list)
+
+
+def game_seeds(seed: int, episodes: int) -> list[int]:
+    """The seed of every game of an evaluation; game i has the same one however many follow it.
+
+    A stream of its own: no game of the training run with the same seed starts from one of these.
+    """
+    children = np.random.SeedSequence(seed).spawn(episodes)
+    return [int(child.generate_state(1)[0] >> 1) for child in children]
+
+
+def play_games(
+    envs: Envs,
+    policy: Policy,
+    episodes: int,
+    seed: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Game]:
+    """Play exactly `episodes` full games, in the order of their seeds; a lane that finishes takes the next one.
+
+    Every game that is started counts, so short games are not favoured, and game i has its own seed whatever the
+    number of lanes: a deterministic policy gives the same games with 1 lane and with 16. A policy that draws for
+    all lanes from one generator is reproducible too, but only with the same number of lanes. `progress` is called
+    with (games finished, `episodes`) at the start and after each game. Raises EnvError when `episodes` < 1.
+    """
+    if episodes < 1:
+        raise EnvError(f"expected at least 1 episode to play, not {episodes}")
+    seeds = game_seeds(seed, episodes)
+    small = np.uint8 if envs.n_actions <= 256 else np.int32
+    done: dict[int, Game] = {}
+    waiting = iter(range(episodes))
+    lanes: list[_Open | None] = [None] * envs.n
+    first = np.zeros(envs.n, bool)
+    if progress:
+        progress(0, episodes)
+    frame = _refill(envs, lanes, first, waiting, seeds)
+    while len(done) < episodes:
+        actions = policy(frame, first)
+        transition = envs.step(actions)
+        frame = transition.frame
+        first = np.zeros(envs.n, bool)
+        finished = False
+        for lane, game in enumerate(lanes):
+            if game is None:
+                continue
+            game.actions.append(int(actions[lane]))
+            game.score += float(transition.reward[lane])
+            if transition.over[lane]:
+                done[game.index] = Game(seeds[game.index], game.score, np.array(game.actions, small))
+                lanes[lane] = None
+                finished = True
+                if progress:
+                    progress(len(done), episodes)
+        if finished and len(done) < episodes:
+            frame = _refill(envs, lanes, first, waiting, seeds)
+    return [done[i] for i in range(episodes)]
+
+
+def _refill(
+    envs: Envs, lanes: list[_Open | None], first: Bool[np.ndarray, " n"], waiting: Iterator[int], seeds: Sequence[int]
+) -> UInt8[np.ndarray, "n 3 S S"]:
+    """Start the next games in the free lanes, marking them in `first`; returns every lane's frame."""
+    starting: list[int | None] = [None] * envs.n
+    for lane, game in enumerate(lanes):
+        if game is None and (index := next(waiting, None)) is not None:
+            lanes[lane] = _Open(index)
+            starting[lane] = seeds[index]
+            first[lane] = True
+    return envs.reset(starting)
+
+
+def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "3 S S"]]:
+    """The frames of a finished game, its length + 1 of them, played again in lane 0 one at a time.
+
+    Raises EnvError where the game does not come out with the same score, which means that the environment does
+    not obey its seed.
+    """
+    rest: list[None] = [None] * (envs.n - 1)
+    yield envs.reset([game.seed, *rest])[0]
+    score = 0.0
+    for i, action in enumerate(game.actions.tolist()):
+        actions = np.zeros(envs.n, np.int64)
+        actions[0] = action
+        transition = envs.step(actions)
+        score += float(transition.reward[0])
+        if bool(transition.over[0]) != (i == game.length - 1):
+            break
+        yield transition.frame[0]
+    else:
+        if score == game.score:
+            return
+    raise EnvError(
+        f"the game with seed {game.seed} came out differently when played again: the environment does not obey its seed"
+    )
