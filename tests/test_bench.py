@@ -1,0 +1,208 @@
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from tokendream import bench
+from tokendream.agent import Agent
+from tokendream.bench import by_tokens, report, run
+from tokendream.bench import measure as measure_module
+from tokendream.bench.measure import Effort, Label, Row, Work, count_flops, fitting_batch, measure
+from tokendream.bench.profiling import top_operators
+from tokendream.bench.workload import ACTIONS, Workload, synthetic_replay
+from tokendream.config import REM, TINY, ConfigError
+from tokendream.dream.imagine import Dream
+from tokendream.nn.retnet import RetNet
+
+CPU = torch.device("cpu")
+FLOAT32 = torch.float32
+
+
+@pytest.fixture
+def workload():
+    return Workload(TINY, CPU, synthetic_replay(96, TINY.env.size, CPU))
+
+
+@pytest.fixture
+def agent():
+    return Agent.from_config(TINY, ACTIONS).double().eval()
+
+
+def work(run, batch=1):
+    return Work(Label("nothing", FLOAT32, batch, "nothing", frames=batch), run)
+
+
+def leaves(data):
+    if isinstance(data, dict):
+        for value in data.values():
+            yield from leaves(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from leaves(value)
+    else:
+        yield data
+
+
+def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(run, "QUICK", Effort(least=2, most=2, seconds=0.0, longest=8.0))
+    monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
+    out = tmp_path / "new" / "bench.json"
+    assert bench.main(TINY, "cpu", quick=True, profile=True, out=out) == 0
+    data = json.loads(out.read_text())
+
+    rows = data["rows"]
+    assert {"collect", "tokenizer", "world_model", "actor_critic", "dream", "dream by tokens", "encode", "policy"} <= {
+        row["name"] for row in rows
+    }
+    for row in rows:
+        figures = [
+            value for value in leaves({k: row[k] for k in row if k != "published"}) if not isinstance(value, str)
+        ]
+        assert len(figures) >= 10
+        assert all(math.isfinite(value) and value > 0 for value in figures), row
+        assert row["seconds"]["min"] <= row["seconds"]["median"] <= row["seconds"]["max"]
+        assert "published" not in row  # other sizes than the published ones
+    assert {c["fast"] for c in data["comparisons"]} == {"POP", "bf16"}
+    parts = dict(data["epoch_seconds"])
+    assert parts.pop("total") == pytest.approx(sum(parts.values()))
+    assert set(data["profiles"]) == {"collect", "tokenizer", "world_model", "actor_critic", "dream"}
+    assert all(0 < len(found) <= 12 for found in data["profiles"].values())
+    assert data["skipped"] == []
+    assert {"device", "torch", "threads", "commit", "date"} <= data["environment"].keys()
+    assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
+
+    said = capfd.readouterr()
+    assert "world_model, float32" in said.out
+    assert "POP is" in said.out
+    assert "profiler" not in said.err
+
+
+def test_bad_arguments_are_named_before_anything_is_timed(tmp_path):
+    with pytest.raises(ConfigError, match="folder"):
+        bench.main(TINY, "cpu", quick=True, profile=False, out=tmp_path)
+    with pytest.raises(ConfigError, match="device"):
+        bench.main(TINY, "tpu", quick=True, profile=False, out=None)
+
+
+def test_what_no_time_is_left_for_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(run, "QUICK", Effort(least=2, most=2, seconds=0.0, total=0.0))
+    assert bench.main(TINY, "cpu", quick=True, profile=False, out=None) == 0
+    assert "Left out for lack of time: collect; tokenizer" in capsys.readouterr().out
+
+
+def test_pop_costs_its_analytic_operations():
+    """13 D² multiply-adds a token for the layer's matrices, 2 K1 D + d D for retention, d D a token that is kept."""
+    B, T, P, K, D, layers, heads = 2, 3, 2, 6, 32, 2, 4
+    K1, d = K + 1, D // heads
+    net = RetNet(D, layers, heads).eval()
+    x, u = torch.randn(B, T, K1, D), torch.randn(K, D)
+    counted = count_flops(lambda: net.pop(x, u, net.initial_state(B), slice(0, P)))
+    each = B * (T + P) * K1 * (13 * D**2 + 2 * K1 * D + d * D) + B * T * K1 * d * D
+    assert counted == 2 * layers * each
+
+
+def test_at_the_paper_sizes_pop_is_nearly_all_matrices():
+    net = RetNet(256, 1, 4).eval()
+    x, u = torch.randn(2, 1, 65, 256), torch.randn(64, 256)
+    with torch.no_grad():
+        counted = count_flops(lambda: net.pop(x, u, net.initial_state(2)))
+    assert counted == pytest.approx(2 * 13 * 256**2 * 2 * 2 * 65, rel=0.08)
+    assert counted > 2 * 13 * 256**2 * 2 * 2 * 65
+
+
+def test_a_gradient_costs_twice_its_forward_pass():
+    layer = torch.nn.Linear(16, 16)
+    x = torch.randn(4, 16, requires_grad=True)
+    forward = count_flops(lambda: layer(x))
+    assert forward == 2 * 4 * 16 * 16
+    assert count_flops(lambda: layer(x).sum().backward()) == 3 * forward
+
+
+def test_dreams_by_tokens_have_the_shapes_of_dreams(workload, agent):
+    B, horizon, K = 3, 2, TINY.tokens_per_frame
+    tokens = torch.randint(TINY.tokenizer.codebook_size, (B, K))
+    dream = Dream(tokens, agent.world_model.initial_state(B), agent.actor_critic.initial_state(B))
+    rollout = by_tokens.imagine(dream, agent, horizon, torch.Generator().manual_seed(0))
+    assert rollout.tokens.shape == (B, horizon, K)
+    assert torch.equal(rollout.tokens[:, 0], tokens)
+    assert rollout.logits.shape == (B, horizon, ACTIONS)
+    assert rollout.values.shape == rollout.actions.shape == rollout.rewards.shape == rollout.ends.shape == (B, horizon)
+    assert rollout.tokens.max() < TINY.tokenizer.codebook_size
+    pop, reference = workload.dream(B, FLOAT32, horizon), workload.dream_by_tokens(B, FLOAT32, horizon)
+    assert pop.label.imagined == reference.label.imagined == B * horizon
+
+
+def test_a_step_by_tokens_has_absorbed_what_it_sampled(agent):
+    """Frame by frame or token by token, the past is the same: only the calls differ."""
+    B, M = 2, agent.world_model
+    V, K = TINY.tokenizer.codebook_size, TINY.tokens_per_frame
+    action = M.action_embedding(torch.tensor([[3], [5]]))
+    block = torch.cat((agent.tokenizer.codes(torch.randint(V, (B, K))), action), dim=1)
+    with torch.no_grad():
+        outcome, state = by_tokens.imagine_step(agent, block, M.initial_state(B))
+        sampled = torch.cat((block, agent.tokenizer.codes(outcome.tokens)), dim=1)
+        _, expected = M.retnet.chunk(sampled, M.initial_state(B))
+    assert torch.allclose(state.S, expected.S, atol=1e-11)
+    assert int(state.position) == int(expected.position) == 2 * K + 1
+
+
+def test_each_phase_is_the_trainers_own_at_any_batch(workload):
+    for name in ("collect", "tokenizer", "world_model", "actor_critic"):
+        figures = workload.phase(name, 3, FLOAT32).run()
+        assert name == "collect" or all(math.isfinite(value) for value in figures.values())
+    assert workload.phase("world_model", 3, FLOAT32).label.frames == 3 * TINY.world_model.segment_length
+    small, large = (count_flops(workload.phase("actor_critic", batch, FLOAT32).run) for batch in (2, 4))
+    assert large == pytest.approx(2 * small, rel=0.01)
+
+
+def test_work_is_timed_in_turn_after_one_warm_up():
+    calls = []
+    works = [work(lambda: calls.append("a")), work(lambda: calls.append("b"))]
+    rows = measure(works, CPU, Effort(least=3, most=3, seconds=0.0))
+    assert [len(row.seconds) for row in rows] == [3, 3]
+    turns = "".join(calls).replace("aa", "a").replace("bb", "b")
+    while "aa" in turns or "bb" in turns:  # short work is repeated within a turn
+        turns = turns.replace("aa", "a").replace("bb", "b")
+    assert turns == "abababab"
+
+
+def test_a_batch_is_halved_until_its_update_is_short_enough(monkeypatch):
+    monkeypatch.setattr("tokendream.bench.measure.seconds_of", lambda run, device: run())
+    effort = Effort(least=1, most=1, seconds=0.0, longest=8.0)
+    assert fitting_batch(lambda batch: work(lambda: 0.1 * batch), 64, CPU, effort) == 64
+    assert fitting_batch(lambda batch: work(lambda: 0.2 * batch), 128, CPU, effort) == 32
+    assert fitting_batch(lambda batch: work(lambda: 100.0 * batch), 6, CPU, effort) == 1
+    endless = dataclasses.replace(effort, longest=math.inf)
+    assert fitting_batch(lambda batch: work(lambda: 100.0 * batch), 6, CPU, endless) == 6
+
+
+def test_published_figures_stand_only_beside_the_same_work():
+    row = Row(Label("world_model", FLOAT32, 8, "8 segments x 10", frames=80), (1.0,), 1, 1)
+    other = Row(dataclasses.replace(row.label, batch=16), (1.0,), 1, 1)
+    rem = report.Findings(REM, True, {}, CPU, FLOAT32)
+    assert rem.published(row) == 30
+    assert rem.published(other) is None
+    assert report.Findings(TINY, True, {}, CPU, FLOAT32).published(row) is None
+    assert report.Findings(REM, True, {}, torch.device("cuda"), FLOAT32).published(row) is None
+    short = Row(Label("dream", FLOAT32, 16, "16 dreams x 2", imagined=32), (1.0,), 1, 1)
+    assert rem.published(short) is None
+
+
+def test_the_profile_names_what_ran():
+    a = torch.randn(64, 64)
+    found = top_operators(lambda: a @ a, CPU)
+    assert found[0].name == "aten::mm"
+    assert found[0].calls == 1
+    assert 0 < sum(operator.share for operator in found) <= 1 + 1e-9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_bench_on_the_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "QUICK", Effort(least=2, most=2, seconds=0.0))
+    out = tmp_path / "bench.json"
+    assert bench.main(TINY, "cuda", quick=True, profile=True, out=out) == 0
+    data = json.loads(out.read_text())
+    assert all(row["peak_memory_bytes"] > 0 and row["tflops"] > 0 for row in data["rows"])

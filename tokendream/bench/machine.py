@@ -1,0 +1,94 @@
+"""The machine: its matrix-product peak, measured, its memory, and the facts without which a figure means nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tokendream
+from tokendream.bench.clock import best_of
+from tokendream.compute import Compute
+
+PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
+"""The names of the precisions in tables and JSON."""
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """FLOP/s of a large square matrix product, the best of some tries: what no phase can beat."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * n**3 / best_of(lambda: torch.mm(a, b, out=out), device, seconds)
+
+
+def watch_memory(device: torch.device) -> None:
+    """Forget the highest memory use so far, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # where it fails, the figure is the highest of the process so far
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark becomes the current use
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest: allocated tensors on a GPU, resident memory of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def environment(compute: Compute) -> dict[str, Any]:
+    """What a reader must know to compare figures."""
+    facts: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": compute.describe(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tokendream": tokendream.__version__,
+        "commit": _commit(),
+    }
+    if compute.device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(compute.device)
+        facts["cuda"] = torch.version.cuda
+        facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
+    return facts
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, marked if files differ from it; None outside of one."""
+    package = Path(__file__).resolve().parents[1]
+    if not (package.parent / ".git").exists():  # an installed copy may lie inside somebody else's repository
+        return None
+    try:
+        said = subprocess.run(
+            ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip()

@@ -1,0 +1,134 @@
+"""Timing, counting and weighing pieces of work. Nothing here knows what the work is about."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokendream.bench.clock import seconds_of
+from tokendream.bench.machine import peak_memory, watch_memory
+
+SHORTEST = 0.05
+"""Seconds of one repetition at least: shorter work is done several times in a row."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a row of the table is about. The counts are per update."""
+
+    name: str
+    precision: torch.dtype
+    batch: int
+    sizes: str
+    """What the batch is made of, for people."""
+    frames: int = 0
+    """Real frames."""
+    imagined: int = 0
+    """Imagined steps: dreams x horizon."""
+    tokens: int = 0
+    """Tokens encoded, or taken through the world model's layers: of blocks and of predictions."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call of `run` is one update."""
+
+    label: Label
+    run: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured about a piece of work."""
+
+    label: Label
+    seconds: tuple[float, ...]
+    """Of one update, per repetition."""
+    flops: int
+    """Of one update: every matrix product and convolution that ran, forwards and backwards."""
+    memory: int
+    """Bytes at the highest."""
+
+    @property
+    def median(self) -> float:
+        """Seconds of an update."""
+        return statistics.median(self.seconds)
+
+    def rate(self, count: int) -> float:
+        """`count` things an update, per second."""
+        return count / self.median
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long measuring may take."""
+
+    least: int
+    """Repetitions at least."""
+    most: int
+    """Repetitions at most."""
+    seconds: float
+    """Of repetitions for one piece of work, once there are `least` of them."""
+    longest: float = field(default=math.inf)
+    """Seconds of an update; where one takes longer its batch is halved until it does not."""
+    total: float = field(default=math.inf)
+    """Seconds after which no further piece of work is begun."""
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of one call: 2mnk a matrix product, the like a convolution, nothing for the rest."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list[Row]:
+    """Time pieces of work in turn (a, b, a, b, ...), so that what befalls the machine befalls all of them.
+
+    The call in which operations are counted is the warm-up; its time is not used.
+    """
+    flops, times = [], []
+    for work in works:
+        began = time.perf_counter()
+        flops.append(count_flops(work.run))
+        once = time.perf_counter() - began
+        if once < 1:  # counting takes time of its own, and so does a first call
+            once = seconds_of(work.run, device)
+        times.append(max(1, math.ceil(SHORTEST / once)))
+    seconds: list[list[float]] = [[] for _ in works]
+    memory = [0] * len(works)
+    began, rounds = time.perf_counter(), 0
+    while rounds < effort.least or (rounds < effort.most and time.perf_counter() - began < effort.seconds * len(works)):
+        for i, work in enumerate(works):
+            watch_memory(device)
+            seconds[i].append(seconds_of(work.run, device, times[i]))
+            memory[i] = max(memory[i], peak_memory(device))
+        rounds += 1
+    return [Row(w.label, tuple(s), f, m) for w, s, f, m in zip(works, seconds, flops, memory, strict=True)]
+
+
+def ratios(slow: Row, fast: Row) -> tuple[float, ...]:
+    """How many times faster the second is, in each round in which both were timed."""
+    return tuple(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
+
+
+def fitting_batch(build: Callable[[int], Work], batch: int, device: torch.device, effort: Effort) -> int:
+    """The largest of batch, batch/2, batch/4, ... whose update is expected to last no longer than `effort` allows.
+
+    Extrapolated from an eighth of the batch, so from above where a larger batch is more efficient.
+    """
+    if effort.longest == math.inf:
+        return batch
+    eighth = max(1, batch // 8)
+    probe = build(eighth)
+    seconds_of(probe.run, device)
+    each = seconds_of(probe.run, device) / eighth
+    while batch > 1 and each * batch > effort.longest:
+        batch //= 2
+    return batch

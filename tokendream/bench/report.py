@@ -1,0 +1,235 @@
+"""What was found, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tokendream import durable
+from tokendream.bench.machine import PRECISIONS
+from tokendream.bench.measure import Row
+from tokendream.bench.profiling import Operator
+from tokendream.config import REM, Config
+from tokendream.trainer import PARTS
+
+FORMAT = 1
+"""Version of the JSON."""
+
+PUBLISHED: Mapping[tuple[str, int], float] = {
+    ("tokenizer", 64): 17.0,
+    ("tokenizer without LPIPS", 64): 49.0,
+    ("world_model", 8): 30.0,
+    ("actor_critic", 16): 47.0,
+    ("actor_critic", 128): 41.0,
+    ("dream", 16): 120.0,
+    ("dream", 128): 119.0,
+}
+"""Frames/s, or imagined steps/s of dreams, that REM's published code reaches at the same sizes, by batch."""
+
+PUBLISHED_MACHINE = "2 CPU cores with AMX, float32 as shipped, frames encoded within each update"
+"""Where those were measured, and how."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A measured row, and the batch that it was meant to have."""
+
+    row: Row
+    batch: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two variants of the same work, timed in turn."""
+
+    title: str
+    fast: str
+    slow: str
+    ratios: tuple[float, ...]
+
+    def __str__(self) -> str:
+        middle, low, high = statistics.median(self.ratios), min(self.ratios), max(self.ratios)
+        return f"{self.title}: {self.fast} is {middle:.2f}x as fast as {self.slow} ({low:.2f} to {high:.2f})"
+
+
+@dataclass
+class Findings:
+    """Everything a bench found out."""
+
+    config: Config
+    quick: bool
+    environment: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+    peaks: dict[torch.dtype, float] = field(default_factory=dict)
+    """FLOP/s of matrix products."""
+    entries: list[Entry] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    profiles: dict[str, list[Operator]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+    def published(self, row: Row) -> float | None:
+        """The published code's figure for this very workload; None where the sizes or the kind of machine differ."""
+        sizes = ("env", "tokenizer", "world_model", "actor_critic", "dream")
+        if self.device.type != "cpu" or any(getattr(self.config, s) != getattr(REM, s) for s in sizes):
+            return None
+        if row.label.name == "dream" and row.label.imagined != row.label.batch * REM.dream.horizon:
+            return None
+        return PUBLISHED.get((row.label.name, row.label.batch))
+
+    def epoch(self) -> dict[str, float]:
+        """Seconds of an epoch in which every phase is due and the replay buffer is full, computed from the rows.
+
+        Empty if a row is missing. Of N rows, n uniform draws meet N (1 - e^(-n/N)), which are encoded once each.
+        """
+        first = {e.row.label.name: e for e in reversed(self.entries) if e.row.label.precision == self.dtype}
+        if not {"collect", *PARTS, "encode"} <= first.keys():
+            return {}
+        config, training = self.config, self.config.training
+        seconds = {"collect": config.collect.steps * first["collect"].row.median}
+        for name in PARTS:
+            phase, row = getattr(training, name), first[name].row
+            seconds[name] = phase.updates * phase.batch / row.label.batch * row.median
+        rows = min(config.collect.capacity, config.collect.steps * min(config.epochs, config.collect.last_epoch))
+        draws = training.world_model.updates * training.world_model.batch * config.world_model.segment_length
+        draws += training.actor_critic.updates * training.actor_critic.batch * (config.dream.burn_in + 1)
+        encode = first["encode"].row
+        seconds["encode"] = rows * -math.expm1(-draws / rows) / encode.rate(encode.label.frames)
+        return {**seconds, "total": sum(seconds.values())}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "format": FORMAT,
+            "preset": self.config.preset,
+            "quick": self.quick,
+            "config": json.loads(self.config.to_json()),
+            "environment": self.environment,
+            "peak_tflops": {PRECISIONS[dtype]: peak / 1e12 for dtype, peak in self.peaks.items()},
+            "rows": [self._row(entry) for entry in self.entries],
+            "comparisons": [
+                {
+                    "title": c.title,
+                    "fast": c.fast,
+                    "slow": c.slow,
+                    "ratio": {"median": statistics.median(c.ratios), "min": min(c.ratios), "max": max(c.ratios)},
+                }
+                for c in self.comparisons
+            ],
+            "epoch_seconds": self.epoch(),
+            "profiles": {name: [vars(operator) for operator in found] for name, found in self.profiles.items()},
+            "skipped": self.skipped,
+        }
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        row, label = entry.row, entry.row.label
+        data: dict[str, Any] = {
+            "name": label.name,
+            "precision": PRECISIONS[label.precision],
+            "batch": label.batch,
+            "full_batch": entry.batch,
+            "sizes": label.sizes,
+            "seconds": {
+                "median": row.median,
+                "min": min(row.seconds),
+                "max": max(row.seconds),
+                "repetitions": len(row.seconds),
+            },
+            "updates_per_s": row.rate(1),
+            "flop": row.flops,
+            "tflops": row.rate(row.flops) / 1e12,
+            "share_of_peak": row.rate(row.flops) / self.peaks[label.precision],
+            "peak_memory_bytes": row.memory,
+        }
+        for name, count in (("frames", label.frames), ("imagined_steps", label.imagined), ("tokens", label.tokens)):
+            if count:
+                data[f"{name}_per_s"] = row.rate(count)
+        published = self.published(row)
+        if published is not None:
+            data["published"] = {"rate": published, "machine": PUBLISHED_MACHINE}
+        return data
+
+    def save(self, path: Path) -> None:
+        """Write the JSON; the file appears complete or not at all."""
+        part = path.with_name(path.name + ".part")
+        durable.write(part, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+        os.replace(part, path)
+
+    def show(self, console: Console) -> None:
+        """Print everything for people."""
+        facts = self.environment
+        console.print(
+            f"[bold]tokendream bench, preset {self.config.preset}[/]: {facts['device']}, {facts['processor']}, "
+            f"torch {facts['torch']}, commit {facts['commit'] or 'unknown'}, {facts['date']}"
+        )
+        peaks = ", ".join(f"{peak / 1e12:.3g} TFLOP/s {PRECISIONS[dtype]}" for dtype, peak in self.peaks.items())
+        console.print(f"Matrix products reach {peaks} here; '% peak' is the share of that.")
+        console.print(self._table())
+        for comparison in self.comparisons:
+            console.print(str(comparison), highlight=False)
+        epoch = self.epoch()
+        if epoch:
+            parts = ", ".join(f"{name} {seconds:,.3g}" for name, seconds in epoch.items())
+            console.print(f"Seconds of an epoch with all phases and a full replay, computed from the rows: {parts}")
+        for name, operators in self.profiles.items():
+            console.print(f"{name}: operators by their own time in one update")
+            console.print(_operator_table(operators))
+        if self.skipped:
+            console.print(f"Left out for lack of time: {'; '.join(self.skipped)}")
+
+    def _table(self) -> Table:
+        published = [self.published(entry.row) for entry in self.entries]
+        table = Table(caption=self._caption(any(p is not None for p in published)), caption_justify="left")
+        table.add_column("work")
+        table.add_column("batch")
+        names = ("ms/update", "updates/s", "frames/s", "imagined/s", "tokens/s", "TFLOP/s", "% peak", "GiB")
+        for name in (*names, *(("published",) if any(p is not None for p in published) else ())):
+            table.add_column(name, justify="right")
+        for entry, reference in zip(self.entries, published, strict=True):
+            row, label = entry.row, entry.row.label
+            table.add_row(
+                f"{label.name}, {PRECISIONS[label.precision]}",
+                label.sizes + (f" (not {entry.batch})" if label.batch != entry.batch else ""),
+                f"{_short(1e3 * row.median)} ({_short(1e3 * min(row.seconds))} to {_short(1e3 * max(row.seconds))})",
+                _short(row.rate(1)),
+                *(_short(row.rate(n)) if n else "" for n in (label.frames, label.imagined, label.tokens)),
+                _short(row.rate(row.flops) / 1e12),
+                _short(100 * row.rate(row.flops) / self.peaks[label.precision]),
+                _short(row.memory / 2**30),
+                *((("" if reference is None else _short(reference)),) if len(table.columns) == 11 else ()),
+            )
+        return table
+
+    def _caption(self, published: bool) -> str:
+        memory = "allocated on the GPU" if self.device.type == "cuda" else "resident, whole process"
+        lines = [
+            f"ms: median of repetitions (min to max). FLOP: products and convolutions, counted. GiB: peak, {memory}.",
+            "world_model and actor_critic find their frames encoded; encode times that.",
+        ]
+        if published:
+            lines.append(f"published: REM's code, frames/s or imagined steps/s, on {PUBLISHED_MACHINE}.")
+        return "\n".join(lines)
+
+
+def _operator_table(operators: Sequence[Operator]) -> Table:
+    table = Table()
+    for column in ("operator", "ms", "%", "calls"):
+        table.add_column(column, justify="left" if column == "operator" else "right", no_wrap=True)
+    for o in operators:
+        table.add_row(o.name[:70], _short(1e3 * o.seconds), f"{100 * o.share:.1f}", str(o.calls))
+    return table
+
+
+def _short(value: float) -> str:
+    """Three figures."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

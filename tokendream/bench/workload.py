@@ -1,0 +1,171 @@
+"""The pieces of work, made from a config: each phase of training as the trainer does it, and parts of it alone.
+
+Frames are synthetic and the environment answers at once, so what is timed is the agent. Weights are fresh: no piece
+of work costs more or less for having learnt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int, UInt8
+
+from tokendream.agent import Agent
+from tokendream.bench import by_tokens
+from tokendream.bench.measure import Label, Work
+from tokendream.compute import Compute
+from tokendream.config import Config
+from tokendream.data.replay import ReplayBuffer
+from tokendream.dream import imagine
+from tokendream.envs.vector import Transition
+from tokendream.trainer import PARTS, Trainer
+
+ACTIONS = 18
+"""Actions of the agent: the most that an Atari game has."""
+
+EPISODE = 160
+"""Rows of a synthetic episode."""
+
+
+def synthetic_frames(n: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "n 3 S S"]:
+    """Smooth random pictures: noise on a grid of 8-pixel cells, interpolated."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, max(2, size // 8), max(2, size // 8), generator=generator)
+    smooth = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False)
+    return (smooth * 255).byte().numpy()
+
+
+def synthetic_replay(rows: int, size: int, device: torch.device) -> ReplayBuffer:
+    """Episodes of EPISODE rows with some rewards; every other one ends, the rest are truncated."""
+    rng = np.random.default_rng(0)
+    replay = ReplayBuffer(rows, (3, size, size), device)
+    for i, frame in enumerate(synthetic_frames(rows, size)):
+        last = (i + 1) % EPISODE == 0
+        end = last and (i // EPISODE) % 2 == 0
+        reward = float(rng.choice([-1.0, 0.0, 1.0], p=[0.05, 0.85, 0.1]))
+        replay.add(frame, int(rng.integers(ACTIONS)), reward, end, last)
+    return replay
+
+
+class StillEnvs:
+    """An environment that costs nothing: it shows its synthetic frames in turn, without rewards."""
+
+    n = 1
+    n_actions = ACTIONS
+    action_names = tuple(f"action {i}" for i in range(ACTIONS))
+
+    def __init__(self, size: int) -> None:
+        self._frames, self._shown = synthetic_frames(16, size, seed=1), 0
+
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
+        """The first frame."""
+        self._shown = 0
+        return self._frames[:1]
+
+    def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
+        """The next frame; a game is over after EPISODE steps."""
+        self._shown += 1
+        i, over = self._shown % len(self._frames), self._shown % EPISODE == 0
+        zero, no = np.zeros(1, np.float32), np.zeros(1, np.bool_)
+        return Transition(self._frames[i : i + 1], zero, no, np.array([over]))
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class Workload:
+    """An agent of the config's sizes, a replay buffer, and pieces of work on them at any batch and precision."""
+
+    def __init__(self, config: Config, device: torch.device, replay: ReplayBuffer) -> None:
+        self.config, self.device, self._replay = config, device, replay
+        torch.manual_seed(0)
+        self._agent = Agent.from_config(config, ACTIONS).to(device).eval()
+
+    def phase(self, name: str, batch: int, dtype: torch.dtype) -> Work:
+        """`update()` of one of the trainer's phases, at another batch than the config's if need be.
+
+        World model and controller find all tokens encoded, as they do for most of an epoch; `encode` times that.
+        """
+        config = self.config
+        if name in PARTS:
+            settings = dataclasses.replace(getattr(config.training, name), batch=batch)
+            config = dataclasses.replace(config, training=dataclasses.replace(config.training, **{name: settings}))
+            replay = self._replay
+        else:  # collecting writes into the replay buffer: it gets its own
+            replay = ReplayBuffer(EPISODE, (3, config.env.size, config.env.size), self.device)
+        trainer = Trainer(config, self._agent, StillEnvs(config.env.size), replay, Compute(self.device, dtype))
+        if name in ("world_model", "actor_critic"):
+            trainer._cache.refresh()
+        phase = next(phase for phase in trainer.phases if phase.name == name)
+        return Work(self._label(name, batch, dtype), phase.update)
+
+    def dream(self, batch: int, dtype: torch.dtype, horizon: int) -> Work:
+        """Imagination alone: no burn-in, no gradient."""
+        each = self.config.block_length + self.config.tokens_per_frame
+        return self._dream("dream", imagine.imagine, batch, dtype, horizon, batch * horizon * each)
+
+    def dream_by_tokens(self, batch: int, dtype: torch.dtype, horizon: int) -> Work:
+        """The same with every frame predicted token by token, which takes each token through the layers once."""
+        tokens = batch * (horizon * self.config.block_length + self.config.tokens_per_frame)
+        return self._dream("dream by tokens", by_tokens.imagine, batch, dtype, horizon, tokens)
+
+    def encode(self, batch: int, dtype: torch.dtype) -> Work:
+        """Frames of the replay buffer to tokens."""
+        compute, rng = Compute(self.device, dtype), np.random.default_rng(0)
+        row = rng.integers(0, len(self._replay), size=batch)
+
+        def run() -> object:
+            with compute.autocast():
+                return self._agent.tokenizer.encode(self._replay.frames(row))
+
+        label = Label("encode", dtype, batch, f"{batch} frames", batch, 0, batch * self.config.tokens_per_frame)
+        return Work(label, run)
+
+    def policy(self, batch: int, dtype: torch.dtype) -> Work:
+        """The choice of an action from a frame: encoder and controller."""
+        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
+        frame = self._replay.frames(np.arange(batch) % len(self._replay))
+        memory = self._agent.actor_critic.initial_state(batch)
+
+        def run() -> object:
+            with compute.autocast():
+                return self._agent.act(frame, memory, generator)
+
+        return Work(Label("policy", dtype, batch, f"{batch} frames", batch), run)
+
+    def _dream(
+        self, name: str, how: Callable[..., object], batch: int, dtype: torch.dtype, horizon: int, tokens: int
+    ) -> Work:
+        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
+        settings = self.config.dream
+        segments = self._replay.draw(batch, settings.burn_in + 1, align="end", rng=np.random.default_rng(0))
+        with compute.autocast():
+            seen = self._agent.tokenizer.encode(self._replay.frames(segments.row))
+            start = imagine.start(
+                self._agent, seen, self._replay.steps(segments), burn_in_actions=settings.burn_in_actions
+            )
+
+        @torch.no_grad()
+        def run() -> object:
+            with compute.autocast():
+                return how(start, self._agent, horizon, generator)
+
+        return Work(Label(name, dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
+
+    def _label(self, name: str, batch: int, dtype: torch.dtype) -> Label:
+        config, K, K1 = self.config, self.config.tokens_per_frame, self.config.block_length
+        if name == "tokenizer":
+            return Label(name, dtype, batch, f"{batch} frames", batch, 0, batch * K)
+        if name == "world_model":
+            T = config.world_model.segment_length
+            tokens = batch * (T * K1 + (T - config.world_model.context) * K)
+            return Label(name, dtype, batch, f"{batch} segments x {T}", batch * T, 0, tokens)
+        if name == "actor_critic":
+            horizon = config.dream.horizon
+            tokens = batch * horizon * (K1 + K)
+            return Label(name, dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens)
+        return Label(name, dtype, 1, "1 env step", 1)
