@@ -121,7 +121,7 @@ def ratios(slow: Row, fast: Row) -> tuple[float, ...]:
 def fitting_batch(build: Callable[[int], Work], batch: int, device: torch.device, effort: Effort) -> int:
     """The largest of batch, batch/2, batch/4, ... whose update is expected to last no longer than `effort` allows.
 
-    Extrapolated from an eighth of the batch, so from above where a larger batch is more efficient.
+    Extrapolated from an eighth of the batch.
     """
     if effort.longest == math.inf:
         return batch

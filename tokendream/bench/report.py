@@ -194,13 +194,13 @@ class Findings:
         table.add_column("batch")
         names = ("ms/update", "updates/s", "frames/s", "imagined/s", "tokens/s", "TFLOP/s", "% peak", "GiB")
         for name in (*names, *(("published",) if any(p is not None for p in published) else ())):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         for entry, reference in zip(self.entries, published, strict=True):
             row, label = entry.row, entry.row.label
             table.add_row(
                 f"{label.name}, {PRECISIONS[label.precision]}",
                 label.sizes + (f" (not {entry.batch})" if label.batch != entry.batch else ""),
-                f"{_short(1e3 * row.median)} ({_short(1e3 * min(row.seconds))} to {_short(1e3 * max(row.seconds))})",
+                f"{_short(1e3 * row.median)} ({_short(1e3 * min(row.seconds))}–{_short(1e3 * max(row.seconds))})",
                 _short(row.rate(1)),
                 *(_short(row.rate(n)) if n else "" for n in (label.frames, label.imagined, label.tokens)),
                 _short(row.rate(row.flops) / 1e12),
@@ -213,7 +213,7 @@ class Findings:
     def _caption(self, published: bool) -> str:
         memory = "allocated on the GPU" if self.device.type == "cuda" else "resident, whole process"
         lines = [
-            f"ms: median of repetitions (min to max). FLOP: products and convolutions, counted. GiB: peak, {memory}.",
+            f"ms: median of repetitions (min–max). FLOP: products and convolutions, counted. GiB: peak, {memory}.",
             "world_model and actor_critic find their frames encoded; encode times that.",
         ]
         if published:

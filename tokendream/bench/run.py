@@ -54,7 +54,7 @@ def main(config: Config, device: str, *, quick: bool, profile: bool, out: Path |
     findings = run(config, compute, QUICK if quick else FULL, quick=quick, profile=profile, say=progress)
     progress.close()
     console = Console()
-    findings.show(console if console.is_terminal else Console(width=150))
+    findings.show(console if console.is_terminal else Console(width=170))
     if out is not None:
         findings.save(out)
         print(f"Written to {out}")
@@ -74,7 +74,7 @@ def run(
 
     say("matrix products")
     find_peaks()
-    for item in _items(config, compute, rows=384 if quick else 1536):
+    for item in _items(config, compute, rows=256 if quick else 1536):
         if time.perf_counter() - began > effort.total:
             findings.skipped.append(item.title)
             continue

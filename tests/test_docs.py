@@ -1,0 +1,67 @@
+"""docs/paper.md against the tree: it may not name what is not there, nor a number that is not the preset's."""
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from tokendream.config import REM
+
+ROOT = Path(__file__).parents[1]
+PAPER = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+REFERENCES = sorted(set(re.findall(r"`([\w./]+)::([\w.]+)`", PAPER)))
+NUMBERS = re.findall(r"`([a-z_.]+)` = `?([\w.]+)`?", PAPER.split("## Numbers")[1])
+
+
+@functools.cache
+def names(path: str) -> set[str]:
+    """Every function, class, method and assigned name of a file, methods and fields as Class.name."""
+    found: set[str] = set()
+
+    def collect(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(prefix + node.name)
+                if isinstance(node, ast.ClassDef):
+                    collect(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found.add(prefix + node.target.id)
+            elif isinstance(node, ast.Assign):
+                found.update(prefix + target.id for target in node.targets if isinstance(target, ast.Name))
+
+    collect(ast.parse((ROOT / path).read_text(encoding="utf-8")).body, "")
+    return found
+
+
+@pytest.mark.parametrize(("path", "name"), REFERENCES, ids=lambda part: part.rpartition("/")[2])
+def test_what_the_page_names_exists(path, name):
+    assert (ROOT / path).is_file()
+    assert name in names(path)
+
+
+def test_every_row_names_code_and_a_test():
+    """A row without a test would be a claim that nothing checks."""
+    rows = [
+        line
+        for line in PAPER.split("## Numbers")[0].splitlines()
+        if line.startswith("|") and not line.startswith("|--")
+    ]
+    headings = ("| paper |", "| published code |")
+    claims = [row for row in rows if not row.startswith(headings)]
+    assert len(claims) > 50
+    for row in claims:
+        assert row.count(" | ") == 1, row
+        assert "`tokendream/" in row, row
+        assert "checked by `tests/" in row, row
+
+
+@pytest.mark.parametrize(("field", "value"), NUMBERS)
+def test_the_numbers_are_those_of_the_preset(field, value):
+    got = functools.reduce(getattr, field.split("."), REM)
+    assert got == (type(got)(value) if not isinstance(got, str) else value)
+
+
+def test_the_page_gives_the_numbers_of_every_phase():
+    assert len(NUMBERS) > 40

@@ -1,0 +1,103 @@
+import pytest
+import torch
+
+from tokendream.agent import Agent
+from tokendream.config import TINY
+from tokendream.data.batch import Steps
+from tokendream.dream import imagine
+
+B, L, A = 3, 6, 4
+K, V = TINY.tokens_per_frame, TINY.tokenizer.codebook_size
+
+
+@pytest.fixture
+def agent():
+    agent = Agent.from_config(TINY, A).double().eval()
+    torch.nn.init.normal_(agent.tokenizer.quantizer.codebook)  # a fresh one is nearly zero, and all frames alike
+    return agent
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(V, (B, L, K))
+
+
+@pytest.fixture
+def steps():
+    return Steps(
+        action=torch.randint(A, (B, L)),
+        reward=torch.zeros(B, L),
+        end=torch.zeros(B, L, dtype=torch.bool),
+        mask=torch.ones(B, L, dtype=torch.bool),
+    )
+
+
+def test_a_dream_starts_at_the_last_frame_with_both_memories_warm(agent, tokens, steps):
+    """The LSTM has lived through the frames before it, M has absorbed the one block before it and nothing else."""
+    dream = imagine.start(agent, tokens, steps)
+    codes = agent.tokenizer.codes(tokens)
+    assert torch.equal(dream.tokens, tokens[:, -1])
+
+    block = torch.cat((codes[:, -2], agent.world_model.action_embedding(steps.action[:, -2])[:, None]), dim=1)
+    _, world = agent.world_model.retnet.chunk(block, agent.world_model.initial_state(B))
+    assert torch.allclose(dream.world.S, world.S, atol=1e-12)
+    assert int(dream.world.position) == K + 1
+
+    policy = agent.actor_critic.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
+    assert torch.equal(dream.policy.h, policy.h)
+    steps.action[:, -1] = (steps.action[:, -1] + 1) % A  # what was done at the start itself is not known yet
+    again = imagine.start(agent, tokens, steps)
+    assert torch.equal(again.policy.h, dream.policy.h)
+    assert torch.equal(again.world.S, dream.world.S)
+
+
+def test_where_an_episode_has_just_begun_nothing_is_remembered(agent, tokens, steps):
+    steps.mask[0, :-1] = False
+    dream = imagine.start(agent, tokens, steps)
+    assert not dream.world.S[:, 0].any()
+    assert not dream.policy.h[0].any()
+    assert dream.world.S[:, 1:].any()
+    assert dream.policy.h[1:].any()
+
+
+def test_a_step_is_one_call_of_each_part(agent, tokens, steps):
+    dream = imagine.start(agent, tokens, steps)
+    after, one = imagine.step(dream, agent, torch.Generator().manual_seed(5))
+
+    codes = agent.tokenizer.codes(dream.tokens)
+    output, policy = agent.actor_critic(codes, dream.policy)
+    assert torch.equal(one.logits, output.logits)
+    assert torch.equal(one.value, output.value)
+    assert torch.equal(after.policy.h, agent.actor_critic.absorb_action(one.action, policy).h)
+
+    _, given = imagine.step(dream, agent, torch.Generator().manual_seed(5), action=one.action)
+    assert torch.equal(given.action, one.action)
+    outcome, world = agent.world_model.imagine(codes, one.action, dream.world, torch.Generator().manual_seed(5))
+    for mine, theirs in zip(given.outcome, outcome, strict=True):
+        assert torch.equal(mine, theirs)
+    assert torch.equal(after.world.S, world.S)
+    assert torch.equal(after.tokens, one.outcome.tokens)
+    assert set(one.outcome.reward.tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_a_rollout_shows_what_was_seen_when_each_action_was_taken(agent, tokens, steps):
+    horizon = 4
+    dream = imagine.start(agent, tokens, steps)
+    rollout = imagine.imagine(dream, agent, horizon, torch.Generator().manual_seed(6))
+    assert rollout.tokens.shape == (B, horizon, K)
+    assert rollout.logits.shape == (B, horizon, A)
+    generator = torch.Generator().manual_seed(6)
+    for t in range(horizon):
+        assert torch.equal(rollout.tokens[:, t], dream.tokens)
+        dream, one = imagine.step(dream, agent, generator)
+        assert torch.equal(rollout.actions[:, t], one.action)
+        assert torch.equal(rollout.rewards[:, t], one.outcome.reward)
+        assert torch.equal(rollout.ends[:, t], one.outcome.end)
+        assert torch.equal(rollout.values[:, t], one.value)
+
+
+def test_recorded_actions_are_taken(agent, tokens, steps):
+    dream = imagine.start(agent, tokens, steps)
+    actions = torch.randint(A, (B, 3))
+    rollout = imagine.imagine(dream, agent, 3, torch.Generator().manual_seed(0), actions=actions)
+    assert torch.equal(rollout.actions, actions)
