@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tokendream.agent import Agent
-from tokendream.checkpoint import (
+from tokendream.snapshot import (
     Snapshot,
     capture_random,
     optimiser_tensors,
@@ -32,7 +32,7 @@ from tokendream.dream import imagine
 from tokendream.dream.objective import actor_critic_loss
 from tokendream.envs.vector import Envs
 from tokendream.losses import Losses
-from tokendream.metrics import Means
+from tokendream.metrics import Means, Record
 from tokendream.optim import adamw, apply, check
 from tokendream.tokens import TokenCache
 
@@ -109,10 +109,10 @@ class Trainer:
             self._phase, self._update = self._phase + 1, 0
         return True
 
-    def close_epoch(self) -> dict[str, float]:
+    def close_epoch(self) -> Record:
         """Step to the next epoch. Returns the figures of the one that ended."""
         assert self._phase == len(self.phases), "an epoch can be closed when all its phases are done"
-        record: dict[str, float] = {"epoch": self.epoch, "env_steps": self.replay.total, "seconds": self.seconds}
+        record: Record = {"epoch": self.epoch, "env_steps": self.replay.total, "seconds": self.seconds}
         record |= self._means.flush()
         for name, (count, seconds) in self._timings.items():
             record[f"{name}/updates_per_s"] = count / max(seconds, 1e-9)

@@ -1,0 +1,174 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tokendream.agent import Agent
+from tokendream.compute import Compute
+from tokendream.config import TINY, Config, PhaseConfig
+from tokendream.data.replay import ReplayBuffer
+from tokendream.envs.make import make
+from tokendream.optim import NonFiniteError
+from tokendream.trainer import Trainer
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+def trainer(config: Config = TINY) -> Trainer:
+    torch.manual_seed(config.seed)
+    envs = make(config, 1, evaluation=False)
+    agent = Agent.from_config(config, envs.n_actions)
+    size = config.env.size
+    return Trainer(config, agent, envs, ReplayBuffer(config.collect.capacity, (3, size, size)), CPU)
+
+
+def same(a, b) -> bool:
+    """Equal to the bit, through every nesting."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def without_timing(record):
+    return {k: v for k, v in record.items() if "seconds" not in k and "per_s" not in k}
+
+
+def everything(t: Trainer):
+    """All state but the clock."""
+    snapshot = t.snapshot()
+    state = {k: v for k, v in snapshot.state.items() if k not in ("seconds", "timings")}
+    rows = t.replay.export(0, t.replay.total)
+    return [snapshot.tensors, state, {k: v.tolist() for k, v in rows.items()}]
+
+
+def test_phases_run_when_they_are_due():
+    t = trainer()
+    seen = []
+    while not t.finished:
+        assert t.run_epoch()
+        seen.append({key.split("/")[0] for key in t.close_epoch() if key.endswith("/seconds")})
+    assert seen == [
+        {"collect", "tokenizer"},
+        {"collect", "tokenizer", "world_model"},
+        {"collect", "tokenizer", "world_model", "actor_critic"},
+        {"collect", "tokenizer", "world_model", "actor_critic"},
+    ]
+    assert t.replay.total == 80
+
+
+def test_each_phase_changes_its_own_part_only():
+    t = trainer()
+    t.epoch = 3
+    for phase in t.phases[:1]:
+        for _ in range(30):
+            phase.update()
+    for phase in t.phases[1:]:
+        before = {k: v.clone() for k, v in t.agent.state_dict().items()}
+        phase.update()
+        changed = {k.split(".")[0] for k, v in t.agent.state_dict().items() if not torch.equal(v, before[k])}
+        assert changed == {phase.name}
+
+
+@pytest.mark.parametrize("moment", [3, 21, 43, 49, 70])
+def test_going_on_from_a_snapshot_is_going_on(moment):
+    """Stop after any update, save, build everything anew, restore: all that follows is the same to the bit."""
+    straight = trainer()
+    records = []
+    while not straight.finished:
+        straight.run_epoch()
+        records.append(straight.close_epoch())
+
+    cut = trainer()
+    countdown = iter(range(moment))
+    cut_records = []
+    while cut.run_epoch(stop=lambda: next(countdown, None) is None):
+        cut_records.append(cut.close_epoch())
+    rows, snapshot = cut.replay.export(0, cut.replay.total), cut.snapshot()
+    resumed = trainer()
+    torch.manual_seed(12345)  # whatever the new process did before
+    resumed.replay.restore(rows, 0)
+    resumed.restore(snapshot)
+    while not resumed.finished:
+        resumed.run_epoch()
+        cut_records.append(resumed.close_epoch())
+
+    assert same(everything(straight), everything(resumed))
+    assert [without_timing(r) for r in records] == [without_timing(r) for r in cut_records]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not():
+    def run(config):
+        t = trainer(config)
+        for _ in range(3):
+            t.run_epoch()
+            t.close_epoch()
+        return everything(t)
+
+    first, second, other = map(run, (TINY, TINY, dataclasses.replace(TINY, seed=1)))
+    assert same(first, second)
+    assert not same(first[0]["agent"], other[0]["agent"])
+
+
+def test_a_non_finite_loss_stops_the_run_and_is_named():
+    t = trainer()
+    t.run_epoch()
+    t.close_epoch()
+    with torch.no_grad():
+        t.agent.world_model.action_embedding.weight[:] = float("nan")
+    with pytest.raises(NonFiniteError, match="epoch 2, world_model, update 1: loss"):
+        t.run_epoch()
+
+
+def test_the_dream_sends_no_gradient_into_tokenizer_and_world_model():
+    t = trainer()
+    t.epoch = 3
+    for _ in range(30):
+        t.phases[0].update()
+    t._actor_critic_loss(4).total.backward()
+    assert all(p.grad is None for p in t.agent.tokenizer.parameters())
+    assert all(p.grad is None for p in t.agent.world_model.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in t.agent.actor_critic.parameters())
+
+
+def test_the_world_model_sends_no_gradient_into_the_codebook():
+    t = trainer()
+    for _ in range(30):
+        t.phases[0].update()
+    t._world_model_loss(4).total.backward()
+    assert all(p.grad is None for p in t.agent.tokenizer.parameters())
+
+
+def test_tokens_are_encoded_once_and_again_after_the_tokenizer_changed():
+    t = trainer()
+    for _ in range(30):
+        t.phases[0].update()
+    encoded = []
+    original = t.agent.tokenizer.encode
+    t.agent.tokenizer.encode = lambda frame: encoded.append(len(frame)) or original(frame)
+    row, mask = np.array([[3, 4, 5], [4, 5, 5]]), np.array([[True, True, True], [True, True, False]])
+    tokens = t._cache.tokens(row, mask)
+    assert torch.equal(tokens[0], original(t.replay.frames(row[0])))
+    assert torch.equal(tokens[1, :2], tokens[0, 1:])
+    t._cache.tokens(row, mask)
+    assert encoded == [3]
+    t._cache.forget()
+    t._cache.tokens(row, mask)
+    assert encoded == [3, 3]
+    t._cache.refresh()
+    assert encoded == [3, 3, 27]
+
+
+def test_a_phase_can_end_before_training_does():
+    config = dataclasses.replace(
+        TINY, training=dataclasses.replace(TINY.training, tokenizer=PhaseConfig(1, 2, 4, 1e-3, 0.01, 10.0, last_epoch=1))
+    )
+    t = trainer(config)
+    t.run_epoch()
+    assert "tokenizer/seconds" in t.close_epoch()
+    t.run_epoch()
+    assert "tokenizer/seconds" not in t.close_epoch()
