@@ -135,7 +135,7 @@ class Workload:
             with compute.autocast():
                 return self._agent.act(frame, memory, generator)
 
-        return Work(Label("policy", dtype, batch, f"{batch} frames", batch), run)
+        return Work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
 
     def _dream(
         self, name: str, how: Callable[..., object], batch: int, dtype: torch.dtype, horizon: int, tokens: int
