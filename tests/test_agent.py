@@ -4,7 +4,7 @@ import torch
 
 from tokendream.agent import Agent, AgentPolicy
 from tokendream.compute import Compute
-from tokendream.config import TINY
+from tokendream.presets import TINY
 
 A = 4
 CPU = Compute(torch.device("cpu"), torch.float32)

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tokendream.config import REM, TINY, Config
+from tokendream.config import Config
+from tokendream.presets import REM, TINY
 from tokendream.envs.atari import AtariEnvs, find_game, games
 from tokendream.envs.make import make
 from tokendream.envs.vector import EnvError, Envs, Transition

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokendream.config import TINY, Config
+from tokendream.config import Config
+from tokendream.presets import TINY
 from tokendream.envs.gym import resize
 from tokendream.envs.make import make
 from tokendream.envs.vector import EnvError, Envs

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokendream.config import REM, TINY
+from tokendream.presets import REM, TINY
 from tokendream.evaluate import Evaluation, EvaluationError, evaluate, summarise
 from tokendream.games import Game, random_policy
 

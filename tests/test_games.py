@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tokendream.collect import game_seed
-from tokendream.config import REM, TINY
+from tokendream.presets import REM, TINY
 from tokendream.envs.make import make
 from tokendream.envs.vector import EnvError, Transition
 from tokendream.games import Game, Policy, game_seeds, play_games, random_policy, replay_game

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tokendream.agent import Agent
-from tokendream.config import TINY
+from tokendream.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 

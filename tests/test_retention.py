@@ -29,9 +29,7 @@ def ragged(cuts, q, k, v, gamma, form=R.chunkwise):
 
 
 def test_decays_are_the_published_ones(gamma):
-    assert torch.allclose(
-        gamma, torch.tensor([0.96875, 0.98760, 0.99508, 0.99805], dtype=torch.float64), atol=1e-5
-    )
+    assert torch.allclose(gamma, torch.tensor([0.96875, 0.98760, 0.99508, 0.99805], dtype=torch.float64), atol=1e-5)
 
 
 def test_recurrent_is_the_definition(qkv, gamma):

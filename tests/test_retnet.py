@@ -56,9 +56,7 @@ def test_forward_equals_steps_equals_any_chunks(model, x, seed):
     for n in range(length):
         y, state = model.step(x[:, n], state)
         steps.append(y)
-    cuts = sorted(
-        torch.randperm(length - 1, generator=torch.Generator().manual_seed(seed))[: 2 + seed].add(1).tolist()
-    )
+    cuts = sorted(torch.randperm(length - 1, generator=torch.Generator().manual_seed(seed))[: 2 + seed].add(1).tolist())
     chunk_state, chunks = model.initial_state(B), []
     for a, b in itertools.pairwise((0, *cuts, length)):
         y, chunk_state = model.chunk(x[:, a:b], chunk_state)

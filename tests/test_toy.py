@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
-from tokendream.config import TINY
+from tokendream.presets import TINY
 from tokendream.envs.make import make
 from tokendream.envs.toy import BACKGROUND, BALL, CATCH, PADDLE, Catch, register
 

@@ -6,7 +6,8 @@ import torch
 
 from tokendream.agent import Agent
 from tokendream.compute import Compute
-from tokendream.config import TINY, Config, PhaseConfig
+from tokendream.config import Config, PhaseConfig
+from tokendream.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.make import make
 from tokendream.optim import NonFiniteError
@@ -165,7 +166,8 @@ def test_tokens_are_encoded_once_and_again_after_the_tokenizer_changed():
 
 def test_a_phase_can_end_before_training_does():
     config = dataclasses.replace(
-        TINY, training=dataclasses.replace(TINY.training, tokenizer=PhaseConfig(1, 2, 4, 1e-3, 0.01, 10.0, last_epoch=1))
+        TINY,
+        training=dataclasses.replace(TINY.training, tokenizer=PhaseConfig(1, 2, 4, 1e-3, 0.01, 10.0, last_epoch=1)),
     )
     t = trainer(config)
     t.run_epoch()

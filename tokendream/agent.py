@@ -82,9 +82,7 @@ class AgentPolicy:
         self._generator = torch.Generator(compute.device).manual_seed(seed)
         self._memory: PolicyState | None = None
 
-    def __call__(
-        self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]
-    ) -> Int64[np.ndarray, " n"]:
+    def __call__(self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Actions for the current frames; lanes where `first` is True have begun a new game."""
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(len(frame))

@@ -29,7 +29,6 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from tokendream.config import nearest
 from tokendream.data.replay import ReplayBuffer
 from tokendream.durable import (
     CheckpointError,
@@ -44,6 +43,7 @@ from tokendream.durable import (
     write,
 )
 from tokendream.manifest import PLAIN_NAME, SUFFIX, Chunk, Manifest, read_manifest, write_manifest
+from tokendream.plain import nearest
 from tokendream.snapshot import Snapshot, capture_random, optimiser_tensors, restore_optimiser, restore_random
 
 __all__ = [

@@ -19,7 +19,9 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 import tyro
 
 from tokendream import __version__
-from tokendream.config import PRESETS, Config, ConfigError, nearest, preset
+from tokendream.config import Config
+from tokendream.plain import ConfigError, nearest
+from tokendream.presets import PRESETS, preset
 
 Options = TypeVar("Options")
 
@@ -96,7 +98,7 @@ def _eval(options: Eval) -> int:
         temperature=options.temperature,
         seed=options.seed,
         device=options.device,
-        films=options.films,
+        with_films=options.films,
     )
 
 
@@ -176,7 +178,8 @@ def _parse_train(argv: list[str]) -> Train:
         name = _default_preset()
     base = preset(name or "cpu")
     options = _parse(Train, argv, "tokendream train [PRESET]", default=Train(base))
-    if options.resume is not None and (name is not None or options != Train(base, None, options.resume, options.time_limit)):
+    alone = Train(base, None, options.resume, options.time_limit)
+    if options.resume is not None and (name is not None or options != alone):
         raise ConfigError("--resume takes the run's own config: give no preset and no flag but --time-limit with it")
     return options
 

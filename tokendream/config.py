@@ -8,34 +8,17 @@ time (the number of actions, the device found) are never written back into a con
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
+
+from tokendream.plain import ConfigError, read, require
 
 FORMAT = 1
 """Version of the config's JSON; a file with another number is refused by name."""
 
 Perceptual = Literal["vgg16", "alexnet", "none"]
 Precision = Literal["auto", "bf16", "float32"]
-
-
-class ConfigError(ValueError):
-    """A config that cannot be run; the message names the field and what it would accept."""
-
-
-def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
-    """The valid names closest to a misspelt one, as text for an error message."""
-    valid = list(valid)
-    folded = {v.lower(): v for v in valid}
-    close = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.4)
-    return ", ".join(folded[c] for c in close) or ", ".join(sorted(valid)[:8])
-
-
-def _require(condition: bool, where: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ConfigError(f"{where} must be {expected}, not {got!r}")
 
 
 @dataclass(frozen=True)
@@ -262,39 +245,39 @@ class Config:
             ("evaluation.episodes", self.evaluation.episodes, 1),
             ("evaluation.episodes_during", self.evaluation.episodes_during, 1),
         ):
-            _require(value >= low, where, f"at least {low}", value)
+            require(value >= low, where, f"at least {low}", value)
         for where, rate, high in (
             ("world_model.dropout", self.world_model.dropout, 0.95),
             ("dream.discount", self.dream.discount, 1.0),
             ("dream.lam", self.dream.lam, 1.0),
             ("collect.epsilon", self.collect.epsilon, 1.0),
         ):
-            _require(0 <= rate <= high, where, f"between 0 and {high:g}", rate)
-        _require(self.seed >= 0, "seed", "a non-negative integer", self.seed)
-        _require(self.dream.entropy_weight >= 0, "dream.entropy_weight", "non-negative", self.dream.entropy_weight)
-        _require(self.evaluation.temperature > 0, "evaluation.temperature", "positive", self.evaluation.temperature)
-        _require(self.tokenizer.channels % 8 == 0 and self.tokenizer.channels > 0,
+            require(0 <= rate <= high, where, f"between 0 and {high:g}", rate)
+        require(self.seed >= 0, "seed", "a non-negative integer", self.seed)
+        require(self.dream.entropy_weight >= 0, "dream.entropy_weight", "non-negative", self.dream.entropy_weight)
+        require(self.evaluation.temperature > 0, "evaluation.temperature", "positive", self.evaluation.temperature)
+        require(self.tokenizer.channels % 8 == 0 and self.tokenizer.channels > 0,
                  "tokenizer.channels", "a multiple of 8 (GroupNorm has 8 groups)", self.tokenizer.channels)  # fmt: skip
-        _require(self.env.size % (1 << self.tokenizer.downsamples) == 0 and self.grid >= 2,
+        require(self.env.size % (1 << self.tokenizer.downsamples) == 0 and self.grid >= 2,
                  "tokenizer.downsamples", f"such that a {self.env.size}-pixel frame halves that often to a grid "
                  "of 2x2 or more", self.tokenizer.downsamples)  # fmt: skip
-        _require(self.tokenizer.code_width % (2 * self.world_model.heads) == 0,
+        require(self.tokenizer.code_width % (2 * self.world_model.heads) == 0,
                  "tokenizer.code_width", f"a multiple of {2 * self.world_model.heads} (twice world_model.heads)",
                  self.tokenizer.code_width)  # fmt: skip
-        _require(self.world_model.segment_length > self.world_model.context,
+        require(self.world_model.segment_length > self.world_model.context,
                  "world_model.segment_length", f"greater than world_model.context ({self.world_model.context})",
                  self.world_model.segment_length)  # fmt: skip
-        _require(self.collect.capacity > max(self.dream.burn_in, self.world_model.segment_length),
+        require(self.collect.capacity > max(self.dream.burn_in, self.world_model.segment_length),
                  "collect.capacity", "greater than a segment and the burn-in", self.collect.capacity)  # fmt: skip
         for name in ("tokenizer", "world_model", "actor_critic"):
             phase: PhaseConfig = getattr(self.training, name)
             where = f"training.{name}"
-            _require(phase.first_epoch >= 1, f"{where}.first_epoch", "at least 1", phase.first_epoch)
-            _require(phase.updates >= 0, f"{where}.updates", "at least 0", phase.updates)
-            _require(phase.batch >= 1, f"{where}.batch", "at least 1", phase.batch)
-            _require(phase.learning_rate > 0, f"{where}.learning_rate", "positive", phase.learning_rate)
-            _require(phase.weight_decay >= 0, f"{where}.weight_decay", "non-negative", phase.weight_decay)
-            _require(phase.clip > 0, f"{where}.clip", "positive", phase.clip)
+            require(phase.first_epoch >= 1, f"{where}.first_epoch", "at least 1", phase.first_epoch)
+            require(phase.updates >= 0, f"{where}.updates", "at least 0", phase.updates)
+            require(phase.batch >= 1, f"{where}.batch", "at least 1", phase.batch)
+            require(phase.learning_rate > 0, f"{where}.learning_rate", "positive", phase.learning_rate)
+            require(phase.weight_decay >= 0, f"{where}.weight_decay", "non-negative", phase.weight_decay)
+            require(phase.clip > 0, f"{where}.clip", "positive", phase.clip)
 
     def to_json(self) -> str:
         """The config as JSON text, with the format's version."""
@@ -312,80 +295,4 @@ class Config:
         version = data.pop("format", None)
         if version != FORMAT:
             raise ConfigError(f"config has format {version!r}; this tokendream reads format {FORMAT}")
-        return _read(Config, data, "config")
-
-
-def _read(cls: type[Any], data: object, where: str) -> Any:
-    """Build a dataclass from plain JSON data, checking names and types."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where} must be an object, not {type(data).__name__}")
-    hints = get_type_hints(cls)
-    for name in data:
-        if name not in hints:
-            raise ConfigError(f"{where}.{name} is unknown; nearest: {nearest(str(name), hints)}")
-    values = {}
-    for f in dataclasses.fields(cls):
-        path = f"{where}.{f.name}"
-        if f.name not in data:
-            raise ConfigError(f"{path} is missing")
-        values[f.name] = _convert(hints[f.name], data[f.name], path)
-    return cls(**values)
-
-
-def _convert(kind: Any, value: object, where: str) -> object:
-    if dataclasses.is_dataclass(kind):
-        return _read(kind, value, where)  # type: ignore[arg-type]
-    if get_origin(kind) is Literal:
-        _require(value in get_args(kind), where, f"one of {', '.join(get_args(kind))}", value)
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    _require(type(value) is kind, where, f"of type {kind.__name__}", value)
-    return value
-
-
-REM = Config()
-
-CPU = Config(
-    preset="cpu",
-    epochs=100,
-    checkpoint_every=5,
-    tokenizer=TokenizerConfig(channels=16, downsamples=4, codebook_size=256, code_width=128, perceptual="none"),
-    world_model=WorldModelConfig(layers=3, heads=4, dropout=0.0),
-    actor_critic=ActorCriticConfig(lstm_width=256),
-    collect=CollectConfig(steps=200, last_epoch=1_000_000, capacity=40_000),
-    training=TrainingConfig(
-        tokenizer=PhaseConfig(3, 40, 64, 3e-4, 0.01, 10.0),
-        world_model=PhaseConfig(6, 60, 32, 6e-4, 0.05, 100.0),
-        actor_critic=PhaseConfig(11, 40, 64, 3e-4, 0.01, 3.0),
-    ),
-    evaluation=EvalConfig(episodes=50, every=25, episodes_during=8),
-)  # fmt: skip
-
-TINY = Config(
-    preset="tiny",
-    env_id="tokendream/Catch-v0",
-    epochs=4,
-    checkpoint_every=2,
-    tokenizer=TokenizerConfig(channels=8, downsamples=4, codebook_size=16, code_width=16, perceptual="none"),
-    world_model=WorldModelConfig(layers=2, heads=2, segment_length=5),
-    actor_critic=ActorCriticConfig(lstm_width=16),
-    dream=DreamConfig(horizon=4, burn_in=3),
-    collect=CollectConfig(steps=20, capacity=1000),
-    training=TrainingConfig(
-        tokenizer=PhaseConfig(1, 2, 4, 1e-3, 0.01, 10.0),
-        world_model=PhaseConfig(2, 2, 2, 1e-3, 0.05, 100.0),
-        actor_critic=PhaseConfig(3, 2, 2, 1e-3, 0.01, 3.0),
-    ),
-    evaluation=EvalConfig(episodes=2, every=2, episodes_during=2),
-)  # fmt: skip
-
-PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "tiny": TINY}
-"""`rem` is the paper; `cpu` learns visibly on two cores within half an hour; `tiny` is for tests."""
-
-
-def preset(name: str) -> Config:
-    """A preset by name. Raises ConfigError naming the nearest ones."""
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, PRESETS)}")
-    return PRESETS[name]
+        return read(Config, data, "config")

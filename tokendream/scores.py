@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
-from tokendream.config import nearest
+from tokendream.plain import nearest
 
 
 class ScoreError(ValueError):

@@ -17,13 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from tokendream.agent import Agent
-from tokendream.snapshot import (
-    Snapshot,
-    capture_random,
-    optimiser_tensors,
-    restore_optimiser,
-    restore_random,
-)
 from tokendream.collect import Collector
 from tokendream.compute import Compute
 from tokendream.config import Config, PhaseConfig
@@ -34,6 +27,13 @@ from tokendream.envs.vector import Envs
 from tokendream.losses import Losses
 from tokendream.metrics import Means, Record
 from tokendream.optim import adamw, apply, check
+from tokendream.snapshot import (
+    Snapshot,
+    capture_random,
+    optimiser_tensors,
+    restore_optimiser,
+    restore_random,
+)
 from tokendream.tokens import TokenCache
 
 PARTS = ("tokenizer", "world_model", "actor_critic")
@@ -203,9 +203,7 @@ class Trainer:
         settings = self.config.dream
         segments = self.replay.draw(batch, settings.burn_in + 1, align="end", rng=self._rng)
         tokens = self._cache.tokens(segments.row, segments.mask)
-        dream = imagine.start(
-            self.agent, tokens, self.replay.steps(segments), burn_in_actions=settings.burn_in_actions
-        )
+        dream = imagine.start(self.agent, tokens, self.replay.steps(segments), burn_in_actions=settings.burn_in_actions)
         return actor_critic_loss(
             imagine.imagine(dream, self.agent, settings.horizon, self._dreaming),
             discount=settings.discount,

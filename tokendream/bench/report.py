@@ -19,7 +19,8 @@ from tokendream import durable
 from tokendream.bench.machine import PRECISIONS
 from tokendream.bench.measure import Row
 from tokendream.bench.profiling import Operator
-from tokendream.config import REM, Config
+from tokendream.config import Config
+from tokendream.presets import REM
 from tokendream.trainer import PARTS
 
 FORMAT = 1

@@ -19,7 +19,8 @@ from tokendream.bench.profiling import top_operators
 from tokendream.bench.report import Comparison, Entry, Findings
 from tokendream.bench.workload import Workload, synthetic_replay
 from tokendream.compute import Compute
-from tokendream.config import Config, ConfigError
+from tokendream.config import Config
+from tokendream.plain import ConfigError
 from tokendream.trainer import PARTS
 
 QUICK = Effort(least=2, most=10, seconds=2.0, longest=8.0, total=120.0)

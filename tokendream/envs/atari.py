@@ -16,8 +16,8 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from jaxtyping import Bool, Int, UInt8
 
-from tokendream.config import nearest
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
+from tokendream.plain import nearest
 from tokendream.scores import ATARI_100K
 
 SEEDS = 2**31

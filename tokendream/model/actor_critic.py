@@ -58,9 +58,7 @@ class ActorCritic(nn.Module):
         zeros = torch.zeros(batch, self.width, device=self.actor.weight.device, dtype=self.actor.weight.dtype)
         return PolicyState(zeros, zeros)
 
-    def forward(
-        self, codes: Float[Tensor, "B K E"], state: PolicyState
-    ) -> tuple[PolicyOutput, PolicyState]:
+    def forward(self, codes: Float[Tensor, "B K E"], state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
         """See a frame: the policy and value there, and the LSTM's memory after it."""
         state = self._remember(self.features(codes), state)
         return PolicyOutput(self.actor(state.h).float(), self.critic(state.h).float().squeeze(-1)), state

@@ -101,9 +101,7 @@ class WorldModel(nn.Module):
             state,
         )
 
-    def loss(
-        self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], steps: Steps
-    ) -> Losses:
+    def loss(self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
         """Cross-entropies of next frame, reward sign and end, each a mean over what is scored.
 
         The first `context` blocks are not scored, nor is padding: block `context - 1` predicts the first scored

@@ -51,9 +51,7 @@ class RetNetLayer(nn.Module):
         self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
         self.ffn_in = nn.Linear(width, ffn_factor * width)
         self.ffn_out = nn.Linear(ffn_factor * width, width)
-        for part in self.qkvg.weight.chunk(
-            4
-        ):  # four matrices of the paper in one product: each has its own fans
+        for part in self.qkvg.weight.chunk(4):  # four matrices of the paper in one product: each has its own fans
             nn.init.xavier_normal_(part)
         for linear in (self.out, self.ffn_in, self.ffn_out):
             nn.init.xavier_normal_(linear.weight)
@@ -83,9 +81,7 @@ class RetNet(nn.Module):
 
     gamma: Tensor
 
-    def __init__(
-        self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"width must be a multiple of {2 * heads} (twice the heads), not {width}")
@@ -125,9 +121,7 @@ class RetNet(nn.Module):
         """One token by the recurrent form."""
         return _squeeze(self._carry(x[:, None], state, retention.recurrent))
 
-    def chunk(
-        self, x: Float[Tensor, "B L D"], state: RetNetState
-    ) -> tuple[Float[Tensor, "B L D"], RetNetState]:
+    def chunk(self, x: Float[Tensor, "B L D"], state: RetNetState) -> tuple[Float[Tensor, "B L D"], RetNetState]:
         """L tokens by the chunkwise form."""
         return self._carry(x, state, retention.chunkwise)
 
@@ -192,7 +186,7 @@ class RetNet(nn.Module):
 
     def _tables(
         self, position: Int64[Tensor, "*L"], dtype: torch.dtype, fold: int = 0
-    ) -> tuple[Complex[Tensor, "..."], Complex[Tensor, "..."]]:
+    ) -> tuple[Complex[Tensor, ...], Complex[Tensor, ...]]:
         """Rotations of queries and of keys, in single precision or better, with k's scale d^(-1/2) worked in.
 
         Shapes: `L e` for plain positions `L`; `G H K1 e` for the positions `G K1` of folded blocks.

@@ -1,0 +1,116 @@
+"""The shape of the code: who may import whom, and how large a room may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "tokendream"
+
+FLOORS = [
+    ["plain", "losses", "data.batch", "interrupt"],
+    ["config", "durable"],
+    ["presets"],
+    ["compute", "films", "nn", "scores"],
+    ["model", "envs", "manifest", "snapshot"],
+    ["data.replay", "agent", "games"],
+    ["dream", "checkpoint", "collect", "evaluate", "metrics", "optim", "tokens"],
+    ["pictures", "report", "trainer"],
+    ["bench", "display"],
+    ["experiment"],
+    ["cli"],
+]
+"""From the ground up: a room imports from lower floors, or from its own folder."""
+
+DISK = {
+    "checkpoint",
+    "durable",
+    "manifest",
+    "metrics",
+    "films",
+    "report",
+    "evaluate",
+    "experiment",
+    "nn.lpips",
+    "bench",
+}
+"""Rooms that may touch the disk."""
+
+MODULES = {
+    str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path
+    for path in ROOT.rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py") or path.parent.name in ("report", "bench")
+}
+
+
+def room(module: str) -> tuple[int, str]:
+    """Floor and name of the room that a module is in."""
+    for floor, names in enumerate(FLOORS):
+        for name in names:
+            if module == name or module.startswith(name + "."):
+                return floor, name
+    raise AssertionError(f"{module} stands on no floor: put it into FLOORS")
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of ours that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tokendream"):
+            base = node.module.removeprefix("tokendream").lstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                found.add(full if full in MODULES or (ROOT / full.replace(".", "/")).is_dir() else base)
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("tokendream.") for a in node.names if a.name.startswith("tokendream.")}
+    return found - {"", "__version__"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down(module):
+    floor, own = room(module)
+    for other in imports(MODULES[module]):
+        below, name = room(other)
+        assert below < floor or name == own, f"{module} (floor {floor}) imports {other} (floor {below})"
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("model.")))
+def test_the_three_parts_ignore_each_other(module):
+    assert not any(other.startswith("model") for other in imports(MODULES[module]))
+
+
+@pytest.mark.parametrize("folder", ["envs", "data"])
+def test_data_and_environments_know_no_model(folder):
+    for module, path in MODULES.items():
+        if module.startswith(folder):
+            assert not any(other.startswith(("model", "agent")) for other in imports(path)), module
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_some_rooms_touch_the_disk(module):
+    if room(module)[1] in DISK or module in DISK:
+        return
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            assert called not in ("open", "write_text", "read_text", "write_bytes", "read_bytes", "mkdir"), module
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_room_is_larger_than_a_reader_can_hold(module):
+    assert len(MODULES[module].read_text().splitlines()) <= 320
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_every_room_says_what_it_is(module):
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text())), f"{module} has no docstring"
+
+
+def test_nothing_is_unpickled():
+    for module, path in MODULES.items():
+        text = path.read_text()
+        bare = (
+            text.replace("unpickle", "").replace("safetensors.torch.load(", "").replace("safetensors.numpy.load(", "")
+        )
+        for word in ("pickle", "torch.load(", "np.load(", "numpy.load(", " eval(", " exec("):
+            assert word not in bare, f"{module} contains {word}"

@@ -1,0 +1,55 @@
+"""Plain JSON data into dataclasses, checked name by name, and the error that names the nearest valid one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the field and what it would accept."""
+
+
+def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
+    """The valid names closest to a misspelt one, as text for an error message."""
+    valid = list(valid)
+    folded = {v.lower(): v for v in valid}
+    close = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.4)
+    return ", ".join(folded[c] for c in close) or ", ".join(sorted(valid)[:8])
+
+
+def require(condition: bool, where: str, expected: str, got: object) -> None:
+    """Raise ConfigError saying what a field must be and what it is, unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{where} must be {expected}, not {got!r}")
+
+
+def read(cls: type[Any], data: object, where: str) -> Any:
+    """Build a dataclass from plain JSON data. Raises ConfigError for a name missing, unknown, or of another type."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be an object, not {type(data).__name__}")
+    hints = get_type_hints(cls)
+    for name in data:
+        if name not in hints:
+            raise ConfigError(f"{where}.{name} is unknown; nearest: {nearest(str(name), hints)}")
+    values = {}
+    for f in dataclasses.fields(cls):
+        path = f"{where}.{f.name}"
+        if f.name not in data:
+            raise ConfigError(f"{path} is missing")
+        values[f.name] = _convert(hints[f.name], data[f.name], path)
+    return cls(**values)
+
+
+def _convert(kind: Any, value: object, where: str) -> object:
+    if dataclasses.is_dataclass(kind):
+        return read(kind, value, where)  # type: ignore[arg-type]
+    if get_origin(kind) is Literal:
+        require(value in get_args(kind), where, f"one of {', '.join(get_args(kind))}", value)
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    require(type(value) is kind, where, f"of type {kind.__name__}", value)
+    return value

@@ -1,0 +1,64 @@
+"""Presets: named configs to start from.
+
+`rem` is the paper; `cpu` learns visibly on two cores within half an hour; `tiny` is for tests.
+"""
+
+from __future__ import annotations
+
+from tokendream.config import (
+    ActorCriticConfig,
+    CollectConfig,
+    Config,
+    DreamConfig,
+    EvalConfig,
+    PhaseConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    WorldModelConfig,
+)
+from tokendream.plain import ConfigError, nearest
+
+REM = Config()
+
+CPU = Config(
+    preset="cpu",
+    epochs=100,
+    checkpoint_every=5,
+    tokenizer=TokenizerConfig(channels=16, downsamples=4, codebook_size=256, code_width=128, perceptual="none"),
+    world_model=WorldModelConfig(layers=3, heads=4, dropout=0.0),
+    actor_critic=ActorCriticConfig(lstm_width=256),
+    collect=CollectConfig(steps=200, last_epoch=1_000_000, capacity=40_000),
+    training=TrainingConfig(
+        tokenizer=PhaseConfig(3, 40, 64, 3e-4, 0.01, 10.0),
+        world_model=PhaseConfig(6, 60, 32, 6e-4, 0.05, 100.0),
+        actor_critic=PhaseConfig(11, 40, 64, 3e-4, 0.01, 3.0),
+    ),
+    evaluation=EvalConfig(episodes=50, every=25, episodes_during=8),
+)  # fmt: skip
+
+TINY = Config(
+    preset="tiny",
+    env_id="tokendream/Catch-v0",
+    epochs=4,
+    checkpoint_every=2,
+    tokenizer=TokenizerConfig(channels=8, downsamples=4, codebook_size=16, code_width=16, perceptual="none"),
+    world_model=WorldModelConfig(layers=2, heads=2, segment_length=5),
+    actor_critic=ActorCriticConfig(lstm_width=16),
+    dream=DreamConfig(horizon=4, burn_in=3),
+    collect=CollectConfig(steps=20, capacity=1000),
+    training=TrainingConfig(
+        tokenizer=PhaseConfig(1, 2, 4, 1e-3, 0.01, 10.0),
+        world_model=PhaseConfig(2, 2, 2, 1e-3, 0.05, 100.0),
+        actor_critic=PhaseConfig(3, 2, 2, 1e-3, 0.01, 3.0),
+    ),
+    evaluation=EvalConfig(episodes=2, every=2, episodes_during=2),
+)  # fmt: skip
+
+PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "tiny": TINY}
+
+
+def preset(name: str) -> Config:
+    """A preset by name. Raises ConfigError naming the nearest ones."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, PRESETS)}")
+    return PRESETS[name]
