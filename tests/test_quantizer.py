@@ -67,7 +67,7 @@ def test_codes_move_the_codebook_rows_they_came_from_and_no_other() -> None:
 
 
 def revivable(patience: int) -> Quantizer:
-    quantizer = Quantizer(64, 4, revive=True, patience=patience)
+    quantizer = Quantizer(64, 4, revive_after=patience)
     with torch.no_grad():
         quantizer.codebook.copy_(torch.arange(64.0)[:, None] + 100)
         quantizer.codebook[0] = 0

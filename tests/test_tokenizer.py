@@ -165,7 +165,7 @@ def test_bf16_autocast_stays_close_and_losses_stay_float32() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_it_learns_a_handful_of_frames(precision: str) -> None:
     frames = toy_frames(6)
-    tokenizer = tiny(revive_codes=True)
+    tokenizer = tiny(revive_after=100)
     optimiser = torch.optim.AdamW(tokenizer.parameters(), lr=3e-3)
     totals = []
     for _ in range(60):
@@ -179,7 +179,7 @@ def test_it_learns_a_handful_of_frames(precision: str) -> None:
 
 
 def test_revival_happens_in_training_mode_only_and_is_saved() -> None:
-    tokenizer = tiny(revive_codes=True).eval()
+    tokenizer = tiny(revive_after=100).eval()
     tokenizer.quantizer.idle.fill_(1000)
     before = tokenizer.quantizer.codebook.detach().clone()
     assert "revived" not in tokenizer.loss(noise(2)).info

@@ -34,7 +34,7 @@ class Agent(nn.Module):
                 code_width=V.code_width,
                 perceptual=V.perceptual,
                 perceptual_weight=V.perceptual_weight,
-                revive_codes=V.revive_codes,
+                revive_after=V.revive_after,
                 changed_weight=V.changed_weight,
             ),
             WorldModel(

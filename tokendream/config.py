@@ -57,8 +57,8 @@ class TokenizerConfig:
     """Network of the LPIPS loss: vgg16 is the paper's, alexnet is cheaper, none leaves LPIPS out."""
     perceptual_weight: float = 1.0
     """Weight of the LPIPS term."""
-    revive_codes: bool = False
-    """Move codes that nothing used for a while onto encoder outputs of the current batch (not published)."""
+    revive_after: int = 0
+    """Updates without use after which a code moves onto an encoder output of the batch; 0: never, as published."""
     changed_weight: float = 0.0
     """Extra weight of the squared error on pixels that differ from the batch's mean frame (not published)."""
 
@@ -233,6 +233,7 @@ class Config:
             ("tokenizer.downsamples", self.tokenizer.downsamples, 1),
             ("tokenizer.codebook_size", self.tokenizer.codebook_size, 2),
             ("tokenizer.code_width", self.tokenizer.code_width, 4),
+            ("tokenizer.revive_after", self.tokenizer.revive_after, 0),
             ("world_model.layers", self.world_model.layers, 1),
             ("world_model.heads", self.world_model.heads, 1),
             ("world_model.ffn_factor", self.world_model.ffn_factor, 1),

@@ -47,13 +47,13 @@ class Tokenizer(nn.Module):
         code_width: int,
         perceptual: Literal["vgg16", "alexnet", "none"] = "vgg16",
         perceptual_weight: float = 1.0,
-        revive_codes: bool = False,
+        revive_after: int = 0,
         changed_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(channels, downsamples)
         self.pre = nn.Conv2d(self.encoder.width, code_width, 1)
-        self.quantizer = Quantizer(codebook_size, code_width, revive=revive_codes)
+        self.quantizer = Quantizer(codebook_size, code_width, revive_after=revive_after)
         self.post = nn.Conv2d(code_width, self.encoder.width, 1)
         self.decoder = Decoder(channels, downsamples)
         self.lpips = None if perceptual == "none" else LPIPS(perceptual)
@@ -95,7 +95,7 @@ class Tokenizer(nn.Module):
         of small moving objects. Info: the perplexity of the batch's tokens, exp(entropy), and the share of the V
         codes that it uses; with revival, the number of codes moved.
 
-        In training mode with `revive_codes` this also moves idle codes, after the loss has used the old ones.
+        In training mode with `revive_after` this also moves idle codes, after the loss has used the old ones.
         """
         x = to_float(frame)
         z = self._embed(x)
@@ -110,7 +110,7 @@ class Tokenizer(nn.Module):
         terms["codebook"] = F.mse_loss(codes, z.detach())
         terms["commitment"] = F.mse_loss(z, codes.detach())
         info = self._usage(tokens)
-        if self.quantizer.revives and self.training:
+        if self.quantizer.revive_after and self.training:
             info["revived"] = self.quantizer.revive(z.detach().flatten(0, 1), tokens.flatten()).float()
         return Losses(terms, info)
 

@@ -22,20 +22,19 @@ def straight_through(z: Float[Tensor, "*B E"], codes: Float[Tensor, "*B E"]) -> 
 class Quantizer(nn.Module):
     """V codes of width E, initially uniform in ±1/V.
 
-    With `revive`, a code that has been the nearest to nothing for `patience` training updates is moved onto an
+    With `revive_after`, a code that has been the nearest to nothing for so many training updates is moved onto an
     encoder output of the current batch. Counting updates since the last use, rather than averaging the use, spares
     codes that are rare but needed: a ball of two pixels is a few tokens in a thousand frames.
     """
 
     idle: Int64[Tensor, " V"]
 
-    def __init__(self, codebook_size: int, code_width: int, *, revive: bool = False, patience: int = 100) -> None:
+    def __init__(self, codebook_size: int, code_width: int, *, revive_after: int = 0) -> None:
         super().__init__()
         bound = 1 / codebook_size
         self.codebook = nn.Parameter(torch.empty(codebook_size, code_width).uniform_(-bound, bound))
-        self.patience = patience
-        self.revives = revive
-        if revive:  # training updates since the last use; part of the state, so that a resumed run revives the same
+        self.revive_after = revive_after
+        if revive_after:  # training updates since the last use; part of the state, so that a resumed run revives the same
             self.register_buffer("idle", torch.zeros(codebook_size, dtype=torch.int64))
 
     def lookup(self, tokens: Int64[Tensor, "*B"]) -> Float[Tensor, "*B E"]:
@@ -63,7 +62,7 @@ class Quantizer(nn.Module):
     def revive(
         self, z: Float[Tensor, "L E"], tokens: Int64[Tensor, " L"], *, generator: torch.Generator | None = None
     ) -> Int64[Tensor, ""]:
-        """Count this batch's use, move codes idle for `patience` updates onto rows of z, and return how many moved.
+        """Count this batch's use, move codes idle for `revive_after` updates onto rows of z, and return how many moved.
 
         Rows are drawn without replacement with probability proportional to their squared error, so that codes go
         where they are missing and not all to the same place (the seeding of k-means++). At most V/32 codes move in
@@ -78,7 +77,7 @@ class Quantizer(nn.Module):
         race = error / torch.empty_like(error).exponential_(generator=generator)
         k = min(max(1, V // 32), z.shape[0])
         age, candidate = self.idle.topk(k)
-        dead = age >= self.patience
+        dead = age >= self.revive_after
         moved = torch.where(dead[:, None], z[race.topk(k).indices].to(self.codebook.dtype), self.codebook[candidate])
         self.codebook.index_copy_(0, candidate, moved)
         self.idle.index_copy_(0, candidate, torch.where(dead, 0, age))
