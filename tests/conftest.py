@@ -9,9 +9,9 @@ from jaxtyping import install_import_hook
 # A copy of the hook's handle must live as long as the tests; modules imported after this line are checked.
 HOOK = install_import_hook("tokendream", "beartype.beartype")
 
-import numpy as np
-import pytest
-import torch
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ from tokendream.bench import measure as measure_module
 from tokendream.bench.measure import Effort, Label, Row, Work, count_flops, fitting_batch, measure
 from tokendream.bench.profiling import top_operators
 from tokendream.bench.workload import ACTIONS, Workload, synthetic_replay
-from tokendream.plain import ConfigError
-from tokendream.presets import REM, TINY
 from tokendream.dream.imagine import Dream
 from tokendream.nn.retnet import RetNet
+from tokendream.plain import ConfigError
+from tokendream.presets import REM, TINY
 
 CPU = torch.device("cpu")
 FLOAT32 = torch.float32

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tokendream.config import Config
-from tokendream.presets import REM, TINY
 from tokendream.envs.atari import AtariEnvs, find_game, games
 from tokendream.envs.make import make
 from tokendream.envs.vector import EnvError, Envs, Transition
+from tokendream.presets import REM, TINY
 from tokendream.scores import ATARI_100K
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokendream.presets import REM, TINY
 from tokendream.evaluate import Evaluation, EvaluationError, evaluate, summarise
 from tokendream.games import Game, random_policy
+from tokendream.presets import REM, TINY
 
 
 def evaluation(scores: Sequence[float] = (3.0, 1.0, 4.0, 1.0), env: str = "Breakout") -> Evaluation:

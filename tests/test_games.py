@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tokendream.collect import game_seed
-from tokendream.presets import REM, TINY
 from tokendream.envs.make import make
 from tokendream.envs.vector import EnvError, Transition
 from tokendream.games import Game, Policy, game_seeds, play_games, random_policy, replay_game
+from tokendream.presets import REM, TINY
 
 
 class Fake:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokendream import config
 from tokendream.model import tokenizer as module
 from tokendream.model.tokenizer import Tokenizer, to_float, to_uint8
 
@@ -29,7 +28,7 @@ def noise(*lead: int, size: int = 16) -> Tensor:
 
 @pytest.mark.parametrize("perceptual", ["none", "vgg16"])
 def test_the_paper_has_3_189_667_parameters_without_lpips(perceptual: str) -> None:
-    c = config.REM.tokenizer
+    c = presets.REM.tokenizer
     tokenizer = Tokenizer(c.channels, c.downsamples, c.codebook_size, c.code_width, perceptual)  # type: ignore[arg-type]
     assert sum(p.numel() for p in tokenizer.parameters()) == 3_189_667
     assert sum(t.numel() for t in tokenizer.state_dict().values()) == 3_189_667

@@ -7,10 +7,10 @@ import torch
 from tokendream.agent import Agent
 from tokendream.compute import Compute
 from tokendream.config import Config, PhaseConfig
-from tokendream.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.make import make
 from tokendream.optim import NonFiniteError
+from tokendream.presets import TINY
 from tokendream.trainer import Trainer
 
 CPU = Compute(torch.device("cpu"), torch.float32)

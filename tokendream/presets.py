@@ -10,6 +10,7 @@ from tokendream.config import (
     CollectConfig,
     Config,
     DreamConfig,
+    EnvConfig,
     EvalConfig,
     PhaseConfig,
     TokenizerConfig,

@@ -34,7 +34,7 @@ class Quantizer(nn.Module):
         bound = 1 / codebook_size
         self.codebook = nn.Parameter(torch.empty(codebook_size, code_width).uniform_(-bound, bound))
         self.revive_after = revive_after
-        if revive_after:  # training updates since the last use; part of the state, so that a resumed run revives the same
+        if revive_after:  # updates since the last use; part of the state, so that a resumed run revives the same
             self.register_buffer("idle", torch.zeros(codebook_size, dtype=torch.int64))
 
     def lookup(self, tokens: Int64[Tensor, "*B"]) -> Float[Tensor, "*B E"]:
