@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tokendream import presets
 from tokendream.model import tokenizer as module
 from tokendream.model.tokenizer import Tokenizer, to_float, to_uint8
 

@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -60,6 +60,7 @@ class Remaining:
         return total
 
 
+@runtime_checkable
 class Display(Protocol):
     """Where a run reports what it does."""
 

@@ -1,0 +1,90 @@
+"""What a user can get wrong on the command line, and what it costs to ask for help."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tokendream import cli
+from tokendream.presets import CPU, REM
+
+
+def run(capsys, *argv):
+    code = cli.main(list(argv))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown command 'trian'; nearest: train"),
+        (["train", "cpi"], "unknown preset 'cpi'; nearest: cpu"),
+        (["train", "--preset", "tyni"], "unknown preset 'tyni'; nearest: tiny"),
+        (["train", "cpu", "--gaem", "Pong"], "unknown flag --gaem; nearest: --game"),
+        (["train", "cpu", "--epochs", "many"], "Error parsing --epochs: invalid literal for int"),
+        (["train", "cpu", "--tokenizer.perceptual", "vgg"], "invalid choice 'vgg'"),
+        (["train", "cpu", "--epochs", "0"], "epochs must be at least 1, not 0"),
+        (["train", "cpu", "--tokenizer.channels", "12"], "tokenizer.channels must be a multiple of 8"),
+        (["train", "cpu", "--game", "Brekout"], "Breakout"),
+        (["train", "cpu", "--env-id", "tokendream/Cach-v0"], "tokendream/Catch-v0"),
+        (["train", "cpu", "--env-id", "CartPole-v1"], "RGB"),
+        (["train", "cpu", "--device", "gpu"], "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
+        (["train", "--resume", "nowhere", "--epochs", "3"], "--resume takes the run's own config"),
+        (["train", "--resume", "nowhere"], "there is no run folder nowhere"),
+        (["eval"], "Missing"),
+        (["eval", "nowhere"], "there is no run folder nowhere"),
+        (["eval", "nowhere", "--episodes", "0"], "episodes must be at least 1, not 0"),
+        (["report", "nowhere"], "nowhere"),
+        (["bench", "--preset", "rim"], "unknown preset 'rim'; nearest: rem"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert err.count("\n") == 1, err
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_override_the_preset():
+    options = cli._parse_train(["cpu", "--game", "Pong", "--dream.horizon", "5", "--no-env.life-loss-ends"])
+    assert (options.config.game, options.config.dream.horizon) == ("Pong", 5)
+    assert not options.config.env.life_loss_ends
+    assert options.config.tokenizer == CPU.tokenizer
+    assert cli._parse_train(["--preset=rem"]).config == REM
+
+
+def test_the_preset_follows_the_machine_and_is_said(capsys, monkeypatch):
+    import torch
+
+    for there, name in ((True, "rem"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert cli._parse_train([]).config.preset == name
+        assert f"preset {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_every_help_runs(command):
+    argv = [sys.executable, "-m", "tokendream", *([command] if command else []), "--help"]
+    out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert "usage" in out
+    if command == "train":
+        for symbol in ("γ", "λ", "ε", "N, the number of RetNet layers", "K = 64 tokens"):
+            assert symbol in out
+
+
+def test_help_imports_nothing_heavy():
+    seen = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tokendream", "--help"], capture_output=True, text=True, check=True
+    ).stderr
+    imported = {line.rsplit("|", 1)[1].strip() for line in seen.splitlines() if "|" in line}
+    assert not imported & {"torch", "numpy", "gymnasium", "ale_py", "matplotlib"}
+    microseconds = sum(int(re.findall(r"\d+", line)[0]) for line in seen.splitlines() if re.search(r"time:\s+\d", line))
+    assert microseconds < 1_000_000
+
+
+def test_the_version(capsys):
+    assert run(capsys, "--version")[:2] == (0, "tokendream 0.1.0\n")

@@ -1,0 +1,115 @@
+import json
+import math
+
+import pytest
+import torch
+
+from tokendream.display import LineDisplay, Remaining, clock
+from tokendream.metrics import Means, MetricsError, RunLog, read_metrics
+from tokendream.presets import TINY
+from tokendream.trainer import Phase
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+
+
+def record(epoch, **figures):
+    return {"epoch": epoch, "env_steps": 10 * epoch, "seconds": 1.0 * epoch, **figures}
+
+
+def test_means_are_means_and_begin_anew():
+    means = Means()
+    for x in (1.0, 2.0, 6.0):
+        means.add("a", {"x": torch.tensor(x), "y": torch.tensor(x * 2, requires_grad=True)})
+    means.add("b", {"x": torch.tensor(5.0)})
+    assert means.flush() == {"a/x": 3.0, "a/y": 6.0, "b/x": 5.0}
+    assert means.flush() == {}
+
+
+def test_means_go_on_to_the_bit():
+    straight, cut = Means(), Means()
+    figures = torch.rand(20)
+    for i, x in enumerate(figures):
+        straight.add("a", {"x": x})
+        cut.add("a", {"x": x})
+        if i == 7:
+            state = json.loads(json.dumps(cut.state()))
+            cut = Means()
+            cut.restore(state)
+    assert straight.flush() == cut.flush()
+
+
+def board(run_dir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_a_resumed_log_has_no_line_and_no_point_twice(tmp_path):
+    log = RunLog(tmp_path)
+    for epoch in (1, 2, 3, 4):
+        log.append(record(epoch, loss=float(epoch)))
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 5, "loss": 0.')  # a crash while writing
+    log = RunLog(tmp_path, after_epoch=2)
+    assert [r["epoch"] for r in log.records] == [1, 2]
+    for epoch in (3, 4):
+        log.append(record(epoch, loss=float(-epoch)))
+    log.close()
+    assert [r["loss"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 2.0, -3.0, -4.0]
+    assert board(tmp_path)["loss"] == [(10, 1.0), (20, 2.0), (30, -3.0), (40, -4.0)]
+
+
+def test_what_is_not_finite_becomes_null(tmp_path):
+    log = RunLog(tmp_path)
+    log.append(record(1, bad=math.nan, good=1.0))
+    log.close()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line["bad"] is None
+    assert line["good"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ["nonsense\n", "[1]\n", '{"epoch": "x"}\n', '{"epoch": 1}\nx\n{"epoch": 2}\n', "[" * 100000 + "\n"]
+)
+def test_a_damaged_file_is_refused_naming_the_line(tmp_path, text):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text)
+    with pytest.raises(MetricsError, match=r"metrics\.jsonl, line [12]:"):
+        read_metrics(path)
+
+
+def test_no_file_is_no_record(tmp_path):
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+PHASES = [Phase("collect", 1, 4, 100, dict), Phase("late", 3, 9, 10, dict)]
+
+
+def test_time_left_counts_the_phases_that_are_to_come():
+    remaining = Remaining(PHASES, epochs=5)
+    assert remaining.seconds(1) is None
+    remaining.learn(record(1, **{"collect/updates_per_s": 50.0}))
+    assert remaining.seconds(2) is None  # nobody knows yet what `late` costs
+    remaining.learn(record(3, **{"collect/updates_per_s": 50.0, "late/updates_per_s": 1.0}))
+    assert remaining.seconds(4) == pytest.approx(1 * 100 / 50 + 2 * 10 / 1)
+    assert remaining.seconds(6) == 0
+
+
+def test_lines_for_logs(capsys):
+    display = LineDisplay(TINY, PHASES)
+    display.update(1, PHASES[0], 3)
+    display.games("evaluation", 1, 2)
+    display.epoch(record(1, **{"collect/updates_per_s": 50.0, "collect/return": 3.25, "world_model/accuracy": None}))
+    display.say("something")
+    display.close()
+    out = capsys.readouterr().out
+    assert "epoch 1/4, 10 env steps, return 3.25, 1s trained, time left unknown yet" in out
+    assert "something" in out
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.9, "3s"), (61.0, "1m01s"), (3725.0, "1h02m")])
+def test_durations_as_people_read_them(seconds, text):
+    assert clock(seconds) == text
