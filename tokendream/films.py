@@ -1,0 +1,86 @@
+"""Films and pictures from uint8 frames: MP4 for browsers, PNG for pages. Nothing here knows what is shown."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+GAP = 40
+"""Grey level of the gap between two columns: seen on black frames and on white ones."""
+
+
+def columns(*films: UInt8[np.ndarray, "T 3 S W"], gap: int = 2) -> UInt8[np.ndarray, "T 3 S W2"]:
+    """Films of equal length and height side by side."""
+    wall = np.full((*films[0].shape[:3], gap), GAP, np.uint8)
+    parts = [part for film in films for part in (film, wall)][:-1]
+    return np.concatenate(parts, axis=-1)
+
+
+def strip(frames: UInt8[np.ndarray, "T 3 S W"], gap: int = 2) -> UInt8[np.ndarray, "3 S W2"]:
+    """Moments of one film in a row."""
+    return columns(*(frame[None] for frame in frames), gap=gap)[0]
+
+
+def enlarge(image: UInt8[np.ndarray, "*B 3 H W"], scale: int) -> UInt8[np.ndarray, "*B 3 H2 W2"]:
+    """Every pixel `scale` times as wide and high; a pixel stays a square."""
+    return image.repeat(scale, axis=-2).repeat(scale, axis=-1)
+
+
+def png(image: UInt8[np.ndarray, "3 H W"]) -> bytes:
+    """A PNG file's content."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "3 H W"]) -> None:
+    """Write a picture, whole or not at all; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    half.write_bytes(png(image))
+    os.replace(half, path)
+
+
+def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int = 15, scale: int = 4) -> None:
+    """Write a film that browsers play (H.264, yuv420p), whole or not at all; makes its folder.
+
+    Pixels are enlarged by `scale`; an odd width or height gains a row of black. Raises ValueError without a frame.
+    """
+    from imageio_ffmpeg import write_frames
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".part-{path.name}")
+    writer = None
+    try:
+        for frame in frames:
+            picture = enlarge(frame, scale).transpose(1, 2, 0)
+            height, width = (side + side % 2 for side in picture.shape[:2])
+            if picture.shape[:2] != (height, width):
+                odd = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
+                picture = np.pad(picture, odd)
+            if writer is None:
+                writer = write_frames(
+                    str(half),
+                    (width, height),
+                    fps=fps,
+                    codec="libx264",
+                    pix_fmt_out="yuv420p",
+                    macro_block_size=2,
+                    output_params=["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"],
+                    ffmpeg_log_level="error",
+                )
+                writer.send(None)
+            writer.send(np.ascontiguousarray(picture))
+        if writer is None:
+            raise ValueError(f"{path}: a film needs at least one frame")
+    finally:
+        if writer is not None:
+            writer.close()
+    os.replace(half, path)
