@@ -183,7 +183,7 @@ def summarise(
     """The evaluation of `games`, played under `config`'s protocol with environments made for evaluation.
 
     `temperature` is that at which actions were sampled, None where the notion does not apply (a random player).
-    `extra` joins the protocol, for instance `policy="random"` or `epoch=50`.
+    `extra` joins the protocol, for instance `player="random"` or `epoch=50`.
     """
     protocol: dict[str, Scalar] = {
         "seed": seed,

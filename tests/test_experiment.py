@@ -1,0 +1,177 @@
+"""A run as a user meets it: folders, evaluation, report, being cut and going on, and what is refused."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tokendream import experiment
+from tokendream.checkpoint import Checkpoints
+from tokendream.cli import main
+from tokendream.evaluate import Evaluation
+from tokendream.metrics import read_metrics
+from tokendream.plain import ConfigError
+from tokendream.presets import TINY
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny run, trained to its end."""
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    assert experiment.start(TINY, run_dir) == 0
+    return run_dir
+
+
+def test_a_finished_run_holds_what_it_promises(finished):
+    assert [r["epoch"] for r in read_metrics(finished / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert experiment.read_config(finished) == TINY
+    assert Checkpoints(finished).epochs() == [4, 2]
+    for name, games in (("final", 2), ("random", 2), ("epoch-000002", 2)):
+        result = Evaluation.from_json((finished / "evaluation" / f"{name}.json").read_text())
+        assert len(result.scores) == games
+    for film in ("best", "median", "dream"):
+        assert (finished / "films" / f"{film}.mp4").stat().st_size > 500
+    page = (finished / "report.html").read_text()
+    assert "tokendream/Catch-v0" in page
+    assert any((finished / "tensorboard").iterdir())
+    assert json.loads((finished / "facts.json").read_text())["device"].startswith("CPU")
+
+
+def test_resuming_a_finished_run_says_so(finished, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert experiment.resume(finished) == 0
+    assert "nothing left to train" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_eval_and_report_commands(finished, capsys):
+    assert main(["eval", str(finished), "--episodes", "3", "--seed", "5", "--no-films"]) == 0
+    assert "over 3 games" in capsys.readouterr().out
+    (path,) = (finished / "evaluation").glob("3-games-*.json")
+    assert len(Evaluation.from_json(path.read_text()).scores) == 3
+    assert main(["report", str(finished)]) == 0
+
+
+def test_a_run_is_never_overwritten(finished, capsys):
+    assert main(["train", "tiny", "--run-dir", str(finished)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_default_names_are_free(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "tokendream-Catch-v0-tiny-seed0").mkdir(parents=True)
+    assert experiment._free_name(TINY).name == "tokendream-Catch-v0-tiny-seed0-2"
+
+
+def weights(run_dir):
+    _, snapshot = Checkpoints(run_dir).load(groups=("agent", "optimiser.world_model"))
+    return {f"{g}/{k}": v for g, tensors in snapshot.tensors.items() for k, v in tensors.items()}
+
+
+def command(run_dir, *extra):
+    return [sys.executable, "-m", "tokendream", "train", *extra]
+
+
+SLOW = dataclasses.replace(TINY, collect=dataclasses.replace(TINY.collect, steps=60), epochs=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_cut_goes_on_as_if_it_had_not_been(tmp_path, how):
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    flags = ["tiny", "--collect.steps", "60", "--epochs", "5", "--checkpoint-every", "1"]
+    subprocess.run(command(straight, *flags, "--run-dir", str(straight)), check=True, capture_output=True)
+
+    process = subprocess.Popen(
+        command(cut, *flags, "--run-dir", str(cut)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (cut / "checkpoints" / "epoch-000002").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, how)
+    out, err = process.communicate(timeout=120)
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
+    assert process.returncode == expected, err
+    if how != signal.SIGKILL:
+        assert f"tokendream train --resume {cut}" in out
+    subprocess.run(command(cut, "--resume", str(cut)), check=True, capture_output=True)
+
+    one, other = weights(straight), weights(cut)
+    assert one.keys() == other.keys()
+    assert all(one[k].equal(other[k]) for k in one)
+    scores = [json.loads((d / "evaluation" / "final.json").read_text())["scores"] for d in (straight, cut)]
+    assert scores[0] == scores[1]
+    lines = [
+        [
+            {k: v for k, v in r.items() if "seconds" not in k and "per_s" not in k}
+            for r in read_metrics(d / "metrics.jsonl")
+        ]
+        for d in (straight, cut)
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    (tmp_path / "config.json").write_text(TINY.to_json())
+    with experiment._locked(tmp_path), pytest.raises(ConfigError, match="another process is training"):
+        experiment.resume(tmp_path)
+
+
+def test_a_time_limit_stops_at_a_checkpoint(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    assert experiment.start(TINY, run_dir, time_limit=0.0) == 0
+    assert "stopped (time limit)" in capsys.readouterr().out
+    assert experiment.resume(run_dir) == 0
+    assert [r["epoch"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def spoil(run_dir, name, text):
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / name).write_text(text)
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "config is not JSON"),
+        ("{}", "config has format None"),
+        ('{"format": 99}', "config has format 99; this tokendream reads format 1"),
+        (TINY.to_json()[:-40], "config is not JSON"),
+        (TINY.to_json().replace('"epochs"', '"epohcs"'), "config.epohcs is unknown; nearest: epochs"),
+        (TINY.to_json().replace('"epochs": 4', '"epochs": "4"'), "config.epochs must be of type int"),
+    ],
+)
+def test_a_damaged_config_is_refused_in_one_line(tmp_path, capsys, text, message):
+    for argv in (["eval"], ["train", "--resume"], ["report"]):
+        assert main([*argv, str(spoil(tmp_path / "run", "config.json", text))]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_empty_and_foreign_folders_are_refused(tmp_path, capsys):
+    for argv in (["eval"], ["train", "--resume"]):
+        assert main([*argv, str(tmp_path)]) == 2
+        assert "it has no config.json" in capsys.readouterr().err
+    spoil(tmp_path / "run", "config.json", TINY.to_json())
+    assert main(["eval", str(tmp_path / "run")]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, capsys):
+    victim = finished / "checkpoints" / "epoch-000004" / "agent.safetensors"
+    good = victim.read_bytes()
+    victim.write_bytes(good[:-7])
+    try:
+        assert main(["eval", str(finished), "--episodes", "1", "--no-films"]) == 0
+        assert "epoch-000002" in capsys.readouterr().out
+    finally:
+        victim.write_bytes(good)

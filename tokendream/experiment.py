@@ -1,0 +1,290 @@
+"""A run from its folder's first file to its report: where training, evaluation, logs and checkpoints are wired up.
+
+What happens inside an epoch is the trainer's business; here is what happens around epochs. A run folder belongs to
+one process at a time, and whatever stops a run between two updates (Ctrl-C, SIGTERM, a time limit) saves it there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import itertools
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokendream import __version__, films, pictures
+from tokendream.agent import Agent, AgentPolicy
+from tokendream.checkpoint import CheckpointError, Checkpoints
+from tokendream.compute import Compute, keep_freed_memory
+from tokendream.config import Config
+from tokendream.data.replay import ReplayBuffer
+from tokendream.display import Display, display_for
+from tokendream.envs.make import make
+from tokendream.evaluate import Evaluation, evaluate
+from tokendream.games import Game, Policy, random_policy, replay_game
+from tokendream.interrupt import EXIT_CODES, Stopped, StopRequest
+from tokendream.metrics import Record, RunLog
+from tokendream.plain import ConfigError
+from tokendream.report import write_pictures, write_report
+from tokendream.trainer import Trainer
+
+REPORT_EVERY = 120.0
+"""Seconds between two refreshes of the report while training."""
+
+FILM_STEPS = 1200
+"""Steps of a game that its film shows; Atari games can last an hour."""
+
+
+def start(config: Config, run_dir: Path | None = None, *, time_limit: float | None = None) -> int:
+    """Train from scratch in a new folder. Returns the exit code. Raises ConfigError if the folder is in use."""
+    if run_dir is None:
+        run_dir = _free_name(config)
+    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ConfigError(f"{run_dir} exists and is not empty: go on with --resume {run_dir} or name another --run-dir")
+    make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
+    compute = Compute.resolve(config.device, config.precision)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.json").write_text(config.to_json())
+    (run_dir / "facts.json").write_text(json.dumps(_facts(compute), indent=2) + "\n")
+    return Run(config, run_dir, compute).go(resumed=False, time_limit=time_limit)
+
+
+def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
+    """Go on with a run from its last checkpoint, or from its beginning if it was cut before the first."""
+    config = read_config(run_dir)
+    compute = Compute.resolve(config.device, config.precision)
+    return Run(config, run_dir, compute).go(resumed=bool(Checkpoints(run_dir).epochs()), time_limit=time_limit)
+
+
+def evaluate_run(
+    run_dir: Path, *, episodes: int, temperature: float, seed: int = 0, device: str = "auto", with_films: bool = True
+) -> int:
+    """Evaluate a run's last checkpoint: print the score, write it, and films of two games, into the run folder."""
+    if episodes < 1:
+        raise ConfigError(f"episodes must be at least 1, not {episodes}")
+    if not temperature > 0:
+        raise ConfigError(f"temperature must be positive, not {temperature:g}")
+    config = read_config(run_dir)
+    compute = Compute.resolve(device, config.precision)
+    epoch, snapshot = Checkpoints(run_dir).load(groups=("agent",))
+    envs = make(config, 1, evaluation=True)
+    agent = Agent.from_config(config, envs.n_actions)
+    envs.close()
+    try:
+        agent.load_state_dict(snapshot.tensors["agent"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {error}") from None
+    agent.to(compute.device).eval()
+    policy = AgentPolicy(agent, compute, temperature=temperature, seed=seed)
+    display = display_for(config, ())
+    try:
+        result, games = evaluate(
+            config, policy, episodes, seed, temperature=temperature, epoch=epoch,
+            progress=lambda done, total: display.games("games", done, total),
+        )  # fmt: skip
+    finally:
+        display.close()
+    path = run_dir / "evaluation" / f"{episodes}-games-temperature-{temperature:g}-seed-{seed}.json"
+    result.write(path)
+    print(result.describe())
+    print(f"scores of every game: {path}")
+    if with_films:
+        write_films(config, result, games, run_dir)
+        print(f"films of the best and the median game: {run_dir / 'films'}")
+    return 0
+
+
+def read_config(run_dir: Path) -> Config:
+    """The config of a run folder. Raises ConfigError saying what is wrong with the folder."""
+    path = run_dir / "config.json"
+    if not run_dir.is_dir():
+        raise ConfigError(f"there is no run folder {run_dir}")
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} is no run folder: it has no config.json")
+    try:
+        return Config.from_json(path.read_text())
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def write_films(config: Config, result: Evaluation, games: list[Game], run_dir: Path) -> None:
+    """Films of the best and of the median game, played again from their seeds and actions."""
+    for name, index in (("best", result.best), ("median", result.middle)):
+        envs = make(config, 1, evaluation=True)
+        try:
+            frames = itertools.islice(replay_game(envs, games[index]), FILM_STEPS)
+            films.write_mp4(run_dir / "films" / f"{name}.mp4", frames, fps=15)
+        finally:
+            envs.close()
+
+
+class Run:
+    """A run folder being trained in."""
+
+    def __init__(self, config: Config, run_dir: Path, compute: Compute) -> None:
+        self.config, self.run_dir, self.compute = config, run_dir, compute
+        self._store = Checkpoints(run_dir)
+        self._reported = time.monotonic() - REPORT_EVERY + 45  # the first report after 45 s: people want to look
+
+    def go(self, *, resumed: bool, time_limit: float | None = None) -> int:
+        """Train to the end, or until stopped; returns the exit code."""
+        keep_freed_memory()
+        stop = StopRequest(time_limit)
+        with _locked(self.run_dir), stop.listening(), contextlib.ExitStack() as stack:
+            envs = make(self.config, 1, evaluation=False)
+            stack.callback(envs.close)
+            torch.manual_seed(self.config.seed)
+            self._agent = Agent.from_config(self.config, envs.n_actions)
+            size = self.config.env.size
+            self._replay = ReplayBuffer(self.config.collect.capacity, (3, size, size), self.compute.device)
+            self._trainer = Trainer(self.config, self._agent, envs, self._replay, self.compute)
+            if resumed:
+                epoch, snapshot = self._store.load()
+                self._store.load_replay(epoch, self._replay)
+                self._trainer.restore(snapshot)
+            self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1)
+            stack.callback(self._log.close)
+            self._display: Display = display_for(self.config, self._trainer.phases)
+            stack.callback(self._display.close)
+            self._display.say(
+                f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
+                f"seed {self.config.seed}) on {self.compute.describe()}, in {self.run_dir}"
+            )
+            try:
+                finished = self._train(stop) and self._finish(stop)
+            except Stopped:
+                finished = False
+            if not finished:
+                self._save()
+                self._display.say(f"stopped ({stop.reason}); go on with: tokendream train --resume {self.run_dir}")
+                return EXIT_CODES[stop.reason or "time limit"]
+        return 0
+
+    def _train(self, stop: StopRequest) -> bool:
+        """All epochs that are left. Returns False if asked to stop."""
+        trainer, every = self._trainer, self.config.evaluation.every
+        while not trainer.finished:
+            epoch = trainer.epoch
+            if not trainer.run_epoch(stop, lambda phase, done, e=epoch: self._display.update(e, phase, done)):  # type: ignore[misc]
+                return False
+            figures: Record = {}
+            if every and epoch % every == 0 and epoch < self.config.epochs:
+                result, _ = self._evaluate(self._policy(epoch, stop), self.config.evaluation.episodes_during, epoch)
+                result.write(self.run_dir / "evaluation" / f"epoch-{epoch:06d}.json")
+                low, high = result.interval
+                figures = {"evaluation/mean": result.mean, "evaluation/low": low, "evaluation/high": high}
+            record = trainer.close_epoch() | figures
+            self._log.append(record)
+            self._display.epoch(record)
+            if epoch % self.config.checkpoint_every == 0 or trainer.finished:
+                self._save()
+            if time.monotonic() - self._reported > REPORT_EVERY:
+                self._report()
+        return True
+
+    def _finish(self, stop: StopRequest) -> bool:
+        """The final evaluation beside a random player's, films, and the report."""
+        final = self.run_dir / "evaluation" / "final.json"
+        if final.exists():
+            self._display.say(f"nothing left to train or evaluate: {final} is there")
+            return True
+        self._report()
+        episodes, epochs = self.config.evaluation.episodes, self.config.epochs
+        chance, _ = self._evaluate(_asking(stop, self._random()), episodes, epochs, player="random")
+        chance.write(final.with_name("random.json"))
+        result, games = self._evaluate(self._policy(epochs, stop), episodes, epochs)
+        write_films(self.config, result, games, self.run_dir)
+        result.write(final)
+        self._display.say(f"random {chance.describe()}")
+        self._display.say(f"agent  {result.describe()}")
+        self._report()
+        self._display.say(f"report: {self.run_dir / 'report.html'}")
+        return True
+
+    def _policy(self, epoch: int, stop: StopRequest) -> Policy:
+        seed = self.config.seed + epoch
+        return _asking(
+            stop, AgentPolicy(self._agent, self.compute, temperature=self.config.evaluation.temperature, seed=seed)
+        )
+
+    def _random(self) -> Policy:
+        return random_policy(self._agent.actor_critic.n_actions, np.random.default_rng(self.config.seed))
+
+    def _evaluate(self, policy: Policy, episodes: int, epoch: int, **extra: str) -> tuple[Evaluation, list[Game]]:
+        return evaluate(
+            self.config,
+            policy,
+            episodes,
+            self.config.seed,
+            temperature=None if extra else self.config.evaluation.temperature,
+            progress=lambda done, total: self._display.games("evaluation", done, total),
+            epoch=epoch,
+            env_steps=self._replay.total,
+            **extra,
+        )
+
+    def _save(self) -> None:
+        self._store.save(self._trainer.epoch - 1, self._trainer.snapshot(), self._replay)
+
+    def _report(self) -> None:
+        drawn = pictures.draw(self._agent, self._replay, self.config, self.compute)
+        if drawn is not None:
+            write_pictures(self.run_dir, *drawn)
+        write_report(self.run_dir)
+        self._reported = time.monotonic()
+
+
+def _asking(stop: StopRequest, policy: Policy) -> Policy:
+    """The same policy, which leaves the game by an exception when the run is asked to stop."""
+
+    def act(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
+        stop.raise_if_set()
+        return policy(frame, first)
+
+    return act
+
+
+def _free_name(config: Config) -> Path:
+    """A folder under runs/ that does not exist yet, named after the game, the preset and the seed."""
+    name = f"{config.env_name.replace('/', '-').replace(':', '-')}-{config.preset}-seed{config.seed}"
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(path for n in names if not (path := Path("runs") / n).exists())
+
+
+@contextlib.contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is training in {run_dir}") from None
+        yield
+
+
+def _facts(compute: Compute) -> dict[str, str]:
+    """What a reader of the results asks about the machine and the code."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    ) if _has_git() else None  # fmt: skip
+    return {
+        "device": compute.describe(),
+        "precision": str(compute.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "version": __version__,
+        "commit": commit.stdout.strip() if commit else "",
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _has_git() -> bool:
+    return any(os.access(Path(folder) / "git", os.X_OK) for folder in os.get_exec_path())

@@ -1,0 +1,76 @@
+"""What a run folder holds, read as far as it is there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokendream import scores
+from tokendream.config import Config
+from tokendream.evaluate import Evaluation, EvaluationError
+from tokendream.metrics import Record, read_metrics
+from tokendream.plain import ConfigError
+from tokendream.scores import Reference
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The parts of a run folder that a report shows; empty or None where a run has not got that far."""
+
+    path: Path
+    config: Config
+    facts: dict[str, str]
+    records: list[Record]
+    during: list[Evaluation]
+    final: Evaluation | None
+    chance: Evaluation | None
+
+    @property
+    def reference(self) -> Reference | None:
+        """Published scores of the game, if it is one of Atari 100K."""
+        name = None if self.config.env_id else scores.benchmark_name(self.config.game)
+        return scores.ATARI_100K[name] if name else None
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Env steps and values of a figure, where it was recorded."""
+        points = [(r["env_steps"], r[name]) for r in self.records if r.get(name) is not None]
+        return [p[0] for p in points], [p[1] for p in points]
+
+    @staticmethod
+    def read(path: Path) -> Folder:
+        """Raises ConfigError for a folder that is no run; half-finished runs are welcome."""
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{path} is no run folder: it has no config.json")
+        try:
+            config = Config.from_json((path / "config.json").read_text(errors="replace"))
+        except ConfigError as error:
+            raise ConfigError(f"{path / 'config.json'}: {error}") from None
+        evaluations = path / "evaluation"
+        during = [_evaluation(p) for p in sorted(evaluations.glob("epoch-*.json"))]
+        return Folder(
+            path,
+            config,
+            _facts(path / "facts.json"),
+            read_metrics(path / "metrics.jsonl"),
+            [e for e in during if e is not None],
+            _evaluation(evaluations / "final.json"),
+            _evaluation(evaluations / "random.json"),
+        )
+
+
+def _evaluation(path: Path) -> Evaluation | None:
+    if not path.is_file():
+        return None
+    try:
+        return Evaluation.from_json(path.read_text(errors="replace"))
+    except EvaluationError as error:
+        raise EvaluationError(f"{path}: {error}") from None
+
+
+def _facts(path: Path) -> dict[str, str]:
+    try:
+        facts = json.loads(path.read_text(errors="replace")) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
