@@ -50,7 +50,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, 
 
 
 def test_flags_override_the_preset():
-    options = cli._parse_train(["cpu", "--game", "Pong", "--dream.horizon", "5", "--no-env.life-loss-ends"])
+    options = cli._parse_train(["cpu", "--game", "Pong", "--dream.horizon", "5", "--env.no-life-loss-ends"])
     assert (options.config.game, options.config.dream.horizon) == ("Pong", 5)
     assert not options.config.env.life_loss_ends
     assert options.config.tokenizer == CPU.tokenizer

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+from typing import Annotated, Any, NoReturn, TypeVar, cast, get_type_hints
 
 import tyro
 
@@ -197,12 +197,12 @@ def _parse(kind: type[Options], argv: list[str], prog: str, default: Options | N
     valid = set(_flags(kind)) | {"--help", "-h"}
     for word in argv:
         flag = word.split("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in valid and flag.replace("--no-", "--", 1) not in valid:
+        if flag.startswith("--") and flag not in valid:
             raise ConfigError(f"unknown flag {flag}; nearest: {nearest(flag, valid)}")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), _wide():
-            return tyro.cli(kind, args=argv, prog=prog, default=default)
+            return cast(Options, tyro.cli(kind, args=argv, prog=prog, default=default))
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -211,11 +211,14 @@ def _parse(kind: type[Options], argv: list[str], prog: str, default: Options | N
 
 def _flags(kind: type[Any], prefix: str = "") -> Iterator[str]:
     for name, hint in get_type_hints(kind).items():
-        flag = f"{prefix}{name.replace('_', '-')}"
+        leaf = name.replace("_", "-")
+        flag = f"{prefix}{leaf}"
         if dataclasses.is_dataclass(hint):
             yield from _flags(hint, "" if hint is Config else f"{flag}.")  # type: ignore[arg-type]
         else:
             yield f"--{flag}"
+            if hint is bool:
+                yield f"--{prefix}no-{leaf}"
 
 
 @contextlib.contextmanager

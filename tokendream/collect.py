@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from tokendream.agent import Agent
 from tokendream.compute import Compute
@@ -35,6 +36,9 @@ class Collector:
         self._epsilon, self._generator = epsilon, generator
         self._game = -1
         self._memory: PolicyState | None = None
+        self._frame: UInt8[np.ndarray, "1 3 S S"]
+        self._score: float
+        self._actions: list[int]
         self._begin()
 
     def step(self, agent: Agent, compute: Compute) -> float | None:
@@ -83,5 +87,4 @@ class Collector:
     def _begin(self) -> None:
         self._game += 1
         self._frame = self._envs.reset([game_seed(self._seed, self._game)])
-        self._actions: list[int] = []
-        self._score = 0.0
+        self._actions, self._score = [], 0.0

@@ -218,17 +218,19 @@ class Run:
     def _random(self) -> Policy:
         return random_policy(self._agent.actor_critic.n_actions, np.random.default_rng(self.config.seed))
 
-    def _evaluate(self, policy: Policy, episodes: int, epoch: int, **extra: str) -> tuple[Evaluation, list[Game]]:
+    def _evaluate(
+        self, policy: Policy, episodes: int, epoch: int, *, player: str = "agent"
+    ) -> tuple[Evaluation, list[Game]]:
         return evaluate(
             self.config,
             policy,
             episodes,
             self.config.seed,
-            temperature=None if extra else self.config.evaluation.temperature,
+            temperature=self.config.evaluation.temperature if player == "agent" else None,
             progress=lambda done, total: self._display.games("evaluation", done, total),
             epoch=epoch,
             env_steps=self._replay.total,
-            **extra,
+            player=player,
         )
 
     def _save(self) -> None:

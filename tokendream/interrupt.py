@@ -39,7 +39,7 @@ class StopRequest:
 
         def note(number: int, frame: FrameType | None) -> None:
             self.reason = signal.Signals(number).name
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
 
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in before:

@@ -97,7 +97,7 @@ class RunLog:
         half.write_text("".join(map(_line, self.records)))
         os.replace(half, self._path)
         shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-        self._board: Any = SummaryWriter(str(run_dir / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._board: Any = SummaryWriter(str(run_dir / "tensorboard"))
         for record in self.records:
             self._draw(record)
 

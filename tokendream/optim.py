@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ class NonFiniteError(ValueError):
 def adamw(module: nn.Module, phase: PhaseConfig, *, decay_matrices_only: bool = False) -> torch.optim.AdamW:
     """AdamW over a part's trainable parameters; weight decay on everything, or on tensors of two or more axes."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if not decay_matrices_only or p.ndim >= 2]},
         {"params": [p for p in parameters if decay_matrices_only and p.ndim < 2], "weight_decay": 0.0},
     ]
@@ -34,9 +36,9 @@ def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> 
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     optimiser.zero_grad(set_to_none=True)
-    losses.total.backward()  # type: ignore[no-untyped-call]
+    losses.total.backward()
     norm = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
-    optimiser.found_inf = torch.isfinite(norm).logical_not().float()  # type: ignore[attr-defined]
+    setattr(optimiser, "found_inf", torch.isfinite(norm).logical_not().float())  # noqa: B010, undeclared there
     optimiser.step()
     return norm
 

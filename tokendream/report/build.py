@@ -164,7 +164,8 @@ def _evaluation(folder: Folder) -> Iterator[str]:
         yield _later("the first evaluation")
         return
     yield '<div class="scroll"><table><tr><th>who</th><th class="n">games</th><th class="n">mean</th>'
-    yield '<th class="n">95% interval</th><th class="n">median</th><th class="n">best</th><th class="n">normalised</th></tr>'
+    yield '<th class="n">95% interval</th><th class="n">median</th>'
+    yield '<th class="n">best</th><th class="n">normalised</th></tr>'
     yield from (_row(label, e) for label, e in rows)
     yield "</table></div>"
     if folder.final:

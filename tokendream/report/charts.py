@@ -59,7 +59,8 @@ def learning(folder: Folder) -> str | None:
             if level <= max(shown) + 1.5 * (max(shown) - min(shown) + 1e-9) or label.startswith("random"):
                 axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
                 axes.annotate(f"{label} {level:g}", (1, level), xycoords=("axes fraction", "data"),
-                              xytext=(-2, 3), textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
+                              xytext=(-2, 3), textcoords="offset points", ha="right", color=INK,
+                              fontsize=8)  # fmt: skip
         axes.set_xlabel("env steps")
         axes.set_ylabel("score of a game")
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")

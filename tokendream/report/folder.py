@@ -34,7 +34,7 @@ class Folder:
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Env steps and values of a figure, where it was recorded."""
-        points = [(r["env_steps"], r[name]) for r in self.records if r.get(name) is not None]
+        points = [(float(r["env_steps"]), float(r[name])) for r in self.records if r.get(name) is not None]
         return [p[0] for p in points], [p[1] for p in points]
 
     @staticmethod
