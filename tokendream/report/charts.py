@@ -65,7 +65,7 @@ def learning(folder: Folder) -> str | None:
         axes.set_ylabel("score of a game")
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
 
-    return _svg(draw, 8, 3.6)
+    return _svg(draw, 8.0, 3.6)
 
 
 def losses(folder: Folder) -> list[tuple[str, str, str]]:
@@ -97,7 +97,7 @@ def time_spent(folder: Folder) -> str | None:
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left", ncols=4)
         axes.set_ylim(0, 1.25 * max(sum(column) for column in zip(*parts, strict=True)))
 
-    return _svg(draw, 8, 2.6)
+    return _svg(draw, 8.0, 2.6)
 
 
 def histogram(final: Evaluation, chance: Evaluation | None) -> str:
@@ -114,7 +114,7 @@ def histogram(final: Evaluation, chance: Evaluation | None) -> str:
         axes.set_ylabel("games")
         axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
-    return _svg(draw, 8, 2.4)
+    return _svg(draw, 8.0, 2.4)
 
 
 def _levels(folder: Folder) -> list[tuple[str, float]]:
