@@ -1,0 +1,119 @@
+"""The report at every moment of a run's life, from an empty folder to the end."""
+
+import dataclasses
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+
+from tokendream.config import Config
+from tokendream.evaluate import summarise
+from tokendream.games import Game
+from tokendream.plain import ConfigError
+from tokendream.report import write_pictures, write_report
+
+BREAKOUT = dataclasses.replace(Config(), game="Breakout", epochs=40)
+
+
+def evaluation(scores, epoch, **extra):
+    games = [Game(seed=i, score=float(s), actions=np.zeros(5, np.uint8)) for i, s in enumerate(scores)]
+    return summarise(BREAKOUT, games, seed=0, temperature=0.5, epoch=epoch, env_steps=200 * epoch, **extra)
+
+
+def folder(path, epochs=30, finished=True):
+    """A synthetic run of Breakout."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(BREAKOUT.to_json())
+    rng = np.random.default_rng(0)
+    lines = []
+    for epoch in range(1, epochs + 1):
+        record = {"epoch": epoch, "env_steps": 200 * epoch, "seconds": 9.5 * epoch, "collect/seconds": 1.0}
+        if epoch % 2:
+            record["collect/return"] = float(rng.poisson(epoch))
+        if epoch > 5:
+            record |= {"tokenizer/reconstruction": 1 / epoch, "tokenizer/seconds": 3.0, "tokenizer/updates_per_s": 66.0}
+        if epoch > 10:
+            record |= {"world_model/next_frame": 5 / epoch, "world_model/accuracy": 0.9, "actor_critic/policy": None}
+        lines.append(json.dumps(record) + "\n")
+    (path / "metrics.jsonl").write_text("".join(lines))
+    evaluation([1, 2, 5], 20).write(path / "evaluation" / "epoch-000020.json")
+    if finished:
+        evaluation([7, 30, 41, 12], 40).write(path / "evaluation" / "final.json")
+        evaluation([1, 0, 2, 1], 40, player="random").write(path / "evaluation" / "random.json")
+    return path
+
+
+def film(n=12):
+    return np.random.default_rng(1).integers(0, 256, (n, 3, 16, 16), dtype=np.uint8)
+
+
+def test_a_finished_run_shows_everything(tmp_path):
+    run = folder(tmp_path / "run")
+    write_pictures(run, film(), film(), film())
+    began = time.perf_counter()
+    page = write_report(run).read_text()
+    assert time.perf_counter() - began < 10
+    assert "Breakout, preset rem, seed 0" in page
+    assert "<b>22.5</b>" in page  # the final mean
+    assert "<b>0.722</b>" in page  # (22.5 - 1.7) / (30.5 - 1.7)
+    assert "REM, published 90.7" in page or "<b>90.7</b>" in page
+    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:video/mp4;base64,") == 1
+    for section in ("Learning curve", "What the agent sees", "Evaluation", "The three parts", "Where the time goes"):
+        assert section in page
+    assert "M next-frame token accuracy" in page
+    assert "tokendream train --resume" in page
+    assert "dream.horizon" in page
+
+
+def test_the_page_asks_nobody_for_anything(tmp_path):
+    run = folder(tmp_path / "run")
+    write_pictures(run, film(), film(), film())
+    page = write_report(run).read_text()
+    assert not re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:|#)[a-z]""", page)
+    assert "<script" not in page
+    assert len(page) < 10e6
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 8])
+def test_a_run_that_has_only_begun(tmp_path, epochs):
+    run = folder(tmp_path / "run", epochs=epochs, finished=False)
+    for path in (run / "evaluation").iterdir():
+        path.unlink()
+    page = write_report(run).read_text()
+    assert "Appears with" in page
+    assert f"epoch {epochs} of 40" in page
+
+
+def test_a_torn_last_line_is_no_obstacle(tmp_path):
+    run = folder(tmp_path / "run", finished=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 31, "env')
+    assert "epoch 30 of 40" in write_report(run).read_text()
+
+
+def test_markup_in_a_config_stays_text(tmp_path):
+    run = folder(tmp_path / "run", finished=False)
+    (run / "config.json").write_text(dataclasses.replace(BREAKOUT, env_id="<script>alert(1)</script>").to_json())
+    assert "<script" not in write_report(run).read_text()
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["evaluation/final.json", "metrics.jsonl"])
+def test_damaged_files_are_named(tmp_path, name):
+    run = folder(tmp_path / "run")
+    (run / name).write_text("garbage\n")
+    with pytest.raises(ValueError, match=name.rsplit("/", 1)[-1]):
+        write_report(run)
+
+
+def test_unreadable_facts_are_left_out(tmp_path):
+    run = folder(tmp_path / "run")
+    (run / "facts.json").write_text("{")
+    assert "Breakout" in write_report(run).read_text()
