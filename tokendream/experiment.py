@@ -33,8 +33,9 @@ from tokendream.games import Game, Policy, random_policy, replay_game
 from tokendream.interrupt import EXIT_CODES, Stopped, StopRequest
 from tokendream.metrics import Record, RunLog
 from tokendream.plain import ConfigError
+from tokendream.presets import DURATIONS
 from tokendream.report import write_pictures, write_report
-from tokendream.trainer import Trainer
+from tokendream.trainer import PARTS, Trainer
 
 REPORT_EVERY = 120.0
 """Seconds between two refreshes of the report while training."""
@@ -154,6 +155,8 @@ class Run:
             stack.callback(self._log.close)
             self._display: Display = display_for(self.config, self._trainer.phases)
             stack.callback(self._display.close)
+            if not resumed:
+                self._display.say(_plan(self.config))
             self._display.say(
                 f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
                 f"seed {self.config.seed}) on {self.compute.describe()}, in {self.run_dir}"
@@ -270,6 +273,21 @@ def _locked(run_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"another process is training in {run_dir}") from None
         yield
+
+
+def _plan(config: Config) -> str:
+    """What a run is going to do and how long that takes, as far as it is known before it starts."""
+    collected = config.collect.steps * min(config.epochs, config.collect.last_epoch)
+    phases = ", ".join(
+        f"{name.replace('_', ' ')} {phase.updates} x {phase.batch} from epoch {phase.first_epoch}"
+        for name in PARTS
+        for phase in [getattr(config.training, name)]
+    )
+    known = DURATIONS.get(config.preset, "the time left is shown once every phase has run")
+    return (
+        f"plan: {config.epochs} epochs, {collected:,} env steps; updates an epoch: {phases}; then "
+        f"{config.evaluation.episodes} games of evaluation and a report, which is refreshed on the way. {known}"
+    )
 
 
 def _facts(compute: Compute) -> dict[str, str]:
