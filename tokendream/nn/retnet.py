@@ -15,6 +15,7 @@ from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
+from tokendream.nn.dropout import dropout
 
 Retain = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q, k, v), each `G H L d`, to the retention's output, `G H L d`."""
@@ -70,7 +71,7 @@ class RetNetLayer(nn.Module):
         return x + self._drop(self.ffn_out(y))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class RetNet(nn.Module):
