@@ -163,7 +163,7 @@ class RetNet(nn.Module):
                 after = retention.block_states(k[:, :T], v.unflatten(0, (B, T + P))[:, :T], self.gamma, S)
                 carried.append(after[:, -1])
                 entering = torch.cat((S[:, None], after[:, :-1], after[:, predict]), dim=1).flatten(0, 1)
-                return retention.attend(q, k.flatten(0, 1), v, self.gamma, entering)
+                return retention.attend(q, k.flatten(0, 1), v, entering)
 
             blocks = layer(blocks, retain)
         y, y_next = blocks.view(B, T + P, K1, D).split((T, P), dim=1)
