@@ -99,6 +99,21 @@ def test_pop_of_all_blocks_is_pop_block_by_block(model, x, u, predict):
     assert same_state(after, state)
 
 
+@pytest.mark.parametrize("tail", [1, 3, K1])
+def test_a_tail_of_pop_is_the_end_of_it(model, x, u, tail):
+    with torch.no_grad():
+        _, state = model.chunk(torch.randn(B, 4, D, dtype=torch.float64), model.initial_state(B))
+    y, y_next, after = model.pop(x, u, state, slice(1, -1))
+    y_tail, next_tail, after_tail = model.pop(x, u, state, slice(1, -1), tail=tail)
+    assert close(y_tail, y[:, :, -tail:])
+    assert close(next_tail, y_next)
+    assert same_state(after_tail, after)
+    wanted = [u, *model.parameters()]
+    ours = torch.autograd.grad(y_tail.square().sum() + next_tail.sum(), wanted)
+    theirs = torch.autograd.grad(y[:, :, -tail:].square().sum() + y_next.sum(), wanted)
+    assert all(close(a, b, 1e-9) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_the_prediction_stream_leaves_no_trace(model, x, u):
     _, _, with_u = model.pop(x, u, model.initial_state(B))
     _, _, without = model.pop(x, u.detach() * 7 + 1, model.initial_state(B), slice(0, 0))

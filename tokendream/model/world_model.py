@@ -78,8 +78,8 @@ class WorldModel(nn.Module):
         blocks = torch.cat((codes, self.action_embedding(action)[:, :, None]), dim=2)
         if torch.is_autocast_enabled(blocks.device.type):
             blocks = blocks.to(torch.get_autocast_dtype(blocks.device.type))
-        y, y_next, state = self.retnet.pop(blocks, self.prediction_tokens, state, predict)
-        at_action = y[:, :, -1]
+        y, y_next, state = self.retnet.pop(blocks, self.prediction_tokens, state, predict, tail=1)
+        at_action = y[:, :, 0]
         return Prediction(self.next_frame(y_next), self.reward(at_action), self.end(at_action)), state
 
     @torch.no_grad()

@@ -88,16 +88,17 @@ def fold(gamma: Float[Tensor, " H"], length: int) -> tuple[Float[Tensor, "H L"],
 
 
 def attend(
-    q: Float[Tensor, "B H L d"],
+    q: Float[Tensor, "B H Q d"],
     k: Float[Tensor, "B H L d"],
     v: Float[Tensor, "B H L d"],
     S: Float[Tensor, "B H d d"],
-) -> Float[Tensor, "B H L d"]:
-    """Outputs of one chunk that enters with state S; q and k folded (see `fold`).
+) -> Float[Tensor, "B H Q d"]:
+    """Outputs of the last Q tokens of a chunk that enters with state S; q and k folded (see `fold`).
 
     y_n = Σ_{m<=n} (q̃_n · k̃_m) v_m + q̃_nᵀ S
     """
-    scores = (q @ k.mT).tril_()  # in place: a tenth of tril's time, and autograd needs no copy of it
+    # In place: a tenth of tril's time, and autograd needs no copy of it.
+    scores = (q @ k.mT).tril_(k.shape[2] - q.shape[2])
     past = q @ S.to(q.dtype)
     return torch.baddbmm(past.flatten(0, 1), scores.flatten(0, 1), v.flatten(0, 1)).view_as(past)
 

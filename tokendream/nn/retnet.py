@@ -18,7 +18,7 @@ from tokendream.nn import retention
 from tokendream.nn.dropout import dropout
 
 Retain = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q, k, v), each `G H L d`, to the retention's output, `G H L d`."""
+"""(q, k, v), each `G H L d`, to the retention's output, `G H L d`; q may be the last few tokens alone."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,27 @@ class RetNetLayer(nn.Module):
         for linear in (self.qkvg, self.out, self.ffn_in, self.ffn_out):
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Float[Tensor, "G L D"], retain: Retain) -> Float[Tensor, "G L D"]:
-        G, L, D = x.shape
-        q, k, v, gate = self.qkvg(self.norm_retention(x)).view(G, L, 4, self.heads, D // self.heads).unbind(2)
+    def forward(self, x: Float[Tensor, "G L D"], retain: Retain, tail: int | None = None) -> Float[Tensor, "G Q D"]:
+        """The layer's output at the last `tail` tokens (all by default); k and v are those of all tokens."""
+        normed = self.norm_retention(x)
+        if tail is None:
+            q, k, v, gate = self._heads(self.qkvg(normed))
+        else:
+            D = x.shape[2]
+            k, v = self._heads(F.linear(normed, self.qkvg.weight[D : 3 * D], self.qkvg.bias[D : 3 * D]))
+            q, _, _, gate = self._heads(self.qkvg(normed[:, -tail:]))
+            x = x[:, -tail:]
         y = retain(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         y = F.layer_norm(y, y.shape[-1:], eps=1e-6)  # GroupNorm with a group per head, without affine
         y = self._drop(y)
-        y = (F.silu(gate) * y.transpose(1, 2)).reshape(G, L, D)
+        y = (F.silu(gate) * y.transpose(1, 2)).flatten(2)
         x = x + self._drop(self.out(y))
         y = self._drop(F.silu(self.ffn_in(self.norm_ffn(x))))
         return x + self._drop(self.ffn_out(y))
+
+    def _heads(self, x: Float[Tensor, "G L M"]) -> tuple[Float[Tensor, "G L H d"], ...]:
+        """Split M features, a multiple of the width D, into widths and heads."""
+        return x.unflatten(2, (-1, self.heads, self.out.in_features // self.heads)).unbind(2)
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
@@ -132,7 +143,8 @@ class RetNet(nn.Module):
         u: Float[Tensor, "K D"],
         state: RetNetState,
         predict: slice = slice(None),
-    ) -> tuple[Float[Tensor, "B T K1 D"], Float[Tensor, "B P K D"], RetNetState]:
+        tail: int | None = None,
+    ) -> tuple[Float[Tensor, "B T Q D"], Float[Tensor, "B P K D"], RetNetState]:
         """Absorb T blocks and predict the frame after each of them, in one call.
 
             block t   |z_1 .. z_K a|          enters with S_{t-1}, leaves S_t
@@ -142,7 +154,8 @@ class RetNet(nn.Module):
         block that `predict` selects (all by default; context blocks need no prediction), given everything up to and
         including that block. The prediction stream sees history through S alone, so all its chunks run as a batch,
         and together with the real blocks: u is padded to K1 = K + 1 tokens, whose last, being causal, harms nobody.
-        Cost: (T + P) blocks of K1 tokens through every layer. In a dream T = 1.
+        Cost: (T + P) blocks of K1 tokens through every layer. In a dream T = 1. Whoever reads `y` at the last `tail`
+        tokens of a block alone saves most of the real blocks' last layer.
         """
         B, T, K1, D = x.shape
         K = u.shape[0]
@@ -153,21 +166,35 @@ class RetNet(nn.Module):
         blocks = torch.cat((x, prediction), dim=1).view(B * (T + P), K1, D)
 
         first = torch.cat((torch.arange(T, device=x.device), chosen + 1)) * K1 + state.position
-        q_table, k_table = self._tables(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=K1)
-        carried = []
-        for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
+        tables = self._tables(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=K1)
+        states: list[Tensor] = []  # of each layer, after every block
+        layers = list(zip(self.layers, state.S.unbind(0), strict=True))
+        for layer, S in layers[:-1]:
 
-            def retain(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
-                q = retention.rotate(q.unflatten(0, (B, T + P)), q_table).flatten(0, 1)
-                k = retention.rotate(k.unflatten(0, (B, T + P)), k_table)
-                after = retention.block_states(k[:, :T], v.unflatten(0, (B, T + P))[:, :T], self.gamma, S)
-                carried.append(after[:, -1])
-                entering = torch.cat((S[:, None], after[:, :-1], after[:, predict]), dim=1).flatten(0, 1)
-                return retention.attend(q, k.flatten(0, 1), v, entering)
+            def both(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
+                q, k, v = _by_block(q, k, v, B, *tables)
+                after = retention.block_states(k[:, :T], v[:, :T], self.gamma, S)
+                states.append(after)
+                return _attend(q, k, v, torch.cat((S[:, None], after[:, :-1], after[:, predict]), dim=1))
 
-            blocks = layer(blocks, retain)
-        y, y_next = blocks.view(B, T + P, K1, D).split((T, P), dim=1)
-        return y, y_next[:, :, :K], RetNetState(torch.stack(carried), state.position + T * K1)
+            blocks = layer(blocks, both)
+
+        layer, S = layers[-1]  # where the two streams part, as the caller may want less of the real one
+
+        def real(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = _by_block(q, k, v, B, *(table[:T] for table in tables))
+            after = retention.block_states(k, v, self.gamma, S)
+            states.append(after)
+            return _attend(q, k, v, torch.cat((S[:, None], after[:, :-1]), dim=1))
+
+        def predicted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return _attend(*_by_block(q, k, v, B, *(table[T:] for table in tables)), states[-1][:, predict])
+
+        seen, prediction = blocks.view(B, T + P, K1, D).split((T, P), dim=1)
+        y = layer(seen.flatten(0, 1), real, tail).unflatten(0, (B, T))
+        y_next = layer(prediction.flatten(0, 1), predicted).unflatten(0, (B, P))
+        leaving = torch.stack([after[:, -1] for after in states])
+        return y, y_next[:, :, :K], RetNetState(leaving, state.position + T * K1)
 
     def _carry(self, x: Tensor, state: RetNetState, form: Callable) -> tuple[Tensor, RetNetState]:
         """Run one of the forms that carry a state over the tokens of x."""
@@ -204,3 +231,16 @@ class RetNet(nn.Module):
 def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:
     y, state = result
     return y[:, 0], state
+
+
+def _by_block(
+    q: Tensor, k: Tensor, v: Tensor, B: int, q_table: Tensor, k_table: Tensor
+) -> tuple[Float[Tensor, "B G H Q d"], Float[Tensor, "B G H L d"], Float[Tensor, "B G H L d"]]:
+    """Queries and keys rotated, each of the G blocks of a sequence at its own positions."""
+    q, k, v = (x.unflatten(0, (B, len(q_table))) for x in (q, k, v))
+    return retention.rotate(q, q_table[:, :, -q.shape[3] :]), retention.rotate(k, k_table), v
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, entering: Tensor) -> Tensor:
+    """`retention.attend` over the blocks of all sequences."""
+    return retention.attend(*(x.flatten(0, 1) for x in (q, k, v, entering)))
