@@ -187,8 +187,6 @@ class Config:
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"
     """Matrix products in bf16 or float32; auto takes bf16 where the device is fast at it."""
-    compile: bool = False
-    """Compile the update of each phase with torch.compile (needs a C++ compiler on a CPU)."""
     checkpoint_every: int = 10
     """Epochs between checkpoints; one is also written at the end and on Ctrl-C."""
     env: EnvConfig = field(default_factory=EnvConfig)

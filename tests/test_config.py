@@ -1,0 +1,74 @@
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tokendream.config import Config, EnvConfig, PhaseConfig, TokenizerConfig, WorldModelConfig
+from tokendream.plain import ConfigError
+from tokendream.presets import PRESETS, REM, preset
+
+SOURCE = "\n".join(
+    path.read_text()
+    for path in (Path(__file__).parents[1] / "tokendream").rglob("*.py")
+    if path.name not in ("config.py", "presets.py")
+)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name):
+    assert Config.from_json(preset(name).to_json()) == preset(name)
+    assert preset(name).preset == name
+
+
+def fields(cls):
+    for f in dataclasses.fields(cls):
+        kind = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if dataclasses.is_dataclass(kind):
+            yield from fields(type(kind))
+        else:
+            yield f.name
+
+
+@pytest.mark.parametrize("name", sorted({*fields(Config), *fields(PhaseConfig)}))
+def test_every_field_is_read_by_somebody(name):
+    """No key is swallowed silently."""
+    assert re.search(rf"\.{name}\b", SOURCE)
+
+
+def test_derived_sizes_are_the_papers():
+    assert (REM.grid, REM.tokens_per_frame, REM.block_length) == (8, 64, 65)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"env": EnvConfig(size=20)}, "tokenizer.downsamples must be such that a 20-pixel frame"),
+        ({"tokenizer": TokenizerConfig(code_width=30)}, "tokenizer.code_width must be a multiple of 8"),
+        ({"world_model": WorldModelConfig(dropout=1.0)}, "world_model.dropout must be between 0 and 0.95"),
+        ({"world_model": WorldModelConfig(context=10)}, "segment_length must be greater than world_model.context"),
+    ],
+)
+def test_what_cannot_run_is_refused_naming_the_field(changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        dataclasses.replace(REM, **changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("epochs"), "config.epochs is missing"),
+        (lambda d: d["dream"].update(horizn=3), "config.dream.horizn is unknown; nearest: horizon"),
+        (lambda d: d["dream"].update(horizon=True), "config.dream.horizon must be of type int"),
+        (lambda d: d.update(dream=[1]), "config.dream must be an object, not list"),
+        (lambda d: d.update(format=2), "config has format 2; this tokendream reads format 1"),
+        (lambda d: d.update(precision="fp8"), "config.precision must be one of auto, bf16, float32"),
+    ],
+)
+def test_a_wrong_file_is_refused_naming_the_field(change, message):
+    data = json.loads(REM.to_json())
+    change(data)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Config.from_json(json.dumps(data))
