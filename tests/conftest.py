@@ -22,3 +22,11 @@ def _seeded() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first in each half of the order: two workers start with a half each, and none waits for the other."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    half = len(fast) // 2
+    items[:] = slow[::2] + fast[:half] + slow[1::2] + fast[half:]
