@@ -15,9 +15,9 @@ FLOORS = [
     ["model", "envs", "manifest", "snapshot"],
     ["data.replay", "agent", "games"],
     ["dream", "checkpoint", "collect", "evaluate", "metrics", "optim", "tokens"],
-    ["pictures", "report", "trainer"],
+    ["pictures", "report", "trained", "trainer"],
     ["bench", "display"],
-    ["experiment"],
+    ["diagnose", "experiment"],
     ["cli"],
 ]
 """From the ground up: a room imports from lower floors, or from its own folder."""
@@ -33,6 +33,8 @@ DISK = {
     "experiment",
     "nn.lpips",
     "bench",
+    "diagnose.page",
+    "trained",
 }
 """Rooms that may touch the disk."""
 

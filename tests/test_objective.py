@@ -88,3 +88,14 @@ def test_steps_after_an_end_weigh_nothing_when_masked():
     assert not values.grad[0, 2:].any()
     assert logits.grad[0, :2].abs().sum(-1).all()
     assert logits.grad[1, :4].abs().sum(-1).all()
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_centring_takes_out_what_all_actions_share(centre):
+    """Every action earns 1 and the values have not noticed: nothing to prefer, though each one looks good."""
+    logits, values = torch.zeros(4, 3, 2, requires_grad=True), torch.zeros(4, 3, requires_grad=True)
+    r = rollout(logits, values, rewards=torch.ones(4, 3))
+    losses = actor_critic_loss(r, discount=0.0, lam=0.9, entropy_weight=0.0, centre_advantage=centre)
+    losses.terms["policy"].backward()
+    assert bool(logits.grad.any()) is not centre
+    assert losses.terms["value"] == 1.0  # the critic learns as before

@@ -26,25 +26,27 @@ def case():
     return codebook, tokens, steps
 
 
-def test_training_logits_are_imagination_logits(case):
+@pytest.mark.parametrize("stay", [False, True])
+def test_training_logits_are_imagination_logits(case, stay):
     """What is trained on T blocks at once is what dreams block by block."""
     codebook, tokens, steps = case
-    M = world_model()
-    whole, end_state = M(codebook[tokens], steps.action, M.initial_state(B))
+    M = world_model(stay=stay)
+    whole, end_state = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
     state = M.initial_state(B)
     for t in range(T):
-        one, state = M(codebook[tokens[:, t : t + 1]], steps.action[:, t : t + 1], state)
+        one, state = M(codebook[tokens[:, t : t + 1]], tokens[:, t : t + 1], steps.action[:, t : t + 1], state)
         for name in ("next_frame", "reward", "end"):
             assert torch.allclose(getattr(one, name)[:, 0], getattr(whole, name)[:, t], atol=1e-12)
     assert torch.allclose(state.S, end_state.S, atol=1e-12)
 
 
-def test_the_loss_is_its_definition(case):
+@pytest.mark.parametrize("stay", [False, True])
+def test_the_loss_is_its_definition(case, stay):
     codebook, tokens, steps = case
     steps.mask[1, 4:] = False
-    M = world_model(context=2)
+    M = world_model(context=2, stay=stay)
     losses = M.loss(codebook[tokens], tokens, steps)
-    out, _ = M(codebook[tokens], steps.action, M.initial_state(B))
+    out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
     frame, reward, end = [], [], []
     for b in range(B):
         for t in range(2, T):
@@ -82,9 +84,13 @@ def test_imagination_samples_from_the_predictions(case):
     codes, action = codebook[tokens[:1, 0]].float(), steps.action[:1, 0]
     n = 4000
     outcome, state = M.imagine(
-        codes.expand(n, K, D), action.expand(n), M.initial_state(n), torch.Generator().manual_seed(0)
+        codes.expand(n, K, D),
+        tokens[:1, 0].expand(n, K),
+        action.expand(n),
+        M.initial_state(n),
+        torch.Generator().manual_seed(0),
     )
-    prediction, _ = M(codes[:, None], action[:, None], M.initial_state(1))
+    prediction, _ = M(codes[:, None], tokens[:1, :1], action[:, None], M.initial_state(1))
     frequency = torch.stack([(outcome.tokens == v).float().mean(0) for v in range(V)], dim=-1)
     assert (frequency - prediction.next_frame[0, 0].softmax(-1)).abs().max() < 0.04
     signs = torch.stack([(outcome.reward == s).float().mean() for s in (-1, 0, 1)])
@@ -92,6 +98,22 @@ def test_imagination_samples_from_the_predictions(case):
     assert abs(outcome.end.float().mean() - prediction.end[0, 0].softmax(-1)[1]) < 0.04
     assert state.S.shape[1] == n
     assert not state.S.requires_grad
+
+
+def test_stay_adds_one_logit_to_each_token_s_own(case):
+    """With the bonus at 50 every token stays; at 0 the logits are those of a model without it."""
+    codebook, tokens, steps = case
+    M, plain = world_model(stay=True), world_model()
+    plain.load_state_dict(M.state_dict(), strict=False)
+    torch.nn.init.zeros_(M.stay.weight)
+    torch.nn.init.zeros_(M.stay.bias)
+    same, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
+    without, _ = plain(codebook[tokens], tokens, steps.action, plain.initial_state(B))
+    assert torch.equal(same.next_frame, without.next_frame)
+    torch.nn.init.constant_(M.stay.bias, 50.0)
+    for predict in (slice(None), slice(1, -1)):
+        kept, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), predict)
+        assert torch.equal(kept.next_frame.argmax(-1), tokens[:, predict])
 
 
 def test_it_learns_a_deterministic_world():

@@ -36,6 +36,7 @@ class Agent(nn.Module):
                 perceptual_weight=V.perceptual_weight,
                 revive_after=V.revive_after,
                 changed_weight=V.changed_weight,
+                network=V.network,
             ),
             WorldModel(
                 n_actions=n_actions,
@@ -47,6 +48,7 @@ class Agent(nn.Module):
                 ffn_factor=M.ffn_factor,
                 dropout=M.dropout,
                 context=M.context,
+                stay=M.stay,
             ),
             ActorCritic(n_actions=n_actions, grid=config.grid, code_width=V.code_width, lstm_width=C.lstm_width),
         )

@@ -58,6 +58,20 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Diagnose:
+    """Measure each part of a trained agent on fresh games, beside what is healthy; writes a page and JSON."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    steps: int = 2000
+    """Env steps of fresh games to measure on."""
+    seed: int = 0
+    """Seed of those games and of the dreams."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Time every phase of training at a preset's real sizes."""
 
@@ -102,6 +116,12 @@ def _eval(options: Eval) -> int:
     )
 
 
+def _diagnose(options: Diagnose) -> int:
+    from tokendream.diagnose.run import diagnose
+
+    return diagnose(options.run, steps=options.steps, seed=options.seed, device=options.device)
+
+
 def _bench(options: Bench) -> int:
     from tokendream import bench
 
@@ -120,6 +140,7 @@ def _report(options: Report) -> int:
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "train": (Train, _train),
     "eval": (Eval, _eval),
+    "diagnose": (Diagnose, _diagnose),
     "bench": (Bench, _bench),
     "report": (Report, _report),
 }
@@ -150,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview() -> str:
     lines = ["usage: tokendream COMMAND [options]", "", "REM: a token-based world model that dreams whole frames.", ""]
-    lines += [f"  {name:8}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
+    lines += [f"  {name:10}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
     lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + "."]
     return "\n".join(lines)
 

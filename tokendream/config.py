@@ -18,6 +18,7 @@ FORMAT = 1
 """Version of the config's JSON; a file with another number is refused by name."""
 
 Perceptual = Literal["vgg16", "alexnet", "none"]
+Network = Literal["conv", "patch"]
 Precision = Literal["auto", "bf16", "float32"]
 
 
@@ -53,6 +54,8 @@ class TokenizerConfig:
     """V, the number of codes."""
     code_width: int = 256
     """E, the width of a code; it is also the width D of the world model, which shares the codebook."""
+    network: Network = "conv"
+    """Encoder and decoder: conv is the paper's; patch sees each cell of the grid by itself (not published)."""
     perceptual: Perceptual = "vgg16"
     """Network of the LPIPS loss: vgg16 is the paper's, alexnet is cheaper, none leaves LPIPS out."""
     perceptual_weight: float = 1.0
@@ -79,6 +82,8 @@ class WorldModelConfig:
     """T, env steps in a training segment."""
     context: int = 2
     """First blocks of a segment that are context only and not scored."""
+    stay: bool = False
+    """Whether a head of its own says how likely a token is to stay what it is (not published)."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ class DreamConfig:
     """Weight of the policy's entropy bonus."""
     mask_after_end: bool = False
     """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
+    centre_advantage: bool = False
+    """Subtract the batch's mean advantage, so that values that lag behind favour no action (not published)."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,14 @@ def write(path: Path, data: bytes) -> FileHash:
     return FileHash(len(data), hashlib.sha256(data).hexdigest())
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, over the one that may be there; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    write(half, text.encode())
+    os.replace(half, path)
+
+
 def sync(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     if os.name == "nt":  # folders cannot be opened there, and renames are logged by the file system

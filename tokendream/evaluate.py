@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tokendream import scores
+from tokendream import durable, scores
 from tokendream.config import Config
 from tokendream.envs.make import make
 from tokendream.games import Game, Policy, play_games
@@ -111,10 +110,7 @@ class Evaluation:
 
     def write(self, path: Path) -> None:
         """Write `to_json` to a file, whole or not at all; makes its folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(path.name + ".part")
-        half.write_text(self.to_json())
-        os.replace(half, path)
+        durable.replace_text(path, self.to_json())
 
     def to_json(self) -> str:
         """Everything as JSON text; the summary is there for readers and is not read back."""

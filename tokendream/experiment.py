@@ -22,7 +22,7 @@ import torch
 
 from tokendream import __version__, films, pictures
 from tokendream.agent import Agent, AgentPolicy
-from tokendream.checkpoint import CheckpointError, Checkpoints
+from tokendream.checkpoint import Checkpoints
 from tokendream.compute import Compute, keep_freed_memory
 from tokendream.config import Config
 from tokendream.data.replay import ReplayBuffer
@@ -35,6 +35,7 @@ from tokendream.metrics import Record, RunLog
 from tokendream.plain import ConfigError
 from tokendream.presets import DURATIONS
 from tokendream.report import write_pictures, write_report
+from tokendream.trained import Trained, read_config
 from tokendream.trainer import PARTS, Trainer
 
 REPORT_EVERY = 120.0
@@ -73,22 +74,13 @@ def evaluate_run(
         raise ConfigError(f"episodes must be at least 1, not {episodes}")
     if not temperature > 0:
         raise ConfigError(f"temperature must be positive, not {temperature:g}")
-    config = read_config(run_dir)
-    compute = Compute.resolve(device, config.precision)
-    epoch, snapshot = Checkpoints(run_dir).load(groups=("agent",))
-    envs = make(config, 1, evaluation=True)
-    agent = Agent.from_config(config, envs.n_actions)
-    envs.close()
-    try:
-        agent.load_state_dict(snapshot.tensors["agent"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {error}") from None
-    agent.to(compute.device).eval()
-    policy = AgentPolicy(agent, compute, temperature=temperature, seed=seed)
+    trained = Trained.load(run_dir, device)
+    config = trained.config
+    policy = AgentPolicy(trained.agent, trained.compute, temperature=temperature, seed=seed)
     display = display_for(config, ())
     try:
         result, games = evaluate(
-            config, policy, episodes, seed, temperature=temperature, epoch=epoch,
+            config, policy, episodes, seed, temperature=temperature, epoch=trained.epoch,
             progress=lambda done, total: display.games("games", done, total),
         )  # fmt: skip
     finally:
@@ -101,19 +93,6 @@ def evaluate_run(
         write_films(config, result, games, run_dir)
         print(f"films of the best and the median game: {run_dir / 'films'}")
     return 0
-
-
-def read_config(run_dir: Path) -> Config:
-    """The config of a run folder. Raises ConfigError saying what is wrong with the folder."""
-    path = run_dir / "config.json"
-    if not run_dir.is_dir():
-        raise ConfigError(f"there is no run folder {run_dir}")
-    if not path.is_file():
-        raise ConfigError(f"{run_dir} is no run folder: it has no config.json")
-    try:
-        return Config.from_json(path.read_text())
-    except (ConfigError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def write_films(config: Config, result: Evaluation, games: list[Game], run_dir: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from tokendream import durable
 
 Record = dict[str, int | float]
 """The figures of an epoch by name, such as `world_model/next_frame`."""
@@ -93,9 +94,7 @@ class RunLog:
 
         self._path = run_dir / "metrics.jsonl"
         self.records = [r for r in read_metrics(self._path) if r["epoch"] <= after_epoch]
-        half = self._path.with_name(self._path.name + ".part")
-        half.write_text("".join(map(_line, self.records)))
-        os.replace(half, self._path)
+        durable.replace_text(self._path, "".join(map(_line, self.records)))
         shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
         self._board: Any = SummaryWriter(str(run_dir / "tensorboard"))
         for record in self.records:

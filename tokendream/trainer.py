@@ -210,4 +210,5 @@ class Trainer:
             lam=settings.lam,
             entropy_weight=settings.entropy_weight,
             mask_after_end=settings.mask_after_end,
+            centre_advantage=settings.centre_advantage,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,9 +161,7 @@ class Findings:
 
     def save(self, path: Path) -> None:
         """Write the JSON; the file appears complete or not at all."""
-        part = path.with_name(path.name + ".part")
-        durable.write(part, (json.dumps(self.to_json(), indent=2) + "\n").encode())
-        os.replace(part, path)
+        durable.replace_text(path, json.dumps(self.to_json(), indent=2) + "\n")
 
     def show(self, console: Console) -> None:
         """Print everything for people."""

@@ -67,7 +67,9 @@ def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, *, burn_in
     )
     M = agent.world_model
     before = slice(-2, -1)
-    _, world = M(codes[:, before], steps.action[:, before], M.initial_state(len(tokens)), slice(0, 0))
+    _, world = M(
+        codes[:, before], tokens[:, before], steps.action[:, before], M.initial_state(len(tokens)), slice(0, 0)
+    )
     return Dream(tokens[:, -1], world.keep(steps.mask[:, -2]), policy)
 
 
@@ -88,7 +90,7 @@ def step(
     if action is None:
         action = sample(output.logits.detach(), generator, temperature=temperature)
     policy = agent.actor_critic.absorb_action(action, policy)
-    outcome, world = agent.world_model.imagine(codes, action, dream.world, generator)
+    outcome, world = agent.world_model.imagine(codes, dream.tokens, action, dream.world, generator)
     return Dream(outcome.tokens, world, policy), Step(output.logits, output.value, action, outcome)
 
 

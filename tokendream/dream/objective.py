@@ -44,7 +44,13 @@ def lambda_returns(
 
 
 def actor_critic_loss(
-    rollout: Rollout, *, discount: float, lam: float, entropy_weight: float, mask_after_end: bool = False
+    rollout: Rollout,
+    *,
+    discount: float,
+    lam: float,
+    entropy_weight: float,
+    mask_after_end: bool = False,
+    centre_advantage: bool = False,
 ) -> Losses:
     """Policy, value and entropy terms of a rollout, on its first T-1 steps.
 
@@ -53,6 +59,8 @@ def actor_critic_loss(
         entropy  -entropy_weight · H[π(· | s_t)]
 
     `mask_after_end` leaves out the steps that were dreamed after an end (the published code keeps them).
+    `centre_advantage` subtracts the batch's mean advantage (not published): while the values still lag behind the
+    returns, every action looks good or every one looks bad, and a young policy settles on whatever it tried first.
     """
     values = rollout.values.float()
     returns = lambda_returns(rollout.rewards, values.detach(), rollout.ends, discount=discount, lam=lam)
@@ -68,6 +76,9 @@ def actor_critic_loss(
 
     def mean(x: Tensor) -> Tensor:
         return (x * weight).sum() / weight.sum()
+
+    if centre_advantage:
+        advantage = advantage - mean(advantage)
 
     return Losses(
         {

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tokendream.losses import Losses
 from tokendream.nn.conv import Decoder, Encoder
 from tokendream.nn.lpips import LPIPS
+from tokendream.nn.patch import PatchDecoder, PatchEncoder
 from tokendream.nn.quantizer import Quantizer, straight_through
 
 CHUNK = 128
@@ -49,13 +50,15 @@ class Tokenizer(nn.Module):
         perceptual_weight: float = 1.0,
         revive_after: int = 0,
         changed_weight: float = 0.0,
+        network: Literal["conv", "patch"] = "conv",
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(channels, downsamples)
+        patch = network == "patch"
+        self.encoder = PatchEncoder(channels, downsamples) if patch else Encoder(channels, downsamples)
         self.pre = nn.Conv2d(self.encoder.width, code_width, 1)
         self.quantizer = Quantizer(codebook_size, code_width, revive_after=revive_after)
         self.post = nn.Conv2d(code_width, self.encoder.width, 1)
-        self.decoder = Decoder(channels, downsamples)
+        self.decoder = PatchDecoder(channels, downsamples) if patch else Decoder(channels, downsamples)
         self.lpips = None if perceptual == "none" else LPIPS(perceptual)
         self.perceptual_weight = perceptual_weight
         self.changed_weight = changed_weight

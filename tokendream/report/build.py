@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from tokendream import films
+from tokendream import durable, films
 from tokendream.evaluate import Evaluation
 from tokendream.report import charts
 from tokendream.report.folder import Folder
@@ -49,9 +48,8 @@ def write_report(run_dir: Path) -> Path:
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{style}</style><main>{''.join(_sections(folder))}</main></html>\n"
     )
-    path, half = run_dir / "report.html", run_dir / "report.html.part"
-    half.write_text(page)
-    os.replace(half, path)
+    path = run_dir / "report.html"
+    durable.replace_text(path, page)
     return path
 
 

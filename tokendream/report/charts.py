@@ -65,7 +65,7 @@ def learning(folder: Folder) -> str | None:
         axes.set_ylabel("score of a game")
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
 
-    return _svg(draw, 8.0, 3.6)
+    return svg(draw, 8.0, 3.6)
 
 
 def losses(folder: Folder) -> list[tuple[str, str, str]]:
@@ -78,7 +78,7 @@ def losses(folder: Folder) -> list[tuple[str, str, str]]:
             def draw(axes: Any, x: Sequence[float] = x, y: Sequence[float] = y) -> None:
                 axes.plot(x, y, color=BLUE, linewidth=1.4)
 
-            found.append((title, healthy, _svg(draw, 3.1, 1.7)))
+            found.append((title, healthy, svg(draw, 3.1, 1.7)))
     return found
 
 
@@ -97,7 +97,7 @@ def time_spent(folder: Folder) -> str | None:
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left", ncols=4)
         axes.set_ylim(0, 1.25 * max(sum(column) for column in zip(*parts, strict=True)))
 
-    return _svg(draw, 8.0, 2.6)
+    return svg(draw, 8.0, 2.6)
 
 
 def histogram(final: Evaluation, chance: Evaluation | None) -> str:
@@ -114,7 +114,7 @@ def histogram(final: Evaluation, chance: Evaluation | None) -> str:
         axes.set_ylabel("games")
         axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
-    return _svg(draw, 8.0, 2.4)
+    return svg(draw, 8.0, 2.4)
 
 
 def _levels(folder: Folder) -> list[tuple[str, float]]:
@@ -133,7 +133,7 @@ def _smooth(y: Sequence[float], weight: float = 0.8) -> list[float]:
     return out
 
 
-def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
+def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
     """One chart as an SVG element without size, which fills the width that the page gives it."""
     import matplotlib
 
@@ -154,11 +154,11 @@ def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
         axes.yaxis.label.set_color(INK)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', svg, count=1)
+    drawn = text.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.S)
+    drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn).replace("xlink:href", "href")
+    drawn = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', drawn, count=1)
     for marker, role in ROLES.items():
-        svg = svg.replace(marker, f"var(--{role})")
-    return svg
+        drawn = drawn.replace(marker, f"var(--{role})")
+    return drawn

@@ -1,0 +1,149 @@
+"""The diagnosis: every measure against a case whose answer is known, and the whole command on a tiny run."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tokendream import experiment
+from tokendream.agent import Agent
+from tokendream.cli import main
+from tokendream.data.batch import Steps
+from tokendream.diagnose.control import control, returns_ahead
+from tokendream.diagnose.figures import Figure, calibration_error, classification
+from tokendream.diagnose.vision import vision
+from tokendream.diagnose.world import Segment, drift, world
+from tokendream.model.tokenizer import Tokenizer
+from tokendream.presets import TINY
+
+
+def by_name(figures: tuple[Figure, ...] | list[Figure]) -> dict[str, float | None]:
+    return {f.name: f.value for f in figures}
+
+
+def test_calibration_error_of_known_forecasts() -> None:
+    sure = torch.full((10,), 0.95)
+    assert calibration_error(sure, torch.ones(10)) == pytest.approx(0.05, abs=1e-6)
+    assert calibration_error(sure, torch.zeros(10)) == pytest.approx(0.95, abs=1e-6)
+    half = torch.full((10,), 0.55)
+    assert calibration_error(half, (torch.arange(10) % 2).float()) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_precision_and_recall_are_counted() -> None:
+    predicted, target = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 1, 0])
+    logits = torch.nn.functional.one_hot(predicted, 3).float() * 50
+    found = by_name(classification(logits, target, ("no", "yes", "never"), "end"))
+    assert found["end yes: precision"] == pytest.approx(2 / 3)
+    assert found["end yes: recall"] == pytest.approx(2 / 3)
+    assert found["end no: precision"] == pytest.approx(1 / 2)
+    assert found["end no: F1"] == pytest.approx(1 / 2)
+    assert not any("never" in name for name in found)
+
+
+def test_a_class_that_is_never_predicted_has_no_precision_but_recall_zero() -> None:
+    logits = torch.tensor([[9.0, 0.0]]).expand(4, 2)
+    found = by_name(classification(logits, torch.tensor([0, 0, 0, 1]), ("no", "yes"), "end"))
+    assert found["end yes: precision"] is None
+    assert found["end yes: recall"] == 0
+
+
+def test_returns_ahead_are_discounted_sums_of_signs() -> None:
+    reward = np.array([5, 0, -3, 0, 2], np.float32)
+    over = returns_ahead(reward, 0.5, over=True, ahead=3)
+    np.testing.assert_allclose(over, [1 - 0.25, -0.5, -1 + 0.25, 0.5, 1])
+    cut = returns_ahead(reward, 0.5, over=False, ahead=3)
+    np.testing.assert_allclose(cut[:3], over[:3])
+    assert np.isnan(cut[3:]).all()
+
+
+def test_flicker_counts_still_cells_only() -> None:
+    """A figure that moves by one cell: the patch tokenizer turns there and nowhere else."""
+    torch.manual_seed(0)
+    frame = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    for i in range(4):
+        frame[i, :, 0:8, 8 * i : 8 * i + 8] = torch.randint(200, 256, (3, 8, 8), dtype=torch.uint8)
+    follows = torch.tensor([False, True, True, True])
+    patch = Tokenizer(8, 3, 64, 16, perceptual="none", network="patch")
+    torch.nn.init.normal_(patch.quantizer.codebook)
+    found = by_name(vision(patch, frame, follows).figures)
+    assert found["still tokens that flicker"] == 0
+    assert found["pixels that move"] == pytest.approx(2 / 16)
+    assert found["moving tokens that turn"] > 0
+    conv = Tokenizer(8, 3, 64, 16, perceptual="none")
+    with torch.no_grad():
+        conv.quantizer.codebook.copy_(conv._embed(frame[:2] / 255).flatten(0, 1).repeat(2, 1))
+    assert by_name(vision(conv, frame, follows).figures)["still tokens that flicker"] > 0
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent.from_config(TINY, 3).eval()
+
+
+def segment(length: int, n: int = 6) -> Segment:
+    steps = Steps(
+        action=torch.randint(3, (n, length)),
+        reward=torch.randint(-1, 2, (n, length)).float(),
+        end=torch.rand(n, length) < 0.1,
+        mask=torch.ones(n, length, dtype=torch.bool),
+    )
+    return Segment(torch.randint(16, (n, length, 16)), steps)
+
+
+def test_an_untrained_world_model_knows_nothing(agent: Agent) -> None:
+    found = by_name(world(agent, segment(5), None, burn_in=3).figures)
+    assert found["token accuracy"] < 0.2
+    assert abs(found["next-frame cross-entropy"] - math.log(16)) < 1.0
+    assert found["token accuracy where tokens change"] is not None
+
+
+def test_a_world_model_that_always_copies_has_no_changed_token_right(agent: Agent) -> None:
+    M = agent.world_model
+    M.stay = torch.nn.Linear(M.retnet.width, 1)
+    torch.nn.init.zeros_(M.stay.weight)
+    torch.nn.init.constant_(M.stay.bias, 100.0)
+    one = segment(5)
+    found = by_name(world(agent, one, None, burn_in=3).figures)
+    same = (one.tokens[:, 2:] == one.tokens[:, 1:-1]).float().mean()
+    assert found["token accuracy"] == pytest.approx(float(same))
+    assert found["token accuracy where tokens change"] == 0
+    for curve in drift(agent, segment(12), burn_in=3, seed=0):
+        assert curve.x == (1, 2, 5)
+        assert curve.lines["dream"] == curve.lines["frozen"]
+
+
+def test_the_controller_s_figures(agent: Agent) -> None:
+    C = agent.actor_critic
+    torch.nn.init.zeros_(C.actor.weight)
+    torch.nn.init.zeros_(C.actor.bias)
+    tokens, steps = segment(4, n=8)
+    real = torch.linspace(-1, 1, 8, dtype=torch.float64)
+    part = control(agent, tokens, steps, real, ("a", "b", "c"))
+    found = by_name(part.figures)
+    assert found["policy entropy"] == pytest.approx(math.log(3), abs=1e-5)
+    assert found["likeliest action's share"] == pytest.approx(1 / 3, abs=1e-5)
+    assert part.bars[0].values == pytest.approx((1 / 3,) * 3, abs=1e-5)
+    nothing = by_name(control(agent, tokens, steps, real * math.nan, ("a", "b", "c")).figures)
+    assert nothing["mean value"] is None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_command_writes_its_page(tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    assert experiment.start(TINY, run) == 0
+    assert main(["diagnose", str(run), "--steps", "10"]) == 2
+    assert "steps must be at least" in capsys.readouterr().err
+    assert main(["diagnose", str(run), "--steps", "120"]) == 0
+    out = capsys.readouterr().out
+    data = json.loads((run / "diagnosis.json").read_text())
+    assert [part["title"] for part in data["parts"]] == ["Tokenizer", "World model", "Controller"]
+    page = (run / "diagnosis.html").read_text()
+    for part in data["parts"]:
+        assert part["figures"]
+        for figure in part["figures"]:
+            assert figure["healthy"]
+            assert figure["name"] in out
+    assert page.count("<svg") == 3
+    assert main(["diagnose", str(tmp_path / "nowhere")]) == 2

@@ -1,0 +1,97 @@
+"""What a diagnosis is made of: figures that say what is healthy, and counts of what a classifier gets right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure. `value` is None where there was nothing to measure it on."""
+
+    name: str
+    value: float | None
+    healthy: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Figures over a common axis, such as dreamed steps: one line per name."""
+
+    title: str
+    axis: str
+    x: tuple[float, ...]
+    lines: dict[str, tuple[float, ...]]
+    healthy: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One bar per label."""
+
+    title: str
+    labels: tuple[str, ...]
+    values: tuple[float, ...]
+    healthy: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """All that was measured of one part of the agent."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    curves: tuple[Curve, ...] = ()
+    bars: tuple[Bars, ...] = ()
+
+
+def number(value: float | Tensor) -> float | None:
+    """A finite number, or None for one that is not: the mean of nothing."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def classification(
+    logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"], names: tuple[str, ...], what: str
+) -> list[Figure]:
+    """Cross-entropy against the classes' own entropy, calibration, and precision, recall and F1 of every class.
+
+    A class that never happened and was never predicted has no figures.
+    """
+    logits = logits.float()
+    p, predicted = logits.softmax(-1), logits.argmax(-1)
+    frequency = torch.bincount(target, minlength=len(names)) / len(target)
+    entropy = torch.special.entr(frequency).sum()
+    loss = torch.nn.functional.cross_entropy(logits, target)
+    figures = [
+        Figure(f"{what} cross-entropy", number(loss), f"below {entropy:.3g}, what knowing the frequencies alone gives"),
+        Figure(
+            f"{what} calibration error",
+            number(calibration_error(p.amax(-1), (predicted == target).float())),
+            "below 0.05: a dream samples from these probabilities",
+        ),
+    ]
+    for c, name in enumerate(names):
+        hit = ((predicted == c) & (target == c)).sum()
+        claimed, present = (predicted == c).sum(), (target == c).sum()
+        if present == 0 and claimed == 0:
+            continue
+        figures += [
+            Figure(f"{what} {name}: precision", number(hit / claimed), f"above its frequency, {frequency[c]:.3g}"),
+            Figure(f"{what} {name}: recall", number(hit / present), "above 0.5 for what the policy should learn from"),
+            Figure(f"{what} {name}: F1", number(2 * hit / (claimed + present)), "rises during training"),
+        ]
+    return figures
+
+
+def calibration_error(confidence: Float[Tensor, " N"], right: Float[Tensor, " N"], bins: int = 10) -> float:
+    """Expected calibration error: |confidence - accuracy| averaged over equal bins of confidence, by their counts."""
+    bucket = (confidence * bins).long().clamp(max=bins - 1)
+    count = torch.bincount(bucket, minlength=bins)
+    gap = torch.bincount(bucket, confidence.double() - right.double(), minlength=bins)
+    return float(gap.abs().sum() / count.sum())

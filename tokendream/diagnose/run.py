@@ -1,0 +1,117 @@
+"""A diagnosis from a run folder: fresh games, the three parts measured on them, a page and its JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokendream import durable
+from tokendream.collect import Collector
+from tokendream.data.batch import Segments
+from tokendream.data.replay import ReplayBuffer
+from tokendream.diagnose.control import control, returns_ahead
+from tokendream.diagnose.figures import Part
+from tokendream.diagnose.page import lines, page
+from tokendream.diagnose.vision import vision
+from tokendream.diagnose.world import DISTANCES, Segment, world
+from tokendream.display import display_for
+from tokendream.envs.make import make
+from tokendream.plain import ConfigError
+from tokendream.trained import Trained
+
+FORMAT = 1
+"""Version of a diagnosis's JSON."""
+
+AHEAD = 100
+"""Steps over which real returns are summed to judge the values; later rewards are left out."""
+
+BATCH = 128
+"""Segments a part is measured on; enough for two digits."""
+
+
+def diagnose(run_dir: Path, *, steps: int, seed: int, device: str) -> int:
+    """Measure a run's last checkpoint: print the figures, write `diagnosis.html` and `diagnosis.json` into its folder.
+
+    Raises ConfigError where there are fewer steps than a dream's burn-in and a segment need.
+    """
+    trained = Trained.load(run_dir, device)
+    config = trained.config
+    least = 2 * (config.dream.burn_in + config.world_model.segment_length)
+    if steps < least:
+        raise ConfigError(f"steps must be at least {least} for this run's segments, not {steps}")
+    display = display_for(config, ())
+    try:
+        replay = play(trained, steps, seed, lambda done: display.games("env steps", done, steps))
+    finally:
+        display.close()
+    with trained.compute.autocast():
+        parts = measure(trained, replay, seed)
+    facts = {"run": str(run_dir), "game": config.env_name, "epoch": trained.epoch, "steps": steps, "seed": seed,
+             "device": trained.compute.describe()}  # fmt: skip
+    data = {"format": FORMAT, **facts, "parts": [dataclasses.asdict(part) for part in parts]}
+    durable.replace_text(run_dir / "diagnosis.json", json.dumps(data, indent=2) + "\n")
+    path = run_dir / "diagnosis.html"
+    durable.replace_text(path, page(facts, parts))
+    for line in lines(parts):
+        print(line)
+    print(f"diagnosis: {path}")
+    return 0
+
+
+def play(trained: Trained, steps: int, seed: int, progress: Callable[[int], None] = lambda done: None) -> ReplayBuffer:
+    """That many steps of fresh games under the training protocol, played by the agent without ε."""
+    envs = make(trained.config, 1, evaluation=False)
+    try:
+        size = trained.config.env.size
+        replay = ReplayBuffer(steps, (3, size, size), trained.compute.device)
+        # The collector's own stream of games, far from that of any run.
+        fresh = int(np.random.SeedSequence((trained.config.seed, seed, 0xD1A6)).generate_state(1)[0])
+        generator = torch.Generator(trained.compute.device).manual_seed(seed)
+        collector = Collector(envs, replay, seed=fresh, epsilon=0.0, generator=generator)
+        for step in range(steps):
+            collector.step(trained.agent, trained.compute)
+            progress(step + 1)
+    finally:
+        envs.close()
+    return replay
+
+
+def measure(trained: Trained, replay: ReplayBuffer, seed: int = 0) -> list[Part]:
+    """The three parts on these steps."""
+    agent, config, rng = trained.agent, trained.config, np.random.default_rng(seed)
+    burn_in = config.dream.burn_in
+    row = np.arange(replay.oldest, replay.total)
+    first = {start for start, _ in replay.episodes()}
+    follows = torch.tensor([r not in first for r in row.tolist()], device=trained.compute.device)
+    one_step = _whole(trained, replay, config.world_model.segment_length, rng)
+    if one_step is None:
+        raise ConfigError("no episode is as long as a training segment: ask for more steps")
+    long = _whole(trained, replay, burn_in + 1 + max(DISTANCES), rng)
+    moments = replay.draw(4 * BATCH, burn_in + 1, align="end", rng=rng)
+    ahead = np.full(replay.total, np.nan)
+    for start, stop in replay.episodes():
+        rows = replay.export(start, stop)
+        over = bool(rows["end"][-1])
+        ahead[start:stop] = returns_ahead(rows["reward"], config.dream.discount, over=over, ahead=AHEAD)
+    real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
+    tokens = agent.tokenizer.encode(replay.frames(moments.row))
+    return [
+        vision(agent.tokenizer, replay.frames(row), follows),
+        world(agent, one_step, long, burn_in=burn_in, seed=seed),
+        control(agent, tokens, replay.steps(moments), real, trained.action_names),
+    ]
+
+
+def _whole(trained: Trained, replay: ReplayBuffer, length: int, rng: np.random.Generator) -> Segment | None:
+    """Up to `BATCH` segments that no episode's end cuts short; None where there is no such place."""
+    drawn = replay.draw(16 * BATCH, length, align="start", rng=rng)
+    kept = np.flatnonzero(drawn.mask.all(1))[:BATCH]
+    if not len(kept):
+        return None
+    segments = Segments(drawn.row[kept], drawn.mask[kept])
+    return Segment(trained.agent.tokenizer.encode(replay.frames(segments.row)), replay.steps(segments))

@@ -1,0 +1,53 @@
+"""A trained agent out of its run folder: for whoever evaluates, diagnoses or plays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokendream.agent import Agent
+from tokendream.checkpoint import CheckpointError, Checkpoints
+from tokendream.compute import Compute
+from tokendream.config import Config
+from tokendream.envs.make import make
+from tokendream.plain import ConfigError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The agent of a run's last checkpoint, on its device and in evaluation mode."""
+
+    config: Config
+    agent: Agent
+    compute: Compute
+    epoch: int
+    action_names: tuple[str, ...]
+
+    @staticmethod
+    def load(run_dir: Path, device: str = "auto") -> Trained:
+        """Raises ConfigError or CheckpointError, one line, for a folder without a usable run."""
+        config = read_config(run_dir)
+        compute = Compute.resolve(device, config.precision)
+        epoch, snapshot = Checkpoints(run_dir).load(groups=("agent",))
+        envs = make(config, 1, evaluation=True)
+        agent, names = Agent.from_config(config, envs.n_actions), envs.action_names
+        envs.close()
+        try:
+            agent.load_state_dict(snapshot.tensors["agent"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {error}") from None
+        agent.to(compute.device).eval()
+        return Trained(config, agent, compute, epoch, names)
+
+
+def read_config(run_dir: Path) -> Config:
+    """The config of a run folder. Raises ConfigError saying what is wrong with the folder."""
+    path = run_dir / "config.json"
+    if not run_dir.is_dir():
+        raise ConfigError(f"there is no run folder {run_dir}")
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} is no run folder: it has no config.json")
+    try:
+        return Config.from_json(path.read_text())
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
