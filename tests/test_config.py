@@ -72,3 +72,13 @@ def test_a_wrong_file_is_refused_naming_the_field(change, message):
     change(data)
     with pytest.raises(ConfigError, match=re.escape(message)):
         Config.from_json(json.dumps(data))
+
+
+def test_what_the_paper_does_not_have_is_off_in_rem():
+    rem = REM
+    assert rem.tokenizer.network == "conv"
+    assert rem.tokenizer.revive_after == 0
+    assert rem.tokenizer.changed_weight == 0
+    assert not rem.world_model.stay
+    assert not rem.dream.centre_advantage
+    assert not rem.dream.mask_after_end

@@ -17,7 +17,7 @@ FLOORS = [
     ["dream", "checkpoint", "collect", "evaluate", "metrics", "optim", "tokens"],
     ["pictures", "report", "trained", "trainer"],
     ["bench", "display"],
-    ["diagnose", "experiment"],
+    ["diagnose", "experiment", "filming"],
     ["cli"],
 ]
 """From the ground up: a room imports from lower floors, or from its own folder."""

@@ -72,6 +72,24 @@ class Diagnose:
 
 
 @dataclass(frozen=True)
+class DreamFilm:
+    """Film a dream: real, reconstruction and dream side by side, or many futures of one moment."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    out: Path = Path("dream.mp4")
+    """File to write: .mp4 for a film, .png for a picture of some of its moments."""
+    length: int = 32
+    """Dreamed steps."""
+    futures: int = 0
+    """Number of futures of one moment to show as a grid; 0 for a dream beside what really happened."""
+    seed: int = 0
+    """Seed of the fresh game and of the dreams."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Time every phase of training at a preset's real sizes."""
 
@@ -122,6 +140,19 @@ def _diagnose(options: Diagnose) -> int:
     return diagnose(options.run, steps=options.steps, seed=options.seed, device=options.device)
 
 
+def _dream(options: DreamFilm) -> int:
+    from tokendream import filming
+
+    return filming.film(
+        options.run,
+        options.out,
+        length=options.length,
+        futures=options.futures,
+        seed=options.seed,
+        device=options.device,
+    )
+
+
 def _bench(options: Bench) -> int:
     from tokendream import bench
 
@@ -140,6 +171,7 @@ def _report(options: Report) -> int:
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "train": (Train, _train),
     "eval": (Eval, _eval),
+    "dream": (DreamFilm, _dream),
     "diagnose": (Diagnose, _diagnose),
     "bench": (Bench, _bench),
     "report": (Report, _report),

@@ -11,9 +11,11 @@ from jaxtyping import UInt8
 from tokendream.agent import Agent
 from tokendream.compute import Compute
 from tokendream.config import Config
-from tokendream.data.batch import Segments
+from tokendream.data.batch import Segments, Steps
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
+from tokendream.model.actor_critic import PolicyState
+from tokendream.nn.retnet import RetNetState
 
 
 class Pictures(NamedTuple):
@@ -32,29 +34,60 @@ def draw(
 
     The dream starts like those that the agent trains in: the LSTM warm, M with one block before the start.
     """
+    moment = _moment(replay, config.dream.burn_in, length)
+    if moment is None:
+        return None
+    frames, steps, at = moment
+    generator = torch.Generator(compute.device).manual_seed(seed)
+    with compute.autocast():
+        tokens = agent.tokenizer.encode(frames)
+        dream = _start(agent, config, tokens, steps, at)
+        actions = steps.action[:, at:]
+        rollout = imagine.imagine(dream, agent, actions.shape[1], generator, actions=actions)
+        reconstruction, dreamed = agent.tokenizer.decode(tokens[at:]), agent.tokenizer.decode(rollout.tokens[0])
+    return Pictures(*(x.cpu().numpy() for x in (frames[at:], reconstruction, dreamed)))
+
+
+@torch.no_grad()
+def futures(
+    agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, *, n: int, length: int = 32, seed: int = 0
+) -> UInt8[np.ndarray, "n T 3 S S"] | None:
+    """n dreams of the same moment, each with actions of its own choice; None where no episode has 4 steps."""
+    moment = _moment(replay, config.dream.burn_in, length)
+    if moment is None:
+        return None
+    frames, steps, at = moment
+    generator = torch.Generator(compute.device).manual_seed(seed)
+    with compute.autocast():
+        one = _start(agent, config, agent.tokenizer.encode(frames), steps, at)
+        many = imagine.Dream(
+            one.tokens.expand(n, -1),
+            RetNetState(one.world.S.expand(-1, n, -1, -1, -1), one.world.position),
+            PolicyState(one.policy.h.expand(n, -1), one.policy.c.expand(n, -1)),
+        )
+        films = agent.tokenizer.decode(imagine.imagine(many, agent, length, generator).tokens)
+    return films.cpu().numpy()
+
+
+def _moment(
+    replay: ReplayBuffer, burn_in: int, length: int
+) -> tuple[UInt8[torch.Tensor, "L 3 S S"], Steps, int] | None:
+    """Frames and steps around a moment, `burn_in` before it and `length` from it on as far as the episode goes, and
+    the moment's place among them."""
     if not (episodes := replay.episodes()):
         return None
-    wanted = config.dream.burn_in + length
-    long_enough = [e for e in episodes if e[1] - e[0] >= wanted]
+    long_enough = [e for e in episodes if e[1] - e[0] >= burn_in + length]
     first, stop = long_enough[-1] if long_enough else max(episodes, key=lambda e: e[1] - e[0])
     if stop - first < 4:
         return None
-    anchor = min(first + config.dream.burn_in, (first + stop) // 2)
+    anchor = min(first + burn_in, (first + stop) // 2)
     row = np.arange(first, min(stop, anchor + length))
     steps = replay.steps(Segments(row[None], np.ones((1, len(row)), bool)))
-    frames = replay.frames(row)
-    with compute.autocast():
-        tokens = agent.tokenizer.encode(frames)
-        seen = slice(0, anchor - first + 1)
-        context = type(steps)(steps.action[:, seen], steps.reward[:, seen], steps.end[:, seen], steps.mask[:, seen])
-        dream = imagine.start(agent, tokens[None, seen], context, burn_in_actions=config.dream.burn_in_actions)
-        rollout = imagine.imagine(
-            dream,
-            agent,
-            int(row[-1]) - anchor + 1,
-            torch.Generator(compute.device).manual_seed(seed),
-            actions=steps.action[:, anchor - first :],
-        )
-        shown = slice(anchor - first, None)
-        reconstruction, dreamed = agent.tokenizer.decode(tokens[shown]), agent.tokenizer.decode(rollout.tokens[0])
-    return Pictures(*(x.cpu().numpy() for x in (frames[shown], reconstruction, dreamed)))
+    return replay.frames(row), steps, anchor - first
+
+
+def _start(agent: Agent, config: Config, tokens: torch.Tensor, steps: Steps, at: int) -> imagine.Dream:
+    """The moment's dream, with both memories warm."""
+    seen = slice(0, at + 1)
+    context = Steps(steps.action[:, seen], steps.reward[:, seen], steps.end[:, seen], steps.mask[:, seen])
+    return imagine.start(agent, tokens[None, seen], context, burn_in_actions=config.dream.burn_in_actions)

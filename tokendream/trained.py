@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from tokendream.agent import Agent
 from tokendream.checkpoint import CheckpointError, Checkpoints
+from tokendream.collect import Collector
 from tokendream.compute import Compute
 from tokendream.config import Config
+from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.make import make
 from tokendream.plain import ConfigError
 
@@ -38,6 +44,22 @@ class Trained:
             raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {error}") from None
         agent.to(compute.device).eval()
         return Trained(config, agent, compute, epoch, names)
+
+    def play(self, steps: int, seed: int, progress: Callable[[int], None] = lambda done: None) -> ReplayBuffer:
+        """That many steps of fresh games under the training protocol, played without ε; no run's own games."""
+        envs = make(self.config, 1, evaluation=False)
+        try:
+            size = self.config.env.size
+            replay = ReplayBuffer(steps, (3, size, size), self.compute.device)
+            games = int(np.random.SeedSequence((self.config.seed, seed, 0xD1A6)).generate_state(1)[0])
+            generator = torch.Generator(self.compute.device).manual_seed(seed)
+            collector = Collector(envs, replay, seed=games, epsilon=0.0, generator=generator)
+            for step in range(steps):
+                collector.step(self.agent, self.compute)
+                progress(step + 1)
+        finally:
+            envs.close()
+        return replay
 
 
 def read_config(run_dir: Path) -> Config:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tokendream import durable
-from tokendream.collect import Collector
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.diagnose.control import control, returns_ahead
@@ -20,7 +18,6 @@ from tokendream.diagnose.page import lines, page
 from tokendream.diagnose.vision import vision
 from tokendream.diagnose.world import DISTANCES, Segment, world
 from tokendream.display import display_for
-from tokendream.envs.make import make
 from tokendream.plain import ConfigError
 from tokendream.trained import Trained
 
@@ -46,7 +43,7 @@ def diagnose(run_dir: Path, *, steps: int, seed: int, device: str) -> int:
         raise ConfigError(f"steps must be at least {least} for this run's segments, not {steps}")
     display = display_for(config, ())
     try:
-        replay = play(trained, steps, seed, lambda done: display.games("env steps", done, steps))
+        replay = trained.play(steps, seed, lambda done: display.games("env steps", done, steps))
     finally:
         display.close()
     with trained.compute.autocast():
@@ -61,24 +58,6 @@ def diagnose(run_dir: Path, *, steps: int, seed: int, device: str) -> int:
         print(line)
     print(f"diagnosis: {path}")
     return 0
-
-
-def play(trained: Trained, steps: int, seed: int, progress: Callable[[int], None] = lambda done: None) -> ReplayBuffer:
-    """That many steps of fresh games under the training protocol, played by the agent without ε."""
-    envs = make(trained.config, 1, evaluation=False)
-    try:
-        size = trained.config.env.size
-        replay = ReplayBuffer(steps, (3, size, size), trained.compute.device)
-        # The collector's own stream of games, far from that of any run.
-        fresh = int(np.random.SeedSequence((trained.config.seed, seed, 0xD1A6)).generate_state(1)[0])
-        generator = torch.Generator(trained.compute.device).manual_seed(seed)
-        collector = Collector(envs, replay, seed=fresh, epsilon=0.0, generator=generator)
-        for step in range(steps):
-            collector.step(trained.agent, trained.compute)
-            progress(step + 1)
-    finally:
-        envs.close()
-    return replay
 
 
 def measure(trained: Trained, replay: ReplayBuffer, seed: int = 0) -> list[Part]:

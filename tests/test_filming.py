@@ -1,0 +1,69 @@
+"""`tokendream dream`: films and pictures of a tiny run, and what it refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tokendream import experiment, filming
+from tokendream.cli import main
+from tokendream.presets import TINY
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    assert experiment.start(TINY, run_dir) == 0
+    return run_dir
+
+
+def test_a_picture_has_three_rows(run, tmp_path):
+    out = tmp_path / "new" / "dream.png"
+    assert main(["dream", str(run), "--out", str(out), "--length", "8"]) == 0
+    width, height = Image.open(out).size
+    assert height == 2 * 3 * 64
+    assert width == 2 * (8 * 64 + 7 * 2)
+
+
+def test_the_dream_starts_from_the_frame_it_is_compared_with(run, tmp_path):
+    out = tmp_path / "dream.png"
+    assert main(["dream", str(run), "--out", str(out), "--length", "8"]) == 0
+    picture = np.asarray(Image.open(out))
+    reconstruction, dream = picture[128:256], picture[256:384]
+    assert (reconstruction[:, :128] == dream[:, :128]).all()
+    assert (picture[:128] != reconstruction).any()
+
+
+def test_films_of_a_dream_and_of_many_futures(run, tmp_path, capsys):
+    for name, flags in (("one.mp4", []), ("many.mp4", ["--futures", "5"])):
+        out = tmp_path / name
+        assert main(["dream", str(run), "--out", str(out), "--length", "6", *flags]) == 0
+        assert out.stat().st_size > 500
+        assert str(out) in capsys.readouterr().out
+
+
+def test_a_grid_is_as_square_as_it_can_be():
+    films = [np.full((2, 3, 4, 4), i + 1, np.uint8) for i in range(5)]
+    grid = filming._grid(films)
+    assert grid.shape == (2, 3, 8, 3 * 4 + 2 * 2)
+    assert (grid[:, :, 4:, :4] == 4).all()
+    assert (grid[:, :, 4:, -4:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out", "film.avi"], "ends in .mp4"),
+        (["--length", "1"], "length of at least 2"),
+        (["--futures", "-1"], "no negative number"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["dream", str(run), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert main(["dream", str(tmp_path / "nowhere")]) == 2
+    assert not list(tmp_path.iterdir())

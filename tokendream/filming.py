@@ -1,0 +1,56 @@
+"""`tokendream dream`: what a run dreams, as a film or a picture, for papers and READMEs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from tokendream import films, pictures
+from tokendream.plain import ConfigError, nearest
+from tokendream.trained import Trained
+
+SUFFIXES = (".mp4", ".png")
+
+MOMENTS = 10
+"""Moments of a film that a picture shows."""
+
+
+def film(run_dir: Path, out: Path, *, length: int, futures: int, seed: int, device: str) -> int:
+    """Write a dream of a run's last checkpoint to `out`: an MP4, or a PNG of some of its moments.
+
+    Without `futures`, three columns (rows in a picture): what happened in a fresh game, its reconstruction, and the
+    dream under the same actions. With it, that many dreams of one moment, each choosing its own actions. Raises
+    ConfigError for another kind of file or for sizes that make no film.
+    """
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"a film ends in .mp4 and a picture in .png, not {out.name!r}; nearest: "
+                          f"{nearest(out.suffix, SUFFIXES)}")  # fmt: skip
+    if length < 2 or futures < 0:
+        raise ConfigError(f"expected a length of at least 2 and no negative number of futures, not {length}, {futures}")
+    trained = Trained.load(run_dir, device)
+    what = trained.agent, trained.play(trained.config.dream.burn_in + 4 * length, seed), trained.config, trained.compute
+    if futures:
+        several = pictures.futures(*what, n=futures, length=length, seed=seed)
+        rows = [] if several is None else list(several)
+    else:
+        drawn = pictures.draw(*what, length=length, seed=seed)
+        rows = [] if drawn is None else list(drawn)
+    if not rows:
+        raise ConfigError("every episode of the fresh games was shorter than 4 steps: try another --seed")
+    if out.suffix == ".png":
+        at = np.linspace(0, len(rows[0]) - 1, min(MOMENTS, len(rows[0]))).astype(int)
+        films.write_png(out, films.enlarge(np.concatenate([films.strip(row[at]) for row in rows], axis=-2), 2))
+    else:
+        films.write_mp4(out, _grid(rows) if futures else films.columns(*rows), fps=8)
+    print(out)
+    return 0
+
+
+def _grid(rows: list[UInt8[np.ndarray, "T 3 S S"]]) -> UInt8[np.ndarray, "T 3 H W"]:
+    """Films in as square a grid as their number allows; what is left over stays black."""
+    side = int(np.ceil(len(rows) ** 0.5))
+    black = np.zeros_like(rows[0])
+    rows = rows + [black] * (-len(rows) % side)
+    return np.concatenate([films.columns(*rows[i : i + side]) for i in range(0, len(rows), side)], axis=-2)
