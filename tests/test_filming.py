@@ -21,7 +21,8 @@ def run(tmp_path_factory):
 def test_a_picture_has_three_rows(run, tmp_path):
     out = tmp_path / "new" / "dream.png"
     assert main(["dream", str(run), "--out", str(out), "--length", "8"]) == 0
-    width, height = Image.open(out).size
+    with Image.open(out) as picture:
+        width, height = picture.size
     assert height == 2 * 3 * 64
     assert width == 2 * (8 * 64 + 7 * 2)
 
@@ -29,7 +30,8 @@ def test_a_picture_has_three_rows(run, tmp_path):
 def test_the_dream_starts_from_the_frame_it_is_compared_with(run, tmp_path):
     out = tmp_path / "dream.png"
     assert main(["dream", str(run), "--out", str(out), "--length", "8"]) == 0
-    picture = np.asarray(Image.open(out))
+    with Image.open(out) as file:
+        picture = np.asarray(file)
     reconstruction, dream = picture[128:256], picture[256:384]
     assert (reconstruction[:, :128] == dream[:, :128]).all()
     assert (picture[:128] != reconstruction).any()
@@ -56,6 +58,7 @@ def test_a_grid_is_as_square_as_it_can_be():
     [
         (["--out", "film.avi"], "ends in .mp4"),
         (["--length", "1"], "length of at least 2"),
+        (["--at", "0"], "first step of at least 1"),
         (["--futures", "-1"], "no negative number"),
     ],
 )

@@ -79,6 +79,8 @@ class DreamFilm:
     """Folder of the run."""
     out: Path = Path("dream.mp4")
     """File to write: .mp4 for a film, .png for a picture of some of its moments."""
+    at: int = 300
+    """Step of a fresh game, played by the agent, at which the dream starts."""
     length: int = 32
     """Dreamed steps."""
     futures: int = 0
@@ -146,6 +148,7 @@ def _dream(options: DreamFilm) -> int:
     return filming.film(
         options.run,
         options.out,
+        at=options.at,
         length=options.length,
         futures=options.futures,
         seed=options.seed,

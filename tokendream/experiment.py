@@ -26,7 +26,7 @@ from tokendream.checkpoint import Checkpoints
 from tokendream.compute import Compute, keep_freed_memory
 from tokendream.config import Config
 from tokendream.data.replay import ReplayBuffer
-from tokendream.display import Display, display_for
+from tokendream.display import Display, display_for, peak_memory
 from tokendream.envs.make import make
 from tokendream.evaluate import Evaluation, evaluate
 from tokendream.games import Game, Policy, random_policy, replay_game
@@ -188,6 +188,7 @@ class Run:
         self._display.say(f"random {chance.describe()}")
         self._display.say(f"agent  {result.describe()}")
         self._report()
+        self._display.say(f"peak memory of this process: {peak_memory() / 2**30:.2f} GiB")
         self._display.say(f"report: {self.run_dir / 'report.html'}")
         return True
 

@@ -17,20 +17,22 @@ MOMENTS = 10
 """Moments of a film that a picture shows."""
 
 
-def film(run_dir: Path, out: Path, *, length: int, futures: int, seed: int, device: str) -> int:
+def film(run_dir: Path, out: Path, *, at: int, length: int, futures: int, seed: int, device: str) -> int:
     """Write a dream of a run's last checkpoint to `out`: an MP4, or a PNG of some of its moments.
 
-    Without `futures`, three columns (rows in a picture): what happened in a fresh game, its reconstruction, and the
-    dream under the same actions. With it, that many dreams of one moment, each choosing its own actions. Raises
-    ConfigError for another kind of file or for sizes that make no film.
+    It starts at step `at` of fresh games, or a little beside it where an episode begins or ends there. Without
+    `futures`, three columns (rows in a picture): what happened, its reconstruction, and the dream under the same
+    actions. With it, that many dreams of one moment, each choosing its own actions. Raises ConfigError for another
+    kind of file or for sizes that make no film.
     """
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"a film ends in .mp4 and a picture in .png, not {out.name!r}; nearest: "
                           f"{nearest(out.suffix, SUFFIXES)}")  # fmt: skip
-    if length < 2 or futures < 0:
-        raise ConfigError(f"expected a length of at least 2 and no negative number of futures, not {length}, {futures}")
+    if length < 2 or futures < 0 or at < 1:
+        raise ConfigError("expected a length of at least 2, a first step of at least 1 and no negative number of "
+                          f"futures, not {length}, {at} and {futures}")  # fmt: skip
     trained = Trained.load(run_dir, device)
-    what = trained.agent, trained.play(trained.config.dream.burn_in + 4 * length, seed), trained.config, trained.compute
+    what = trained.agent, trained.play(at + length, seed), trained.config, trained.compute
     if futures:
         several = pictures.futures(*what, n=futures, length=length, seed=seed)
         rows = [] if several is None else list(several)
@@ -40,8 +42,8 @@ def film(run_dir: Path, out: Path, *, length: int, futures: int, seed: int, devi
     if not rows:
         raise ConfigError("every episode of the fresh games was shorter than 4 steps: try another --seed")
     if out.suffix == ".png":
-        at = np.linspace(0, len(rows[0]) - 1, min(MOMENTS, len(rows[0]))).astype(int)
-        films.write_png(out, films.enlarge(np.concatenate([films.strip(row[at]) for row in rows], axis=-2), 2))
+        shown = np.linspace(0, len(rows[0]) - 1, min(MOMENTS, len(rows[0]))).astype(int)
+        films.write_png(out, films.enlarge(np.concatenate([films.strip(row[shown]) for row in rows], axis=-2), 2))
     else:
         films.write_mp4(out, _grid(rows) if futures else films.columns(*rows), fps=8)
     print(out)

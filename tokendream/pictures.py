@@ -30,7 +30,7 @@ class Pictures(NamedTuple):
 def draw(
     agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, *, length: int = 32, seed: int = 0
 ) -> Pictures | None:
-    """Pictures of the newest episode that is long enough, else of the longest; None where there is none of 4 steps.
+    """Pictures of the end of the newest episode that is long enough, else of the longest; None where none has 4 steps.
 
     The dream starts like those that the agent trains in: the LSTM warm, M with one block before the start.
     """
@@ -80,7 +80,8 @@ def _moment(
     first, stop = long_enough[-1] if long_enough else max(episodes, key=lambda e: e[1] - e[0])
     if stop - first < 4:
         return None
-    anchor = min(first + burn_in, (first + stop) // 2)
+    anchor = stop - length if long_enough else (first + stop) // 2
+    first = max(first, anchor - burn_in)
     row = np.arange(first, min(stop, anchor + length))
     steps = replay.steps(Segments(row[None], np.ones((1, len(row)), bool)))
     return replay.frames(row), steps, anchor - first

@@ -101,8 +101,8 @@ TINY = Config(
 PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "toy": TOY, "tiny": TINY}
 
 DURATIONS = {
-    "cpu": "Preset cpu takes about 20 minutes on two cores with AMX, as it stands.",
-    "toy": "Preset toy takes some minutes on one core.",
+    "cpu": "Preset cpu took 16 minutes on two cores with AMX (CrazyClimber): 13 of training, 3 of evaluation.",
+    "toy": "Preset toy takes about three minutes on one core.",
 }
 """What is known about how long a preset takes, from measurement; said before a run starts."""
 

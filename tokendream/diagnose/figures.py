@@ -68,8 +68,9 @@ def classification(
     frequency = torch.bincount(target, minlength=len(names)) / len(target)
     entropy = torch.special.entr(frequency).sum()
     loss = torch.nn.functional.cross_entropy(logits, target)
+    known = f"below {entropy:.3g}, what the frequencies alone give" if entropy > 0 else "near 0: one class only"
     figures = [
-        Figure(f"{what} cross-entropy", number(loss), f"below {entropy:.3g}, what knowing the frequencies alone gives"),
+        Figure(f"{what} cross-entropy", number(loss), known),
         Figure(
             f"{what} calibration error",
             number(calibration_error(p.amax(-1), (predicted == target).float())),

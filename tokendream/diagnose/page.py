@@ -49,7 +49,7 @@ def _sections(parts: Sequence[Part]) -> Iterator[str]:
             (b.title, _bars(b), b.healthy) for b in part.bars
         ]
         for title, drawn, healthy in charts:
-            yield f'<h3>{html.escape(title)}</h3><div class="card">{drawn}</div>'
+            yield f'<div class="card"><h3>{html.escape(title)}</h3>{drawn}</div>'
             yield f'<p class="soft">Healthy: {html.escape(healthy)}.</p>'
 
 

@@ -3,8 +3,8 @@
 Not published: an option for small machines. A token of the paper's encoder depends on the whole frame (by its
 convolutions and by GroupNorm's statistics), so that one moving figure makes tokens flicker where nothing moved, and
 the world model must learn that noise. Here a cell with the same pixels is the same token, always. Measured on Boxing,
-48 pixels, 600 updates of 64 frames on one core: of tokens over unchanged pixels 0% against 67% changed from one frame
-to the next, at the same error on moving pixels and a fifth of the time.
+48 pixels, 450 updates of 64 frames: of tokens over unchanged pixels 0% against 67% changed from one frame to the next,
+and an update takes a fifth of the time (docs/evidence.md).
 """
 
 from __future__ import annotations

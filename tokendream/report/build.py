@@ -110,14 +110,14 @@ def _tiles(folder: Folder) -> str:
     newest = folder.final or (folder.during[-1] if folder.during else None)
     if newest:
         low, high = newest.interval
-        games = f"{len(newest.scores)} games, 95% interval {low:,.4g} to {high:,.4g}"
-        tiles.append((f"{newest.mean:,.4g}", f"mean score, {games}"))
+        games = f"{len(newest.scores)} games, 95% interval {_score(low)} to {_score(high)}"
+        tiles.append((_score(newest.mean), f"mean score, {games}"))
         if newest.human_normalised is not None:
             tiles.append((f"{newest.human_normalised:.3f}", "human-normalised: 0 random, 1 human"))
     if folder.chance:
-        tiles.append((f"{folder.chance.mean:,.4g}", f"random player, {len(folder.chance.scores)} games, same protocol"))
+        tiles.append((_score(folder.chance.mean), f"random player, {len(folder.chance.scores)} games, same protocol"))
     if folder.reference:
-        tiles.append((f"{folder.reference.rem:,.4g}", "REM as published, after 100,000 steps"))
+        tiles.append((_score(folder.reference.rem), "REM as published, after 100,000 steps"))
     cells = "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
     return f'<div class="tiles">{cells}</div>' if cells else ""
 
@@ -173,9 +173,14 @@ def _evaluation(folder: Folder) -> Iterator[str]:
 def _row(label: str, e: Evaluation) -> str:
     low, high = e.interval
     normalised = "" if e.human_normalised is None else f"{e.human_normalised:.3f}"
-    cells = (len(e.scores), f"{e.mean:,.4g}", f"{low:,.4g} to {high:,.4g}", f"{e.median:,.4g}",
-             f"{max(e.scores):,.4g}", normalised)  # fmt: skip
+    cells = (len(e.scores), _score(e.mean), f"{_score(low)} to {_score(high)}", _score(e.median),
+             _score(max(e.scores)), normalised)  # fmt: skip
     return f"<tr><td>{label}</td>" + "".join(f'<td class="n">{c}</td>' for c in cells) + "</tr>"
+
+
+def _score(value: float) -> str:
+    """A score for people: four digits, but never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _chart(svg: str | None, when: str) -> str:
