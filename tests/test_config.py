@@ -80,5 +80,6 @@ def test_what_the_paper_does_not_have_is_off_in_rem():
     assert rem.tokenizer.revive_after == 0
     assert rem.tokenizer.changed_weight == 0
     assert not rem.world_model.stay
+    assert rem.world_model.token_temperature == 1
     assert not rem.dream.centre_advantage
     assert not rem.dream.mask_after_end

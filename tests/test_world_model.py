@@ -116,6 +116,25 @@ def test_stay_adds_one_logit_to_each_token_s_own(case):
         assert torch.equal(kept.next_frame.argmax(-1), tokens[:, predict])
 
 
+def test_token_temperature_sharpens_frames_and_nothing_else(case):
+    """Near zero every frame is the likeliest one; rewards and ends are drawn as before."""
+    codebook, tokens, steps = case
+    n = 2000
+    M = world_model(torch.float32, token_temperature=1e-4).eval()
+    codes, action = codebook[tokens[:1, 0]].float(), steps.action[:1, 0]
+    outcome, _ = M.imagine(
+        codes.expand(n, K, D),
+        tokens[:1, 0].expand(n, K),
+        action.expand(n),
+        M.initial_state(n),
+        torch.Generator().manual_seed(0),
+    )
+    prediction, _ = M(codes[:, None], tokens[:1, :1], action[:, None], M.initial_state(1))
+    assert (outcome.tokens == prediction.next_frame[0, 0].argmax(-1)).all()
+    signs = torch.stack([(outcome.reward == s).float().mean() for s in (-1, 0, 1)])
+    assert (signs - prediction.reward[0, 0].softmax(-1)).abs().max() < 0.05
+
+
 def test_it_learns_a_deterministic_world():
     """Action 0 keeps the frame, the others paint a pattern: after training both are near certain."""
     M = world_model(torch.float32, width=32)

@@ -49,6 +49,7 @@ class Agent(nn.Module):
                 dropout=M.dropout,
                 context=M.context,
                 stay=M.stay,
+                token_temperature=M.token_temperature,
             ),
             ActorCritic(n_actions=n_actions, grid=config.grid, code_width=V.code_width, lstm_width=C.lstm_width),
         )

@@ -84,6 +84,8 @@ class WorldModelConfig:
     """First blocks of a segment that are context only and not scored."""
     stay: bool = False
     """Whether a head of its own says how likely a token is to stay what it is (not published)."""
+    token_temperature: float = 1.0
+    """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,8 @@ class Config:
             require(0 <= rate <= high, where, f"between 0 and {high:g}", rate)
         require(self.seed >= 0, "seed", "a non-negative integer", self.seed)
         require(self.dream.entropy_weight >= 0, "dream.entropy_weight", "non-negative", self.dream.entropy_weight)
+        require(self.world_model.token_temperature > 0, "world_model.token_temperature", "positive",
+                self.world_model.token_temperature)  # fmt: skip
         require(self.evaluation.temperature > 0, "evaluation.temperature", "positive", self.evaluation.temperature)
         require(self.tokenizer.channels % 8 == 0 and self.tokenizer.channels > 0,
                  "tokenizer.channels", "a multiple of 8 (GroupNorm has 8 groups)", self.tokenizer.channels)  # fmt: skip

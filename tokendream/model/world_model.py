@@ -58,9 +58,10 @@ class WorldModel(nn.Module):
         dropout: float = 0.1,
         context: int = 2,
         stay: bool = False,
+        token_temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self.context = context
+        self.context, self.token_temperature = context, token_temperature
         self.action_embedding = nn.Embedding(n_actions, width)
         self.prediction_tokens = nn.Parameter(torch.randn(tokens_per_frame, width) * 0.02)
         self.retnet = RetNet(width, layers, heads, ffn_factor, dropout)
@@ -102,11 +103,14 @@ class WorldModel(nn.Module):
         state: RetNetState,
         generator: torch.Generator | None = None,
     ) -> tuple[Outcome, RetNetState]:
-        """One step of the world: absorb (frame, action), sample the reward's sign, the end and the next frame."""
+        """One step of the world: absorb (frame, action), sample the reward's sign, the end and the next frame.
+
+        The frame's tokens at `token_temperature`, the rest as predicted.
+        """
         prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
         return (
             Outcome(
-                sample(prediction.next_frame[:, 0], generator),
+                sample(prediction.next_frame[:, 0], generator, temperature=self.token_temperature),
                 sample(prediction.reward[:, 0], generator).float() - 1,
                 sample(prediction.end[:, 0], generator).bool(),
             ),
