@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from tokendream import cli
+from tokendream.cli import commands, flags, main
 from tokendream.presets import CPU, REM
 
 
 def run(capsys, *argv):
-    code = cli.main(list(argv))
+    code = main.main(list(argv))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -50,11 +50,11 @@ def test_bad_input_gets_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, 
 
 
 def test_flags_override_the_preset():
-    options = cli._parse_train(["cpu", "--game", "Pong", "--dream.horizon", "5", "--env.no-life-loss-ends"])
+    options = flags.parse_train(["cpu", "--game", "Pong", "--dream.horizon", "5", "--env.no-life-loss-ends"])
     assert (options.config.game, options.config.dream.horizon) == ("Pong", 5)
     assert not options.config.env.life_loss_ends
     assert options.config.tokenizer == CPU.tokenizer
-    assert cli._parse_train(["--preset=rem"]).config == REM
+    assert flags.parse_train(["--preset=rem"]).config == REM
 
 
 def test_the_preset_follows_the_machine_and_is_said(capsys, monkeypatch):
@@ -62,11 +62,11 @@ def test_the_preset_follows_the_machine_and_is_said(capsys, monkeypatch):
 
     for there, name in ((True, "rem"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert cli._parse_train([]).config.preset == name
+        assert flags.parse_train([]).config.preset == name
         assert f"preset {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+@pytest.mark.parametrize("command", ["", *commands.COMMANDS])
 def test_every_help_runs(command):
     argv = [sys.executable, "-m", "tokendream", *([command] if command else []), "--help"]
     out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout

@@ -9,7 +9,7 @@ import torch
 
 from tokendream import experiment
 from tokendream.agent import Agent
-from tokendream.cli import main
+from tokendream.cli.main import main
 from tokendream.data.batch import Steps
 from tokendream.diagnose.control import control, returns_ahead
 from tokendream.diagnose.figures import Figure, calibration_error, classification

@@ -12,7 +12,7 @@ import pytest
 
 from tokendream import experiment
 from tokendream.checkpoint import Checkpoints
-from tokendream.cli import main
+from tokendream.cli.main import main
 from tokendream.evaluate import Evaluation
 from tokendream.metrics import read_metrics
 from tokendream.plain import ConfigError

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tokendream import experiment, filming
-from tokendream.cli import main
+from tokendream.cli.main import main
 from tokendream.presets import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

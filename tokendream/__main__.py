@@ -1,5 +1,5 @@
 """`python -m tokendream` is `tokendream`."""
 
-from tokendream.cli import entry
+from tokendream.cli.main import entry
 
 entry()

@@ -1,0 +1,171 @@
+"""The commands: one dataclass of flags each, and the one function that it calls.
+
+A command imports what it runs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from tokendream.config import Config
+from tokendream.presets import preset
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent from scratch, evaluate it and write its report; or go on with a run that was cut."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    """Folder of the run; by default a free name under runs/. An existing run is never overwritten."""
+    resume: Path | None = None
+    """Folder of a run to go on with, from its last checkpoint and with its own config."""
+    time_limit: float | None = None
+    """Minutes after which to stop at a checkpoint, ready for --resume."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Play full games with a trained agent and report its score."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    episodes: int = 100
+    """Games to play."""
+    temperature: float = 0.5
+    """Temperature at which actions are sampled."""
+    seed: int = 0
+    """Seed of the games and of the sampling."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    films: bool = True
+    """Write films of the best and of the median game."""
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Measure each part of a trained agent on fresh games, beside what is healthy; writes a page and JSON."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    steps: int = 2000
+    """Env steps of fresh games to measure on."""
+    seed: int = 0
+    """Seed of those games and of the dreams."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
+class DreamFilm:
+    """Film a dream: real, reconstruction and dream side by side, or many futures of one moment."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    out: Path = Path("dream.mp4")
+    """File to write: .mp4 for a film, .png for a picture of some of its moments."""
+    at: int = 300
+    """Step of a fresh game, played by the agent, at which the dream starts."""
+    length: int = 32
+    """Dreamed steps."""
+    futures: int = 0
+    """Number of futures of one moment to show as a grid; 0 for a dream beside what really happened."""
+    seed: int = 0
+    """Seed of the fresh game and of the dreams."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time every phase of training at a preset's real sizes."""
+
+    preset: str = "rem"
+    """Preset whose sizes are timed."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    quick: bool = False
+    """Fewer repetitions: a first look."""
+    profile: bool = False
+    """Also list the operators that took longest in each phase."""
+    out: Path | None = None
+    """Write the figures to this JSON file as well."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rebuild a run's report.html from what lies in its folder."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+
+
+def _train(options: Train) -> int:
+    from tokendream import experiment
+
+    if options.resume is not None:
+        return experiment.resume(options.resume, time_limit=options.time_limit)
+    return experiment.start(options.config, options.run_dir, time_limit=options.time_limit)
+
+
+def _eval(options: Eval) -> int:
+    from tokendream import experiment
+
+    return experiment.evaluate_run(
+        options.run,
+        episodes=options.episodes,
+        temperature=options.temperature,
+        seed=options.seed,
+        device=options.device,
+        with_films=options.films,
+    )
+
+
+def _diagnose(options: Diagnose) -> int:
+    from tokendream.diagnose.run import diagnose
+
+    return diagnose(options.run, steps=options.steps, seed=options.seed, device=options.device)
+
+
+def _dream(options: DreamFilm) -> int:
+    from tokendream import filming
+
+    return filming.film(
+        options.run,
+        options.out,
+        at=options.at,
+        length=options.length,
+        futures=options.futures,
+        seed=options.seed,
+        device=options.device,
+    )
+
+
+def _bench(options: Bench) -> int:
+    from tokendream import bench
+
+    return bench.main(
+        preset(options.preset), options.device, quick=options.quick, profile=options.profile, out=options.out
+    )
+
+
+def _report(options: Report) -> int:
+    from tokendream.report import write_report
+
+    print(write_report(options.run))
+    return 0
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "train": (Train, _train),
+    "eval": (Eval, _eval),
+    "dream": (DreamFilm, _dream),
+    "diagnose": (Diagnose, _diagnose),
+    "bench": (Bench, _bench),
+    "report": (Report, _report),
+}

@@ -1,0 +1,106 @@
+"""From words to a command's options: tyro, with its boxes of errors turned into one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast, get_type_hints
+
+import tyro
+
+from tokendream.cli.commands import Train
+from tokendream.config import Config
+from tokendream.plain import ConfigError, nearest
+from tokendream.presets import preset
+
+Options = TypeVar("Options")
+
+
+def parse_train(argv: list[str]) -> Train:
+    """`train [PRESET] [flags]`: the preset, given as first word or as --preset, supplies the flags' defaults."""
+    name = None
+    if argv and not argv[0].startswith("-"):
+        name, argv = argv[0], argv[1:]
+    for i, word in enumerate(argv):
+        if word == "--preset" and i + 1 < len(argv):
+            name, argv = argv[i + 1], argv[:i] + argv[i + 2 :]
+            break
+        if word.startswith("--preset="):
+            name, argv = word.partition("=")[2], argv[:i] + argv[i + 1 :]
+            break
+    helps = any(word in ("-h", "--help") for word in argv)
+    resuming = any(word.split("=")[0] == "--resume" for word in argv)
+    if name is None and not helps and not resuming:
+        name = _default_preset()
+    base = preset(name or "cpu")
+    options = parse(Train, argv, "tokendream train [PRESET]", default=Train(base))
+    alone = Train(base, None, options.resume, options.time_limit)
+    if options.resume is not None and (name is not None or options != alone):
+        raise ConfigError("--resume takes the run's own config: give no preset and no flag but --time-limit with it")
+    return options
+
+
+def _default_preset() -> str:
+    import torch
+
+    name = "rem" if torch.cuda.is_available() else "cpu"
+    print(f"preset {name}: {'a' if name == 'rem' else 'no'} GPU was found (name another one to override)")
+    return name
+
+
+def parse(kind: type[Options], argv: list[str], prog: str, default: Options | None = None) -> Options:
+    """Parse flags with tyro, turning its boxes of errors into one line."""
+    valid = set(_flags(kind)) | {"--help", "-h"}
+    for word in argv:
+        flag = word.split("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in valid:
+            raise ConfigError(f"unknown flag {flag}; nearest: {nearest(flag, valid)}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), _wide():
+            return cast(Options, tyro.cli(kind, args=argv, prog=prog, default=default))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(_one_line(said.getvalue())) from None
+
+
+def _flags(kind: type[Any], prefix: str = "") -> Iterator[str]:
+    for name, hint in get_type_hints(kind).items():
+        leaf = name.replace("_", "-")
+        flag = f"{prefix}{leaf}"
+        if dataclasses.is_dataclass(hint):
+            yield from _flags(hint, "" if hint is Config else f"{flag}.")  # type: ignore[arg-type]
+        else:
+            yield f"--{flag}"
+            if hint is bool:
+                yield f"--{prefix}no-{leaf}"
+
+
+@contextlib.contextmanager
+def _wide() -> Iterator[None]:
+    """Let tyro's messages run on one line each while errors are caught; help keeps the terminal's width."""
+    before = os.environ.get("COLUMNS")
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", "100")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+
+
+def _one_line(box: str) -> str:
+    """The sentence inside tyro's box: what stands between its title and its first rule."""
+    body: list[str] = []
+    for line in box.splitlines()[1:]:
+        text = line.strip(" │╭╮╰╯─-\t")
+        if not text and body:
+            break
+        if text:
+            body.append(text)
+    return " ".join(" ".join(body).split()) or "bad arguments"
