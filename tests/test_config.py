@@ -59,7 +59,7 @@ def test_what_cannot_run_is_refused_naming_the_field(changes, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("epochs"), "config.epochs is missing"),
+        (lambda d: d["training"]["tokenizer"].pop("batch"), "config.training.tokenizer.batch is missing"),
         (lambda d: d["dream"].update(horizn=3), "config.dream.horizn is unknown; nearest: horizon"),
         (lambda d: d["dream"].update(horizon=True), "config.dream.horizon must be of type int"),
         (lambda d: d.update(dream=[1]), "config.dream must be an object, not list"),
@@ -74,9 +74,17 @@ def test_a_wrong_file_is_refused_naming_the_field(change, message):
         Config.from_json(json.dumps(data))
 
 
+def test_what_an_older_version_wrote_can_be_read():
+    """A field that came later takes its default."""
+    data = json.loads(dataclasses.replace(REM, seed=3).to_json())
+    del data["control"], data["world_model"]["token_temperature"]
+    assert Config.from_json(json.dumps(data)) == dataclasses.replace(REM, seed=3)
+
+
 def test_what_the_paper_does_not_have_is_off_in_rem():
     rem = REM
     assert rem.tokenizer.network == "conv"
+    assert rem.control == "none"
     assert rem.tokenizer.revive_after == 0
     assert rem.tokenizer.changed_weight == 0
     assert not rem.world_model.stay

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor, nn
 
+from tokendream import controls
 from tokendream.compute import Compute
 from tokendream.config import Config
 from tokendream.model.actor_critic import ActorCritic, PolicyState
@@ -26,7 +27,7 @@ class Agent(nn.Module):
     def from_config(cls, config: Config, n_actions: int) -> Agent:
         """A fresh agent for an environment with `n_actions` actions, in training mode."""
         V, M, C = config.tokenizer, config.world_model, config.actor_critic
-        return cls(
+        agent = cls(
             Tokenizer(
                 channels=V.channels,
                 downsamples=V.downsamples,
@@ -53,6 +54,8 @@ class Agent(nn.Module):
             ),
             ActorCritic(n_actions=n_actions, grid=config.grid, code_width=V.code_width, lstm_width=C.lstm_width),
         )
+        controls.apply(config.control, agent.world_model, agent.actor_critic)
+        return agent
 
     @torch.no_grad()
     def act(

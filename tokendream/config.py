@@ -20,6 +20,7 @@ FORMAT = 1
 Perceptual = Literal["vgg16", "alexnet", "none"]
 Network = Literal["conv", "patch"]
 Precision = Literal["auto", "bf16", "float32"]
+Control = Literal["none", "shuffled-actions", "zero-rewards", "dealt-rewards", "blind-policy"]
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,9 @@ class Config:
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"
     """Matrix products in bf16 or float32; auto takes bf16 where the device is fast at it."""
+    control: Control = "none"
+    """A link cut on purpose, to see that nothing is learnt without it: M is trained on other steps' actions, dreams
+    pay nothing or another dream's rewards, C sees no frame."""
     checkpoint_every: int = 10
     """Epochs between checkpoints; one is also written at the end and on Ctrl-C."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -295,7 +299,7 @@ class Config:
 
     @staticmethod
     def from_json(text: str) -> Config:
-        """Read `to_json`'s text. Raises ConfigError naming what is missing, unknown, of another type or version."""
+        """Read `to_json`'s text, or an older version's. Raises ConfigError naming what is unknown or of a wrong type."""
         try:
             data = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:

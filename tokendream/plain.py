@@ -27,7 +27,11 @@ def require(condition: bool, where: str, expected: str, got: object) -> None:
 
 
 def read(cls: type[Any], data: object, where: str) -> Any:
-    """Build a dataclass from plain JSON data. Raises ConfigError for a name missing, unknown, or of another type."""
+    """Build a dataclass from plain JSON data. Raises ConfigError for a name unknown, or of another type.
+
+    A field that is missing takes its default, so that what an older version wrote can be read: a new field's default
+    is what that version did. A field without a default must be there.
+    """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be an object, not {type(data).__name__}")
     hints = get_type_hints(cls)
@@ -37,9 +41,10 @@ def read(cls: type[Any], data: object, where: str) -> Any:
     values = {}
     for f in dataclasses.fields(cls):
         path = f"{where}.{f.name}"
-        if f.name not in data:
+        if f.name in data:
+            values[f.name] = _convert(hints[f.name], data[f.name], path)
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{path} is missing")
-        values[f.name] = _convert(hints[f.name], data[f.name], path)
     return cls(**values)
 
 

@@ -1,0 +1,79 @@
+"""Each control cuts the link it names, and no other."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tokendream.agent import Agent
+from tokendream.data.batch import Steps
+from tokendream.presets import TINY
+
+A, B, T, K = 4, 64, 5, 16
+
+
+def agent(control: str) -> Agent:
+    torch.manual_seed(0)
+    made = Agent.from_config(dataclasses.replace(TINY, control=control), A).eval()
+    torch.nn.init.normal_(made.tokenizer.quantizer.codebook)
+    return made
+
+
+@pytest.fixture
+def moment():
+    """Tokens, actions and steps of B short segments."""
+    torch.manual_seed(1)
+    return (
+        torch.randint(16, (B, T, K)),
+        Steps(torch.randint(A, (B, T)), torch.zeros(B, T), torch.zeros(B, T).bool(), torch.ones(B, T).bool()),
+    )
+
+
+def behaviour(made: Agent, tokens, steps):
+    """What the agent's world model and controller make of a moment: M's loss, an outcome, the policy."""
+    torch.manual_seed(2)
+    codes = made.tokenizer.codes(tokens)
+    M, C = made.world_model, made.actor_critic
+    with torch.no_grad():
+        loss = M.loss(codes, tokens, steps).total
+        draws = torch.Generator().manual_seed(3)
+        outcome, _ = M.imagine(codes[:, 0], tokens[:, 0], steps.action[:, 0], M.initial_state(B), draws)
+        memory = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
+        output, _ = C(codes[:, -1], memory)
+    return loss, outcome, output
+
+
+def test_shuffled_actions_reach_the_training_of_M_only(moment):
+    loss, outcome, output = behaviour(agent("none"), *moment)
+    other_loss, other_outcome, other_output = behaviour(agent("shuffled-actions"), *moment)
+    assert other_loss != loss
+    assert torch.equal(other_outcome.tokens, outcome.tokens)
+    assert torch.equal(other_output.logits, output.logits)
+    tokens, steps = moment  # where all took the same action, a shuffle changes nothing
+    same = dataclasses.replace(steps, action=torch.full_like(steps.action, 2))
+    assert behaviour(agent("shuffled-actions"), tokens, same)[0] == behaviour(agent("none"), tokens, same)[0]
+
+
+def test_rewards_are_dealt_out_to_others_or_not_paid(moment):
+    _, outcome, output = behaviour(agent("none"), *moment)
+    assert len(outcome.reward.unique()) == 3  # an untrained M
+    for control in ("dealt-rewards", "zero-rewards"):
+        _, other, other_output = behaviour(agent(control), *moment)
+        assert torch.equal(other.tokens, outcome.tokens)
+        assert torch.equal(other.end, outcome.end)
+        assert torch.equal(other_output.logits, output.logits)
+        assert not torch.equal(other.reward, outcome.reward)
+        if control == "dealt-rewards":
+            assert torch.equal(other.reward.sort().values, outcome.reward.sort().values)
+        else:
+            assert not other.reward.any()
+
+
+def test_a_blind_policy_sees_no_frame_but_hears_its_actions(moment):
+    tokens, steps = moment
+    same = dataclasses.replace(steps, action=torch.full_like(steps.action, 2))
+    blind = agent("blind-policy")
+    assert len(behaviour(agent("none"), tokens, same)[2].logits.unique(dim=0)) == B
+    assert len(behaviour(blind, tokens, same)[2].logits.unique(dim=0)) == 1
+    assert len(behaviour(blind, tokens, steps)[2].logits.unique(dim=0)) > 1
+    assert torch.equal(behaviour(blind, *moment)[0], behaviour(agent("none"), *moment)[0])
