@@ -299,7 +299,7 @@ class Config:
 
     @staticmethod
     def from_json(text: str) -> Config:
-        """Read `to_json`'s text, or an older version's. Raises ConfigError naming what is unknown or of a wrong type."""
+        """Read `to_json`'s text, or an older one's. Raises ConfigError naming what is unknown or of another type."""
         try:
             data = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
