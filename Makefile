@@ -4,6 +4,7 @@ GAME ?= CrazyClimber
 PRESET ?=
 EPOCHS ?=
 SEED ?= 0
+DEVICE ?= two-cores
 ARGS ?=
 
 VENV := .venv
@@ -12,7 +13,7 @@ READY := $(VENV)/.ready
 
 TRAIN_FLAGS := $(PRESET) --game $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
-.PHONY: help train test test-fast lint format bench clean distclean
+.PHONY: help train test test-fast lint format bench evidence controls clean distclean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +38,12 @@ format: $(READY)  ## Rewrite the code in the house style
 
 bench: $(READY)  ## Time every phase at the paper's sizes
 	$(BIN)/tokendream bench $(ARGS)
+
+evidence: $(READY)  ## Train, evaluate and diagnose one cell of the evidence, into results/ (GAME= SEED= PRESET= DEVICE=)
+	$(BIN)/python scripts/evidence.py cell $(or $(PRESET),cpu) $(GAME) $(SEED) $(DEVICE)
+
+controls: $(READY)  ## Train Catch with one link cut, every link and three seeds (DEVICE=)
+	$(BIN)/python scripts/evidence.py controls $(DEVICE)
 
 clean:  ## Remove caches and build leftovers; runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

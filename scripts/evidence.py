@@ -1,0 +1,287 @@
+"""Runs into evidence: copy what a run proves into results/, and write the tables and curves that follow from it.
+
+    python scripts/evidence.py cell cpu CrazyClimber 1 two-cores        train, diagnose, collect into results/two-cores
+    python scripts/evidence.py controls two-cores                       the same for Catch, with each link cut
+    python scripts/evidence.py collect runs/A-cpu-seed1 two-cores       a finished run into results/two-cores
+    python scripts/evidence.py write                                    tables and curves from results/
+
+A cell that was cut goes on where it was; a finished one is only collected again. `write` rewrites what stands between
+the markers of README.md and docs/evidence.md, and draws docs/curves-DEVICE.png; the tests check that nothing else is
+claimed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from tokendream import scores
+from tokendream.config import Config
+from tokendream.evaluate import Evaluation
+from tokendream.metrics import Record, read_metrics
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+COPIED = (
+    "config.json",
+    "facts.json",
+    "metrics.jsonl",
+    "diagnosis.json",
+    "evaluation/final.json",
+    "evaluation/random.json",
+)
+"""Files of a run folder that prove something; in results/ they lie side by side."""
+
+CONTROLS = {
+    "none": "nothing",
+    "shuffled-actions": "M is trained on actions of other steps",
+    "frozen": "M stays as it was initialised",
+    "zero-rewards": "dreams pay nothing",
+    "dealt-rewards": "each dream is paid with another dream's rewards",
+    "blind-policy": "C sees no frame",
+}
+"""The links that can be cut, in the order of the table."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run, as it lies in results/."""
+
+    path: Path
+    config: Config
+    final: Evaluation
+    chance: Evaluation
+    curve: list[Record]
+
+    @staticmethod
+    def read(path: Path) -> Result:
+        """Read a folder of results/. Raises ValueError or OSError where a file is missing or damaged."""
+        return Result(
+            path,
+            Config.from_json((path / "config.json").read_text()),
+            Evaluation.from_json((path / "final.json").read_text()),
+            Evaluation.from_json((path / "random.json").read_text()),
+            read_metrics(path / "metrics.jsonl"),
+        )
+
+    @property
+    def minutes(self) -> float:
+        """Of training; evaluation and reports are not in it."""
+        return self.curve[-1]["seconds"] / 60
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the intervals of the agent's and of the random player's mean lie apart."""
+        return self.final.interval[0] > self.chance.interval[1]
+
+    @property
+    def control(self) -> str:
+        """Which link was cut, by its name in CONTROLS."""
+        return "frozen" if self.config.training.world_model.updates == 0 else self.config.control
+
+
+def results(device: str) -> list[Result]:
+    """All runs on a device, by game, preset, control and seed."""
+    found = [Result.read(path.parent) for path in (RESULTS / device).glob("*/final.json")]
+    return sorted(found, key=lambda r: (r.config.env_name, r.config.preset, r.control, r.config.seed))
+
+
+def whole(device: str) -> dict[tuple[str, str], list[Result]]:
+    """The runs with no link cut, by game and preset."""
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for run in results(device):
+        if run.control == "none":
+            groups[run.config.env_name, run.config.preset].append(run)
+    return dict(groups)
+
+
+def collect(run_dir: Path, device: str) -> Path:
+    """Copy what proves something of a finished run. Raises ValueError where the run is not finished."""
+    if not (run_dir / "evaluation" / "final.json").exists():
+        raise ValueError(f"{run_dir} is not finished: it has no evaluation/final.json")
+    target = RESULTS / device / run_dir.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        if (run_dir / name).exists():  # not every run is diagnosed
+            shutil.copyfile(run_dir / name, target / Path(name).name)
+    return target
+
+
+def cell(flags: Sequence[str], name: str, device: str) -> Path:
+    """Train a run of that name, or what is left of it, diagnose it, and collect it. Raises ValueError if it stops."""
+    run_dir = ROOT / "runs" / name
+    started = (run_dir / "config.json").exists()
+    _tokendream("train", *(["--resume", str(run_dir)] if started else [*flags, "--run-dir", str(run_dir)]))
+    if not (run_dir / "diagnosis.json").exists():
+        _tokendream("diagnose", str(run_dir))
+    return collect(run_dir, device)
+
+
+def train_controls(device: str) -> None:
+    """Catch with every link cut in turn, three seeds each; one core each is enough."""
+    for seed in (0, 1, 2):
+        for control in CONTROLS:
+            cut = ["--training.world-model.updates", "0"] if control == "frozen" else ["--control", control]
+            cell(["toy", "--seed", str(seed), *cut], f"Catch-toy-{control}-seed{seed}", device)
+
+
+def _tokendream(*argv: str) -> None:
+    code = subprocess.run([sys.executable, "-m", "tokendream", *argv], check=False).returncode
+    if code:
+        raise ValueError(f"tokendream {' '.join(argv)} stopped with exit code {code}")
+
+
+def table(device: str) -> str:
+    """A row a run, and for each game with several seeds a row for all of them."""
+    lines = [
+        "| game, preset | seed | env steps | games | mean (95% interval) | random player (95% interval) | "
+        "human-normalised | training |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (game, preset), runs in whole(device).items():
+        lines += [_row(game, preset, run) for run in runs]
+        if len(runs) > 1:
+            lines.append(_together(game, preset, runs))
+    return "\n".join(lines)
+
+
+def controls(device: str) -> str:
+    """A row for each link that was cut, with the score of every seed."""
+    runs = [run for run in results(device) if run.config.preset == "toy"]
+    lines = ["| what is cut | mean of each seed | above random play |", "|---|---|---|"]
+    for name, what in CONTROLS.items():
+        seeds = [run for run in runs if run.control == name]
+        if seeds:
+            means = ", ".join(f"{run.final.mean:.2f}" for run in seeds)
+            lines.append(f"| {what} | {means} | {sum(run.above_chance for run in seeds)} of {len(seeds)} |")
+    return "\n".join(lines)
+
+
+def _row(game: str, preset: str, run: Result) -> str:
+    link = f"[{run.config.seed}](/{run.path.relative_to(ROOT)}/final.json)"
+    normalised = run.final.human_normalised
+    return (
+        f"| {game}, {preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
+        f"| {_mean(run.final)} | {_mean(run.chance)} | {'' if normalised is None else f'{normalised:.3f}'} "
+        f"| {run.minutes:.0f} min |"
+    )
+
+
+def _together(game: str, preset: str, runs: list[Result]) -> str:
+    """The mean over seeds, with the interval that comes from drawing the seeds again."""
+    means = [run.final.mean for run in runs]
+    low, high = scores.mean_interval(means, np.random.default_rng(0))
+    normalised = scores.human_normalised(game, math.fsum(means) / len(means)) if scores.benchmark_name(game) else None
+    count = sum(run.above_chance for run in runs)
+    return (
+        f"| **{game}, {preset}** | all {len(runs)} | | | **{math.fsum(means) / len(means):,.1f}** over seeds "
+        f"({low:,.1f} to {high:,.1f}) | {count} of {len(runs)} seeds above it | "
+        f"{'' if normalised is None else f'**{normalised:.3f}**'} | |"
+    )
+
+
+def _mean(result: Evaluation) -> str:
+    low, high = result.interval
+    return f"{result.mean:,.1f} ({low:,.1f} to {high:,.1f})"
+
+
+def draw(device: str) -> Path | None:
+    """Curves of all runs on a device: a panel a game, a colour a seed."""
+    groups = whole(device)
+    if not groups:
+        return None
+    columns = min(3, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows), squeeze=False, layout="tight")
+    for axes in panels.flat[len(groups) :]:
+        axes.remove()
+    for axes, ((game, preset), runs) in zip(panels.flat, groups.items(), strict=False):
+        for i, run in enumerate(runs):
+            colour = f"C{i}"
+            returns = [(r["env_steps"], r["collect/return"]) for r in run.curve if "collect/return" in r]
+            axes.plot(*zip(*returns, strict=True), ".", color=colour, markersize=3, alpha=0.35)
+            points = [(r["env_steps"], r["evaluation/mean"], r["evaluation/low"], r["evaluation/high"])
+                      for r in run.curve if "evaluation/mean" in r]  # fmt: skip
+            points.append((run.curve[-1]["env_steps"], run.final.mean, *run.final.interval))
+            x, mean, low, high = zip(*points, strict=True)
+            axes.plot(x, mean, "o-", color=colour, markersize=4, linewidth=1.4, label=f"seed {run.config.seed}")
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        chance = [run.chance.mean for run in runs]
+        axes.axhline(
+            sum(chance) / len(chance), color="0.3", linewidth=0.9, linestyle=(0, (4, 3)), label="random player"
+        )
+        axes.set_title(f"{game}, preset {preset}", fontsize=10)
+        axes.set_xlabel("env steps", fontsize=9)
+        axes.set_ylabel("score of a game", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    path = ROOT / "docs" / f"curves-{device}.png"
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return path
+
+
+def write_between(text: str, marker: str, body: str) -> str:
+    """`text` with what stands between the comments `marker` and `/marker` replaced. ValueError where they lack."""
+    pattern = re.compile(rf"(<!-- {re.escape(marker)} -->\n).*?(<!-- /{re.escape(marker)} -->)", re.S)
+    if not pattern.search(text):
+        raise ValueError(f"no <!-- {marker} --> ... <!-- /{marker} --> to write between")
+    return pattern.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text)
+
+
+def pages(device: str) -> dict[Path, str]:
+    """The pages that carry a device's tables, as they should read."""
+    readme, evidence = ROOT / "README.md", ROOT / "docs" / "evidence.md"
+    body = write_between(evidence.read_text(), f"results {device}", table(device))
+    return {
+        readme: write_between(readme.read_text(), f"results {device}", table(device)),
+        evidence: write_between(body, f"controls {device}", controls(device)),
+    }
+
+
+def write() -> None:
+    """Bring the tables and the curves up to date with results/."""
+    for device in sorted(path.name for path in RESULTS.iterdir() if path.is_dir()):
+        for path, text in pages(device).items():
+            path.write_text(text)
+        print(draw(device))
+
+
+def main(argv: list[str]) -> int:
+    """Run one of the commands. Returns the exit code."""
+    try:
+        match argv:
+            case ["cell", preset, game, seed, device]:
+                flags = [preset, "--game", game, "--seed", seed]
+                print(cell(flags, f"{game}-{preset}-seed{seed}", device))
+            case ["controls", device]:
+                train_controls(device)
+            case ["collect", run_dir, device]:
+                print(collect(Path(run_dir), device))
+            case ["write"]:
+                write()
+            case _:
+                print(__doc__, file=sys.stderr)
+                return 2
+    except (ValueError, OSError) as error:
+        print(f"evidence: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
