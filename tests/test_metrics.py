@@ -90,12 +90,15 @@ PHASES = [Phase("collect", 1, 4, 100, dict), Phase("late", 3, 9, 10, dict)]
 
 def test_time_left_counts_the_phases_that_are_to_come():
     remaining = Remaining(PHASES, epochs=5)
-    assert remaining.seconds(1) is None
-    remaining.learn(record(1, **{"collect/updates_per_s": 50.0}))
-    assert remaining.seconds(2) is None  # nobody knows yet what `late` costs
-    remaining.learn(record(3, **{"collect/updates_per_s": 50.0, "late/updates_per_s": 1.0}))
-    assert remaining.seconds(4) == pytest.approx(1 * 100 / 50 + 2 * 10 / 1)
-    assert remaining.seconds(6) == 0
+    assert remaining.seconds(1) == (0, False)
+    assert remaining.describe(1) == "time left unknown yet"
+    remaining.learn(record(1, **{"collect/updates_per_s": 40.0}))
+    assert remaining.seconds(2) == (pytest.approx(3 * 100 / 40), False)  # nobody knows yet what `late` costs
+    assert remaining.describe(2) == "more than 7s left"
+    remaining.learn(record(3, **{"collect/updates_per_s": 40.0, "late/updates_per_s": 1.0}))
+    assert remaining.seconds(4) == (pytest.approx(1 * 100 / 40 + 2 * 10 / 1), True)
+    assert remaining.describe(4) == "22s left"
+    assert remaining.seconds(6) == (0, True)
 
 
 def test_lines_for_logs(capsys):

@@ -48,16 +48,25 @@ class Remaining:
                 old = self._cost.get(phase.name, 1 / rate)
                 self._cost[phase.name] = 0.7 * old + 0.3 / rate
 
-    def seconds(self, epoch: int) -> float | None:
-        """Seconds from the start of `epoch` to the end of training; None while a due phase was never timed."""
-        total = 0.0
+    def seconds(self, epoch: int) -> tuple[float, bool]:
+        """Seconds from the start of `epoch` to the end of training, and whether every phase still due was timed.
+
+        Where one never ran, the seconds are those of the others: a lower bound.
+        """
+        total, complete = 0.0, True
         for phase in self._phases:
             due = range(max(epoch, phase.first_epoch), min(self._epochs, phase.last_epoch) + 1)
             if len(due) and phase.updates:
-                if phase.name not in self._cost:
-                    return None
-                total += len(due) * phase.updates * self._cost[phase.name]
-        return total
+                total += len(due) * phase.updates * self._cost.get(phase.name, 0.0)
+                complete = complete and phase.name in self._cost
+        return total, complete
+
+    def describe(self, epoch: int) -> str:
+        """The time left, for people."""
+        seconds, complete = self.seconds(epoch)
+        if complete:
+            return f"{clock(seconds)} left"
+        return f"more than {clock(seconds)} left" if seconds else "time left unknown yet"
 
 
 @runtime_checkable
@@ -94,11 +103,10 @@ class LineDisplay:
 
     def epoch(self, record: Record) -> None:
         self._remaining.learn(record)
-        left = self._remaining.seconds(int(record["epoch"]) + 1)
         figures = [f"{label} {record[key]:.4g}" for key, label in SHOWN if record.get(key) is not None]
         parts = [f"epoch {int(record['epoch'])}/{self._epochs}", f"{int(record['env_steps'])} env steps", *figures]
         parts.append(f"{clock(record['seconds'])} trained")
-        parts.append("time left unknown yet" if left is None else f"{clock(left)} left")
+        parts.append(self._remaining.describe(int(record["epoch"]) + 1))
         print(", ".join(parts), flush=True)
 
     def say(self, line: str) -> None:
@@ -155,12 +163,11 @@ class LiveDisplay:
 
     def _panel(self) -> Group:
         what, done, total = self._now
-        left = self._remaining.seconds(self._epoch)
         rate = f"{self._rate:.1f}/s" if self._rate else ""
         head = Table.grid(padding=(0, 2))
         head.add_row("epoch", ProgressBar(self._config.epochs, self._epoch - 1, width=36),
                      f"{self._epoch}/{self._config.epochs}",
-                     "time left known once every phase ran" if left is None else f"{clock(left)} left")  # fmt: skip
+                     self._remaining.describe(self._epoch))  # fmt: skip
         head.add_row(what.replace("_", " "), ProgressBar(max(total, 1), done, width=36), f"{done}/{total}", rate)
         facts = Table.grid(padding=(0, 2))
         facts.add_row(*(Text(label, style="dim") for key, label in SHOWN if self._record.get(key) is not None))

@@ -263,11 +263,15 @@ def _plan(config: Config) -> str:
         for name in PARTS
         for phase in [getattr(config.training, name)]
     )
-    known = DURATIONS.get(config.preset, "the time left is shown once every phase has run")
+    known = DURATIONS.get(config.preset, "The time left is shown as the phases are timed.")
     return (
-        f"plan: {config.epochs} epochs, {collected:,} env steps; updates an epoch: {phases}; then "
-        f"{config.evaluation.episodes} games of evaluation and a report, which is refreshed on the way. {known}"
+        f"plan: {_count(config.epochs, 'epoch')}, {_count(collected, 'env step')}; updates an epoch: {phases}; then "
+        f"{_count(config.evaluation.episodes, 'game')} of evaluation and a report, refreshed on the way. {known}"
     )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _facts(compute: Compute) -> dict[str, str]:
