@@ -105,11 +105,11 @@ def test_lines_for_logs(capsys):
     display = LineDisplay(TINY, PHASES)
     display.update(1, PHASES[0], 3)
     display.games("evaluation", 1, 2)
-    display.epoch(record(1, **{"collect/updates_per_s": 50.0, "collect/return": 3.25, "world_model/accuracy": None}))
+    display.epoch(record(1, **{"collect/updates_per_s": 40.0, "collect/return": 3.25, "world_model/accuracy": None}))
     display.say("something")
     display.close()
     out = capsys.readouterr().out
-    assert "epoch 1/4, 10 env steps, return 3.25, 1s trained, time left unknown yet" in out
+    assert "epoch 1/4, 10 env steps, return 3.25, 1s trained, more than 7s left" in out
     assert "something" in out
 
 
