@@ -164,6 +164,18 @@ def test_tokens_are_encoded_once_and_again_after_the_tokenizer_changed():
     assert encoded == [3, 3, 27]
 
 
+def test_encoding_every_frame_once_changes_no_result():
+    plain = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, cache_tokens=False))
+    ends = []
+    for config in (TINY, plain):
+        t = trainer(config)
+        while not t.finished:
+            assert t.run_epoch()
+            t.close_epoch()
+        ends.append(everything(t))
+    assert same(*ends)
+
+
 def test_a_phase_can_end_before_training_does():
     config = dataclasses.replace(
         TINY,

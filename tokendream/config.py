@@ -163,6 +163,8 @@ class TrainingConfig:
     """Updates of M, on segments; its weight decay acts on matrices only."""
     actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)
     """Updates of C, on dreams."""
+    cache_tokens: bool = True
+    """Whether a frame of the replay is encoded once while V stays as it is, not in every update that reads it."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from tokendream.agent import Agent
 from tokendream.collect import Collector
 from tokendream.compute import Compute
 from tokendream.config import Config, PhaseConfig
+from tokendream.data.batch import Steps
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
 from tokendream.dream.objective import actor_critic_loss
@@ -192,18 +193,22 @@ class Trainer:
         self._cache.forget()
         return self.agent.tokenizer.loss(self.replay.frames(segments.row[:, 0]))
 
+    def _segments(self, batch: int, length: int, align: Literal["start", "end"]) -> tuple[Steps, Tensor]:
+        """Random segments of the replay and their tokens, `B T K`."""
+        segments = self.replay.draw(batch, length, align=align, rng=self._rng)
+        if not self.config.training.cache_tokens:
+            self._cache.forget()
+        return self.replay.steps(segments), self._cache.tokens(segments.row, segments.mask)
+
     def _world_model_loss(self, batch: int) -> Losses:
-        length = self.config.world_model.segment_length
-        segments = self.replay.draw(batch, length, align="start", rng=self._rng)
-        tokens = self._cache.tokens(segments.row, segments.mask)
+        steps, tokens = self._segments(batch, self.config.world_model.segment_length, "start")
         codes = self.agent.tokenizer.codes(tokens).detach()  # shared, but M sends no gradient into V
-        return self.agent.world_model.loss(codes, tokens, self.replay.steps(segments))
+        return self.agent.world_model.loss(codes, tokens, steps)
 
     def _actor_critic_loss(self, batch: int) -> Losses:
         settings = self.config.dream
-        segments = self.replay.draw(batch, settings.burn_in + 1, align="end", rng=self._rng)
-        tokens = self._cache.tokens(segments.row, segments.mask)
-        dream = imagine.start(self.agent, tokens, self.replay.steps(segments), burn_in_actions=settings.burn_in_actions)
+        steps, tokens = self._segments(batch, settings.burn_in + 1, "end")
+        dream = imagine.start(self.agent, tokens, steps, burn_in_actions=settings.burn_in_actions)
         return actor_critic_loss(
             imagine.imagine(dream, self.agent, settings.horizon, self._dreaming),
             discount=settings.discount,
