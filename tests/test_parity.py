@@ -89,7 +89,7 @@ def history(part: str, dtype: torch.dtype, *, round_decay: bool = False) -> tupl
 
 
 def apart(exact: tuple, rough: tuple) -> tuple[float, float]:
-    """The largest difference of a loss, as a share of the largest loss, and 1 - cos of the angle between the first gradients."""
+    """The largest difference of a loss, as a share of the largest, and 1 - cos of the angle of the first gradients."""
     scale = max(map(abs, exact[0]))
     losses = max(abs(a - b) for a, b in zip(exact[0], rough[0], strict=True)) / scale
     a, b = (torch.cat(gradients) for gradients in (exact[1], rough[1]))
