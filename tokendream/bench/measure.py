@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,6 +41,10 @@ class Work:
 
     label: Label
     run: Callable[[], object]
+
+    def named(self, name: str) -> Work:
+        """The same under another name."""
+        return replace(self, label=replace(self.label, name=name))
 
 
 @dataclass(frozen=True)

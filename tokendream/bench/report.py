@@ -213,7 +213,7 @@ class Findings:
         lines = [
             f"ms: median of repetitions (min–max). FLOP: products and convolutions, counted. GiB: peak, {memory}.",
             "world_model and actor_critic find their frames encoded; encode times that.",
-            "dream by tokens: RetNet.chunk over what is new (the first block, later an action), then K x RetNet.step.",
+            "dream by tokens: world_model.decoding = token: a call for the block, then one a token but the last.",
         ]
         if published:
             lines.append(f"published: REM's code, frames/s or imagined steps/s, on {PUBLISHED_MACHINE}.")

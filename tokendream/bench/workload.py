@@ -7,7 +7,7 @@ of work costs more or less for having learnt.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 
 from tokendream.agent import Agent
-from tokendream.bench import by_tokens
 from tokendream.bench.measure import Label, Work
 from tokendream.compute import Compute
 from tokendream.config import Config
@@ -103,15 +102,31 @@ class Workload:
         phase = next(phase for phase in trainer.phases if phase.name == name)
         return Work(self._label(name, batch, dtype), phase.update)
 
-    def dream(self, batch: int, dtype: torch.dtype, horizon: int) -> Work:
-        """Imagination alone: no burn-in, no gradient."""
-        each = self.config.block_length + self.config.tokens_per_frame
-        return self._dream("dream", imagine.imagine, batch, dtype, horizon, batch * horizon * each)
+    def dream(self, batch: int, dtype: torch.dtype, horizon: int, history: int = 1) -> Work:
+        """Imagination alone, from `history` blocks in the world model's memory on: no burn-in, no gradient."""
+        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
+        config, settings = self.config, self.config.dream
+        segments = self._replay.draw(batch, settings.burn_in + 1, align="end", rng=np.random.default_rng(0))
+        with torch.no_grad(), compute.autocast():
+            seen = self._agent.tokenizer.encode(self._replay.frames(segments.row))
+            start = imagine.start(
+                self._agent, seen, self._replay.steps(segments), burn_in_actions=settings.burn_in_actions
+            )
+            M, codes = self._agent.world_model, self._agent.tokenizer.codes(start.tokens[:, None])
+            for _ in range(history - 1):
+                action = torch.zeros(batch, 1, dtype=torch.int64, device=self.device)
+                _, world = M(codes, start.tokens[:, None], action, start.world, slice(0, 0))
+                start = dataclasses.replace(start, world=world)
 
-    def dream_by_tokens(self, batch: int, dtype: torch.dtype, horizon: int) -> Work:
-        """The same with every frame predicted token by token, which takes each token through the layers once."""
-        tokens = batch * (horizon * self.config.block_length + self.config.tokens_per_frame)
-        return self._dream("dream by tokens", by_tokens.imagine, batch, dtype, horizon, tokens)
+        @torch.no_grad()
+        def run() -> object:
+            with compute.autocast():
+                return imagine.imagine(start, self._agent, horizon, generator)
+
+        # Token by token, the last token of a frame is sampled and not taken through the layers.
+        ahead = config.tokens_per_frame - (config.world_model.decoding == "token")
+        tokens = batch * horizon * (config.block_length + ahead)
+        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
 
     def encode(self, batch: int, dtype: torch.dtype) -> Work:
         """Frames of the replay buffer to tokens."""
@@ -136,25 +151,6 @@ class Workload:
                 return self._agent.act(frame, memory, generator)
 
         return Work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
-
-    def _dream(
-        self, name: str, how: Callable[..., object], batch: int, dtype: torch.dtype, horizon: int, tokens: int
-    ) -> Work:
-        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
-        settings = self.config.dream
-        segments = self._replay.draw(batch, settings.burn_in + 1, align="end", rng=np.random.default_rng(0))
-        with compute.autocast():
-            seen = self._agent.tokenizer.encode(self._replay.frames(segments.row))
-            start = imagine.start(
-                self._agent, seen, self._replay.steps(segments), burn_in_actions=settings.burn_in_actions
-            )
-
-        @torch.no_grad()
-        def run() -> object:
-            with compute.autocast():
-                return how(start, self._agent, horizon, generator)
-
-        return Work(Label(name, dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
 
     def _label(self, name: str, batch: int, dtype: torch.dtype) -> Label:
         config, K, K1 = self.config, self.config.tokens_per_frame, self.config.block_length

@@ -34,6 +34,10 @@ class RetNetState:
         """Forget the past of those sequences whose mask is False."""
         return RetNetState(self.S * mask[None, :, None, None, None], self.position)
 
+    def expand(self, n: int) -> RetNetState:
+        """The past of one sequence as that of n."""
+        return RetNetState(self.S.expand(-1, n, -1, -1, -1), self.position)
+
 
 class RetNetLayer(nn.Module):
     """Pre-norm gated multi-scale retention, then a feed-forward network.
@@ -136,6 +140,13 @@ class RetNet(nn.Module):
     def chunk(self, x: Float[Tensor, "B L D"], state: RetNetState) -> tuple[Float[Tensor, "B L D"], RetNetState]:
         """L tokens by the chunkwise form."""
         return self._carry(x, state, retention.chunkwise)
+
+    def absorb(
+        self, x: Float[Tensor, "B T K1 D"], state: RetNetState, tail: int | None = None
+    ) -> tuple[Float[Tensor, "B T Q D"], RetNetState]:
+        """T blocks by the chunkwise form, a block a chunk, and nothing predicted."""
+        y, _, state = self.pop(x, x.new_zeros(x.shape[2] - 1, x.shape[3]), state, slice(0, 0), tail)
+        return y, state
 
     def pop(
         self,
