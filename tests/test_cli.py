@@ -25,6 +25,8 @@ def run(capsys, *argv):
         (["train", "cpu", "--gaem", "Pong"], "unknown flag --gaem; nearest: --game"),
         (["train", "cpu", "--epochs", "many"], "Error parsing --epochs: invalid literal for int"),
         (["train", "cpu", "--tokenizer.perceptual", "vgg"], "invalid choice 'vgg'"),
+        (["train", "cpu", "--world-model.backbone", "mamba"], "invalid choice 'mamba'"),
+        (["train", "cpu-nopop"], "unknown preset 'cpu-nopop'; nearest: cpu-no-pop"),
         (["train", "cpu", "--epochs", "0"], "epochs must be at least 1, not 0"),
         (["train", "cpu", "--tokenizer.channels", "12"], "tokenizer.channels must be a multiple of 8"),
         (["train", "cpu", "--game", "Brekout"], "Breakout"),
