@@ -182,3 +182,16 @@ def test_a_bench_on_the_gpu(tmp_path, monkeypatch):
     assert bench.main(TINY, "cuda", quick=True, profile=True, out=out) == 0
     data = json.loads(out.read_text())
     assert all(row["peak_memory_bytes"] > 0 and row["tflops"] > 0 for row in data["rows"])
+
+
+def test_attention_is_counted():
+    """Two products of L x L x d a head, and two and a half times as much backwards."""
+    B, H, L, d = 2, 4, 8, 16
+    q, k, v = (torch.randn(B, H, L, d, requires_grad=True) for _ in range(3))
+
+    def attend():
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    forward = 2 * 2 * B * H * L * L * d
+    assert count_flops(attend) == forward
+    assert count_flops(lambda: attend().sum().backward()) == forward * 7 / 2

@@ -70,7 +70,7 @@ def test_the_preset_follows_the_machine_and_is_said(capsys, monkeypatch):
 
 @pytest.mark.parametrize("command", ["", *commands.COMMANDS])
 def test_every_help_runs(command):
-    argv = [sys.executable, "-m", "tokendream", *([command] if command else []), "--help"]
+    argv = [sys.executable, "-m", "tokendream", *command.split(), "--help"]
     out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert "usage" in out
     if command == "train":

@@ -48,11 +48,8 @@ class Item:
 def main(config: Config, device: str, *, quick: bool, profile: bool, out: Path | None) -> int:
     """Time a preset's phases and print what was found. Raises ConfigError for a device or file that cannot be."""
     compute = Compute.resolve(device, config.precision)
-    if out is not None:
-        if out.is_dir():
-            raise ConfigError(f"--out must be a file, and {out} is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-    progress = _Progress()
+    prepare("--out", out)
+    progress = Progress()
     findings = run(config, compute, QUICK if quick else FULL, quick=quick, profile=profile, say=progress)
     progress.close()
     console = Console()
@@ -61,6 +58,14 @@ def main(config: Config, device: str, *, quick: bool, profile: bool, out: Path |
         findings.save(out)
         print(f"Written to {out}")
     return 0
+
+
+def prepare(flag: str, path: Path | None) -> None:
+    """Make the folder of a file to be written, before anything is timed. Raises ConfigError if it is a folder."""
+    if path is not None:
+        if path.is_dir():
+            raise ConfigError(f"{flag} must be a file, and {path} is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def run(
@@ -143,7 +148,7 @@ def _items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     yield Item("dream, precisions", tuple(dream(v) for v in variants), small["dream"], names)
 
 
-class _Progress:
+class Progress:
     """Says on stderr what is being measured: on one line where there is a terminal, on one each elsewhere."""
 
     def __init__(self) -> None:

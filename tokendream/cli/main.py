@@ -14,7 +14,7 @@ from tokendream import __version__
 from tokendream.cli.commands import COMMANDS, Train
 from tokendream.cli.flags import parse, parse_train
 from tokendream.plain import nearest
-from tokendream.presets import PRESETS
+from tokendream.presets import ABLATIONS, PRESETS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"tokendream {__version__}")
         return 0
-    name, *rest = argv
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1  # `bench claims` is one command, `bench` another
+    name, rest = " ".join(argv[:words]), argv[words:]
     if name not in COMMANDS:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
     kind, run = COMMANDS[name]
@@ -42,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview() -> str:
     lines = ["usage: tokendream COMMAND [options]", "", "REM: a token-based world model that dreams whole frames.", ""]
-    lines += [f"  {name:10}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
-    lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + "."]
+    lines += [f"  {name:14}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
+    lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + ";"]
+    lines += ["behind each, an ablation (rem-no-pop): " + ", ".join(ABLATIONS) + "."]
     return "\n".join(lines)
 
 
