@@ -34,6 +34,9 @@ FULL = Effort(least=5, most=20, seconds=5.0, longest=60.0)
 
 BATCHES = (1, 16, 128)
 
+HALVINGS = (1, 0, -1)
+"""Of the grid's side, beside the preset's own: a quarter of its tokens a frame, its own, four times as many."""
+
 MEMORIES = (1, 4, 16, 48)
 """Blocks in memory at which a step is timed."""
 
@@ -70,7 +73,7 @@ def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path 
 
 def run(config: Config, compute: Compute, effort: Effort, *, quick: bool, say: Callable[[str], object]) -> Claims:
     """Measure everything, the largest cell last: where time is short, it is what is left out."""
-    began = time.perf_counter()
+    began = effort.clock()
     bench = _Bench(config, compute, effort)
     M, C = config.training.world_model, config.training.actor_critic
     claims = Claims(
@@ -80,7 +83,7 @@ def run(config: Config, compute: Compute, effort: Effort, *, quick: bool, say: C
         steps=C.updates * C.batch * config.dream.horizon,
     )  # fmt: skip
     for title, found in bench.items(quick=quick):
-        if time.perf_counter() - began > effort.total:
+        if effort.clock() - began > effort.total:
             claims.left_out.append(title)
             continue
         say(title)
@@ -104,7 +107,7 @@ class _Bench:
         halvings = config.tokenizer.downsamples
         # The tokenizer is not timed here but for an epoch's own: a cheap one gives the same tokens a frame.
         cheap = vary(config, "tokenizer", network="patch", perceptual="none")
-        self._grids = [vary(cheap, "tokenizer", downsamples=d) for d in (halvings + 1, halvings, halvings - 1)]
+        self._grids = [vary(cheap, "tokenizer", downsamples=halvings + more) for more in HALVINGS]
 
     def parameters(self) -> dict[str, int]:
         """Of each world model, at the preset's own tokens a frame."""
@@ -158,7 +161,7 @@ class _Bench:
             if any(fits <= smaller < batch for smaller in BATCHES):
                 return None  # a smaller batch was measured already
             works = {name: work.phase("world_model", fits, dtype) for name, work in four.items()}
-            return self._cell("training", grid, fits, batch, 0, works)
+            return self._cell("training", grid, fits, batch, 0.0, works)
 
         return measured
 

@@ -48,23 +48,25 @@ def markdown(claims: Claims, plots: dict[str, str] | None = None) -> Iterator[st
         f"{claims.clock}, median (least to most) of repetitions, the four in turn in one process."
     )
     yield ""
-    yield from _answers(claims)
-    if "speedup" in plots:
-        yield from (f"![Speed-up of a dreamed step against tokens a frame]({plots['speedup']})", "")
-    yield from _dreams(claims)
-    yield from _training(claims)
-    yield from _memory(claims, plots)
+    if claims.of("dream"):
+        yield from _answers(claims)
+        if "speedup" in plots:
+            yield from (f"![Speed-up of a dreamed step against tokens a frame]({plots['speedup']})", "")
+        yield from _dreams(claims)
+    if claims.of("training"):
+        yield from _training(claims)
+    if claims.of("memory"):
+        yield from _memory(claims, plots)
     yield from _sizes(claims)
-    yield from _epoch(claims)
+    if claims.epoch(REM):
+        yield from _epoch(claims)
     if claims.left_out:
-        yield from ("**Left out or made smaller for lack of time**: " + "; ".join(claims.left_out) + ".", "")
+        yield from ("**Left out for lack of time**: " + "; ".join(claims.left_out) + ".", "")
 
 
 def _answers(claims: Claims) -> Iterator[str]:
     """What the figures say, in sentences, at the preset's own tokens a frame and beside them."""
     dreams = claims.of("dream")
-    if not dreams:
-        return
     questions = (
         (f"What POP gives RetNet (the paper, against itself without POP: {PUBLISHED_NO_POP}x)", REM, NO_POP),
         ("What POP gives a Transformer", TRANSFORMER_POP, IRIS),
@@ -116,8 +118,6 @@ def _training(claims: Claims) -> Iterator[str]:
 
 def _memory(claims: Claims, plots: dict[str, str]) -> Iterator[str]:
     cells = claims.of("memory")
-    if not cells:
-        return
     yield from (f"### Milliseconds of an imagined step against its memory, K = {claims.K}, batch {cells[0].batch}", "")
     if "memory" in plots:
         yield from (f"![Cost of a dreamed step against blocks in memory]({plots['memory']})", "")
@@ -145,8 +145,6 @@ def _sizes(claims: Claims) -> Iterator[str]:
 
 def _epoch(claims: Claims) -> Iterator[str]:
     parts = {n: claims.epoch(n) for n in FOUR}
-    if not all(parts.values()):
-        return
     yield from (f"### Seconds of an epoch, preset {claims.preset}: which part made it faster", "")
     yield from _head("", *parts[REM])
     for n in FOUR:
