@@ -40,6 +40,9 @@ def run(capsys, *argv):
         (["eval", "nowhere", "--episodes", "0"], "episodes must be at least 1, not 0"),
         (["report", "nowhere"], "nowhere"),
         (["bench", "--preset", "rim"], "unknown preset 'rim'; nearest: rem"),
+        (["bench", "clams"], "clams"),
+        (["bench", "claims", "--preset", "rim"], "unknown preset 'rim'; nearest: rem"),
+        (["bench", "claims", "--qick"], "unknown flag --qick; nearest: --quick"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, argv, message):

@@ -226,3 +226,15 @@ def test_one_prediction_token_differs_by_its_place_alone(case):
     assert torch.equal(one, same)
     out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
     assert not torch.allclose(out.next_frame[:, :, 0], out.next_frame[:, :, 1])
+
+
+def test_checkpoints_that_call_the_backbone_retnet_can_be_read(case):
+    codebook, tokens, steps = case
+    M, other = world_model(), world_model()
+    torch.nn.init.normal_(M.backbone.layers[0].out.weight)
+    older = {name.replace("backbone.", "retnet."): tensor for name, tensor in M.state_dict().items()}
+    holder, target = torch.nn.ModuleDict({"world_model": M}), torch.nn.ModuleDict({"world_model": other})
+    assert holder.state_dict().keys() == {f"world_model.{name}" for name in M.state_dict()}
+    target.load_state_dict({f"world_model.{name}": tensor for name, tensor in older.items()})
+    assert torch.equal(other.loss(codebook[tokens], tokens, steps).total, M.loss(codebook[tokens], tokens, steps).total)
+    assert "retnet.layers.0.out.weight" in older

@@ -8,6 +8,7 @@ time (the number of actions, the device found) are never written back into a con
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass, field
 from typing import Literal
@@ -240,32 +241,19 @@ class Config:
         return self.env_id or self.game
 
     def __post_init__(self) -> None:
-        for where, value, low in (
-            ("epochs", self.epochs, 1),
-            ("checkpoint_every", self.checkpoint_every, 1),
-            ("env.size", self.env.size, 8),
-            ("env.frame_skip", self.env.frame_skip, 1),
-            ("env.noop_max", self.env.noop_max, 1),
-            ("env.eval_noop_max", self.env.eval_noop_max, 1),
-            ("env.max_frames", self.env.max_frames, 1),
-            ("env.eval_max_frames", self.env.eval_max_frames, 1),
-            ("tokenizer.downsamples", self.tokenizer.downsamples, 1),
-            ("tokenizer.codebook_size", self.tokenizer.codebook_size, 2),
-            ("tokenizer.code_width", self.tokenizer.code_width, 4),
-            ("tokenizer.revive_after", self.tokenizer.revive_after, 0),
-            ("world_model.layers", self.world_model.layers, 1),
-            ("world_model.heads", self.world_model.heads, 1),
-            ("world_model.ffn_factor", self.world_model.ffn_factor, 1),
-            ("world_model.context", self.world_model.context, 1),
-            ("actor_critic.lstm_width", self.actor_critic.lstm_width, 1),
-            ("dream.horizon", self.dream.horizon, 2),
-            ("dream.burn_in", self.dream.burn_in, 1),
-            ("collect.steps", self.collect.steps, 1),
-            ("evaluation.every", self.evaluation.every, 0),
-            ("evaluation.episodes", self.evaluation.episodes, 1),
-            ("evaluation.episodes_during", self.evaluation.episodes_during, 1),
-        ):
-            require(value >= low, where, f"at least {low}", value)
+        for low, names in (
+            (0, "tokenizer.revive_after evaluation.every"),
+            (1, "epochs checkpoint_every env.frame_skip env.noop_max env.eval_noop_max env.max_frames "
+                "env.eval_max_frames tokenizer.downsamples world_model.layers world_model.heads world_model.ffn_factor "
+                "world_model.context actor_critic.lstm_width dream.burn_in collect.steps evaluation.episodes "
+                "evaluation.episodes_during"),
+            (2, "tokenizer.codebook_size dream.horizon"),
+            (4, "tokenizer.code_width"),
+            (8, "env.size"),
+        ):  # fmt: skip
+            for name in names.split():
+                value = functools.reduce(getattr, name.split("."), self)
+                require(value >= low, name, f"at least {low}", value)  # type: ignore[operator]
         for where, rate, high in (
             ("world_model.dropout", self.world_model.dropout, 0.95),
             ("dream.discount", self.dream.discount, 1.0),

@@ -89,6 +89,7 @@ class WorldModel(nn.Module):
         self.reward = _head(width, 3)
         self.end = _head(width, 2)
         self.stay = nn.Linear(width, 1) if stay else None
+        self.register_load_state_dict_pre_hook(_rename_retnet)
 
     def initial_state(self, batch: int) -> State:
         """No past."""
@@ -200,6 +201,12 @@ class WorldModel(nn.Module):
         if self.stay is None:
             return logits
         return logits.scatter_add(-1, before[..., None], self.stay(y).to(logits.dtype))
+
+
+def _rename_retnet(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Checkpoints from when the backbone could only be RetNet call it that."""
+    for name in [n for n in tensors if n.startswith(f"{prefix}retnet.")]:
+        tensors[name.replace(f"{prefix}retnet.", f"{prefix}backbone.", 1)] = tensors.pop(name)
 
 
 def _lowered(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:

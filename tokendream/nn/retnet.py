@@ -1,6 +1,7 @@
 """RetNet, and POP: predicting all K tokens of every next frame in one call.
 
-The layers and their parameters live here, and nowhere else does `pop`. What the tokens mean is not known here.
+The layers and their parameters live here, and the paper's `pop`; `backbone` says what another network must offer to
+stand in its place. What the tokens mean is not known here.
 Source: Retentive Network (arXiv 2307.08621) for the layer, REM (arXiv 2402.05643), section 3.2, for POP.
 """
 
