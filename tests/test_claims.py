@@ -130,6 +130,16 @@ def test_what_no_time_is_left_for_is_said(short, monkeypatch, capsys):
     assert "Left out for lack of time**: dream, 4 tokens, batch 2; dream" in capsys.readouterr().out
 
 
+def test_where_a_batch_takes_too_long_no_larger_one_is_tried(monkeypatch):
+    tried = []
+    monkeypatch.setattr(claims_module, "fitting_batch", lambda build, batch, *_: tried.append(batch) or 1)
+    bench = claims_module._Bench(TINY, claims_module.Compute.resolve("cpu"), claims_module.QUICK)
+    small = bench._grids[0]
+    assert bench._trainer(small, 16)() is None  # a batch of one has a row already
+    assert bench._trainer(small, 128)() is None
+    assert tried == [16] * 4
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -108,6 +108,7 @@ class _Bench:
         # The tokenizer is not timed here but for an epoch's own: a cheap one gives the same tokens a frame.
         cheap = vary(config, "tokenizer", network="patch", perceptual="none")
         self._grids = [vary(cheap, "tokenizer", downsamples=halvings + more) for more in HALVINGS]
+        self._limited: set[int] = set()  # tokens a frame at which some batch was too large to train with
 
     def parameters(self) -> dict[str, int]:
         """Of each world model, at the preset's own tokens a frame."""
@@ -152,12 +153,16 @@ class _Bench:
 
     def _trainer(self, grid: Config, batch: int) -> Callable[[], Cell | None]:
         def measured() -> Cell | None:
+            if grid.tokens_per_frame in self._limited:
+                return None
             device, dtype = self._compute.device, self._compute.dtype
             four = {name: Workload(c, device, self._replay) for name, c in self._four(grid).items()}
             fits = min(
                 fitting_batch(lambda n, w=work: w.phase("world_model", n, dtype), batch, device, self._effort)  # type: ignore[misc]
                 for work in four.values()
             )
+            if fits < batch:
+                self._limited.add(grid.tokens_per_frame)
             if any(fits <= smaller < batch for smaller in BATCHES):
                 return None  # a smaller batch was measured already
             works = {name: work.phase("world_model", fits, dtype) for name, work in four.items()}
