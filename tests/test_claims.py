@@ -127,7 +127,9 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path):
 def test_what_no_time_is_left_for_is_said(short, monkeypatch, capsys):
     monkeypatch.setattr(claims_module, "QUICK", Effort(least=1, most=1, seconds=0.0, total=0.0))
     assert claims_module.main(TINY, "cpu", quick=True, cpu_time=False, out=None, page=None) == 0
-    assert "Left out for lack of time**: dream, 4 tokens, batch 2; training, 4 tokens, batch 2" in capsys.readouterr().out
+    assert (
+        "Left out for lack of time**: dream, 4 tokens, batch 2; training, 4 tokens, batch 2" in capsys.readouterr().out
+    )
 
 
 def test_where_a_batch_takes_too_long_no_larger_one_is_tried(monkeypatch):

@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse_train(rest) if kind is Train else parse(kind, rest, f"tokendream {name}")
         return run(options)
+    except KeyboardInterrupt:  # training stops at a checkpoint by itself; what else runs has nothing to save
+        print("tokendream: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         # Every error a caller, a config or a file can cause is a ValueError or an OSError; the rest are our bugs.
         if os.environ.get("TOKENDREAM_DEBUG"):
