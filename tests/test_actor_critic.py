@@ -1,6 +1,9 @@
+import pytest
 import torch
 
+from tokendream.agent import Agent
 from tokendream.model.actor_critic import ActorCritic
+from tokendream.presets import preset
 
 A, GRID, E, M = 5, 4, 16, 12
 
@@ -84,3 +87,40 @@ def test_bf16_stays_near_float32():
         low, state = C(codes.bfloat16(), C.initial_state(4))
     assert low.logits.dtype == state.c.dtype == torch.float32
     assert (low.logits - exact.logits).norm() / exact.logits.norm() < 0.05
+
+
+def test_without_action_inputs_nothing_is_heard():
+    C = ActorCritic(n_actions=A, grid=GRID, code_width=E, lstm_width=M, action_inputs=False).double()
+    codes = torch.randn(1, 3, GRID * GRID, E, dtype=torch.float64)
+    _, state = C(codes[:, 0], C.initial_state(1))
+    assert C.absorb_action(torch.tensor([2]), state) is state
+    assert not any("action" in name for name, _ in C.named_parameters())
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    one, other = (C.burn_in(codes, torch.tensor([a]), mask).h for a in ([0, 1, 2], [3, 4, 0]))
+    assert torch.equal(one, other)
+
+
+def test_a_controller_on_pixels_sees_what_the_tokens_decode_to():
+    """It acts alike on tokens that decode to the same frame, whatever their codes; and on nothing it was not shown."""
+    config = preset("tiny-pixels")
+    agent = Agent.from_config(config, A).eval()
+    torch.nn.init.normal_(agent.tokenizer.quantizer.codebook)
+    tokens = torch.randint(16, (2, config.tokens_per_frame))
+    codes = agent.tokenizer.codes(tokens)
+    seen = agent.view(tokens, codes)
+    assert torch.equal(seen, agent.tokenizer.decode(tokens))
+    assert torch.equal(agent.view(tokens, torch.zeros_like(codes)), seen)
+    C = agent.actor_critic
+    changed = seen.clone()
+    changed[1] = torch.randint(256, changed[1].shape, dtype=torch.uint8)
+    before, after = (C(view, C.initial_state(2))[0].logits for view in (seen, changed))
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [24, 32, 48, 64])
+def test_pixels_reach_the_grid_of_the_tokens(size):
+    C = ActorCritic(n_actions=A, grid=size >> 3, code_width=E, lstm_width=M, halvings=3)
+    frame = torch.randint(256, (2, 3, size, size), dtype=torch.uint8)
+    assert C.retina(frame.float()).shape == (2, E, size >> 3, size >> 3)
+    assert C.features(frame).shape == (2, M)

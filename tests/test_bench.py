@@ -6,16 +6,14 @@ import pytest
 import torch
 
 from tokendream import bench
-from tokendream.agent import Agent
-from tokendream.bench import by_tokens, report, run
 from tokendream.bench import measure as measure_module
+from tokendream.bench import report, run
 from tokendream.bench.measure import Effort, Label, Row, Work, count_flops, fitting_batch, measure
 from tokendream.bench.profiling import top_operators
-from tokendream.bench.workload import ACTIONS, Workload, synthetic_replay
-from tokendream.dream.imagine import Dream
+from tokendream.bench.workload import Workload, synthetic_replay
 from tokendream.nn.retnet import RetNet
 from tokendream.plain import ConfigError
-from tokendream.presets import REM, TINY
+from tokendream.presets import REM, TINY, vary
 
 CPU = torch.device("cpu")
 FLOAT32 = torch.float32
@@ -24,11 +22,6 @@ FLOAT32 = torch.float32
 @pytest.fixture
 def workload():
     return Workload(TINY, CPU, synthetic_replay(96, TINY.env.size, CPU))
-
-
-@pytest.fixture
-def agent():
-    return Agent.from_config(TINY, ACTIONS).double().eval()
 
 
 def work(run, batch=1):
@@ -121,32 +114,14 @@ def test_a_gradient_costs_twice_its_forward_pass():
     assert count_flops(lambda: layer(x).sum().backward()) == 3 * forward
 
 
-def test_dreams_by_tokens_have_the_shapes_of_dreams(workload, agent):
+def test_a_dream_costs_what_its_label_says(workload):
+    """Steps are counted alike with both decodings; by tokens, the last of a frame is sampled and not absorbed twice."""
     B, horizon, K = 3, 2, TINY.tokens_per_frame
-    tokens = torch.randint(TINY.tokenizer.codebook_size, (B, K))
-    dream = Dream(tokens, agent.world_model.initial_state(B), agent.actor_critic.initial_state(B))
-    rollout = by_tokens.imagine(dream, agent, horizon, torch.Generator().manual_seed(0))
-    assert rollout.tokens.shape == (B, horizon, K)
-    assert torch.equal(rollout.tokens[:, 0], tokens)
-    assert rollout.logits.shape == (B, horizon, ACTIONS)
-    assert rollout.values.shape == rollout.actions.shape == rollout.rewards.shape == rollout.ends.shape == (B, horizon)
-    assert rollout.tokens.max() < TINY.tokenizer.codebook_size
-    pop, reference = workload.dream(B, FLOAT32, horizon), workload.dream_by_tokens(B, FLOAT32, horizon)
-    assert pop.label.imagined == reference.label.imagined == B * horizon
-
-
-def test_a_step_by_tokens_has_absorbed_what_it_sampled(agent):
-    """Frame by frame or token by token, the past is the same: only the calls differ."""
-    B, M = 2, agent.world_model
-    V, K = TINY.tokenizer.codebook_size, TINY.tokens_per_frame
-    action = M.action_embedding(torch.tensor([[3], [5]]))
-    block = torch.cat((agent.tokenizer.codes(torch.randint(V, (B, K))), action), dim=1)
-    with torch.no_grad():
-        outcome, state = by_tokens.imagine_step(agent, block, M.initial_state(B))
-        sampled = torch.cat((block, agent.tokenizer.codes(outcome.tokens)), dim=1)
-        _, expected = M.retnet.chunk(sampled, M.initial_state(B))
-    assert torch.allclose(state.S, expected.S, atol=1e-11)
-    assert int(state.position) == int(expected.position) == 2 * K + 1
+    by_tokens = Workload(vary(TINY, "world_model", decoding="token"), CPU, synthetic_replay(96, TINY.env.size, CPU))
+    pop, sequential = (w.dream(B, FLOAT32, horizon, history=3) for w in (workload, by_tokens))
+    assert pop.label.imagined == sequential.label.imagined == B * horizon
+    assert pop.label.tokens - sequential.label.tokens == B * horizon
+    assert pop.run().tokens.shape == sequential.run().tokens.shape == (B, horizon, K)
 
 
 def test_each_phase_is_the_trainers_own_at_any_batch(workload):
@@ -207,3 +182,16 @@ def test_a_bench_on_the_gpu(tmp_path, monkeypatch):
     assert bench.main(TINY, "cuda", quick=True, profile=True, out=out) == 0
     data = json.loads(out.read_text())
     assert all(row["peak_memory_bytes"] > 0 and row["tflops"] > 0 for row in data["rows"])
+
+
+def test_attention_is_counted():
+    """Two products of L x L x d a head, and two and a half times as much backwards."""
+    B, H, L, d = 2, 4, 8, 16
+    q, k, v = (torch.randn(B, H, L, d, requires_grad=True) for _ in range(3))
+
+    def attend():
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    forward = 2 * 2 * B * H * L * L * d
+    assert count_flops(attend) == forward
+    assert count_flops(lambda: attend().sum().backward()) == forward * 7 / 2

@@ -25,6 +25,8 @@ def run(capsys, *argv):
         (["train", "cpu", "--gaem", "Pong"], "unknown flag --gaem; nearest: --game"),
         (["train", "cpu", "--epochs", "many"], "Error parsing --epochs: invalid literal for int"),
         (["train", "cpu", "--tokenizer.perceptual", "vgg"], "invalid choice 'vgg'"),
+        (["train", "cpu", "--world-model.backbone", "mamba"], "invalid choice 'mamba'"),
+        (["train", "cpu-nopop"], "unknown preset 'cpu-nopop'; nearest: cpu-no-pop"),
         (["train", "cpu", "--epochs", "0"], "epochs must be at least 1, not 0"),
         (["train", "cpu", "--tokenizer.channels", "12"], "tokenizer.channels must be a multiple of 8"),
         (["train", "cpu", "--game", "Brekout"], "Breakout"),
@@ -38,6 +40,9 @@ def run(capsys, *argv):
         (["eval", "nowhere", "--episodes", "0"], "episodes must be at least 1, not 0"),
         (["report", "nowhere"], "nowhere"),
         (["bench", "--preset", "rim"], "unknown preset 'rim'; nearest: rem"),
+        (["bench", "clams"], "clams"),
+        (["bench", "claims", "--preset", "rim"], "unknown preset 'rim'; nearest: rem"),
+        (["bench", "claims", "--qick"], "unknown flag --qick; nearest: --quick"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, argv, message):
@@ -68,7 +73,7 @@ def test_the_preset_follows_the_machine_and_is_said(capsys, monkeypatch):
 
 @pytest.mark.parametrize("command", ["", *commands.COMMANDS])
 def test_every_help_runs(command):
-    argv = [sys.executable, "-m", "tokendream", *([command] if command else []), "--help"]
+    argv = [sys.executable, "-m", "tokendream", *command.split(), "--help"]
     out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert "usage" in out
     if command == "train":
@@ -85,6 +90,14 @@ def test_help_imports_nothing_heavy():
     assert not imported & {"torch", "numpy", "gymnasium", "ale_py", "matplotlib"}
     microseconds = sum(int(re.findall(r"\d+", line)[0]) for line in seen.splitlines() if re.search(r"time:\s+\d", line))
     assert microseconds < 1_000_000
+
+
+def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "report", (commands.Report, interrupted))
+    assert run(capsys, "report", "somewhere") == (130, "", "tokendream: interrupted\n")
 
 
 def test_the_version(capsys):

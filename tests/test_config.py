@@ -48,6 +48,10 @@ def test_derived_sizes_are_the_papers():
         ({"env": EnvConfig(size=20)}, "tokenizer.downsamples must be such that a 20-pixel frame"),
         ({"tokenizer": TokenizerConfig(code_width=30)}, "tokenizer.code_width must be a multiple of 8"),
         ({"world_model": WorldModelConfig(dropout=1.0)}, "world_model.dropout must be between 0 and 0.95"),
+        (
+            {"world_model": WorldModelConfig(decoding="token", shared_prediction_token=True)},
+            "world_model.shared_prediction_token must be false where world_model.decoding is token",
+        ),
         ({"world_model": WorldModelConfig(context=10)}, "segment_length must be greater than world_model.context"),
     ],
 )
@@ -65,6 +69,9 @@ def test_what_cannot_run_is_refused_naming_the_field(changes, message):
         (lambda d: d.update(dream=[1]), "config.dream must be an object, not list"),
         (lambda d: d.update(format=2), "config has format 2; this tokendream reads format 1"),
         (lambda d: d.update(precision="fp8"), "config.precision must be one of auto, bf16, float32"),
+        (lambda d: d["world_model"].update(backbone="rwkv"), "world_model.backbone must be one of retnet, transformer"),
+        (lambda d: d["world_model"].update(decoding="pops"), "config.world_model.decoding must be one of pop, token"),
+        (lambda d: d["actor_critic"].update(sees="frames"), "config.actor_critic.sees must be one of codes, pixels"),
     ],
 )
 def test_a_wrong_file_is_refused_naming_the_field(change, message):
@@ -89,5 +96,10 @@ def test_what_the_paper_does_not_have_is_off_in_rem():
     assert rem.tokenizer.changed_weight == 0
     assert not rem.world_model.stay
     assert rem.world_model.token_temperature == 1
+    assert (rem.world_model.backbone, rem.world_model.decoding) == ("retnet", "pop")
+    assert not rem.world_model.own_embedding
+    assert not rem.world_model.shared_prediction_token
+    assert rem.actor_critic.action_inputs
+    assert rem.actor_critic.sees == "codes"
     assert not rem.dream.centre_advantage
     assert not rem.dream.mask_after_end

@@ -101,7 +101,7 @@ def test_an_untrained_world_model_knows_nothing(agent: Agent) -> None:
 
 def test_a_world_model_that_always_copies_has_no_changed_token_right(agent: Agent) -> None:
     M = agent.world_model
-    M.stay = torch.nn.Linear(M.retnet.width, 1)
+    M.stay = torch.nn.Linear(M.backbone.width, 1)
     torch.nn.init.zeros_(M.stay.weight)
     torch.nn.init.constant_(M.stay.bias, 100.0)
     one = segment(5)

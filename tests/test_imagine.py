@@ -39,7 +39,7 @@ def test_a_dream_starts_at_the_last_frame_with_both_memories_warm(agent, tokens,
     assert torch.equal(dream.tokens, tokens[:, -1])
 
     block = torch.cat((codes[:, -2], agent.world_model.action_embedding(steps.action[:, -2])[:, None]), dim=1)
-    _, world = agent.world_model.retnet.chunk(block, agent.world_model.initial_state(B))
+    _, world = agent.world_model.backbone.chunk(block, agent.world_model.initial_state(B))
     assert torch.allclose(dream.world.S, world.S, atol=1e-12)
     assert int(dream.world.position) == K + 1
 
@@ -73,7 +73,7 @@ def test_a_step_is_one_call_of_each_part(agent, tokens, steps):
     _, given = imagine.step(dream, agent, torch.Generator().manual_seed(5), action=one.action)
     assert torch.equal(given.action, one.action)
     outcome, world = agent.world_model.imagine(
-        codes, dream.tokens, one.action, dream.world, torch.Generator().manual_seed(5)
+        codes, dream.tokens, one.action, dream.world, torch.Generator().manual_seed(5), embed=agent.tokenizer.codes
     )
     for mine, theirs in zip(given.outcome, outcome, strict=True):
         assert torch.equal(mine, theirs)

@@ -13,6 +13,11 @@ def world_model(dtype=torch.float64, **overrides):
     return WorldModel(n_actions=A, tokens_per_frame=K, codebook_size=V, **sizes).to(dtype)
 
 
+four_ways = pytest.mark.parametrize(
+    "how", [{"backbone": b, "decoding": d} for b in ("retnet", "transformer") for d in ("pop", "token")], ids=str
+)
+
+
 @pytest.fixture
 def case():
     codebook = torch.randn(V, D, dtype=torch.float64)
@@ -26,27 +31,42 @@ def case():
     return codebook, tokens, steps
 
 
+@four_ways
 @pytest.mark.parametrize("stay", [False, True])
-def test_training_logits_are_imagination_logits(case, stay):
-    """What is trained on T blocks at once is what dreams block by block."""
+def test_training_logits_are_imagination_logits(case, monkeypatch, how, stay):
+    """What is trained on T blocks at once is what dreams block by block, and what frames are sampled from."""
     codebook, tokens, steps = case
-    M = world_model(stay=stay)
-    whole, end_state = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
+    M = world_model(stay=stay, **how).eval()
+    dreamed: list[torch.Tensor] = []
+
+    def replay(logits, generator, *, temperature=1.0):
+        """Draws what really happened."""
+        dreamed.append(logits)
+        if logits.shape[-1] != V:
+            return torch.zeros(logits.shape[:-1], dtype=torch.int64)
+        return tokens[:, t + 1] if logits.ndim == 3 else tokens[:, t + 1, len(dreamed) - 1]
+
+    monkeypatch.setattr("tokendream.model.world_model.sample", replay)
+    whole, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
     state = M.initial_state(B)
-    for t in range(T):
-        one, state = M(codebook[tokens[:, t : t + 1]], tokens[:, t : t + 1], steps.action[:, t : t + 1], state)
-        for name in ("next_frame", "reward", "end"):
-            assert torch.allclose(getattr(one, name)[:, 0], getattr(whole, name)[:, t], atol=1e-12)
-    assert torch.allclose(state.S, end_state.S, atol=1e-12)
+    for t in range(T - 1):
+        dreamed.clear()
+        frame = tokens[:, t]
+        _, state = M.imagine(codebook[frame], frame, steps.action[:, t], state, embed=lambda z: codebook[z])
+        *next_frame, reward, end = dreamed
+        assert torch.allclose(torch.stack(next_frame, 1).view(B, K, V), whole.next_frame[:, t], atol=1e-12)
+        assert torch.allclose(reward, whole.reward[:, t], atol=1e-12)
+        assert torch.allclose(end, whole.end[:, t], atol=1e-12)
 
 
+@four_ways
 @pytest.mark.parametrize("stay", [False, True])
-def test_the_loss_is_its_definition(case, stay):
+def test_the_loss_is_its_definition(case, how, stay):
     codebook, tokens, steps = case
     steps.mask[1, 4:] = False
-    M = world_model(context=2, stay=stay)
+    M = world_model(context=2, stay=stay, **how)
     losses = M.loss(codebook[tokens], tokens, steps)
-    out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
+    out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
     frame, reward, end = [], [], []
     for b in range(B):
         for t in range(2, T):
@@ -57,6 +77,24 @@ def test_the_loss_is_its_definition(case, stay):
             end.append(-out.end[b, t].float().log_softmax(-1)[int(steps.end[b, t])])
     for name, terms in (("next_frame", frame), ("reward", reward), ("end", end)):
         assert torch.allclose(losses.terms[name], torch.stack(terms).mean(), atol=1e-5), name
+
+
+@four_ways
+def test_a_frame_is_predicted_from_what_is_known_before_it(case, how):
+    """With POP nothing of the frame itself counts; token by token, each token is told those before it."""
+    codebook, tokens, steps = case
+    M = world_model(**how)
+
+    def logits(tokens):
+        return M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))[0].next_frame
+
+    other = tokens.clone()
+    other[:, 3, 1] = (other[:, 3, 1] + 1) % V
+    before, after = logits(tokens), logits(other)
+    assert torch.equal(after[:, :2], before[:, :2])
+    assert torch.equal(after[:, 2, :2], before[:, 2, :2])
+    assert torch.equal(after[:, 2, 2:], before[:, 2, 2:]) == (how["decoding"] == "pop")
+    assert not torch.allclose(after[:, 3], before[:, 3])
 
 
 def test_padding_and_context_are_not_scored(case):
@@ -89,6 +127,7 @@ def test_imagination_samples_from_the_predictions(case):
         action.expand(n),
         M.initial_state(n),
         torch.Generator().manual_seed(0),
+        embed=lambda z: codebook[z].float(),
     )
     prediction, _ = M(codes[:, None], tokens[:1, :1], action[:, None], M.initial_state(1))
     frequency = torch.stack([(outcome.tokens == v).float().mean(0) for v in range(V)], dim=-1)
@@ -128,6 +167,7 @@ def test_token_temperature_sharpens_frames_and_nothing_else(case):
         action.expand(n),
         M.initial_state(n),
         torch.Generator().manual_seed(0),
+        embed=lambda z: codebook[z].float(),
     )
     prediction, _ = M(codes[:, None], tokens[:1, :1], action[:, None], M.initial_state(1))
     assert (outcome.tokens == prediction.next_frame[0, 0].argmax(-1)).all()
@@ -135,9 +175,10 @@ def test_token_temperature_sharpens_frames_and_nothing_else(case):
     assert (signs - prediction.reward[0, 0].softmax(-1)).abs().max() < 0.05
 
 
-def test_it_learns_a_deterministic_world():
+@four_ways
+def test_it_learns_a_deterministic_world(how):
     """Action 0 keeps the frame, the others paint a pattern: after training both are near certain."""
-    M = world_model(torch.float32, width=32)
+    M = world_model(torch.float32, width=32, **how)
     codebook = torch.randn(V, 32)
     pattern = torch.tensor([[0] * K, [1, 2, 3, 4], [5, 6, 7, 8]])
     optimiser = torch.optim.AdamW(M.parameters(), lr=3e-3)
@@ -162,3 +203,38 @@ def test_it_learns_a_deterministic_world():
     assert float(history[-1]["accuracy"]) > 0.95
     assert float(history[-1]["reward"]) < 0.1
     assert float(history[-1]["end"]) < 0.1
+
+
+def test_an_own_embedding_sees_tokens_and_not_codes(case):
+    codebook, tokens, steps = case
+    for decoding in ("pop", "token"):
+        M = world_model(own_embedding=True, decoding=decoding)
+        losses = M.loss(codebook[tokens], tokens, steps)
+        assert torch.equal(M.loss(torch.randn_like(codebook)[tokens], tokens, steps).total, losses.total)
+        losses.total.backward()
+        assert M.token_embedding.weight.grad[tokens.unique()].abs().sum() > 0
+        other = (tokens + 1) % V
+        assert not torch.equal(M.loss(codebook[other], other, steps).total, losses.total)
+
+
+def test_one_prediction_token_differs_by_its_place_alone(case):
+    codebook, tokens, steps = case
+    M, full = world_model(shared_prediction_token=True), world_model()
+    assert sum(p.numel() for p in full.parameters()) - sum(p.numel() for p in M.parameters()) == (K - 1) * D
+    full.load_state_dict({**M.state_dict(), "prediction_tokens": M.prediction_tokens.expand(K, D)})
+    one, same = (m.loss(codebook[tokens], tokens, steps).total for m in (M, full))
+    assert torch.equal(one, same)
+    out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
+    assert not torch.allclose(out.next_frame[:, :, 0], out.next_frame[:, :, 1])
+
+
+def test_checkpoints_that_call_the_backbone_retnet_can_be_read(case):
+    codebook, tokens, steps = case
+    M, other = world_model(), world_model()
+    torch.nn.init.normal_(M.backbone.layers[0].out.weight)
+    older = {name.replace("backbone.", "retnet."): tensor for name, tensor in M.state_dict().items()}
+    holder, target = torch.nn.ModuleDict({"world_model": M}), torch.nn.ModuleDict({"world_model": other})
+    assert holder.state_dict().keys() == {f"world_model.{name}" for name in M.state_dict()}
+    target.load_state_dict({f"world_model.{name}": tensor for name, tensor in older.items()})
+    assert torch.equal(other.loss(codebook[tokens], tokens, steps).total, M.loss(codebook[tokens], tokens, steps).total)
+    assert "retnet.layers.0.out.weight" in older

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from tokendream import controls
 from tokendream.compute import Compute
 from tokendream.config import Config
-from tokendream.model.actor_critic import ActorCritic, PolicyState
+from tokendream.model.actor_critic import ActorCritic, PolicyState, View
 from tokendream.model.tokenizer import Tokenizer
 from tokendream.model.world_model import WorldModel
 from tokendream.nn.sampling import sample
@@ -51,11 +51,26 @@ class Agent(nn.Module):
                 context=M.context,
                 stay=M.stay,
                 token_temperature=M.token_temperature,
+                backbone=M.backbone,
+                decoding=M.decoding,
+                own_embedding=M.own_embedding,
+                shared_prediction_token=M.shared_prediction_token,
             ),
-            ActorCritic(n_actions=n_actions, grid=config.grid, code_width=V.code_width, lstm_width=C.lstm_width),
+            ActorCritic(
+                n_actions=n_actions,
+                grid=config.grid,
+                code_width=V.code_width,
+                lstm_width=C.lstm_width,
+                action_inputs=C.action_inputs,
+                halvings=V.downsamples if C.sees == "pixels" else 0,
+            ),
         )
         controls.apply(config.control, agent.world_model, agent.actor_critic)
         return agent
+
+    def view(self, tokens: Int64[Tensor, "*B K"], codes: Float[Tensor, "*B K E"]) -> View:
+        """What the controller sees of frames: their codes, or in an ablation what they decode to."""
+        return codes if self.actor_critic.retina is None else self.tokenizer.decode(tokens)
 
     @torch.no_grad()
     def act(
@@ -68,7 +83,8 @@ class Agent(nn.Module):
         epsilon: float = 0.0,
     ) -> tuple[Int64[Tensor, " B"], PolicyState]:
         """Choose an action for each frame, uniformly random with probability ε, and remember it."""
-        output, state = self.actor_critic(self.tokenizer.codes(self.tokenizer.encode(frame)), state)
+        tokens = self.tokenizer.encode(frame)
+        output, state = self.actor_critic(self.view(tokens, self.tokenizer.codes(tokens)), state)
         action = sample(output.logits, generator, temperature=temperature)
         if epsilon > 0:
             u = torch.rand(2, len(frame), device=frame.device, generator=generator)

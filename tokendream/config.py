@@ -8,6 +8,7 @@ time (the number of actions, the device found) are never written back into a con
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass, field
 from typing import Literal
@@ -87,6 +88,14 @@ class WorldModelConfig:
     """Whether a head of its own says how likely a token is to stay what it is (not published)."""
     token_temperature: float = 1.0
     """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""
+    backbone: Literal["retnet", "transformer"] = "retnet"
+    """retnet is the paper's; transformer keeps keys and values instead of a state of fixed size."""
+    decoding: Literal["pop", "token"] = "pop"
+    """pop predicts a whole frame in one call, as the paper; token one token after the other, as IRIS."""
+    own_embedding: bool = False
+    """Whether M embeds tokens by a table of its own instead of V's codebook (an ablation of the paper)."""
+    shared_prediction_token: bool = False
+    """Whether one vector stands at all K places of a frame to predict, instead of K vectors (an ablation)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,10 @@ class ActorCriticConfig:
 
     lstm_width: int = 512
     """M, the width of the LSTM."""
+    action_inputs: bool = True
+    """Whether the LSTM hears the actions taken; without is an ablation of the paper."""
+    sees: Literal["codes", "pixels"] = "codes"
+    """What C sees of a frame: its codes, or the pixels that they decode to (an ablation of the paper)."""
 
 
 @dataclass(frozen=True)
@@ -234,32 +247,19 @@ class Config:
         return self.env_id or self.game
 
     def __post_init__(self) -> None:
-        for where, value, low in (
-            ("epochs", self.epochs, 1),
-            ("checkpoint_every", self.checkpoint_every, 1),
-            ("env.size", self.env.size, 8),
-            ("env.frame_skip", self.env.frame_skip, 1),
-            ("env.noop_max", self.env.noop_max, 1),
-            ("env.eval_noop_max", self.env.eval_noop_max, 1),
-            ("env.max_frames", self.env.max_frames, 1),
-            ("env.eval_max_frames", self.env.eval_max_frames, 1),
-            ("tokenizer.downsamples", self.tokenizer.downsamples, 1),
-            ("tokenizer.codebook_size", self.tokenizer.codebook_size, 2),
-            ("tokenizer.code_width", self.tokenizer.code_width, 4),
-            ("tokenizer.revive_after", self.tokenizer.revive_after, 0),
-            ("world_model.layers", self.world_model.layers, 1),
-            ("world_model.heads", self.world_model.heads, 1),
-            ("world_model.ffn_factor", self.world_model.ffn_factor, 1),
-            ("world_model.context", self.world_model.context, 1),
-            ("actor_critic.lstm_width", self.actor_critic.lstm_width, 1),
-            ("dream.horizon", self.dream.horizon, 2),
-            ("dream.burn_in", self.dream.burn_in, 1),
-            ("collect.steps", self.collect.steps, 1),
-            ("evaluation.every", self.evaluation.every, 0),
-            ("evaluation.episodes", self.evaluation.episodes, 1),
-            ("evaluation.episodes_during", self.evaluation.episodes_during, 1),
-        ):
-            require(value >= low, where, f"at least {low}", value)
+        for low, names in (
+            (0, "tokenizer.revive_after evaluation.every"),
+            (1, "epochs checkpoint_every env.frame_skip env.noop_max env.eval_noop_max env.max_frames "
+                "env.eval_max_frames tokenizer.downsamples world_model.layers world_model.heads world_model.ffn_factor "
+                "world_model.context actor_critic.lstm_width dream.burn_in collect.steps evaluation.episodes "
+                "evaluation.episodes_during"),
+            (2, "tokenizer.codebook_size dream.horizon"),
+            (4, "tokenizer.code_width"),
+            (8, "env.size"),
+        ):  # fmt: skip
+            for name in names.split():
+                value = functools.reduce(getattr, name.split("."), self)
+                require(value >= low, name, f"at least {low}", value)  # type: ignore[operator]
         for where, rate, high in (
             ("world_model.dropout", self.world_model.dropout, 0.95),
             ("dream.discount", self.dream.discount, 1.0),
@@ -269,31 +269,29 @@ class Config:
             require(0 <= rate <= high, where, f"between 0 and {high:g}", rate)
         require(self.seed >= 0, "seed", "a non-negative integer", self.seed)
         require(self.dream.entropy_weight >= 0, "dream.entropy_weight", "non-negative", self.dream.entropy_weight)
-        require(self.world_model.token_temperature > 0, "world_model.token_temperature", "positive",
-                self.world_model.token_temperature)  # fmt: skip
+        M = self.world_model
+        require(M.token_temperature > 0, "world_model.token_temperature", "positive", M.token_temperature)
         require(self.evaluation.temperature > 0, "evaluation.temperature", "positive", self.evaluation.temperature)
         require(self.tokenizer.channels % 8 == 0 and self.tokenizer.channels > 0,
                  "tokenizer.channels", "a multiple of 8 (GroupNorm has 8 groups)", self.tokenizer.channels)  # fmt: skip
         require(self.env.size % (1 << self.tokenizer.downsamples) == 0 and self.grid >= 2,
                  "tokenizer.downsamples", f"such that a {self.env.size}-pixel frame halves that often to a grid "
                  "of 2x2 or more", self.tokenizer.downsamples)  # fmt: skip
-        require(self.tokenizer.code_width % (2 * self.world_model.heads) == 0,
-                 "tokenizer.code_width", f"a multiple of {2 * self.world_model.heads} (twice world_model.heads)",
-                 self.tokenizer.code_width)  # fmt: skip
-        require(self.world_model.segment_length > self.world_model.context,
-                 "world_model.segment_length", f"greater than world_model.context ({self.world_model.context})",
-                 self.world_model.segment_length)  # fmt: skip
+        require(self.tokenizer.code_width % (2 * M.heads) == 0, "tokenizer.code_width",
+                f"a multiple of {2 * M.heads} (twice world_model.heads)", self.tokenizer.code_width)  # fmt: skip
+        require(M.decoding == "pop" or not M.shared_prediction_token, "world_model.shared_prediction_token",
+                "false where world_model.decoding is token: there are no prediction tokens",
+                M.shared_prediction_token)  # fmt: skip
+        require(M.segment_length > M.context, "world_model.segment_length",
+                f"greater than world_model.context ({M.context})", M.segment_length)  # fmt: skip
         require(self.collect.capacity > max(self.dream.burn_in, self.world_model.segment_length),
                  "collect.capacity", "greater than a segment and the burn-in", self.collect.capacity)  # fmt: skip
-        for name in ("tokenizer", "world_model", "actor_critic"):
-            phase: PhaseConfig = getattr(self.training, name)
-            where = f"training.{name}"
-            require(phase.first_epoch >= 1, f"{where}.first_epoch", "at least 1", phase.first_epoch)
-            require(phase.updates >= 0, f"{where}.updates", "at least 0", phase.updates)
-            require(phase.batch >= 1, f"{where}.batch", "at least 1", phase.batch)
-            require(phase.learning_rate > 0, f"{where}.learning_rate", "positive", phase.learning_rate)
-            require(phase.weight_decay >= 0, f"{where}.weight_decay", "non-negative", phase.weight_decay)
-            require(phase.clip > 0, f"{where}.clip", "positive", phase.clip)
+        for part in ("tokenizer", "world_model", "actor_critic"):
+            phase, where = getattr(self.training, part), f"training.{part}"
+            for name, low in (("first_epoch", 1), ("updates", 0), ("batch", 1), ("weight_decay", 0)):
+                require(getattr(phase, name) >= low, f"{where}.{name}", f"at least {low}", getattr(phase, name))
+            for name in ("learning_rate", "clip"):
+                require(getattr(phase, name) > 0, f"{where}.{name}", "positive", getattr(phase, name))
 
     def to_json(self) -> str:
         """The config as JSON text, with the format's version."""

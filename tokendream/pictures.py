@@ -15,7 +15,6 @@ from tokendream.data.batch import Segments, Steps
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
 from tokendream.model.actor_critic import PolicyState
-from tokendream.nn.retnet import RetNetState
 
 
 class Pictures(NamedTuple):
@@ -62,7 +61,7 @@ def futures(
         one = _start(agent, config, agent.tokenizer.encode(frames), steps, at)
         many = imagine.Dream(
             one.tokens.expand(n, -1),
-            RetNetState(one.world.S.expand(-1, n, -1, -1, -1), one.world.position),
+            one.world.expand(n),
             PolicyState(one.policy.h.expand(n, -1), one.policy.c.expand(n, -1)),
         )
         films = agent.tokenizer.decode(imagine.imagine(many, agent, length, generator).tokens)

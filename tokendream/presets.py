@@ -1,10 +1,15 @@
 """Presets: named configs to start from.
 
 `rem` is the paper; `cpu` learns visibly on two cores within half an hour; `toy` solves the built-in game Catch in
-minutes; `tiny` is for tests.
+minutes; `tiny` is for tests. Behind any of them `-` and the name of an ablation changes that one thing: `rem-no-pop`,
+`cpu-transformer`, `rem-transformer-no-pop`.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from tokendream.config import (
     ActorCriticConfig,
@@ -98,6 +103,23 @@ TINY = Config(
     evaluation=EvalConfig(episodes=2, every=2, episodes_during=2),
 )  # fmt: skip
 
+
+def vary(config: Config, part: str, **changes: Any) -> Config:
+    """The config with other values in one of its parts."""
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **changes)})
+
+
+ABLATIONS: dict[str, Callable[[Config], Config]] = {
+    "no-pop": lambda c: vary(c, "world_model", decoding="token"),
+    "coarse-tokens": lambda c: vary(c, "tokenizer", downsamples=c.tokenizer.downsamples + 1),  # 4x4 in rem, 3x3 in cpu
+    "own-embedding": lambda c: vary(c, "world_model", own_embedding=True),
+    "no-action-inputs": lambda c: vary(c, "actor_critic", action_inputs=False),
+    "pixels": lambda c: vary(c, "actor_critic", sees="pixels"),
+    "one-prediction-token": lambda c: vary(c, "world_model", shared_prediction_token=True),
+    "transformer": lambda c: vary(c, "world_model", backbone="transformer"),
+}
+"""The paper's ablations and the other backbone, each as a change of one field."""
+
 PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "toy": TOY, "tiny": TINY}
 
 DURATIONS = {
@@ -108,7 +130,12 @@ DURATIONS = {
 
 
 def preset(name: str) -> Config:
-    """A preset by name. Raises ConfigError naming the nearest ones."""
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, PRESETS)}")
-    return PRESETS[name]
+    """A preset by name, varied by the ablations behind it. Raises ConfigError naming the nearest ones."""
+    if name in PRESETS:
+        return PRESETS[name]
+    for ablation, change in ABLATIONS.items():
+        base = name.removesuffix(f"-{ablation}")
+        if base != name:
+            return dataclasses.replace(change(preset(base)), preset=name)
+    names = [*PRESETS, *(f"{base}-{ablation}" for base in PRESETS for ablation in ABLATIONS)]
+    raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, names)}")

@@ -8,14 +8,16 @@ from collections.abc import Callable
 import torch
 
 
-def seconds_of(run: Callable[[], object], device: torch.device, times: int = 1) -> float:
+def seconds_of(
+    run: Callable[[], object], device: torch.device, times: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds that one of `times` calls in a row took. The device is idle before the first and after the last."""
     _wait(device)
-    began = time.perf_counter()
+    began = clock()
     for _ in range(times):
         run()
     _wait(device)
-    return (time.perf_counter() - began) / times
+    return (clock() - began) / times
 
 
 def best_of(run: Callable[[], object], device: torch.device, seconds: float) -> float:

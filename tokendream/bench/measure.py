@@ -6,16 +6,24 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from tokendream.bench.clock import seconds_of
 from tokendream.bench.machine import peak_memory, watch_memory
 
 SHORTEST = 0.05
 """Seconds of one repetition at least: shorter work is done several times in a row."""
+
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+"""What torch's counter knows of attention on a GPU, for its CPU kernel."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,10 @@ class Work:
 
     label: Label
     run: Callable[[], object]
+
+    def named(self, name: str) -> Work:
+        """The same under another name."""
+        return replace(self, label=replace(self.label, name=name))
 
 
 @dataclass(frozen=True)
@@ -79,11 +91,16 @@ class Effort:
     """Seconds of an update; where one takes longer its batch is halved until it does not."""
     total: float = field(default=math.inf)
     """Seconds after which no further piece of work is begun."""
+    clock: Callable[[], float] = field(default=time.perf_counter)
+    """What repetitions are timed by; `time.process_time` on a machine that does other work, with one thread."""
 
 
 def count_flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of one call: 2mnk a matrix product, the like a convolution, nothing for the rest."""
-    with FlopCounterMode(display=False) as counter:
+    """Floating-point operations of one call: 2mnk a matrix product, the like a convolution, nothing for the rest.
+
+    Attention is counted over all keys, masked or not.
+    """
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         run()
     return counter.get_total_flops()
 
@@ -107,7 +124,7 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
     while rounds < effort.least or (rounds < effort.most and time.perf_counter() - began < effort.seconds * len(works)):
         for i, work in enumerate(works):
             watch_memory(device)
-            seconds[i].append(seconds_of(work.run, device, times[i]))
+            seconds[i].append(seconds_of(work.run, device, times[i], effort.clock))
             memory[i] = max(memory[i], peak_memory(device))
         rounds += 1
     return [Row(w.label, tuple(s), f, m) for w, s, f, m in zip(works, seconds, flops, memory, strict=True)]

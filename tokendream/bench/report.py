@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from tokendream import durable
 from tokendream.bench.machine import PRECISIONS
 from tokendream.bench.measure import Row
 from tokendream.bench.profiling import Operator
+from tokendream.bench.workload import frames_encoded
 from tokendream.config import Config
 from tokendream.presets import REM
 from tokendream.trainer import PARTS
@@ -90,7 +90,7 @@ class Findings:
     def epoch(self) -> dict[str, float]:
         """Seconds of an epoch in which every phase is due and the replay buffer is full, computed from the rows.
 
-        Empty if a row is missing. Of N rows, n uniform draws meet N (1 - e^(-n/N)), which are encoded once each.
+        Empty if a row is missing.
         """
         first = {e.row.label.name: e for e in reversed(self.entries) if e.row.label.precision == self.dtype}
         if not {"collect", *PARTS, "encode"} <= first.keys():
@@ -100,11 +100,8 @@ class Findings:
         for name in PARTS:
             phase, row = getattr(training, name), first[name].row
             seconds[name] = phase.updates * phase.batch / row.label.batch * row.median
-        rows = min(config.collect.capacity, config.collect.steps * min(config.epochs, config.collect.last_epoch))
-        draws = training.world_model.updates * training.world_model.batch * config.world_model.segment_length
-        draws += training.actor_critic.updates * training.actor_critic.batch * (config.dream.burn_in + 1)
         encode = first["encode"].row
-        seconds["encode"] = rows * -math.expm1(-draws / rows) / encode.rate(encode.label.frames)
+        seconds["encode"] = frames_encoded(config) / encode.rate(encode.label.frames)
         return {**seconds, "total": sum(seconds.values())}
 
     def to_json(self) -> dict[str, Any]:
@@ -198,13 +195,13 @@ class Findings:
             table.add_row(
                 f"{label.name}, {PRECISIONS[label.precision]}",
                 label.sizes + (f" (not {entry.batch})" if label.batch != entry.batch else ""),
-                f"{_short(1e3 * row.median)} ({_short(1e3 * min(row.seconds))}–{_short(1e3 * max(row.seconds))})",
-                _short(row.rate(1)),
-                *(_short(row.rate(n)) if n else "" for n in (label.frames, label.imagined, label.tokens)),
-                _short(row.rate(row.flops) / 1e12),
-                _short(100 * row.rate(row.flops) / self.peaks[label.precision]),
-                _short(row.memory / 2**30),
-                *((("" if reference is None else _short(reference)),) if len(table.columns) == 11 else ()),
+                f"{short(1e3 * row.median)} ({short(1e3 * min(row.seconds))}–{short(1e3 * max(row.seconds))})",
+                short(row.rate(1)),
+                *(short(row.rate(n)) if n else "" for n in (label.frames, label.imagined, label.tokens)),
+                short(row.rate(row.flops) / 1e12),
+                short(100 * row.rate(row.flops) / self.peaks[label.precision]),
+                short(row.memory / 2**30),
+                *((("" if reference is None else short(reference)),) if len(table.columns) == 11 else ()),
             )
         return table
 
@@ -213,7 +210,7 @@ class Findings:
         lines = [
             f"ms: median of repetitions (min–max). FLOP: products and convolutions, counted. GiB: peak, {memory}.",
             "world_model and actor_critic find their frames encoded; encode times that.",
-            "dream by tokens: RetNet.chunk over what is new (the first block, later an action), then K x RetNet.step.",
+            "dream by tokens: world_model.decoding = token: a call for the block, then one a token but the last.",
         ]
         if published:
             lines.append(f"published: REM's code, frames/s or imagined steps/s, on {PUBLISHED_MACHINE}.")
@@ -225,10 +222,10 @@ def _operator_table(operators: Sequence[Operator]) -> Table:
     for column in ("operator", "ms", "%", "calls"):
         table.add_column(column, justify="left" if column == "operator" else "right", no_wrap=True)
     for o in operators:
-        table.add_row(o.name[:70], _short(1e3 * o.seconds), f"{100 * o.share:.1f}", str(o.calls))
+        table.add_row(o.name[:70], short(1e3 * o.seconds), f"{100 * o.share:.1f}", str(o.calls))
     return table
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three figures."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import sys
 import time
@@ -21,6 +20,7 @@ from tokendream.bench.workload import Workload, synthetic_replay
 from tokendream.compute import Compute
 from tokendream.config import Config
 from tokendream.plain import ConfigError
+from tokendream.presets import vary
 from tokendream.trainer import PARTS
 
 QUICK = Effort(least=2, most=10, seconds=2.0, longest=8.0, total=120.0)
@@ -48,11 +48,8 @@ class Item:
 def main(config: Config, device: str, *, quick: bool, profile: bool, out: Path | None) -> int:
     """Time a preset's phases and print what was found. Raises ConfigError for a device or file that cannot be."""
     compute = Compute.resolve(device, config.precision)
-    if out is not None:
-        if out.is_dir():
-            raise ConfigError(f"--out must be a file, and {out} is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-    progress = _Progress()
+    prepare("--out", out)
+    progress = Progress()
     findings = run(config, compute, QUICK if quick else FULL, quick=quick, profile=profile, say=progress)
     progress.close()
     console = Console()
@@ -61,6 +58,14 @@ def main(config: Config, device: str, *, quick: bool, profile: bool, out: Path |
         findings.save(out)
         print(f"Written to {out}")
     return 0
+
+
+def prepare(flag: str, path: Path | None) -> None:
+    """Make the folder of a file to be written, before anything is timed. Raises ConfigError if it is a folder."""
+    if path is not None:
+        if path.is_dir():
+            raise ConfigError(f"{flag} must be a file, and {path} is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def run(
@@ -120,17 +125,20 @@ def _items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     yield Item("policy", (lambda batch: work.policy(batch, dtype),), 1)
 
     steps = min(BY_TOKENS_STEPS, horizon)
-    builds = (lambda batch: work.dream_by_tokens(batch, dtype, steps), dream(horizon=steps))
+    sequential = Workload(vary(config, "world_model", decoding="token"), device, replay)
+
+    def by_tokens(batch: int) -> Work:
+        return sequential.dream(batch, dtype, steps).named("dream by tokens")
+
+    builds = (by_tokens, dream(horizon=steps))
     for batch in [small["dream"]] if quick else sorted({small["dream"], batches["dream"]}):
         yield Item(f"dream by tokens, batch {batch}", builds, batch, ("token by token", "POP"))
 
     if config.tokenizer.perceptual != "none":
-        plain = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, perceptual="none"))
-        bare = Workload(plain, device, replay)
+        bare = Workload(vary(config, "tokenizer", perceptual="none"), device, replay)
 
         def without(batch: int) -> Work:
-            timed = bare.phase("tokenizer", batch, dtype)
-            return Work(dataclasses.replace(timed.label, name="tokenizer without LPIPS"), timed.run)
+            return bare.phase("tokenizer", batch, dtype).named("tokenizer without LPIPS")
 
         yield Item("tokenizer without LPIPS", (without,), small["tokenizer"])
     variants = tuple(reversed(PRECISIONS))  # float32, bf16
@@ -140,7 +148,7 @@ def _items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     yield Item("dream, precisions", tuple(dream(v) for v in variants), small["dream"], names)
 
 
-class _Progress:
+class Progress:
     """Says on stderr what is being measured: on one line where there is a terminal, on one each elsewhere."""
 
     def __init__(self) -> None:

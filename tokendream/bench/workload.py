@@ -7,7 +7,8 @@ of work costs more or less for having learnt.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 
 from tokendream.agent import Agent
-from tokendream.bench import by_tokens
 from tokendream.bench.measure import Label, Work
 from tokendream.compute import Compute
 from tokendream.config import Config
@@ -77,6 +77,17 @@ class StillEnvs:
         """Nothing to free."""
 
 
+def frames_encoded(config: Config) -> float:
+    """Frames that M's and C's segments encode in an epoch with a full replay: each row once, as V no longer changes.
+
+    Of N rows, n uniform draws meet N (1 - e^(-n/N)).
+    """
+    M, C = config.training.world_model, config.training.actor_critic
+    rows = min(config.collect.capacity, config.collect.steps * min(config.epochs, config.collect.last_epoch))
+    draws = M.updates * M.batch * config.world_model.segment_length + C.updates * C.batch * (config.dream.burn_in + 1)
+    return rows * -math.expm1(-draws / rows)
+
+
 class Workload:
     """An agent of the config's sizes, a replay buffer, and pieces of work on them at any batch and precision."""
 
@@ -103,15 +114,54 @@ class Workload:
         phase = next(phase for phase in trainer.phases if phase.name == name)
         return Work(self._label(name, batch, dtype), phase.update)
 
-    def dream(self, batch: int, dtype: torch.dtype, horizon: int) -> Work:
-        """Imagination alone: no burn-in, no gradient."""
-        each = self.config.block_length + self.config.tokens_per_frame
-        return self._dream("dream", imagine.imagine, batch, dtype, horizon, batch * horizon * each)
+    def dream(self, batch: int, dtype: torch.dtype, horizon: int, history: int = 1) -> Work:
+        """Imagination alone, from `history` blocks in the world model's memory on: no burn-in, no gradient."""
+        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
+        start = self._start(batch, compute, history)
 
-    def dream_by_tokens(self, batch: int, dtype: torch.dtype, horizon: int) -> Work:
-        """The same with every frame predicted token by token, which takes each token through the layers once."""
-        tokens = batch * (horizon * self.config.block_length + self.config.tokens_per_frame)
-        return self._dream("dream by tokens", by_tokens.imagine, batch, dtype, horizon, tokens)
+        @torch.no_grad()
+        def run() -> object:
+            with compute.autocast():
+                return imagine.imagine(start, self._agent, horizon, generator)
+
+        # Token by token, the last token of a frame is sampled and not taken through the layers.
+        ahead = self.config.tokens_per_frame - (self.config.world_model.decoding == "token")
+        tokens = batch * horizon * (self.config.block_length + ahead)
+        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
+
+    def absorb(self, batch: int, dtype: torch.dtype, history: int = 1) -> Work:
+        """A block into the world model's memory and nothing predicted: what a step token by token begins with."""
+        compute = Compute(self.device, dtype)
+        dream = self._start(batch, compute, history)
+
+        @torch.no_grad()
+        def run() -> object:
+            with compute.autocast():
+                return self._absorbed(dream)
+
+        tokens = batch * self.config.block_length
+        return Work(Label("absorb", dtype, batch, f"{batch} blocks", 0, batch, tokens), run)
+
+    @torch.no_grad()
+    def _start(self, batch: int, compute: Compute, history: int) -> imagine.Dream:
+        """Dreams at their start, with that many blocks in the world model's memory."""
+        settings = self.config.dream
+        segments = self._replay.draw(batch, settings.burn_in + 1, align="end", rng=np.random.default_rng(0))
+        with compute.autocast():
+            seen = self._agent.tokenizer.encode(self._replay.frames(segments.row))
+            dream = imagine.start(
+                self._agent, seen, self._replay.steps(segments), burn_in_actions=settings.burn_in_actions
+            )
+            for _ in range(history - 1):
+                dream = self._absorbed(dream)
+        return dream
+
+    def _absorbed(self, dream: imagine.Dream) -> imagine.Dream:
+        """The dream with its frame and an action in the world model's memory."""
+        frame = dream.tokens[:, None]
+        action = torch.zeros(frame.shape[:2], dtype=torch.int64, device=self.device)
+        _, world = self._agent.world_model(self._agent.tokenizer.codes(frame), frame, action, dream.world, slice(0, 0))
+        return dataclasses.replace(dream, world=world)
 
     def encode(self, batch: int, dtype: torch.dtype) -> Work:
         """Frames of the replay buffer to tokens."""
@@ -136,25 +186,6 @@ class Workload:
                 return self._agent.act(frame, memory, generator)
 
         return Work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
-
-    def _dream(
-        self, name: str, how: Callable[..., object], batch: int, dtype: torch.dtype, horizon: int, tokens: int
-    ) -> Work:
-        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
-        settings = self.config.dream
-        segments = self._replay.draw(batch, settings.burn_in + 1, align="end", rng=np.random.default_rng(0))
-        with compute.autocast():
-            seen = self._agent.tokenizer.encode(self._replay.frames(segments.row))
-            start = imagine.start(
-                self._agent, seen, self._replay.steps(segments), burn_in_actions=settings.burn_in_actions
-            )
-
-        @torch.no_grad()
-        def run() -> object:
-            with compute.autocast():
-                return how(start, self._agent, horizon, generator)
-
-        return Work(Label(name, dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
 
     def _label(self, name: str, batch: int, dtype: torch.dtype) -> Label:
         config, K, K1 = self.config, self.config.tokens_per_frame, self.config.block_length

@@ -83,7 +83,7 @@ class DreamFilm:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time every phase of training at a preset's real sizes."""
+    """Time every phase of training at a preset's real sizes; `bench claims` times the paper's claims."""
 
     preset: str = "rem"
     """Preset whose sizes are timed."""
@@ -95,6 +95,24 @@ class Bench:
     """Also list the operators that took longest in each phase."""
     out: Path | None = None
     """Write the figures to this JSON file as well."""
+
+
+@dataclass(frozen=True)
+class BenchClaims:
+    """Time the paper's claims: RetNet and Transformer, POP and token by token, over tokens a frame and batches."""
+
+    preset: str = "rem"
+    """Preset whose sizes are timed, at a quarter of its tokens a frame, at them, and at four times as many."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    quick: bool = False
+    """Fewer repetitions and smaller batches where the large ones take long: under 10 minutes on two cores."""
+    cpu_time: bool = False
+    """Count processor time instead of wall-clock time, for a machine with other work; needs OMP_NUM_THREADS=1."""
+    out: Path | None = None
+    """Write the figures to this JSON file."""
+    page: Path | None = None
+    """Write the tables between the markers of this Markdown file and plots beside it, instead of printing them."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,19 @@ def _bench(options: Bench) -> int:
     )
 
 
+def _bench_claims(options: BenchClaims) -> int:
+    from tokendream.bench import claims
+
+    return claims.main(
+        preset(options.preset),
+        options.device,
+        quick=options.quick,
+        cpu_time=options.cpu_time,
+        out=options.out,
+        page=options.page,
+    )
+
+
 def _report(options: Report) -> int:
     from tokendream.report import write_report
 
@@ -167,5 +198,6 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "dream": (DreamFilm, _dream),
     "diagnose": (Diagnose, _diagnose),
     "bench": (Bench, _bench),
+    "bench claims": (BenchClaims, _bench_claims),
     "report": (Report, _report),
 }

@@ -14,7 +14,7 @@ from tokendream import __version__
 from tokendream.cli.commands import COMMANDS, Train
 from tokendream.cli.flags import parse, parse_train
 from tokendream.plain import nearest
-from tokendream.presets import PRESETS
+from tokendream.presets import ABLATIONS, PRESETS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,13 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"tokendream {__version__}")
         return 0
-    name, *rest = argv
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1  # `bench claims` is one command, `bench` another
+    name, rest = " ".join(argv[:words]), argv[words:]
     if name not in COMMANDS:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
     kind, run = COMMANDS[name]
     try:
         options = parse_train(rest) if kind is Train else parse(kind, rest, f"tokendream {name}")
         return run(options)
+    except KeyboardInterrupt:  # training stops at a checkpoint by itself; what else runs has nothing to save
+        print("tokendream: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         # Every error a caller, a config or a file can cause is a ValueError or an OSError; the rest are our bugs.
         if os.environ.get("TOKENDREAM_DEBUG"):
@@ -42,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview() -> str:
     lines = ["usage: tokendream COMMAND [options]", "", "REM: a token-based world model that dreams whole frames.", ""]
-    lines += [f"  {name:10}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
-    lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + "."]
+    lines += [f"  {name:14}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
+    lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + ";"]
+    lines += ["behind each, an ablation (rem-no-pop): " + ", ".join(ABLATIONS) + "."]
     return "\n".join(lines)
 
 

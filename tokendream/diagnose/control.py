@@ -39,9 +39,9 @@ def control(
 
     `real_return[b]` is what really followed, NaN where it is not known. The caller chooses the precision.
     """
-    codes, C = agent.tokenizer.codes(tokens), agent.actor_critic
-    memory = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
-    output, _ = C(codes[:, -1], memory)
+    view, C = agent.view(tokens, agent.tokenizer.codes(tokens)), agent.actor_critic
+    memory = C.burn_in(view[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
+    output, _ = C(view[:, -1], memory)
     pi = output.logits.float().softmax(-1)
     entropy = torch.special.entr(pi).sum(-1).mean()
     known = ~real_return.isnan()

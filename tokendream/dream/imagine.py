@@ -20,7 +20,7 @@ from tokendream.agent import Agent
 from tokendream.data.batch import Steps
 from tokendream.model.actor_critic import PolicyState
 from tokendream.model.world_model import Outcome
-from tokendream.nn.retnet import RetNetState
+from tokendream.nn.backbone import State
 from tokendream.nn.sampling import sample
 
 
@@ -29,7 +29,7 @@ class Dream:
     """A moment of a batch of dreams: the frame before the agent's eyes, and both memories."""
 
     tokens: Int64[Tensor, "B K"]
-    world: RetNetState
+    world: State
     policy: PolicyState
 
 
@@ -62,9 +62,8 @@ def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, *, burn_in
     rests on two blocks of context, the least that M was scored on. Where that block is padding, M starts empty.
     """
     codes = agent.tokenizer.codes(tokens)
-    policy = agent.actor_critic.burn_in(
-        codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], actions=burn_in_actions
-    )
+    view = agent.view(tokens[:, :-1], codes[:, :-1])
+    policy = agent.actor_critic.burn_in(view, steps.action[:, :-1], steps.mask[:, :-1], actions=burn_in_actions)
     M = agent.world_model
     before = slice(-2, -1)
     _, world = M(
@@ -85,12 +84,13 @@ def step(
 
     The gradient reaches C alone: through its logits, its value and its memory, not through M or V.
     """
-    codes = agent.tokenizer.codes(dream.tokens).detach()
-    output, policy = agent.actor_critic(codes, dream.policy)
+    V, M = agent.tokenizer, agent.world_model
+    codes = V.codes(dream.tokens).detach()
+    output, policy = agent.actor_critic(agent.view(dream.tokens, codes), dream.policy)
     if action is None:
         action = sample(output.logits.detach(), generator, temperature=temperature)
     policy = agent.actor_critic.absorb_action(action, policy)
-    outcome, world = agent.world_model.imagine(codes, dream.tokens, action, dream.world, generator)
+    outcome, world = M.imagine(codes, dream.tokens, action, dream.world, generator, embed=V.codes)
     return Dream(outcome.tokens, world, policy), Step(output.logits, output.value, action, outcome)
 
 

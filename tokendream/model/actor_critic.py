@@ -6,13 +6,17 @@ Source: REM (arXiv 2402.05643), appendix on the controller.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
+
+View = Float[Tensor, "*N K E"] | UInt8[Tensor, "*N 3 S S"]
+"""What C sees of a frame: its codes, or (an ablation) its pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,23 @@ class PolicyOutput(NamedTuple):
 
 
 class ActorCritic(nn.Module):
-    """conv3x3 E -> E/2, SiLU, conv3x3 -> E/4, SiLU, dense -> M, SiLU, LSTM(M) -> action logits and value."""
+    """conv3x3 E -> E/2, SiLU, conv3x3 -> E/4, SiLU, dense -> M, SiLU, LSTM(M) -> action logits and value.
 
-    def __init__(self, *, n_actions: int, grid: int, code_width: int = 256, lstm_width: int = 512) -> None:
+    For the paper's ablations: without `action_inputs` the LSTM never hears what was done; with `halvings` C sees
+    frames instead of codes, brought to E channels on the grid by that many convolutions of stride 2 before all else
+    (the network is ours: the paper does not say which it used).
+    """
+
+    def __init__(
+        self,
+        *,
+        n_actions: int,
+        grid: int,
+        code_width: int = 256,
+        lstm_width: int = 512,
+        action_inputs: bool = True,
+        halvings: int = 0,
+    ) -> None:
         super().__init__()
         E = code_width
         self.grid, self.n_actions, self.width = grid, n_actions, lstm_width
@@ -51,26 +69,31 @@ class ActorCritic(nn.Module):
         self.lstm = nn.LSTMCell(lstm_width, lstm_width)
         self.actor = nn.Linear(lstm_width, n_actions)
         self.critic = nn.Linear(lstm_width, 1)
-        self.action_embedding = nn.Embedding(n_actions, lstm_width)
+        self.action_embedding = nn.Embedding(n_actions, lstm_width) if action_inputs else None
+        self.retina = _retina(halvings, E) if halvings else None
 
     def initial_state(self, batch: int) -> PolicyState:
         """No past."""
         zeros = torch.zeros(batch, self.width, device=self.actor.weight.device, dtype=self.actor.weight.dtype)
         return PolicyState(zeros, zeros)
 
-    def forward(self, codes: Float[Tensor, "B K E"], state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
+    def forward(self, view: View, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
         """See a frame: the policy and value there, and the LSTM's memory after it."""
-        state = self._remember(self.features(codes), state)
+        state = self._remember(self.features(view), state)
         return PolicyOutput(self.actor(state.h).float(), self.critic(state.h).float().squeeze(-1)), state
 
     def absorb_action(self, action: Int64[Tensor, " B"], state: PolicyState) -> PolicyState:
         """Hear which action was taken."""
+        if self.action_embedding is None:
+            return state
         return self._remember(self.action_embedding(action), state)
 
-    def features(self, codes: Float[Tensor, "B K E"]) -> Float[Tensor, "B M"]:
+    def features(self, view: View) -> Float[Tensor, "B M"]:
         """What the LSTM receives of a frame."""
-        # B K E is already the channels-last layout of a B E grid grid image: no copy.
-        x = codes.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        if self.retina is None:  # B K E is already the channels-last layout of a B E grid grid image: no copy
+            x = view.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        else:
+            x = self.retina(view.float() / 127.5 - 1)
         x = F.silu(self.conv_2(F.silu(self.conv_1(x))))
         return F.silu(self.dense(x.flatten(1)))
 
@@ -80,7 +103,7 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def burn_in(
         self,
-        codes: Float[Tensor, "B T K E"],
+        view: View,
         action: Int64[Tensor, "B T"],
         mask: Bool[Tensor, "B T"],
         *,
@@ -91,7 +114,7 @@ class ActorCritic(nn.Module):
         `actions=False` reproduces the published code, whose LSTM never gets the past actions here.
         """
         B, T = action.shape
-        features = self.features(codes.flatten(0, 1)).unflatten(0, (B, T))
+        features = self.features(view.flatten(0, 1)).unflatten(0, (B, T))
         state = self.initial_state(B)
         for t in range(T):
             state = self._remember(features[:, t], state)
@@ -99,3 +122,17 @@ class ActorCritic(nn.Module):
                 state = self.absorb_action(action[:, t], state)
             state = state.keep(mask[:, t])
         return state
+
+
+def _retina(halvings: int, width: int) -> nn.Sequential:
+    """Frames to `width` channels on a grid, halved that often; channels double from 32 on.
+
+    Without the norms a fresh one shows nothing: black and white frames differ in the fourth figure of its output.
+    """
+    channels = [3, *(min(32 << i, width) for i in range(halvings - 1)), width]
+    layers = [
+        layer
+        for before, after in itertools.pairwise(channels)
+        for layer in (nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.SiLU())
+    ]
+    return nn.Sequential(*layers)

@@ -6,7 +6,8 @@ Source: REM (arXiv 2402.05643), section 3.2.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,16 @@ from torch import Tensor, nn
 
 from tokendream.data.batch import Steps
 from tokendream.losses import Losses
-from tokendream.nn.retnet import RetNet, RetNetState
+from tokendream.nn.backbone import Backbone, State
+from tokendream.nn.retnet import RetNet
 from tokendream.nn.sampling import sample
+from tokendream.nn.transformer import Transformer
+
+Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K D"]]
+"""Tokens to codes."""
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {"retnet": RetNet, "transformer": Transformer}
+"""By their names in the config."""
 
 
 class Prediction(NamedTuple):
@@ -36,11 +45,14 @@ class Outcome(NamedTuple):
 
 
 class WorldModel(nn.Module):
-    """RetNet with POP over blocks |z_1 .. z_K a|, and three heads.
+    """A sequence backbone over blocks |z_1 .. z_K a|, and three heads.
 
-    `reward` and `end` of block t are read at its action token, `next_frame` from the K prediction tokens. With
-    `stay` a fourth head says how much likelier each token is to stay what it is, a logit added to that token's own:
-    most of a frame stays, and a network of few updates spends most of them on learning to copy. Not published;
+    `reward` and `end` of block t are read at its action token. `decoding` says where `next_frame` is: with "pop" (the
+    paper's) at K prediction tokens, all in one call; with "token" at the action token and then at each token of the
+    next frame itself, which is trained on all tokens at once but dreamed in K sequential calls (the way of IRIS).
+
+    With `stay` a fourth head says how much likelier each token is to stay what it is, a logit added to that token's
+    own: most of a frame stays, and a network of few updates spends most of them on learning to copy. Not published;
     measured on CrazyClimber, 48 pixels, 300 updates of 16 x 10 frames: cross-entropy 0.49 against 0.86 (where
     copying every token is right 92.6% of the time).
     """
@@ -59,39 +71,53 @@ class WorldModel(nn.Module):
         context: int = 2,
         stay: bool = False,
         token_temperature: float = 1.0,
+        backbone: Literal["retnet", "transformer"] = "retnet",
+        decoding: Literal["pop", "token"] = "pop",
+        own_embedding: bool = False,
+        shared_prediction_token: bool = False,
     ) -> None:
         super().__init__()
-        self.context, self.token_temperature = context, token_temperature
+        self.context, self.token_temperature, self.decoding = context, token_temperature, decoding
+        self.tokens_per_frame = tokens_per_frame
         self.action_embedding = nn.Embedding(n_actions, width)
-        self.prediction_tokens = nn.Parameter(torch.randn(tokens_per_frame, width) * 0.02)
-        self.retnet = RetNet(width, layers, heads, ffn_factor, dropout)
+        self.token_embedding = nn.Embedding(codebook_size, width) if own_embedding else None
+        if decoding == "pop":
+            learned = 1 if shared_prediction_token else tokens_per_frame
+            self.prediction_tokens = nn.Parameter(torch.randn(learned, width) * 0.02)
+        self.backbone = BACKBONES[backbone](width, layers, heads, ffn_factor, dropout)
         self.next_frame = _head(width, codebook_size)
         self.reward = _head(width, 3)
         self.end = _head(width, 2)
         self.stay = nn.Linear(width, 1) if stay else None
+        self.register_load_state_dict_pre_hook(_rename_retnet)
 
-    def initial_state(self, batch: int) -> RetNetState:
+    def initial_state(self, batch: int) -> State:
         """No past."""
-        return self.retnet.initial_state(batch)
+        return self.backbone.initial_state(batch)
 
     def forward(
         self,
         codes: Float[Tensor, "B T K D"],
         tokens: Int64[Tensor, "B T K"],
         action: Int64[Tensor, "B T"],
-        state: RetNetState,
+        state: State,
         predict: slice = slice(None),
-    ) -> tuple[Prediction, RetNetState]:
-        """Absorb T blocks of `tokens`, seen as `codes`; predict the frame after each block that `predict` selects."""
-        blocks = torch.cat((codes, self.action_embedding(action)[:, :, None]), dim=2)
-        if torch.is_autocast_enabled(blocks.device.type):
-            blocks = blocks.to(torch.get_autocast_dtype(blocks.device.type))
-        y, y_next, state = self.retnet.pop(blocks, self.prediction_tokens, state, predict, tail=1)
-        next_frame = self.next_frame(y_next)
-        if self.stay is not None:
-            bonus = self.stay(y_next).to(next_frame.dtype)
-            next_frame = next_frame.scatter_add(-1, tokens[:, predict, :, None], bonus)
-        at_action = y[:, :, 0]
+    ) -> tuple[Prediction, State]:
+        """Absorb T blocks of `tokens`, seen as `codes`; predict the frame after each block that `predict` selects.
+
+        Token by token, a frame's own tokens say what comes next: then `predict` cannot select the last block.
+        """
+        blocks = self._blocks(codes, tokens, action)
+        if self.decoding == "pop":
+            u = self.prediction_tokens.expand(self.tokens_per_frame, -1)
+            y, y_next, state = self.backbone.pop(blocks, u, state, predict, tail=1)
+        else:
+            y, state = self.backbone.absorb(blocks, state)
+            chosen = range(tokens.shape[1])[predict]
+            assert tokens.shape[1] - 1 not in chosen, "the last block's next frame is not there to be read"
+            y_next = torch.cat((y[:, predict, -1:], y[:, chosen.start + 1 : chosen.stop + 1, :-2]), dim=2)
+        at_action = y[:, :, -1]
+        next_frame = self._next_frame(y_next, tokens[:, predict])
         return Prediction(next_frame, self.reward(at_action), self.end(at_action)), state
 
     @torch.no_grad()
@@ -100,22 +126,44 @@ class WorldModel(nn.Module):
         codes: Float[Tensor, "B K D"],
         tokens: Int64[Tensor, "B K"],
         action: Int64[Tensor, " B"],
-        state: RetNetState,
+        state: State,
         generator: torch.Generator | None = None,
-    ) -> tuple[Outcome, RetNetState]:
+        *,
+        embed: Embed,
+    ) -> tuple[Outcome, State]:
         """One step of the world: absorb (frame, action), sample the reward's sign, the end and the next frame.
 
-        The frame's tokens at `token_temperature`, the rest as predicted.
+        The frame's tokens at `token_temperature`, the rest as predicted. The state has absorbed the block and nothing
+        of the next frame. `embed` gives the codes of sampled tokens where they are needed at once.
         """
-        prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
-        return (
-            Outcome(
-                sample(prediction.next_frame[:, 0], generator, temperature=self.token_temperature),
-                sample(prediction.reward[:, 0], generator).float() - 1,
-                sample(prediction.end[:, 0], generator).bool(),
-            ),
-            state,
-        )
+        if self.decoding == "pop":
+            prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
+            reward, end = prediction.reward[:, 0], prediction.end[:, 0]
+            frame = sample(prediction.next_frame[:, 0], generator, temperature=self.token_temperature)
+        else:
+            blocks = self._blocks(codes[:, None], tokens[:, None], action[:, None])
+            y, state = self.backbone.absorb(blocks, state, tail=1)
+            reward, end = self.reward(y[:, 0, 0]), self.end(y[:, 0, 0])
+            frame = self._token_by_token(y[:, 0, 0], tokens, state, generator, embed)
+        return Outcome(frame, sample(reward, generator).float() - 1, sample(end, generator).bool()), state
+
+    def _token_by_token(
+        self,
+        y: Float[Tensor, "B D"],
+        before: Int64[Tensor, "B K"],
+        state: State,
+        generator: torch.Generator | None,
+        embed: Embed,
+    ) -> Int64[Tensor, "B K"]:
+        """Sample the frame after `before`, whose action token gave y, in K - 1 sequential calls."""
+        frame: list[Tensor] = []
+        for k in range(self.tokens_per_frame):
+            if k > 0:
+                token = frame[-1][:, None]
+                y, state = self.backbone.step(self._embedded(embed(token), token)[:, 0], state)
+            logits = self._next_frame(y, before[:, k])
+            frame.append(sample(logits, generator, temperature=self.token_temperature))
+        return torch.stack(frame, dim=1)
 
     def loss(self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
         """Cross-entropies of next frame, reward sign and end, each a mean over what is scored.
@@ -136,6 +184,35 @@ class WorldModel(nn.Module):
             },
             {"accuracy": _accuracy(prediction.next_frame, tokens[:, c:], in_frame)},
         )
+
+    def _blocks(
+        self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], action: Int64[Tensor, "B T"]
+    ) -> Float[Tensor, "B T K1 D"]:
+        """What enters the backbone: frames and then actions, in the precision of autocast."""
+        return torch.cat((self._embedded(codes, tokens), _lowered(self.action_embedding(action)[:, :, None])), dim=2)
+
+    def _embedded(self, codes: Float[Tensor, "*B K D"], tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K D"]:
+        """Frame tokens as the backbone sees them: V's codes, or those of a table of M's own."""
+        return _lowered(codes if self.token_embedding is None else self.token_embedding(tokens))
+
+    def _next_frame(self, y: Float[Tensor, "*B D"], before: Int64[Tensor, " *B"]) -> Float[Tensor, "*B V"]:
+        """Logits of a token of the next frame, whose place held the token `before`."""
+        logits = self.next_frame(y)
+        if self.stay is None:
+            return logits
+        return logits.scatter_add(-1, before[..., None], self.stay(y).to(logits.dtype))
+
+
+def _rename_retnet(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Checkpoints from when the backbone could only be RetNet call it that."""
+    for name in [n for n in tensors if n.startswith(f"{prefix}retnet.")]:
+        tensors[name.replace(f"{prefix}retnet.", f"{prefix}backbone.", 1)] = tensors.pop(name)
+
+
+def _lowered(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """In the type of matrix products, in which tokens enter the layers."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _head(width: int, out: int) -> nn.Sequential:

@@ -67,7 +67,7 @@ def recurrent(
     y = []
     g = gamma.to(S.dtype)[:, None, None]
     for n in range(q.shape[2]):
-        S = g * S + k[:, :, n, :, None].to(S.dtype) * v[:, :, n, None, :].to(S.dtype)
+        S = torch.addcmul(g * S, k[:, :, n, :, None].to(S.dtype), v[:, :, n, None, :].to(S.dtype))
         y.append((q[:, :, n, None, :].to(S.dtype) @ S).squeeze(2))
     return torch.stack(y, dim=2).to(q.dtype), S
 

@@ -1,6 +1,7 @@
 """RetNet, and POP: predicting all K tokens of every next frame in one call.
 
-The layers and their parameters live here, and nowhere else does `pop`. What the tokens mean is not known here.
+The layers and their parameters live here, and the paper's `pop`; `backbone` says what another network must offer to
+stand in its place. What the tokens mean is not known here.
 Source: Retentive Network (arXiv 2307.08621) for the layer, REM (arXiv 2402.05643), section 3.2, for POP.
 """
 
@@ -33,6 +34,10 @@ class RetNetState:
     def keep(self, mask: Bool[Tensor, " B"]) -> RetNetState:
         """Forget the past of those sequences whose mask is False."""
         return RetNetState(self.S * mask[None, :, None, None, None], self.position)
+
+    def expand(self, n: int) -> RetNetState:
+        """The past of one sequence as that of n."""
+        return RetNetState(self.S.expand(-1, n, -1, -1, -1), self.position)
 
 
 class RetNetLayer(nn.Module):
@@ -136,6 +141,13 @@ class RetNet(nn.Module):
     def chunk(self, x: Float[Tensor, "B L D"], state: RetNetState) -> tuple[Float[Tensor, "B L D"], RetNetState]:
         """L tokens by the chunkwise form."""
         return self._carry(x, state, retention.chunkwise)
+
+    def absorb(
+        self, x: Float[Tensor, "B T K1 D"], state: RetNetState, tail: int | None = None
+    ) -> tuple[Float[Tensor, "B T Q D"], RetNetState]:
+        """T blocks by the chunkwise form, a block a chunk, and nothing predicted."""
+        y, _, state = self.pop(x, x.new_zeros(x.shape[2] - 1, x.shape[3]), state, slice(0, 0), tail)
+        return y, state
 
     def pop(
         self,

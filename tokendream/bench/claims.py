@@ -1,0 +1,207 @@
+"""`tokendream bench claims`: what POP gives and what RetNet gives, each against its alternative, two by two.
+
+Four world models that differ in two fields of the config alone, `world_model.backbone` and `world_model.decoding`,
+do the same work in turn. What is found is `Claims`; `claims_page` makes a page of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from tokendream import durable
+from tokendream.agent import Agent
+from tokendream.bench.claims_page import check_page, markdown, write_page
+from tokendream.bench.figures import ABSORB, FOUR, PROCESSOR, REM, WALL, Cell, Claims
+from tokendream.bench.machine import environment
+from tokendream.bench.measure import Effort, Work, fitting_batch, measure
+from tokendream.bench.run import Progress, prepare
+from tokendream.bench.workload import ACTIONS, Workload, frames_encoded, synthetic_replay
+from tokendream.compute import Compute, keep_freed_memory
+from tokendream.config import Config
+from tokendream.plain import ConfigError
+from tokendream.presets import vary
+
+QUICK = Effort(least=3, most=5, seconds=0.5, longest=4.0, total=540.0)
+FULL = Effort(least=5, most=20, seconds=5.0, longest=60.0)
+
+BATCHES = (1, 16, 128)
+
+HALVINGS = (1, 0, -1)
+"""Of the grid's side, beside the preset's own: a quarter of its tokens a frame, its own, four times as many."""
+
+MEMORIES = (1, 4, 16, 48)
+"""Blocks in memory at which a step is timed."""
+
+REPLAY = 256
+"""Rows of synthetic experience."""
+
+
+def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path | None, page: Path | None) -> int:
+    """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
+    compute = Compute.resolve(device, config.precision)
+    if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
+        raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {compute.describe()}")
+    if config.tokenizer.downsamples < 2 or config.env.size % (2 << config.tokenizer.downsamples):
+        raise ConfigError(f"preset {config.preset} has no grids of half and of twice its side: try rem")
+    prepare("--out", out)
+    prepare("--page", page)
+    check_page(page)
+    effort = QUICK if quick else FULL
+    if cpu_time:
+        effort = dataclasses.replace(effort, clock=time.process_time)
+    keep_freed_memory()  # as in training
+    progress = Progress()
+    claims = run(config, compute, effort, quick=quick, say=progress)
+    progress.close()
+    if out is not None:
+        durable.replace_text(out, json.dumps(dataclasses.asdict(claims), indent=1) + "\n")
+        print(f"Written to {out}")
+    if page is None:
+        print("\n".join(markdown(claims)))
+    else:
+        print("Written to " + ", ".join(map(str, write_page(claims, page))))
+    return 0
+
+
+def run(config: Config, compute: Compute, effort: Effort, *, quick: bool, say: Callable[[str], object]) -> Claims:
+    """Measure everything, the largest cell last: where time is short, it is what is left out."""
+    began = effort.clock()
+    bench = _Bench(config, compute, effort)
+    M, C = config.training.world_model, config.training.actor_critic
+    claims = Claims(
+        config.preset, quick, PROCESSOR if effort.clock is time.process_time else WALL,
+        environment(compute), config.tokens_per_frame, bench.parameters(),
+        frames=M.updates * M.batch * config.world_model.segment_length,
+        steps=C.updates * C.batch * config.dream.horizon,
+    )  # fmt: skip
+    for title, found in bench.items(quick=quick):
+        if effort.clock() - began > effort.total:
+            claims.left_out.append(title)
+            continue
+        say(title)
+        gc.collect()
+        cell = found()
+        if isinstance(cell, dict):
+            claims.phases |= cell
+        elif cell is None:
+            claims.left_out.append(title)
+        else:
+            claims.cells.append(cell)
+    return claims
+
+
+class _Bench:
+    """The four world models at every number of tokens a frame, and what is timed of them."""
+
+    def __init__(self, config: Config, compute: Compute, effort: Effort) -> None:
+        self._config, self._compute, self._effort = config, compute, effort
+        self._replay = synthetic_replay(REPLAY, config.env.size, compute.device)
+        halvings = config.tokenizer.downsamples
+        # The tokenizer is not timed here but for an epoch's own: a cheap one gives the same tokens a frame.
+        cheap = vary(config, "tokenizer", network="patch", perceptual="none")
+        self._grids = [vary(cheap, "tokenizer", downsamples=halvings + more) for more in HALVINGS]
+        self._limited: set[int] = set()  # tokens a frame at which some batch was too large to train with
+
+    def parameters(self) -> dict[str, int]:
+        """Of each world model, at the preset's own tokens a frame."""
+        return {
+            name: sum(p.numel() for p in Agent.from_config(config, ACTIONS).world_model.parameters())
+            for name, config in self._four(self._grids[1]).items()
+        }
+
+    def items(self, *, quick: bool) -> Iterator[tuple[str, Callable[[], Cell | dict[str, float] | None]]]:
+        """What is measured: a title, and a function that does it."""
+        sizes = [(grid, batch) for grid in self._grids for batch in BATCHES]
+        for grid, batch in sizes[:-1]:
+            yield f"dream, {grid.tokens_per_frame} tokens, batch {batch}", self._dreamer(grid, batch, quick)
+        for grid in self._grids:
+            for batch in BATCHES:
+                yield f"training, {grid.tokens_per_frame} tokens, batch {batch}", self._trainer(grid, batch)
+        for history in MEMORIES:
+            title = f"dream, {self._grids[1].tokens_per_frame} tokens, {history} blocks in memory"
+            yield title, lambda history=history: self._steps("memory", self._grids[1], 16, 2, history)  # type: ignore[misc]
+        yield "the other parts of an epoch", self._phases
+        grid, batch = sizes[-1]
+        yield f"dream, {grid.tokens_per_frame} tokens, batch {batch}", self._dreamer(grid, batch, quick)
+
+    def _four(self, config: Config) -> dict[str, Config]:
+        return {name: vary(config, "world_model", backbone=b, decoding=d) for name, (b, d) in FOUR.items()}
+
+    def _dreamer(self, grid: Config, batch: int, quick: bool) -> Callable[[], Cell]:
+        """Steps of a dream: all of it, or those in its middle, where the memory is as long as it is on average."""
+        horizon = grid.dream.horizon
+        if not quick:
+            return lambda: self._steps("dream", grid, batch, horizon, 1)
+        some = 3 if batch * grid.tokens_per_frame <= 16 * 64 else 1
+        return lambda: self._steps("dream", grid, batch, some, 1 + (horizon - some) // 2)
+
+    def _steps(self, kind: str, grid: Config, batch: int, horizon: int, history: int) -> Cell:
+        dtype = self._compute.dtype
+        four = {name: Workload(c, self._compute.device, self._replay) for name, c in self._four(grid).items()}
+        works = {name: work.dream(batch, dtype, horizon, history) for name, work in four.items()}
+        if kind == "dream":
+            works[ABSORB] = four[REM].absorb(batch, dtype, history + horizon // 2)
+        return self._cell(kind, grid, batch, batch, history + (horizon - 1) / 2, works)
+
+    def _trainer(self, grid: Config, batch: int) -> Callable[[], Cell | None]:
+        def measured() -> Cell | None:
+            if grid.tokens_per_frame in self._limited:
+                return None
+            device, dtype = self._compute.device, self._compute.dtype
+            four = {name: Workload(c, device, self._replay) for name, c in self._four(grid).items()}
+            fits = min(
+                fitting_batch(lambda n, w=work: w.phase("world_model", n, dtype), batch, device, self._effort)  # type: ignore[misc]
+                for work in four.values()
+            )
+            if fits < batch:
+                self._limited.add(grid.tokens_per_frame)
+            if any(fits <= smaller < batch for smaller in BATCHES):
+                return None  # a smaller batch was measured already
+            works = {name: work.phase("world_model", fits, dtype) for name, work in four.items()}
+            return self._cell("training", grid, fits, batch, 0.0, works)
+
+        return measured
+
+    def _cell(self, kind: str, grid: Config, batch: int, wanted: int, history: float, works: dict[str, Work]) -> Cell:
+        rows = dict(zip(works, measure(list(works.values()), self._compute.device, self._effort), strict=True))
+        each = {name: row.label.imagined or row.label.frames for name, row in rows.items()}
+        return Cell(
+            kind, grid.tokens_per_frame, batch, wanted, history,
+            {name: [s / each[name] for s in row.seconds] for name, row in rows.items()},
+            {name: row.flops / each[name] for name, row in rows.items()},
+        )  # fmt: skip
+
+    def _phases(self) -> dict[str, float]:
+        """Seconds an epoch of what no world model changes: env steps, V, encoding, and C without its dreams."""
+        config, device, dtype = self._config, self._compute.device, self._compute.dtype
+        work, training = Workload(config, device, self._replay), config.training
+
+        def fit(build: Callable[[int], Work], batch: int) -> Work:
+            return build(fitting_batch(build, batch, device, self._effort))
+
+        settings = training.actor_critic
+        update = fit(lambda n: work.phase("actor_critic", n, dtype), settings.batch)
+        works = [
+            work.phase("collect", 1, dtype),
+            fit(lambda n: work.phase("tokenizer", n, dtype), training.tokenizer.batch),
+            fit(lambda n: work.encode(n, dtype), training.tokenizer.batch),
+            update,
+            work.dream(update.label.batch, dtype, config.dream.horizon),
+        ]
+        collect, tokenizer, encode, actor_critic, dream = measure(works, device, self._effort)
+        # What C costs beside its dreams is the difference of two figures that were timed in turn.
+        own = [a - b for a, b in zip(actor_critic.seconds, dream.seconds, strict=True)]
+        return {
+            "collection": config.collect.steps * collect.median,
+            "tokenizer": training.tokenizer.updates * training.tokenizer.batch / tokenizer.label.batch
+            * tokenizer.median + frames_encoded(config) / encode.rate(encode.label.frames),
+            "controller": settings.updates * settings.batch / update.label.batch * statistics.median(own),
+        }  # fmt: skip

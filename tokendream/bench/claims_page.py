@@ -1,0 +1,262 @@
+"""The page of `bench claims`: tables and answers as Markdown between two markers of a file, and two plots beside it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokendream import durable
+from tokendream.bench.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, WALL, Cell, Claims, Spread
+from tokendream.bench.report import short
+from tokendream.plain import ConfigError
+
+BEGIN, END = "<!-- tokendream bench claims: begin -->", "<!-- tokendream bench claims: end -->"
+
+PUBLISHED_NO_POP, PUBLISHED_IRIS = 4.6, 15.4
+"""The paper's two speed-ups of imagination: against itself without POP, and against the token-based agent before it."""
+
+COLOURS = {REM: "#1f6fb4", NO_POP: "#7fb2dd", TRANSFORMER_POP: "#c4581b", IRIS: "#e9a97f"}
+
+
+def check_page(page: Path | None) -> None:
+    """Raise ConfigError if a file that exists has no place for the tables."""
+    if page is not None and page.is_file():
+        _around(page)
+
+
+def write_page(claims: Claims, page: Path) -> list[Path]:
+    """Put tables and answers between the markers of `page`, which is made where it does not exist, and plots beside."""
+    before, after = _around(page) if page.is_file() else (f"{BEGIN}\n", f"{END}\n")
+    plots = {page.with_name(f"{page.stem}-{name}.svg"): drawn for name, drawn in draw(claims).items()}
+    for path, drawn in plots.items():
+        durable.replace_text(path, drawn)
+    text = "\n".join(markdown(claims, {path.stem.rpartition("-")[2]: path.name for path in plots}))
+    durable.replace_text(page, f"{before}{text}\n{after}")
+    return [page, *plots]
+
+
+def markdown(claims: Claims, plots: dict[str, str] | None = None) -> Iterator[str]:
+    """Everything that was found. `plots` are the files of the plots, by their names."""
+    plots = plots or {}
+    facts = claims.environment
+    flags = "".join([" --quick"] * claims.quick + [" --cpu-time"] * (claims.clock != WALL))
+    yield (
+        f"`tokendream bench claims --preset {claims.preset}{flags}`, {facts['date'][:10]}, commit "
+        f"{facts['commit'] or 'unknown'}: {facts['device']}, {facts['processor']}, torch {facts['torch']}; "
+        f"{claims.clock}, median (least to most) of repetitions, the four in turn in one process."
+    )
+    yield ""
+    if claims.of("dream"):
+        yield from _answers(claims)
+        if "speedup" in plots:
+            yield from (f"![Speed-up of a dreamed step against tokens a frame]({plots['speedup']})", "")
+        yield from _dreams(claims)
+    if claims.of("training"):
+        yield from _training(claims)
+    if claims.of("memory"):
+        yield from _memory(claims, plots)
+    yield from _sizes(claims)
+    if claims.epoch(REM):
+        yield from _epoch(claims)
+    if claims.left_out:
+        yield from ("**Left out for lack of time**: " + "; ".join(claims.left_out) + ".", "")
+
+
+def _answers(claims: Claims) -> Iterator[str]:
+    """What the figures say, in sentences, at the preset's own tokens a frame and beside them."""
+    dreams = claims.of("dream")
+    questions = (
+        (f"What POP gives RetNet (the paper, against itself without POP: {PUBLISHED_NO_POP}x)", REM, NO_POP),
+        ("What POP gives a Transformer", TRANSFORMER_POP, IRIS),
+        ("What RetNet gives, both with POP", REM, TRANSFORMER_POP),
+        ("What RetNet gives, both token by token", NO_POP, IRIS),
+        (f"RetNet with POP against the way of IRIS (the paper, against that agent: {PUBLISHED_IRIS}x)", REM, IRIS),
+    )
+    yield "How many times as many imagined steps a second:"
+    yield ""
+    sizes = sorted({c.K for c in dreams})
+    yield from _head("", *(f"K = {K}, batch {_list(c.batch for c in claims.of('dream', K))}" for K in sizes))
+    for question, fast, slow in questions:
+        yield _row(
+            question,
+            *(_list(short(c.times_as_fast(fast, slow).median) for c in claims.of("dream", K)) for K in sizes),
+        )
+    yield ""
+
+
+def _dreams(claims: Claims) -> Iterator[str]:
+    yield from ("### Imagined steps a second", "")
+    yield from _head(
+        "K", "batch", *FOUR, f"{REM} / {NO_POP}", f"{TRANSFORMER_POP} / {IRIS}", f"{REM} / {IRIS}", "absorbing"
+    )
+    for c in claims.of("dream"):
+        ratios = (c.times_as_fast(*pair) for pair in ((REM, NO_POP), (TRANSFORMER_POP, IRIS), (REM, IRIS)))
+        share = c.times_as_fast(NO_POP, ABSORB)  # seconds of absorbing / seconds of a step
+        yield _row(
+            c.K, _batch(c), *(_spread(c.rate(n)) for n in FOUR), *map(_times, ratios), f"{100 * share.median:.0f}%"
+        )
+    yield ""
+    yield (
+        "Absorbing: the share of a step of RetNet token by token that takes the whole block into memory once more, "
+        "after its tokens were sampled one by one. A program that kept the memory of the sampling would save that much."
+    )
+    if claims.quick:
+        yield (
+            "Quick: up to three steps from the middle of a dream stand for all of it, and one alone where K x batch is "
+            "beyond 1,024; the Transformer's cache is copied once in that one, but twice in the nine of a whole dream."
+        )
+    yield ""
+
+
+def _training(claims: Claims) -> Iterator[str]:
+    yield from ("### Training the world model: frames a second", "")
+    yield from _head(
+        "K", "batch", *FOUR, f"{REM} / {NO_POP}", f"{TRANSFORMER_POP} / {IRIS}", f"{REM} / {TRANSFORMER_POP}"
+    )
+    for c in claims.of("training"):
+        ratios = (c.times_as_fast(*pair) for pair in ((REM, NO_POP), (TRANSFORMER_POP, IRIS), (REM, TRANSFORMER_POP)))
+        yield _row(c.K, _batch(c), *(_spread(c.rate(n)) for n in FOUR), *map(_times, ratios))
+    yield ""
+
+
+def _memory(claims: Claims, plots: dict[str, str]) -> Iterator[str]:
+    cells = claims.of("memory")
+    yield from (f"### Milliseconds of an imagined step against its memory, K = {claims.K}, batch {cells[0].batch}", "")
+    if "memory" in plots:
+        yield from (f"![Cost of a dreamed step against blocks in memory]({plots['memory']})", "")
+    yield from _head("blocks in memory", *FOUR)
+    for c in cells:
+        yield _row(f"{c.history:g}", *(_spread(Spread(*(1e3 / s for s in c.rate(n)))) for n in FOUR))
+    yield _row("the last against the first", *(
+        f"{cells[0].rate(n).median / cells[-1].rate(n).median:.2f}x" for n in FOUR))  # fmt: skip
+    yield ""
+
+
+def _sizes(claims: Claims) -> Iterator[str]:
+    yield from ("### Parameters and arithmetic", "")
+    dreams = {c.K: c for c in claims.of("dream")}
+    trained = {c.K: c for c in claims.of("training")}
+    yield from _head("", "parameters of M", *(f"GFLOP a step, K = {K}" for K in dreams),
+                     *(f"GFLOP a frame trained on, K = {K}" for K in trained))  # fmt: skip
+    for n in FOUR:
+        each = [c.flops[n] / 1e9 for c in (*dreams.values(), *trained.values())]
+        yield _row(n, f"{claims.parameters[n]:,}", *map(short, each))
+    yield ""
+    yield "A step is of C too; attention is counted over all keys, masked or not; training is forwards and backwards."
+    yield ""
+
+
+def _epoch(claims: Claims) -> Iterator[str]:
+    parts = {n: claims.epoch(n) for n in FOUR}
+    yield from (f"### Seconds of an epoch, preset {claims.preset}: which part made it faster", "")
+    yield from _head("", *parts[REM])
+    for n in FOUR:
+        yield _row(n, *map(short, parts[n].values()))
+    yield ""
+    yield (
+        f"All phases due, replay full. {claims.frames:,} frames train M and {claims.steps:,} steps are imagined, at "
+        f"the rates above for K = {claims.K} and the largest batch measured. Tokenizer: its updates and the encoding "
+        "of replay. Controller: its updates without their dreams, burn-in included; the same for all four, as "
+        "collection and tokenizer are."
+    )
+    yield ""
+
+
+def draw(claims: Claims) -> dict[str, str]:
+    """The plots as SVG, by name; those without anything to show are left out."""
+    plots = {}
+    dreams, memory = claims.of("dream"), claims.of("memory")
+    if dreams:
+        plots["speedup"] = _svg(lambda figure: _draw_speedup(figure, dreams), 8.0, 3.4)
+    if memory:
+        plots["memory"] = _svg(lambda figure: _draw_memory(figure, memory), 6.0, 3.2)
+    return plots
+
+
+def _draw_speedup(figure: Any, dreams: Sequence[Cell]) -> None:
+    left, right = figure.subplots(1, 2, sharey=True)
+    widths = {batch: 1.0 + 0.8 * i for i, batch in enumerate(sorted({c.wanted for c in dreams}))}
+    lines = ((left, REM, NO_POP, REM, "RetNet"), (left, TRANSFORMER_POP, IRIS, TRANSFORMER_POP, "Transformer"),
+             (right, REM, IRIS, REM, "RetNet, POP"))  # fmt: skip
+    for axes, fast, slow, colour, name in lines:
+        for batch, width in widths.items():
+            cells = [c for c in dreams if c.wanted == batch]
+            y = [c.times_as_fast(fast, slow) for c in cells]
+            spread = ([s.median - s.low for s in y], [s.high - s.median for s in y])
+            axes.errorbar([c.K for c in cells], [s.median for s in y], yerr=spread, color=COLOURS[colour], marker="o",
+                          markersize=3, linewidth=width, capsize=2, label=f"{name}, batch {batch}")  # fmt: skip
+    for axes, level, title in ((left, PUBLISHED_NO_POP, "POP over token by token"),
+                               (right, PUBLISHED_IRIS, "RetNet with POP over Transformer token by token")):  # fmt: skip
+        axes.axhline(level, color="#888888", linewidth=0.8, linestyle=(0, (4, 3)), label=f"the paper: {level}x")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(sorted({c.K for c in dreams}), [str(K) for K in sorted({c.K for c in dreams})])
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.set_xlabel("K, tokens a frame")
+        axes.set_title(title, fontsize=9)
+        axes.legend(frameon=False, fontsize=7)
+    left.set_ylabel("times as many imagined steps/s")
+
+
+def _draw_memory(figure: Any, memory: Sequence[Cell]) -> None:
+    axes = figure.subplots()
+    for name, colour in COLOURS.items():
+        axes.plot([c.history for c in memory], [1e3 / c.rate(name).median for c in memory], color=colour, marker="o",
+                  markersize=3, label=name)  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_xlabel("blocks in memory")
+    axes.set_ylabel("ms an imagined step")
+    axes.legend(frameon=False, fontsize=7)
+
+
+def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 8.5, "svg.hashsalt": "tokendream", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        for axes in figure.axes:
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def _around(page: Path) -> tuple[str, str]:
+    """The page up to and with its first marker, and from its second on."""
+    text = page.read_text(encoding="utf-8")
+    start, stop = text.find(BEGIN), text.find(END)
+    if not 0 <= start < stop:
+        raise ConfigError(f"{page} has no place for the tables: it needs the lines {BEGIN} and {END}")
+    return text[: start + len(BEGIN)] + "\n", text[stop:]
+
+
+def _head(*titles: str) -> tuple[str, str]:
+    return _row(*titles), "|" + "---|" * len(titles)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _list(items: Any) -> str:
+    return ", ".join(map(str, items))
+
+
+def _batch(cell: Cell) -> str:
+    return str(cell.batch) if cell.batch == cell.wanted else f"{cell.batch} (not {cell.wanted})"
+
+
+def _spread(s: Spread) -> str:
+    return f"{short(s.median)} ({short(min(s[1:]))}–{short(max(s[1:]))})"
+
+
+def _times(s: Spread) -> str:
+    return f"{short(s.median)}x ({short(s.low)}–{short(s.high)})"

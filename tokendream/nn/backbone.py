@@ -1,0 +1,51 @@
+"""What the world model asks of a sequence backbone, whatever it is made of: state in, state out, and POP.
+
+RetNet's state has a fixed size, the Transformer's grows with every token. Both are values: a call returns a new one
+and leaves the old one as it was, so that a dream can be branched, repeated and thrown away.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@runtime_checkable
+class State(Protocol):
+    """What a backbone remembers of the past of B sequences."""
+
+    def keep(self, mask: Bool[Tensor, " B"]) -> Any:
+        """Forget the past of those sequences whose mask is False."""
+
+    def expand(self, n: int) -> Any:
+        """The past of one sequence as that of n."""
+
+
+class Backbone(Protocol):
+    """A causal network over tokens of width D. Blocks are K1 = K + 1 tokens: a frame's and an action."""
+
+    def initial_state(self, batch: int) -> Any:
+        """The empty past of `batch` sequences."""
+
+    def step(self, x: Float[Tensor, "B D"], state: Any) -> tuple[Float[Tensor, "B D"], Any]:
+        """One token."""
+
+    def absorb(
+        self, x: Float[Tensor, "B T K1 D"], state: Any, tail: int | None = None
+    ) -> tuple[Float[Tensor, "B T Q D"], Any]:
+        """T blocks at once; the outputs at the last `tail` tokens of each (all by default)."""
+
+    def pop(
+        self,
+        x: Float[Tensor, "B T K1 D"],
+        u: Float[Tensor, "K D"],
+        state: Any,
+        predict: slice = slice(None),
+        tail: int | None = None,
+    ) -> tuple[Float[Tensor, "B T Q D"], Float[Tensor, "B P K D"], Any]:
+        """Absorb T blocks and predict the frame after each that `predict` selects, in one call.
+
+        Its definition: append u to the blocks up to and including the selected one and run the network over all.
+        """
