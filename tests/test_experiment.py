@@ -17,6 +17,7 @@ from tokendream.evaluate import Evaluation
 from tokendream.metrics import read_metrics
 from tokendream.plain import ConfigError
 from tokendream.presets import TINY
+from tokendream.runfolder import free_name, locked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -67,7 +68,7 @@ def test_a_run_is_never_overwritten(finished, capsys):
 def test_default_names_are_free(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "tokendream-Catch-v0-tiny-seed0").mkdir(parents=True)
-    assert experiment._free_name(TINY).name == "tokendream-Catch-v0-tiny-seed0-2"
+    assert free_name(TINY).name == "tokendream-Catch-v0-tiny-seed0-2"
 
 
 def weights(run_dir):
@@ -120,7 +121,7 @@ def test_a_run_that_is_cut_goes_on_as_if_it_had_not_been(tmp_path, how):
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     (tmp_path / "config.json").write_text(TINY.to_json())
-    with experiment._locked(tmp_path), pytest.raises(ConfigError, match="another process is training"):
+    with locked(tmp_path), pytest.raises(ConfigError, match="another process is training"):
         experiment.resume(tmp_path)
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokendream.plain import ConfigError
+
 UNHASHED_LIMIT = 16 * 2**20
 """Most bytes read from a file of which no hash is known."""
 
@@ -109,6 +111,20 @@ def read(path: Path, expected: FileHash | None = None) -> bytes:
     if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
         raise Damaged(f"{path} is damaged: its hash is not the one in the manifest")
     return data
+
+
+def read_text(path: Path) -> str:
+    """A text file of ours. Raises Damaged for what is no regular file or of more than 16 MiB."""
+    return read(path).decode(errors="replace")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise ConfigError if a run folder holds a link: what is read or written under its name would lie elsewhere."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if path.is_symlink():
+                raise ConfigError(f"{path} is a link; what a run folder holds must lie in it")
 
 
 def parse(path: Path, data: bytes) -> dict[str, Any]:

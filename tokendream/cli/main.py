@@ -6,6 +6,7 @@ Whatever a user can get wrong ends in one line on stderr and exit code 2.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -38,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("TOKENDREAM_DEBUG"):
             raise
         return _complain(" ".join(str(error).split()) or type(error).__name__)
+    except KeyboardInterrupt:  # before a run listens for it, or a second one that would not wait
+        _complain("interrupted")
+        return 130
 
 
 def _overview() -> str:
@@ -48,10 +52,12 @@ def _overview() -> str:
 
 
 def _complain(message: str) -> int:
-    print(f"tokendream: {message}", file=sys.stderr)
+    # A file may have supplied part of it, and a terminal obeys what is not printable.
+    print("tokendream: " + "".join(c if c.isprintable() else "?" for c in message), file=sys.stderr)
     return 2
 
 
 def entry() -> NoReturn:
     """What the console script runs."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # until a run listens for it
     sys.exit(main())
