@@ -1,6 +1,7 @@
 """Every test runs with shapes and types checked: jaxtyping's annotations are enforced by beartype, here only."""
 
 import os
+import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
 
@@ -12,6 +13,9 @@ HOOK = install_import_hook("tokendream", "beartype.beartype")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from torture.tally import Tally, finish  # noqa: E402
+
+BEGAN = pytest.StashKey[float]()
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +26,20 @@ def _seeded() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def tally() -> Tally:
+    """Where a test says what it tried, for the table that `make torture` writes."""
+    return Tally()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[BEGAN] = time.monotonic()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    finish(session, session.config.stash[BEGAN])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

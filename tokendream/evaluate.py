@@ -154,12 +154,7 @@ class Evaluation:
             "an object of plain values",
             lambda v: isinstance(v, dict) and all(isinstance(x, Scalar) for x in v.values()),
         )
-        _expect(
-            data,
-            "scores",
-            "a list of numbers",
-            lambda v: _is_list(v, (int, float)) and all(abs(x) < LARGEST for x in v),
-        )
+        _expect(data, "scores", "a list of numbers", _are_scores)
         for name in ("lengths", "seeds"):
             _expect(data, name, "a list of whole numbers from 0", lambda v: _is_list(v, (int,)) and min([0, *v]) == 0)
         return Evaluation(
@@ -169,6 +164,10 @@ class Evaluation:
             tuple(data["lengths"]),
             tuple(data["seeds"]),
         )
+
+
+def _are_scores(value: object) -> bool:
+    return _is_list(value, (int, float)) and not any(abs(x) >= LARGEST for x in value)  # type: ignore[attr-defined]
 
 
 def _is_list(value: object, kinds: tuple[type, ...]) -> bool:

@@ -26,7 +26,7 @@ from tokendream.envs.vector import EnvError, Envs, Transition
 
 T = TypeVar("T")
 
-GRACE = 10.0
+GRACE = 5.0
 """Seconds between the polite end of a call and the end of the process."""
 
 EXIT = 2

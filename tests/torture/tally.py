@@ -1,0 +1,54 @@
+"""Counts of what was tried on purpose, into the table of docs/trust.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torture import FULL
+
+PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
+BEGIN, END = "<!-- torture -->", "<!-- /torture -->"
+
+ROWS: dict[str, tuple[int, int, str]] = {}
+"""What was tried: how often, how often something was lost, and a remark."""
+
+
+class Tally:
+    """Called by a test with what it tried; a row of the same name is added to."""
+
+    def __call__(self, what: str, tried: int, lost: int, remark: str = "") -> None:
+        before = ROWS.get(what, (0, 0, ""))
+        ROWS[what] = before[0] + tried, before[1] + lost, remark or before[2]
+
+
+def table(seconds: float) -> Iterator[str]:
+    """The page's table, line by line."""
+    device = f"{platform.machine()} CPU, {os.cpu_count()} cores shared, one thread, Python {platform.python_version()}"
+    yield f"`make torture`, {time.strftime('%Y-%m-%d', time.gmtime())}, {device}, {seconds / 60:.0f} min:"
+    yield ""
+    yield "| what was done to it | tried | survived | lost | |"
+    yield "|---|---|---|---|---|"
+    for what, (tried, lost, remark) in ROWS.items():
+        yield f"| {what} | {tried:,} | {tried - lost:,} | {lost} | {remark} |"
+    tried, lost = sum(r[0] for r in ROWS.values()), sum(r[1] for r in ROWS.values())
+    yield f"| **all** | {tried:,} | {tried - lost:,} | {lost} | |"
+
+
+def write(seconds: float, failed: int) -> None:
+    """Rewrite the table, unless some test failed or the counts are the quick ones."""
+    lines = "\n".join(table(seconds))
+    print(f"\n{lines}")
+    if FULL and not failed:
+        head, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n{lines}\n{END}{rest.partition(END)[2]}")
+
+
+def finish(session: Any, began: float) -> None:
+    """What conftest calls when all tests are done."""
+    if FULL and ROWS:
+        write(time.monotonic() - began, session.testsfailed)
