@@ -13,6 +13,7 @@ HOOK = install_import_hook("tokendream", "beartype.beartype")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from torture.runs import digest, train  # noqa: E402
 from torture.tally import Tally, finish  # noqa: E402
 
 BEGAN = pytest.StashKey[float]()
@@ -26,6 +27,15 @@ def _seeded() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The hashes of the run of `torture.runs.FLAGS` when nothing happens to it."""
+    run_dir = tmp_path_factory.mktemp("straight") / "run"
+    ended = train(run_dir)
+    assert ended.code == 0, ended.err
+    return digest(run_dir)
 
 
 @pytest.fixture

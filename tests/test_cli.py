@@ -87,5 +87,13 @@ def test_help_imports_nothing_heavy():
     assert microseconds < 1_000_000
 
 
+def test_an_interruption_before_a_run_listens_is_one_line(capsys, monkeypatch):
+    def interrupted(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "report", (commands.Report, interrupted))
+    assert run(capsys, "report", "x") == (130, "", "tokendream: interrupted\n")
+
+
 def test_the_version(capsys):
     assert run(capsys, "--version")[:2] == (0, "tokendream 0.1.0\n")

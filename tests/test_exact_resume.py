@@ -44,18 +44,26 @@ def random_cuts(n: int) -> list[Cut]:
     ]
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> dict[str, str]:
-    """What the run is when nothing happens to it."""
-    run_dir = tmp_path_factory.mktemp("straight") / "run"
-    ended = train(run_dir)
-    assert ended.code == 0, ended.err
-    return digest(run_dir)
-
-
-def test_the_same_seed_is_the_same_run_twice(straight, tmp_path):
+def test_the_same_seed_is_the_same_run_twice(straight, tmp_path, tally: Tally):
     assert train(tmp_path / "run").code == 0
     assert digest(tmp_path / "run") == straight
+    tally("the same run a second time", 1, 0, "equal to the bit")
+
+
+@pytest.mark.skipif(not FULL, reason="a measurement: make torture")
+def test_what_changes_a_run(straight, tmp_path, tally: Tally):
+    """Threads, precision and seed: what is equal to the bit between two runs that differ in one of them."""
+    for name, flags, env in (
+        ("two threads instead of one", [], {"OMP_NUM_THREADS": "2"}),
+        ("float32 (auto was used before)", ["--precision", "float32"], {}),
+        ("bf16", ["--precision", "bf16"], {}),
+        ("another seed", ["--seed", "1"], {}),
+    ):
+        run_dir = tmp_path / name.split()[0]
+        assert train(run_dir, Cut(), *flags, env=env).code == 0
+        got = digest(run_dir)
+        equal = [k for k in ("agent", "replay", "metrics") if got[k] == straight[k]]
+        tally.note(f"{name}: {'the same weights, replay and metrics' if len(equal) == 3 else 'another run'}")
 
 
 def check_cut(run_dir: Path, cut: Cut, ended: Ended) -> None:

@@ -16,6 +16,9 @@ LARGEST = 2**31 - 1
 LARGEST_SEED = 2**62
 """Torch takes seeds below 2^64, and a run derives some of its own by adding epochs to its seed."""
 
+LONGEST_BLOCK = 768
+"""Tokens of a block that retention takes at once; beyond it float32 cannot hold its decays."""
+
 SMALLEST_FRAME = {"vgg16": 16, "alexnet": 31, "none": 0}
 """Pixels below which a network of the LPIPS loss has a pooling with nothing left to pool."""
 
@@ -24,6 +27,10 @@ def check(config: Any) -> None:
     """Raise ConfigError, naming the field, for a `Config` that cannot be run to its end."""
     _check_numbers(config, "")
     V, size = config.tokenizer, config.env.size
+    require(V.downsamples <= 16, "tokenizer.downsamples", "at most 16", V.downsamples)
+    tokens = (size >> max(V.downsamples, 0)) ** 2
+    require(tokens < LONGEST_BLOCK, "tokenizer.downsamples", f"such that a frame of {size} pixels is at most "
+            f"{LONGEST_BLOCK - 1} tokens", V.downsamples)  # fmt: skip
     least = SMALLEST_FRAME[V.perceptual]
     require(size >= least, "env.size", f"at least {least} for tokenizer.perceptual {V.perceptual}", size)
     for where, value in (
@@ -33,6 +40,9 @@ def check(config: Any) -> None:
     ):
         require(value >= 0, where, "non-negative", value)
     require(config.collect.last_epoch >= 1, "collect.last_epoch", "at least 1", config.collect.last_epoch)
+    for name in ("tokenizer", "world_model", "actor_critic"):
+        last = getattr(config.training, name).last_epoch
+        require(last >= 0, f"training.{name}.last_epoch", "at least 0, which is never", last)
 
 
 def _check_numbers(group: Any, prefix: str) -> None:

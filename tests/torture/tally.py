@@ -17,6 +17,8 @@ BEGIN, END = "<!-- torture -->", "<!-- /torture -->"
 ROWS: dict[str, tuple[int, int, str]] = {}
 """What was tried: how often, how often something was lost, and a remark."""
 
+NOTES: list[str] = []
+
 
 class Tally:
     """Called by a test with what it tried; a row of the same name is added to."""
@@ -24,6 +26,10 @@ class Tally:
     def __call__(self, what: str, tried: int, lost: int, remark: str = "") -> None:
         before = ROWS.get(what, (0, 0, ""))
         ROWS[what] = before[0] + tried, before[1] + lost, remark or before[2]
+
+    def note(self, line: str) -> None:
+        """A measurement that is no count."""
+        NOTES.append(line)
 
 
 def table(seconds: float) -> Iterator[str]:
@@ -37,6 +43,11 @@ def table(seconds: float) -> Iterator[str]:
         yield f"| {what} | {tried:,} | {tried - lost:,} | {lost} | {remark} |"
     tried, lost = sum(r[0] for r in ROWS.values()), sum(r[1] for r in ROWS.values())
     yield f"| **all** | {tried:,} | {tried - lost:,} | {lost} | |"
+    if NOTES:
+        yield ""
+        yield "What changes a run, each compared with the same run on one thread:"
+        yield ""
+        yield from (f"- {note}" for note in NOTES)
 
 
 def write(seconds: float, failed: int) -> None:
