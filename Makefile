@@ -34,7 +34,7 @@ lint: $(READY)  ## Style and types
 	$(BIN)/mypy
 
 torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (a quarter of an hour)
-	TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TORTURES)
+	TORTURE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TORTURES)
 
 format: $(READY)  ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .

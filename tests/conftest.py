@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
 
@@ -14,7 +15,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from torture.runs import digest, train  # noqa: E402
-from torture.tally import Tally, finish  # noqa: E402
+from torture.tally import Tally, finish, merge  # noqa: E402
 
 BEGAN = pytest.StashKey[float]()
 
@@ -50,6 +51,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     finish(session, session.config.stash[BEGAN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    merge(node.workeroutput)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

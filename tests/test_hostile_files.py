@@ -236,7 +236,7 @@ def test_mutated_files(finished, tmp_path, tally: Tally):
     each = -(-count(300, 10_000) // (len(LOADERS) - 2))
     outcomes: Counter[str] = Counter()
     for loader in LOADERS:
-        n = each if "report" not in loader.name else count(2, 50)
+        n = each if "report" not in loader.name else count(2, 30)
         outcomes.update(fuzz(run_dir, loader, n, seed=1))
     n = outcomes.total()
     assert outcomes["refused"] > n / 4

@@ -28,7 +28,7 @@ from tokendream.snapshot import Snapshot
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 QUICK_DISK = [14_000]
-FULL_DISK = [200, 3_000, 6_000, 9_500, 12_000, 14_000, 18_000, 20_000]
+FULL_DISK = [200, 3_000, 9_500, 12_000, 14_000, 18_000]
 """Kilobytes of disks, on which a run of FLAGS with its 20 MB gets less or more far."""
 
 

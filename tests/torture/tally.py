@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from torture import FULL
 
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
@@ -25,7 +27,7 @@ class Tally:
 
     def __call__(self, what: str, tried: int, lost: int, remark: str = "") -> None:
         before = ROWS.get(what, (0, 0, ""))
-        ROWS[what] = before[0] + tried, before[1] + lost, remark or before[2]
+        ROWS[what] = before[0] + int(tried), before[1] + int(lost), remark or before[2]
 
     def note(self, line: str) -> None:
         """A measurement that is no count."""
@@ -34,7 +36,7 @@ class Tally:
 
 def table(seconds: float) -> Iterator[str]:
     """The page's table, line by line."""
-    device = f"{platform.machine()} CPU, {os.cpu_count()} cores shared, one thread, Python {platform.python_version()}"
+    device = f"{processor()}, {os.cpu_count()} cores, runs on one thread, torch {torch.__version__}"
     yield f"`make torture`, {time.strftime('%Y-%m-%d', time.gmtime())}, {device}, {seconds / 60:.0f} min:"
     yield ""
     yield "| what was done to it | tried | survived | lost | |"
@@ -50,6 +52,20 @@ def table(seconds: float) -> Iterator[str]:
         yield from (f"- {note}" for note in NOTES)
 
 
+def processor() -> str:
+    """What /proc calls the processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def merge(output: dict[str, Any]) -> None:
+    """Add what a worker of pytest-xdist has counted."""
+    rows, notes = output.get("torture", ({}, []))
+    for what, row in rows.items():
+        Tally()(what, *row)
+    NOTES.extend(notes)
+
+
 def write(seconds: float, failed: int) -> None:
     """Rewrite the table, unless some test failed or the counts are the quick ones."""
     lines = "\n".join(table(seconds))
@@ -60,6 +76,8 @@ def write(seconds: float, failed: int) -> None:
 
 
 def finish(session: Any, began: float) -> None:
-    """What conftest calls when all tests are done."""
-    if FULL and ROWS:
+    """What conftest calls when all tests are done; a worker hands its counts to whoever started it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["torture"] = ROWS, NOTES
+    elif FULL and ROWS:
         write(time.monotonic() - began, session.testsfailed)
