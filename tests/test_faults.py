@@ -22,7 +22,7 @@ from tokendream import experiment, films
 from tokendream.agent import Agent
 from tokendream.checkpoint import Checkpoints
 from tokendream.cli.main import main
-from tokendream.compute import Compute
+from tokendream.compute import Compute, is_out_of_memory
 from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.make import make
 from tokendream.losses import Losses
@@ -220,7 +220,12 @@ def test_no_memory_at_the_start_and_in_a_run(tmp_path, capsys, monkeypatch, tall
         raise MemoryError
 
     monkeypatch.setattr(experiment.Run, "_evaluate", full)
-    assert "out of memory in the evaluation" in stopped(tmp_path / "b", capsys)
+    said = stopped(tmp_path / "b", capsys)
+    assert "out of memory in the evaluation" in said
+    assert f"collect.capacity (1000) in {tmp_path / 'b' / 'config.json'}; epoch 4 and all" in said
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)  # what torch raises on a CPU
     tally("no memory left, at the start (24 TB asked for) and in the evaluation", 2, 0)
 
 

@@ -93,12 +93,12 @@ def size_on_disk(path: Path) -> int:
     return info.st_size if stat.S_ISREG(info.st_mode) else -1
 
 
-def read(path: Path, expected: FileHash | None = None) -> bytes:
+def read(path: Path, expected: FileHash | None = None, limit: int = UNHASHED_LIMIT) -> bytes:
     """A file's content if it is what was expected. Raises Damaged, before reading if the size is wrong.
 
     Only a regular file will do: a link could lead out of the run folder, a pipe would be waited on for ever.
     """
-    size, limit = size_on_disk(path), UNHASHED_LIMIT if expected is None else expected.size
+    size, limit = size_on_disk(path), limit if expected is None else expected.size
     if size < 0:
         raise Damaged(f"{path} is missing" if not os.path.lexists(path) else f"{path} is no regular file")
     if size > limit or (expected is not None and size < limit):
@@ -113,9 +113,9 @@ def read(path: Path, expected: FileHash | None = None) -> bytes:
     return data
 
 
-def read_text(path: Path) -> str:
-    """A text file of ours. Raises Damaged for what is no regular file or of more than 16 MiB."""
-    return read(path).decode(errors="replace")
+def read_text(path: Path, limit: int = UNHASHED_LIMIT) -> str:
+    """A text file of ours. Raises Damaged for what is no regular file or larger than the limit, 16 MiB."""
+    return read(path, limit=limit).decode(errors="replace")
 
 
 def refuse_links(folder: Path) -> None:

@@ -127,16 +127,10 @@ class Run:
             try:
                 return self._go(stop)
             except Exception as error:
-                if isinstance(error, NonFiniteError) and error.batch:
-                    error.add_note(f"; the batch is in {runfolder.keep_batch(self.run_dir, error)}")
-                elif is_out_of_memory(error):
-                    error = OutOfMemory(
-                        f"out of memory in the evaluation, the report or the checkpoint after epoch "
-                        f"{self._trainer.epoch - 1}: lower evaluation.episodes or collect.capacity"
-                    )
-                if isinstance(error, ValueError | OSError):
-                    raise RunError(f"{error}{''.join(getattr(error, '__notes__', ()))}; {self._way_on()}") from error
-                raise
+                explained = self._explained(error)
+                if explained is error:
+                    raise
+                raise explained from error
 
     def _begin(self, stack: contextlib.ExitStack, *, resumed: bool) -> None:
         """Build all that trains, and put it where the last checkpoint was."""
@@ -181,11 +175,29 @@ class Run:
             return EXIT_CODES[stop.reason or "time limit"]
         return 0
 
-    def _way_on(self) -> str:
-        """What is safe after a fault, and the command that goes on from there."""
+    def _explained(self, error: Exception) -> Exception:
+        """A fault with what is safe after it and the command that goes on from there; a bug as it is."""
+        more = ""
+        if isinstance(error, NonFiniteError) and error.batch:
+            try:
+                more = f"; the batch is in {runfolder.keep_batch(self.run_dir, error)}"
+            except OSError as full:
+                more = f"; the batch could not be kept: {one_line(full)}"
+        elif is_out_of_memory(error):
+            error = OutOfMemory(
+                f"out of memory in the evaluation, the report or the checkpoint after epoch {self._trainer.epoch - 1}: "
+                f"lower evaluation.episodes ({self.config.evaluation.episodes}) or collect.capacity "
+                f"({self.config.collect.capacity})"
+            )
+        if isinstance(error, OutOfMemory):
+            more = f" in {self.run_dir / 'config.json'}"
+        if not isinstance(error, ValueError | OSError):
+            return error
         saved = self._store.epochs()
         state = f"epoch {saved[0]} and all before it are saved" if saved else "nothing was saved yet"
-        return f"{state}; once the cause is mended, go on with: tokendream train --resume {self.run_dir}"
+        return RunError(
+            f"{error}{more}; {state}; once the cause is mended, go on with: tokendream train --resume {self.run_dir}"
+        )
 
     def _train(self, stop: StopRequest) -> bool:
         """All epochs that are left. Returns False if asked to stop."""

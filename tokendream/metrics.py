@@ -18,6 +18,9 @@ from torch import Tensor
 from tokendream import durable
 from tokendream.plain import shorten
 
+LONGEST_LOG = 2**28
+"""Most bytes of a metrics file: a line has some 1,500, so that a run of 100,000 epochs still fits."""
+
 Record = dict[str, int | float]
 """The figures of an epoch by name, such as `world_model/next_frame`."""
 
@@ -68,7 +71,7 @@ class Means:
 
 def read_metrics(path: Path) -> list[Record]:
     """The records of a metrics file. A torn last line, left by a crash, is dropped; anything else is refused."""
-    lines = durable.read_text(path).split("\n") if path.exists() else [""]
+    lines = durable.read_text(path, LONGEST_LOG).split("\n") if path.exists() else [""]
     records = []
     for number, line in enumerate(lines, start=1):
         if number == len(lines) and not line:
