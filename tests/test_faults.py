@@ -106,15 +106,16 @@ def test_an_environment_that_breaks_in_the_middle_of_an_episode(fault, straight,
     tally("environment breaks: " + ", ".join(FAULTS), 1, 0)
 
 
-def test_an_environment_that_lets_nothing_out_ends_the_process(tmp_path, tally: Tally):
-    flags = ["--env-id", "torture.games:Stubborn-v0", "--env.step-timeout", "1", "--checkpoint-every", "1"]
+@pytest.mark.parametrize("name", ["Stubborn", "Native"])
+def test_an_environment_that_lets_nothing_out_ends_the_process(name, tmp_path, tally: Tally):
+    flags = ["--env-id", f"torture.games:{name}-v0", "--env.step-timeout", "1", "--checkpoint-every", "1"]
     tests = {"PYTHONPATH": str(Path(__file__).parent)}
     ended = run(["train", "tiny", *flags, "--run-dir", str(tmp_path / "run")], env=tests, limit=120)
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "cannot be interrupted; the last checkpoint stands" in ended.err
     assert Checkpoints(tmp_path / "run").load(say=pytest.fail)[0] == 1
-    tally("environment that hangs and swallows every exception", 1, 0, "process ended, code 2")
+    tally("environment that hangs in native code, or swallows every exception", 1, 0, "process ended, code 2")
 
 
 def test_suspending_the_process_is_no_hang(tally: Tally):

@@ -58,6 +58,20 @@ class Stubborn(Catch):
         return super().step(action)
 
 
-for name in ("Faulty", "Stubborn"):
+class Native(Catch):
+    """Hangs at its 35th step in native code: ALE's threads never answer an action that there is not."""
+
+    def step(self, action: Any) -> Any:
+        Faulty.steps += 1
+        if Faulty.steps == 35:
+            from ale_py.vector_env import AtariVectorEnv
+
+            pong = AtariVectorEnv("pong", 1)
+            pong.reset()
+            pong.step(np.array([99], np.int32))
+        return super().step(action)
+
+
+for name in ("Faulty", "Stubborn", "Native"):
     if f"{name}-v0" not in gymnasium.registry:
         gymnasium.register(f"{name}-v0", entry_point=f"{__name__}:{name}", disable_env_checker=True)
