@@ -38,9 +38,9 @@ def random_cuts(n: int) -> list[Cut]:
             str(place),
             int(rng.integers(1, REACHED[place] + 1)),
             float(rng.choice([0, rng.exponential(30)])),
-            [signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM][rng.integers(4)],
+            [signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM][i % 4],
         )
-        for place in places
+        for i, place in enumerate(places)
     ]
 
 
