@@ -11,9 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py any_config.py long_runs.py)
 TRAIN_FLAGS := $(PRESET) --game $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
-.PHONY: help train test test-fast lint format bench evidence controls clean distclean
+.PHONY: help train test test-fast torture lint format bench evidence controls clean distclean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +32,9 @@ lint: $(READY)  ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (a quarter of an hour)
+	TORTURE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TORTURES)
 
 format: $(READY)  ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,8 @@
 """Every test runs with shapes and types checked: jaxtyping's annotations are enforced by beartype, here only."""
 
 import os
+import time
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
 
@@ -12,6 +14,10 @@ HOOK = install_import_hook("tokendream", "beartype.beartype")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from torture.runs import digest, train  # noqa: E402
+from torture.tally import Tally, finish, merge  # noqa: E402
+
+BEGAN = pytest.StashKey[float]()
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +28,34 @@ def _seeded() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The hashes of the run of `torture.runs.FLAGS` when nothing happens to it."""
+    run_dir = tmp_path_factory.mktemp("straight") / "run"
+    ended = train(run_dir)
+    assert ended.code == 0, ended.err
+    return digest(run_dir)
+
+
+@pytest.fixture
+def tally() -> Tally:
+    """Where a test says what it tried, for the table that `make torture` writes."""
+    return Tally()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[BEGAN] = time.monotonic()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    finish(session, session.config.stash[BEGAN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    merge(node.workeroutput)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

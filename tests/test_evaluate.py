@@ -60,7 +60,7 @@ def test_json_there_and_back() -> None:
     [
         ({"format": 2}, "format 2; this tokendream reads format 1"),
         ({"scores": None}, "scores is missing"),
-        ({"scores": "many"}, "scores must be a list of numbers, not many"),
+        ({"scores": "many"}, "scores must be a list of numbers, not 'many'"),
         ({"scores": [1.0, True]}, "scores must be a list of numbers"),
         ({"scores": []}, "at least one, not 0, 4 and 4"),
         ({"scores": [1, 2]}, "as many scores as lengths"),

@@ -1,12 +1,6 @@
 """A run as a user meets it: folders, evaluation, report, being cut and going on, and what is refused."""
 
-import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -17,6 +11,7 @@ from tokendream.evaluate import Evaluation
 from tokendream.metrics import read_metrics
 from tokendream.plain import ConfigError
 from tokendream.presets import TINY
+from tokendream.runfolder import free_name, locked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -67,60 +62,12 @@ def test_a_run_is_never_overwritten(finished, capsys):
 def test_default_names_are_free(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "tokendream-Catch-v0-tiny-seed0").mkdir(parents=True)
-    assert experiment._free_name(TINY).name == "tokendream-Catch-v0-tiny-seed0-2"
-
-
-def weights(run_dir):
-    _, snapshot = Checkpoints(run_dir).load(groups=("agent", "optimiser.world_model"))
-    return {f"{g}/{k}": v for g, tensors in snapshot.tensors.items() for k, v in tensors.items()}
-
-
-def command(run_dir, *extra):
-    return [sys.executable, "-m", "tokendream", "train", *extra]
-
-
-SLOW = dataclasses.replace(TINY, collect=dataclasses.replace(TINY.collect, steps=60), epochs=5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_cut_goes_on_as_if_it_had_not_been(tmp_path, how):
-    straight, cut = tmp_path / "straight", tmp_path / "cut"
-    flags = ["tiny", "--collect.steps", "60", "--epochs", "5", "--checkpoint-every", "1"]
-    subprocess.run(command(straight, *flags, "--run-dir", str(straight)), check=True, capture_output=True)
-
-    process = subprocess.Popen(
-        command(cut, *flags, "--run-dir", str(cut)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (cut / "checkpoints" / "epoch-000002").exists():
-        time.sleep(0.01)
-    os.kill(process.pid, how)
-    out, err = process.communicate(timeout=120)
-    expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
-    assert process.returncode == expected, err
-    if how != signal.SIGKILL:
-        assert f"tokendream train --resume {cut}" in out
-    subprocess.run(command(cut, "--resume", str(cut)), check=True, capture_output=True)
-
-    one, other = weights(straight), weights(cut)
-    assert one.keys() == other.keys()
-    assert all(one[k].equal(other[k]) for k in one)
-    scores = [json.loads((d / "evaluation" / "final.json").read_text())["scores"] for d in (straight, cut)]
-    assert scores[0] == scores[1]
-    lines = [
-        [
-            {k: v for k, v in r.items() if "seconds" not in k and "per_s" not in k}
-            for r in read_metrics(d / "metrics.jsonl")
-        ]
-        for d in (straight, cut)
-    ]
-    assert lines[0] == lines[1]
+    assert free_name(TINY).name == "tokendream-Catch-v0-tiny-seed0-2"
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     (tmp_path / "config.json").write_text(TINY.to_json())
-    with experiment._locked(tmp_path), pytest.raises(ConfigError, match="another process is training"):
+    with locked(tmp_path), pytest.raises(ConfigError, match="another process is training"):
         experiment.resume(tmp_path)
 
 

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1] / "tokendream"
 
 FLOORS = [
     ["plain", "losses", "data.batch", "interrupt"],
+    ["limits"],
     ["config", "durable"],
     ["presets"],
     ["compute", "films", "nn", "scores"],
@@ -16,7 +17,7 @@ FLOORS = [
     ["controls", "data.replay", "games"],
     ["agent"],
     ["dream", "checkpoint", "collect", "evaluate", "metrics", "optim", "tokens"],
-    ["pictures", "report", "trained", "trainer"],
+    ["pictures", "report", "runfolder", "trained", "trainer"],
     ["bench", "display"],
     ["diagnose", "experiment", "filming"],
     ["cli"],
@@ -36,6 +37,7 @@ DISK = {
     "bench",
     "diagnose.page",
     "trained",
+    "runfolder",
 }
 """Rooms that may touch the disk."""
 

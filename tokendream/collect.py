@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from tokendream.agent import Agent
 from tokendream.compute import Compute
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.vector import Envs
+from tokendream.envs.vector import EnvError, Envs
 from tokendream.model.actor_critic import PolicyState
 
 
@@ -72,14 +72,21 @@ class Collector:
         return {} if self._memory is None else {"h": self._memory.h, "c": self._memory.c}
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], compute: Compute) -> None:
-        """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was."""
+        """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was.
+
+        Raises EnvError if the game is over before its actions are: then the environment does not, or the state is
+        not one of ours.
+        """
         self._game = int(state["game"]) - 1
         self._begin()
-        for action in state["actions"]:
+        actions = [int(action) for action in state["actions"]]
+        for i, action in enumerate(actions):
             transition = self._envs.step(np.array([action]))
+            if transition.over[0]:
+                raise EnvError(f"the open game was over after {i + 1} of its {len(actions)} actions when replayed")
             self._frame = transition.frame
             self._score += float(transition.reward[0])
-            self._actions.append(int(action))
+            self._actions.append(action)
         self._memory = None
         if tensors:
             self._memory = PolicyState(tensors["h"].to(compute.device), tensors["c"].to(compute.device))

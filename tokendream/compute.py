@@ -52,6 +52,14 @@ class Compute:
         return f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'float32'}"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there was no memory left, on the host or on the device."""
+    # On the host, torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        type(error) is RuntimeError and "can't allocate memory" in str(error)
+    )
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks for the next update instead of giving them back to the system each time.
 

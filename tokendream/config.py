@@ -13,7 +13,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokendream.plain import ConfigError, read, require
+from tokendream import limits
+from tokendream.plain import ConfigError, read, require, shorten
 
 FORMAT = 1
 """Version of the config's JSON; a file with another number is refused by name."""
@@ -42,6 +43,8 @@ class EnvConfig:
     """Raw frames after which an evaluation game is truncated."""
     life_loss_ends: bool = True
     """Whether losing a life is an `end` d_t in training (the game itself goes on)."""
+    step_timeout: float = 120.0
+    """Seconds in which a reset or a step must answer, or the run stops; 0 waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,7 @@ class Config:
         return self.env_id or self.game
 
     def __post_init__(self) -> None:
+        limits.check(self)
         for low, names in (
             (0, "tokenizer.revive_after evaluation.every"),
             (1, "epochs checkpoint_every env.frame_skip env.noop_max env.eval_noop_max env.max_frames "
@@ -302,11 +306,11 @@ class Config:
         """Read `to_json`'s text, or an older one's. Raises ConfigError naming what is unknown or of another type."""
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"config is not JSON: {error}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"config must be a JSON object, not {type(data).__name__}")
         version = data.pop("format", None)
         if version != FORMAT:
-            raise ConfigError(f"config has format {version!r}; this tokendream reads format {FORMAT}")
+            raise ConfigError(f"config has format {shorten(version)}; this tokendream reads format {FORMAT}")
         return read(Config, data, "config")

@@ -56,4 +56,4 @@ def _change_rewards(world_model: WorldModel, *, dealt: bool) -> None:
 def _blind(actor_critic: ActorCritic) -> None:
     """C sees the same empty frame always, in dreams and in games; it still hears its own actions."""
     features = actor_critic.features
-    actor_critic.features = lambda codes: features(torch.zeros_like(codes))  # type: ignore[method-assign]
+    actor_critic.features = lambda view: features(torch.zeros_like(view))  # type: ignore[method-assign]

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokendream.plain import ConfigError
+
 UNHASHED_LIMIT = 16 * 2**20
 """Most bytes read from a file of which no hash is known."""
 
@@ -91,12 +93,12 @@ def size_on_disk(path: Path) -> int:
     return info.st_size if stat.S_ISREG(info.st_mode) else -1
 
 
-def read(path: Path, expected: FileHash | None = None) -> bytes:
+def read(path: Path, expected: FileHash | None = None, limit: int = UNHASHED_LIMIT) -> bytes:
     """A file's content if it is what was expected. Raises Damaged, before reading if the size is wrong.
 
     Only a regular file will do: a link could lead out of the run folder, a pipe would be waited on for ever.
     """
-    size, limit = size_on_disk(path), UNHASHED_LIMIT if expected is None else expected.size
+    size, limit = size_on_disk(path), limit if expected is None else expected.size
     if size < 0:
         raise Damaged(f"{path} is missing" if not os.path.lexists(path) else f"{path} is no regular file")
     if size > limit or (expected is not None and size < limit):
@@ -109,6 +111,20 @@ def read(path: Path, expected: FileHash | None = None) -> bytes:
     if expected is not None and hashlib.sha256(data).hexdigest() != expected.sha256:
         raise Damaged(f"{path} is damaged: its hash is not the one in the manifest")
     return data
+
+
+def read_text(path: Path, limit: int = UNHASHED_LIMIT) -> str:
+    """A text file of ours. Raises Damaged for what is no regular file or larger than the limit, 16 MiB."""
+    return read(path, limit=limit).decode(errors="replace")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise ConfigError if a run folder holds a link: what is read or written under its name would lie elsewhere."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if path.is_symlink():
+                raise ConfigError(f"{path} is a link; what a run folder holds must lie in it")
 
 
 def parse(path: Path, data: bytes) -> dict[str, Any]:

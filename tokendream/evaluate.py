@@ -18,9 +18,13 @@ from tokendream import durable, scores
 from tokendream.config import Config
 from tokendream.envs.make import make
 from tokendream.games import Game, Policy, play_games
+from tokendream.plain import shorten
 
 FORMAT = 1
 """Version of an evaluation's JSON; a file with another number is refused by name."""
+
+LARGEST = 1e15
+"""No score is as large; beyond it a mean would lose whole points, and far beyond it overflow."""
 
 Scalar = str | int | float | bool | None
 
@@ -46,8 +50,8 @@ class Evaluation:
         if not self.scores or not len(self.scores) == len(self.lengths) == len(self.seeds):
             counts = f"{len(self.scores)}, {len(self.lengths)} and {len(self.seeds)}"
             raise EvaluationError(f"expected as many scores as lengths and seeds, at least one, not {counts}")
-        if not all(map(math.isfinite, self.scores)):
-            raise EvaluationError("scores must be finite, but some are NaN or infinite")
+        if not all(abs(score) < LARGEST for score in self.scores):  # false for NaN too
+            raise EvaluationError(f"scores must be finite and below {LARGEST:g}, but some are not")
 
     @property
     def mean(self) -> float:
@@ -136,13 +140,13 @@ class Evaluation:
         """Read `to_json`'s text. Raises EvaluationError, one line, for anything else."""
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise EvaluationError(f"evaluation is not JSON: {error}") from None
         if not isinstance(data, dict):
             raise EvaluationError(f"evaluation must be a JSON object, not {type(data).__name__}")
         if data.get("format") != FORMAT:
             version = data.get("format")
-            raise EvaluationError(f"evaluation has format {version!r}; this tokendream reads format {FORMAT}")
+            raise EvaluationError(f"evaluation has format {shorten(version)}; this tokendream reads format {FORMAT}")
         _expect(data, "env", "a string", lambda v: isinstance(v, str))
         _expect(
             data,
@@ -150,7 +154,7 @@ class Evaluation:
             "an object of plain values",
             lambda v: isinstance(v, dict) and all(isinstance(x, Scalar) for x in v.values()),
         )
-        _expect(data, "scores", "a list of numbers", lambda v: _is_list(v, (int, float)))
+        _expect(data, "scores", "a list of numbers", _are_scores)
         for name in ("lengths", "seeds"):
             _expect(data, name, "a list of whole numbers from 0", lambda v: _is_list(v, (int,)) and min([0, *v]) == 0)
         return Evaluation(
@@ -162,6 +166,10 @@ class Evaluation:
         )
 
 
+def _are_scores(value: object) -> bool:
+    return _is_list(value, (int, float)) and not any(abs(x) >= LARGEST for x in value)  # type: ignore[attr-defined]
+
+
 def _is_list(value: object, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, list) and all(isinstance(x, kinds) and not isinstance(x, bool) for x in value)
 
@@ -170,7 +178,7 @@ def _expect(data: Mapping[str, Any], name: str, expected: str, valid: Callable[[
     if name not in data:
         raise EvaluationError(f"evaluation.{name} is missing")
     if not valid(data[name]):
-        raise EvaluationError(f"evaluation.{name} must be {expected}, not {str(data[name])[:60]}")
+        raise EvaluationError(f"evaluation.{name} must be {expected}, not {shorten(data[name])}")
 
 
 def summarise(

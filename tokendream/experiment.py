@@ -7,36 +7,32 @@ one process at a time, and whatever stops a run between two updates (Ctrl-C, SIG
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fcntl
 import itertools
-import json
-import os
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tokendream import __version__, films, pictures
+from tokendream import films, pictures, runfolder
 from tokendream.agent import Agent, AgentPolicy
 from tokendream.checkpoint import Checkpoints
-from tokendream.compute import Compute, keep_freed_memory
+from tokendream.compute import Compute, is_out_of_memory, keep_freed_memory
 from tokendream.config import Config
 from tokendream.data.replay import ReplayBuffer
 from tokendream.display import Display, display_for, peak_memory
+from tokendream.durable import one_line
 from tokendream.envs.make import make
 from tokendream.evaluate import Evaluation, evaluate
 from tokendream.games import Game, Policy, random_policy, replay_game
 from tokendream.interrupt import EXIT_CODES, Stopped, StopRequest
 from tokendream.metrics import Record, RunLog
+from tokendream.optim import NonFiniteError
 from tokendream.plain import ConfigError
 from tokendream.presets import DURATIONS
 from tokendream.report import write_pictures, write_report
 from tokendream.trained import Trained, read_config
-from tokendream.trainer import PARTS, Trainer
+from tokendream.trainer import PARTS, OutOfMemory, Trainer
 
 REPORT_EVERY = 120.0
 """Seconds between two refreshes of the report while training."""
@@ -47,23 +43,24 @@ FILM_STEPS = 1200
 
 def start(config: Config, run_dir: Path | None = None, *, time_limit: float | None = None) -> int:
     """Train from scratch in a new folder. Returns the exit code. Raises ConfigError if the folder is in use."""
-    if run_dir is None:
-        run_dir = _free_name(config)
-    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise ConfigError(f"{run_dir} exists and is not empty: go on with --resume {run_dir} or name another --run-dir")
-    make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
-    compute = Compute.resolve(config.device, config.precision)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.json").write_text(config.to_json())
-    (run_dir / "facts.json").write_text(json.dumps(_facts(compute), indent=2) + "\n")
-    return Run(config, run_dir, compute).go(resumed=False, time_limit=time_limit)
+    stop = StopRequest(time_limit)
+    with stop.listening():
+        if run_dir is None:
+            run_dir = runfolder.free_name(config)
+        runfolder.check_free(run_dir)
+        make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
+        compute = Compute.resolve(config.device, config.precision)
+        runfolder.begin(run_dir, config, compute)
+        return Run(config, run_dir, compute).go(stop, resumed=False)
 
 
 def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
     """Go on with a run from its last checkpoint, or from its beginning if it was cut before the first."""
-    config = read_config(run_dir)
-    compute = Compute.resolve(config.device, config.precision)
-    return Run(config, run_dir, compute).go(resumed=bool(Checkpoints(run_dir).epochs()), time_limit=time_limit)
+    stop = StopRequest(time_limit)
+    with stop.listening():
+        config = read_config(run_dir)
+        compute = Compute.resolve(config.device, config.precision)
+        return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
 
 
 def evaluate_run(
@@ -106,6 +103,10 @@ def write_films(config: Config, result: Evaluation, games: list[Game], run_dir: 
             envs.close()
 
 
+class RunError(ValueError):
+    """A fault that ended a run; the message says what is saved and how to go on."""
+
+
 class Run:
     """A run folder being trained in."""
 
@@ -114,11 +115,26 @@ class Run:
         self._store = Checkpoints(run_dir)
         self._reported = time.monotonic() - REPORT_EVERY + 45  # the first report after 45 s: people want to look
 
-    def go(self, *, resumed: bool, time_limit: float | None = None) -> int:
-        """Train to the end, or until stopped; returns the exit code."""
+    def go(self, stop: StopRequest, *, resumed: bool) -> int:
+        """Train to the end, or until stopped; returns the exit code.
+
+        Raises RunError for a fault that ended it, with what is saved and how to go on; ConfigError or
+        CheckpointError before anything was done.
+        """
         keep_freed_memory()
-        stop = StopRequest(time_limit)
-        with _locked(self.run_dir), stop.listening(), contextlib.ExitStack() as stack:
+        with runfolder.locked(self.run_dir), contextlib.ExitStack() as stack:
+            self._begin(stack, resumed=resumed)
+            try:
+                return self._go(stop)
+            except Exception as error:
+                explained = self._explained(error)
+                if explained is error:
+                    raise
+                raise explained from error
+
+    def _begin(self, stack: contextlib.ExitStack, *, resumed: bool) -> None:
+        """Build all that trains, and put it where the last checkpoint was."""
+        try:
             envs = make(self.config, 1, evaluation=False)
             stack.callback(envs.close)
             torch.manual_seed(self.config.seed)
@@ -134,21 +150,54 @@ class Run:
             stack.callback(self._log.close)
             self._display: Display = display_for(self.config, self._trainer.phases)
             stack.callback(self._display.close)
-            if not resumed:
-                self._display.say(_plan(self.config))
-            self._display.say(
-                f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
-                f"seed {self.config.seed}) on {self.compute.describe()}, in {self.run_dir}"
-            )
-            try:
-                finished = self._train(stop) and self._finish(stop)
-            except Stopped:
-                finished = False
-            if not finished:
-                self._save()
-                self._display.say(f"stopped ({stop.reason}); go on with: tokendream train --resume {self.run_dir}")
-                return EXIT_CODES[stop.reason or "time limit"]
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(
+                    f"no memory for a run of this config: lower collect.capacity ({self.config.collect.capacity}) in "
+                    f"{self.run_dir / 'config.json'}, or the widths"
+                ) from error
+            raise
+        if not resumed:
+            self._display.say(_plan(self.config))
+        self._display.say(
+            f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
+            f"seed {self.config.seed}) on {self.compute.describe()}, in {self.run_dir}"
+        )
+
+    def _go(self, stop: StopRequest) -> int:
+        try:
+            finished = self._train(stop) and self._finish(stop)
+        except Stopped:
+            finished = False
+        if not finished:
+            self._save()
+            self._display.say(f"stopped ({stop.reason}); go on with: tokendream train --resume {self.run_dir}")
+            return EXIT_CODES[stop.reason or "time limit"]
         return 0
+
+    def _explained(self, error: Exception) -> Exception:
+        """A fault with what is safe after it and the command that goes on from there; a bug as it is."""
+        more = ""
+        if isinstance(error, NonFiniteError) and error.batch:
+            try:
+                more = f"; the batch is in {runfolder.keep_batch(self.run_dir, error)}"
+            except OSError as full:
+                more = f"; the batch could not be kept: {one_line(full)}"
+        elif is_out_of_memory(error):
+            error = OutOfMemory(
+                f"out of memory in the evaluation, the report or the checkpoint after epoch {self._trainer.epoch - 1}: "
+                f"lower evaluation.episodes ({self.config.evaluation.episodes}) or collect.capacity "
+                f"({self.config.collect.capacity})"
+            )
+        if isinstance(error, OutOfMemory):
+            more = f" in {self.run_dir / 'config.json'}"
+        if not isinstance(error, ValueError | OSError):
+            return error
+        saved = self._store.epochs()
+        state = f"epoch {saved[0]} and all before it are saved" if saved else "nothing was saved yet"
+        return RunError(
+            f"{error}{more}; {state}; once the cause is mended, go on with: tokendream train --resume {self.run_dir}"
+        )
 
     def _train(self, stop: StopRequest) -> bool:
         """All epochs that are left. Returns False if asked to stop."""
@@ -183,7 +232,10 @@ class Run:
         chance, _ = self._evaluate(_asking(stop, self._random()), episodes, epochs, player="random")
         chance.write(final.with_name("random.json"))
         result, games = self._evaluate(self._policy(epochs, stop), episodes, epochs)
-        write_films(self.config, result, games, self.run_dir)
+        try:
+            write_films(self.config, result, games, self.run_dir)
+        except OSError as error:  # an encoder that was killed is no reason to lose the result
+            self._display.say(f"no films: {one_line(error)}; tokendream eval {self.run_dir} makes them")
         result.write(final)
         self._display.say(f"random {chance.describe()}")
         self._display.say(f"agent  {result.describe()}")
@@ -220,10 +272,14 @@ class Run:
         self._store.save(self._trainer.epoch - 1, self._trainer.snapshot(), self._replay)
 
     def _report(self) -> None:
+        """Refresh the report; what it could not show this time it may show the next."""
         drawn = pictures.draw(self._agent, self._replay, self.config, self.compute)
-        if drawn is not None:
-            write_pictures(self.run_dir, *drawn)
-        write_report(self.run_dir)
+        try:
+            if drawn is not None:
+                write_pictures(self.run_dir, *drawn)
+            write_report(self.run_dir)
+        except OSError as error:
+            self._display.say(f"the report was not refreshed: {one_line(error)}")
         self._reported = time.monotonic()
 
 
@@ -235,24 +291,6 @@ def _asking(stop: StopRequest, policy: Policy) -> Policy:
         return policy(frame, first)
 
     return act
-
-
-def _free_name(config: Config) -> Path:
-    """A folder under runs/ that does not exist yet, named after the game, the preset and the seed."""
-    name = f"{config.env_name.replace('/', '-').replace(':', '-')}-{config.preset}-seed{config.seed}"
-    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
-    return next(path for n in names if not (path := Path("runs") / n).exists())
-
-
-@contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is training in {run_dir}") from None
-        yield
 
 
 def _plan(config: Config) -> str:
@@ -272,23 +310,3 @@ def _plan(config: Config) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def _facts(compute: Compute) -> dict[str, str]:
-    """What a reader of the results asks about the machine and the code."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    ) if _has_git() else None  # fmt: skip
-    return {
-        "device": compute.describe(),
-        "precision": str(compute.dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "version": __version__,
-        "commit": commit.stdout.strip() if commit else "",
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _has_git() -> bool:
-    return any(os.access(Path(folder) / "git", os.X_OK) for folder in os.get_exec_path())

@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 from tokendream import durable
+from tokendream.plain import shorten
+
+LONGEST_LOG = 2**28
+"""Most bytes of a metrics file: a line has some 1,500, so that a run of 100,000 epochs still fits."""
 
 Record = dict[str, int | float]
 """The figures of an epoch by name, such as `world_model/next_frame`."""
@@ -67,19 +71,33 @@ class Means:
 
 def read_metrics(path: Path) -> list[Record]:
     """The records of a metrics file. A torn last line, left by a crash, is dropped; anything else is refused."""
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    lines = durable.read_text(path, LONGEST_LOG).split("\n") if path.exists() else [""]
     records = []
     for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not line:
+            break
         try:
             record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
-                raise ValueError("not an object with an epoch")
+            _check(record)
         except (ValueError, RecursionError) as error:
-            if number == len(lines) and not line.endswith("\n"):
+            if number == len(lines):
                 break
             raise MetricsError(f"{path}, line {number}: {error}") from None
         records.append(record)
     return records
+
+
+def _check(record: object) -> None:
+    """Raise ValueError for what is no record: figures by name, of which some are not to be missing."""
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    for name in ("epoch", "env_steps"):
+        if type(record.get(name)) is not int:
+            raise ValueError(f"not an object with {name}")
+    for name, value in record.items():
+        ordinary = type(value) in (int, float) and abs(value) < 2**63  # false for NaN too
+        if value is not None and not ordinary:
+            raise ValueError(f"{shorten(name)} is {shorten(value)}, no number of ordinary size")
 
 
 class RunLog:

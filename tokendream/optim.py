@@ -13,7 +13,14 @@ from tokendream.losses import Losses
 
 
 class NonFiniteError(ValueError):
-    """A loss or a gradient is NaN or infinite: the run must stop before its weights are spoilt."""
+    """A loss or a gradient is NaN or infinite: the run must stop before its weights are spoilt.
+
+    `batch` is what the update had drawn, by name, once whoever drew it has put it there.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.batch: dict[str, Tensor] = {}
 
 
 def adamw(module: nn.Module, phase: PhaseConfig, *, decay_matrices_only: bool = False) -> torch.optim.AdamW:

@@ -20,10 +20,19 @@ def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
     return ", ".join(folded[c] for c in close) or ", ".join(sorted(valid)[:8])
 
 
+def shorten(value: object) -> str:
+    """A value as a message shows it: on one line, and not longer than one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def require(condition: bool, where: str, expected: str, got: object) -> None:
     """Raise ConfigError saying what a field must be and what it is, unless the condition holds."""
     if not condition:
-        raise ConfigError(f"{where} must be {expected}, not {got!r}")
+        raise ConfigError(f"{where} must be {expected}, not {shorten(got)}")
 
 
 def read(cls: type[Any], data: object, where: str) -> Any:
@@ -37,7 +46,7 @@ def read(cls: type[Any], data: object, where: str) -> Any:
     hints = get_type_hints(cls)
     for name in data:
         if name not in hints:
-            raise ConfigError(f"{where}.{name} is unknown; nearest: {nearest(str(name), hints)}")
+            raise ConfigError(f"{where}.{str(name)[:80]} is unknown; nearest: {nearest(str(name)[:80], hints)}")
     values = {}
     for f in dataclasses.fields(cls):
         path = f"{where}.{f.name}"
@@ -55,6 +64,7 @@ def _convert(kind: Any, value: object, where: str) -> object:
         require(value in get_args(kind), where, f"one of {', '.join(get_args(kind))}", value)
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        require(abs(value) < 2**63, where, "a number of ordinary size", value)
         return float(value)
     require(type(value) is kind, where, f"of type {kind.__name__}", value)
     return value

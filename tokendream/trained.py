@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tokendream import durable
 from tokendream.agent import Agent
 from tokendream.checkpoint import CheckpointError, Checkpoints
 from tokendream.collect import Collector
@@ -41,7 +42,8 @@ class Trained:
         try:
             agent.load_state_dict(snapshot.tensors["agent"])
         except RuntimeError as error:
-            raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {error}") from None
+            why = durable.one_line(error)
+            raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {why}") from None
         agent.to(compute.device).eval()
         return Trained(config, agent, compute, epoch, names)
 
@@ -69,7 +71,8 @@ def read_config(run_dir: Path) -> Config:
         raise ConfigError(f"there is no run folder {run_dir}")
     if not path.is_file():
         raise ConfigError(f"{run_dir} is no run folder: it has no config.json")
+    durable.refuse_links(run_dir)
     try:
-        return Config.from_json(path.read_text())
-    except (ConfigError, UnicodeDecodeError) as error:
+        return Config.from_json(durable.read_text(path))
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -18,16 +18,17 @@ from torch import Tensor, nn
 
 from tokendream.agent import Agent
 from tokendream.collect import Collector
-from tokendream.compute import Compute
+from tokendream.compute import Compute, is_out_of_memory
 from tokendream.config import Config, PhaseConfig
-from tokendream.data.batch import Steps
+from tokendream.data.batch import Segments, Steps
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
 from tokendream.dream.objective import actor_critic_loss
-from tokendream.envs.vector import Envs
+from tokendream.durable import CheckpointError, one_line
+from tokendream.envs.vector import EnvError, Envs
 from tokendream.losses import Losses
 from tokendream.metrics import Means, Record
-from tokendream.optim import adamw, apply, check
+from tokendream.optim import NonFiniteError, adamw, apply, check
 from tokendream.snapshot import (
     Snapshot,
     capture_random,
@@ -39,6 +40,10 @@ from tokendream.tokens import TokenCache
 
 PARTS = ("tokenizer", "world_model", "actor_critic")
 """The parts that have gradient phases, in their order within an epoch; also their names in config and logs."""
+
+
+class OutOfMemory(ValueError):
+    """A phase that needs more memory than there is; the message names the field to lower."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ class Trainer:
         self.config, self.agent, self.replay, self.compute = config, agent, replay, compute
         self.epoch, self.seconds = 1, 0.0
         self._phase, self._update = 0, 0
+        self._drawn: dict[int, Segments] = {}
+        """What the gradient updates of the current phase drew, for the one that turns out to be not finite."""
+        self._not_finite: Tensor | None = None
+        """On a GPU, the first such update of the phase, or -1."""
+        self._waits = compute.device.type == "cpu"
         self._rng = np.random.default_rng(config.seed)
         self._acting = torch.Generator(compute.device).manual_seed(config.seed)
         self._dreaming = torch.Generator(compute.device).manual_seed(config.seed + 1)
@@ -101,13 +111,21 @@ class Trainer:
             phase = self.phases[self._phase]
             while phase.due(self.epoch) and self._update < phase.updates:
                 if stop():
+                    self._check_device()
                     return False
                 began = time.perf_counter()
-                self._means.add(phase.name, phase.update())
+                try:
+                    self._means.add(phase.name, phase.update())
+                except Exception as error:
+                    if is_out_of_memory(error):
+                        raise OutOfMemory(f"{self._where()}: out of memory: lower {self._lower(phase)}") from error
+                    raise
                 self._update += 1
                 self._time(phase.name, time.perf_counter() - began)
                 progress(phase, self._update)
+            self._check_device()
             self._phase, self._update = self._phase + 1, 0
+            self._drawn = {}
         return True
 
     def close_epoch(self) -> Record:
@@ -145,8 +163,25 @@ class Trainer:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from a snapshot; the replay buffer must hold its rows already."""
-        tensors, state = snapshot.tensors, snapshot.state
+        """Go on from a snapshot; the replay buffer must hold its rows already.
+
+        Raises CheckpointError for a snapshot of another config, or one that nobody took.
+        """
+        try:
+            self._restore(snapshot.tensors, snapshot.state)
+        except (CheckpointError, EnvError):
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the config or is damaged: {one_line(error)}") from error
+
+    def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        epoch, phase, update = (int(state[name]) for name in ("epoch", "phase", "update"))
+        updates = self.phases[phase].updates if 0 <= phase < len(self.phases) else 0
+        if not (1 <= epoch <= self.config.epochs + 1 and 0 <= phase <= len(self.phases) and 0 <= update <= updates):
+            raise CheckpointError(f"the checkpoint is of no moment of this run: epoch {epoch}, phase {phase}, {update}")
+        memory = self.agent.actor_critic.initial_state(1)
+        if any(t.shape != getattr(memory, name).shape for name, t in tensors["collector"].items()):
+            raise CheckpointError("the checkpoint's memory of the open game is of another width than the config's")
         self.agent.load_state_dict(tensors["agent"])
         for name, optimiser in self._optimisers.items():
             restore_optimiser(optimiser, tensors[f"optimiser.{name}"])
@@ -154,7 +189,7 @@ class Trainer:
         restore_random(self._generators, tensors["random"], state["random"])
         self._means.restore(state["means"])
         self._timings = {name: list(pair) for name, pair in state["timings"].items()}
-        self.epoch, self._phase, self._update = int(state["epoch"]), int(state["phase"]), int(state["update"])
+        self.epoch, self._phase, self._update = epoch, phase, update
         self.seconds = float(state["seconds"])
         self._cache.forget()
 
@@ -164,8 +199,54 @@ class Trainer:
 
     def _time(self, name: str, seconds: float) -> None:
         count, total = self._timings.get(name, (0, 0.0))
+        seconds = max(0.0, seconds)  # some virtual machines' clocks step back when they are moved
         self._timings[name] = [count + 1, total + seconds]
         self.seconds += seconds
+
+    def _where(self) -> str:
+        return f"epoch {self.epoch}, {self.phases[self._phase].name}, update {self._update + 1}"
+
+    def _lower(self, phase: Phase) -> str:
+        """The field to lower where a phase needs too much memory, and what it is."""
+        if phase.name in PARTS:
+            return f"training.{phase.name}.batch ({getattr(self.config.training, phase.name).batch})"
+        return f"collect.capacity ({self.config.collect.capacity})"
+
+    def _watch(self, losses: Losses, norm: Tensor) -> None:
+        """Raise NonFiniteError for an update that is not finite; on a GPU, which nobody waits for, note it."""
+        if self._waits:
+            try:
+                check(losses, norm, self._where())
+            except NonFiniteError as error:
+                error.batch = self._content(self._drawn[self._update])
+                raise
+            return
+        bad = torch.isfinite(losses.total.detach() + norm).logical_not()
+        none = torch.full_like(norm, -1) if self._not_finite is None else self._not_finite
+        self._not_finite = torch.where(bad & (none < 0), torch.full_like(norm, self._update), none)
+
+    def _check_device(self) -> None:
+        """Raise NonFiniteError if `_watch` noted an update. Waits for the device."""
+        first = -1 if self._not_finite is None else int(self._not_finite)
+        self._not_finite = None
+        if first >= 0:
+            phase = self.phases[self._phase].name
+            error = NonFiniteError(
+                f"epoch {self.epoch}, {phase}, update {first + 1}: a loss or the gradient is not finite"
+            )
+            error.batch = self._content(self._drawn[first])
+            raise error
+
+    def _content(self, segments: Segments) -> dict[str, Tensor]:
+        """Everything that is known of drawn segments; the rows are still there, since nothing is collected between."""
+        steps = vars(self.replay.steps(segments))
+        row = torch.from_numpy(segments.row)
+        return {"row": row, "frame": self.replay.frames(segments.row), **steps}
+
+    def _draw(self, batch: int, length: int, align: Literal["start", "end"]) -> Segments:
+        segments = self.replay.draw(batch, length, align=align, rng=self._rng)
+        self._drawn[self._update] = segments
+        return segments
 
     def _training_phase(self, name: str, loss: Callable[[int], Losses]) -> Phase:
         settings: PhaseConfig = getattr(self.config.training, name)
@@ -177,9 +258,7 @@ class Trainer:
                 losses = loss(settings.batch)
             norm = apply(losses, optimiser, settings.clip)
             module.eval()
-            last = self._update + 1 == settings.updates
-            if self.compute.device.type == "cpu" or last:  # a GPU is not waited for within an epoch
-                check(losses, norm, f"epoch {self.epoch}, {name}, update {self._update + 1}")
+            self._watch(losses, norm)
             return {**losses.figures(), "gradient_norm": norm}
 
         return Phase(name, settings.first_epoch, settings.last_epoch, settings.updates, update)
@@ -189,13 +268,13 @@ class Trainer:
         return {} if score is None else {"return": torch.tensor(score)}
 
     def _tokenizer_loss(self, batch: int) -> Losses:
-        segments = self.replay.draw(batch, 1, align="start", rng=self._rng)
+        segments = self._draw(batch, 1, "start")
         self._cache.forget()
         return self.agent.tokenizer.loss(self.replay.frames(segments.row[:, 0]))
 
     def _segments(self, batch: int, length: int, align: Literal["start", "end"]) -> tuple[Steps, Tensor]:
         """Random segments of the replay and their tokens, `B T K`."""
-        segments = self.replay.draw(batch, length, align=align, rng=self._rng)
+        segments = self._draw(batch, length, align)
         if not self.config.training.cache_tokens:
             self._cache.forget()
         return self.replay.steps(segments), self._cache.tokens(segments.row, segments.mask)

@@ -6,6 +6,7 @@ Whatever a user can get wrong ends in one line on stderr and exit code 2.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse_train(rest) if kind is Train else parse(kind, rest, f"tokendream {name}")
         return run(options)
-    except KeyboardInterrupt:  # training stops at a checkpoint by itself; what else runs has nothing to save
+    except KeyboardInterrupt:  # before a run listens for it, a second one that would not wait, or nothing to save
         print("tokendream: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
@@ -53,10 +54,12 @@ def _overview() -> str:
 
 
 def _complain(message: str) -> int:
-    print(f"tokendream: {message}", file=sys.stderr)
+    # A file may have supplied part of it, and a terminal obeys what is not printable.
+    print("tokendream: " + "".join(c if c.isprintable() else "?" for c in message), file=sys.stderr)
     return 2
 
 
 def entry() -> NoReturn:
     """What the console script runs."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # until a run listens for it
     sys.exit(main())

@@ -175,7 +175,7 @@ def _row(label: str, e: Evaluation) -> str:
     normalised = "" if e.human_normalised is None else f"{e.human_normalised:.3f}"
     cells = (len(e.scores), _score(e.mean), f"{_score(low)} to {_score(high)}", _score(e.median),
              _score(max(e.scores)), normalised)  # fmt: skip
-    return f"<tr><td>{label}</td>" + "".join(f'<td class="n">{c}</td>' for c in cells) + "</tr>"
+    return f"<tr><td>{html.escape(label)}</td>" + "".join(f'<td class="n">{c}</td>' for c in cells) + "</tr>"
 
 
 def _score(value: float) -> str:

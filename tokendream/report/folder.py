@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokendream import scores
+from tokendream import durable, scores
 from tokendream.config import Config
 from tokendream.evaluate import Evaluation, EvaluationError
 from tokendream.metrics import Record, read_metrics
@@ -43,7 +43,8 @@ class Folder:
         if not (path / "config.json").is_file():
             raise ConfigError(f"{path} is no run folder: it has no config.json")
         try:
-            config = Config.from_json((path / "config.json").read_text(errors="replace"))
+            durable.refuse_links(path)
+            config = Config.from_json(durable.read_text(path / "config.json"))
         except ConfigError as error:
             raise ConfigError(f"{path / 'config.json'}: {error}") from None
         evaluations = path / "evaluation"
@@ -63,14 +64,14 @@ def _evaluation(path: Path) -> Evaluation | None:
     if not path.is_file():
         return None
     try:
-        return Evaluation.from_json(path.read_text(errors="replace"))
+        return Evaluation.from_json(durable.read_text(path))
     except EvaluationError as error:
         raise EvaluationError(f"{path}: {error}") from None
 
 
 def _facts(path: Path) -> dict[str, str]:
     try:
-        facts = json.loads(path.read_text(errors="replace")) if path.is_file() else {}
+        facts = json.loads(durable.read_text(path)) if path.is_file() else {}
     except (ValueError, RecursionError):
         return {}
     return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}

@@ -1,0 +1,92 @@
+"""A run folder from outside: a free name for it, its first files, its lock, and what is left in it after a fault."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from tokendream import __version__, durable
+from tokendream.compute import Compute
+from tokendream.config import Config
+from tokendream.optim import NonFiniteError
+from tokendream.plain import ConfigError
+
+
+def free_name(config: Config) -> Path:
+    """A folder under runs/ that does not exist yet, named after the game, the preset and the seed."""
+    name = f"{config.env_name.replace('/', '-').replace(':', '-')}-{config.preset}-seed{config.seed}"
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(path for n in names if not (path := Path("runs") / n).exists())
+
+
+def check_free(run_dir: Path) -> None:
+    """Raise ConfigError unless a run may begin in this folder: there is none, or nothing in it.
+
+    The half of a config that a crash in the first instant of a run leaves behind counts as nothing.
+    """
+    if run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - {"config.json.part"}):
+        raise ConfigError(f"{run_dir} exists and is not empty: go on with --resume {run_dir} or name another --run-dir")
+
+
+def begin(run_dir: Path, config: Config, compute: Compute) -> None:
+    """Make the folder and write what a run is: from here on it can be resumed."""
+    durable.replace_text(run_dir / "config.json", config.to_json())
+    durable.replace_text(run_dir / "facts.json", json.dumps(_facts(compute), indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
+    handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is training in {run_dir}") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:
+    """Write the batch that was not finite into `faults/`, with the message in the file's metadata."""
+    where = str(error).split(": ")[0]
+    path = run_dir / "faults" / f"{where.replace(', ', '-').replace(' ', '-')}.safetensors"
+    durable.make_folder(path.parent)
+    half = path.with_name(path.name + ".part")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}
+    durable.write(half, safetensors.torch.save(tensors, {"message": str(error)}))
+    os.replace(half, path)
+    return path
+
+
+def _facts(compute: Compute) -> dict[str, str]:
+    """What a reader of the results asks about the machine and the code."""
+    return {
+        "device": compute.describe(),
+        "precision": str(compute.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "version": __version__,
+        "commit": _commit(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str:
+    """The commit of the code, or nothing where there is no git or it does not answer."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    return ""
