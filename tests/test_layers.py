@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "tokendream"
 
 FLOORS = [
     ["plain", "losses", "data.batch", "interrupt"],
-    ["config", "durable"],
+    ["config", "durable", "lock"],
     ["presets"],
     ["compute", "films", "nn", "scores"],
     ["model", "envs", "manifest", "published", "snapshot"],
@@ -18,7 +18,7 @@ FLOORS = [
     ["dream", "checkpoint", "collect", "evaluate", "metrics", "optim", "tokens"],
     ["pictures", "report", "trained", "trainer"],
     ["bench", "display"],
-    ["diagnose", "experiment", "filming"],
+    ["diagnose", "experiment", "filming", "sweep"],
     ["cli"],
 ]
 """From the ground up: a room imports from lower floors, or from its own folder."""
@@ -29,6 +29,7 @@ DISK = {
     "manifest",
     "metrics",
     "films",
+    "lock",
     "published",
     "report",
     "evaluate",
@@ -36,6 +37,7 @@ DISK = {
     "nn.lpips",
     "bench",
     "diagnose.page",
+    "sweep",
     "trained",
 }
 """Rooms that may touch the disk."""

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import itertools
 import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tokendream import __version__, films, pictures
+from tokendream import __version__, durable, films, lock, pictures
 from tokendream.agent import Agent, AgentPolicy
 from tokendream.checkpoint import Checkpoints
 from tokendream.compute import Compute, keep_freed_memory
@@ -55,7 +53,6 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
     compute = Compute.resolve(config.device, config.precision)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.json").write_text(config.to_json())
-    (run_dir / "facts.json").write_text(json.dumps(_facts(compute), indent=2) + "\n")
     return Run(config, run_dir, compute).go(resumed=False, time_limit=time_limit)
 
 
@@ -119,6 +116,8 @@ class Run:
         keep_freed_memory()
         stop = StopRequest(time_limit)
         with _locked(self.run_dir), stop.listening(), contextlib.ExitStack() as stack:
+            if not (self.run_dir / "facts.json").exists():
+                durable.replace_text(self.run_dir / "facts.json", json.dumps(_facts(self.compute), indent=2) + "\n")
             envs = make(self.config, 1, evaluation=False)
             stack.callback(envs.close)
             torch.manual_seed(self.config.seed)
@@ -244,15 +243,8 @@ def _free_name(config: Config) -> Path:
     return next(path for n in names if not (path := Path("runs") / n).exists())
 
 
-@contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is training in {run_dir}") from None
-        yield
+def _locked(run_dir: Path) -> contextlib.AbstractContextManager[None]:
+    return lock.hold(run_dir, f"another process is training in {run_dir}")
 
 
 def _plan(config: Config) -> str:

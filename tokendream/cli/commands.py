@@ -5,6 +5,8 @@ A command imports what it runs when it runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,33 @@ class Train:
     """Folder of a run to go on with, from its last checkpoint and with its own config."""
     time_limit: float | None = None
     """Minutes after which to stop at a checkpoint, ready for --resume."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train many runs, games x seeds, here or on SLURM; the same command again goes on with what is left."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    suite: tyro.conf.Positional[str] = "atari100k"
+    """Suite whose games `--games all` means: atari100k, the 26 games."""
+    games: tuple[str, ...] = ("all",)
+    """Names of games, all, or ids of Gymnasium environments such as tokendream/Catch-v0."""
+    seeds: int = 5
+    """Seeds of each game: 0, 1, ..."""
+    out: Path | None = None
+    """Folder of the sweep; by default sweeps/SUITE-PRESET."""
+    jobs: int = 0
+    """Runs at a time; 0 for one a GPU, one where there is none, and all on SLURM."""
+    cores: int = 0
+    """Cores of each run; 0 shares out those of this machine, and leaves it to SLURM there."""
+    cluster: str = "local"
+    """local or slurm. The SLURM path was tested with stand-ins for its commands, not on a cluster."""
+    partition: str = ""
+    """SLURM's partition."""
+    gpus: int = 1
+    """GPUs of each run on SLURM; here the visible ones are dealt out."""
+    minutes: int = 0
+    """Time of a SLURM job; a run saves 10 minutes before its end and is queued again."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +142,19 @@ def _train(options: Train) -> int:
     return experiment.start(options.config, options.run_dir, time_limit=options.time_limit)
 
 
+def _sweep(options: Sweep) -> int:
+    from tokendream.sweep.engine import Engine, Resources
+    from tokendream.sweep.plan import default_folder, plan
+    from tokendream.sweep.progress import dashboard_for
+    from tokendream.sweep.run import sweep
+
+    resources = Resources(options.cluster, options.cores, options.gpus, options.partition, options.minutes)
+    folder = options.out or default_folder(options.suite, options.config)
+    cells = plan(options.suite, options.games, options.seeds, options.config, folder)
+    engine = Engine(folder, resources, options.jobs)
+    return sweep(cells, folder, engine, dashboard_for(cells), again=f"tokendream {shlex.join(sys.argv[1:])}")
+
+
 def _eval(options: Eval) -> int:
     from tokendream import experiment
 
@@ -163,6 +205,7 @@ def _report(options: Report) -> int:
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "train": (Train, _train),
+    "sweep": (Sweep, _sweep),
     "eval": (Eval, _eval),
     "dream": (DreamFilm, _dream),
     "diagnose": (Diagnose, _diagnose),

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tokendream import __version__
-from tokendream.cli.commands import COMMANDS, Train
-from tokendream.cli.flags import parse, parse_train
+from tokendream.cli.commands import COMMANDS, Sweep, Train
+from tokendream.cli.flags import parse, parse_sweep, parse_train
 from tokendream.plain import nearest
 from tokendream.presets import PRESETS
 
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
     kind, run = COMMANDS[name]
     try:
-        options = parse_train(rest) if kind is Train else parse(kind, rest, f"tokendream {name}")
-        return run(options)
+        with_config = {Train: parse_train, Sweep: parse_sweep}
+        return run(with_config[kind](rest) if kind in with_config else parse(kind, rest, f"tokendream {name}"))
     except (ValueError, OSError) as error:
         # Every error a caller, a config or a file can cause is a ValueError or an OSError; the rest are our bugs.
         if os.environ.get("TOKENDREAM_DEBUG"):
