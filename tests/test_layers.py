@@ -19,6 +19,7 @@ FLOORS = [
     ["pictures", "report", "trained", "trainer"],
     ["bench", "display"],
     ["diagnose", "experiment", "filming", "sweep"],
+    ["benchmark"],
     ["cli"],
 ]
 """From the ground up: a room imports from lower floors, or from its own folder."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from tokendream.config import Config
+from tokendream.plain import ConfigError
 from tokendream.presets import preset
 
 
@@ -128,10 +129,14 @@ class Bench:
 
 @dataclass(frozen=True)
 class Report:
-    """Rebuild a run's report.html from what lies in its folder."""
+    """Rebuild a run's page; of many runs, or a sweep, write one report: page, LaTeX tables and JSON."""
 
-    run: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    results: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """A run folder, or several; a sweep; a folder of run folders."""
+    published: bool = False
+    """Report the published agents alone."""
+    out: Path | None = None
+    """Folder to write into; by default the sweep itself, else benchmark-report."""
 
 
 def _train(options: Train) -> int:
@@ -199,7 +204,19 @@ def _bench(options: Bench) -> int:
 def _report(options: Report) -> int:
     from tokendream.report import write_report
 
-    print(write_report(options.run))
+    paths = options.results
+    if bool(paths) == options.published:
+        raise ConfigError("report takes either folders (a run, runs, a sweep) or --published")
+    if len(paths) == 1 and options.out is None and (paths[0] / "config.json").exists():
+        print(write_report(paths[0]))
+        return 0
+    from tokendream.benchmark.export import write_benchmark
+    from tokendream.benchmark.summary import text
+
+    in_sweep = len(paths) == 1 and (paths[0] / "sweep.json").exists()
+    out = options.out or (paths[0] if in_sweep else Path("benchmark-report"))
+    print(text(write_benchmark(paths, out)))
+    print(f"{out / 'report.html'} (and report.tex, report.json)")
     return 0
 
 

@@ -155,6 +155,8 @@ class Engine:
     def start(self, cell: Cell, slot: int) -> Job:
         """Start a run, or go on with it. `slot` counts the runs of this machine, for its GPU."""
         home = _empty_folder(self._folder / "jobs" / cell.name)
+        for left in home.parent.glob("*/*.pkl"):  # of a sweep that was killed before it could clean up
+            left.unlink(missing_ok=True)
         local = self.resources.cluster == "local"
         executor = self._submitit.AutoExecutor(home, cluster=self.resources.cluster)
         executor.update_parameters(**self._parameters(cell))

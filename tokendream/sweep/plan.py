@@ -85,8 +85,10 @@ def prepare(cells: Sequence[Cell], folder: Path) -> None:
     for cell in cells:
         if cell.run_dir.exists() and any(cell.run_dir.iterdir()):
             there = read_config(cell.run_dir)
-            if difference := next(differences(there, cell.config), None):
-                raise ConfigError(f"{cell.run_dir} was started with {difference}; name another folder with --out")
+            for name, old, new in fields_that_differ(there, cell.config):
+                raise ConfigError(
+                    f"{cell.run_dir} was started with {name} {old}, not {new}; name another folder with --out"
+                )
     for cell in cells:
         if not (cell.run_dir / "config.json").exists():
             durable.replace_text(cell.run_dir / "config.json", cell.config.to_json())
@@ -112,21 +114,17 @@ def expected(folder: Path) -> list[tuple[str, tuple[str, int]]]:
         raise ConfigError(f"{path}: runs must be a list of folder, game and seed") from None
 
 
-def differences(there: Config, wanted: Config) -> Iterator[str]:
-    """Every field in which two configs differ, as `field value, not other value`."""
-    yield from (f"{name} {a}, not {b}" for name, a, b in _differences(_plain(there), _plain(wanted)))
+def fields_that_differ(a: Config, b: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of every field in which two configs differ."""
+    return _differing(dataclasses.asdict(a), dataclasses.asdict(b))
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     for name in a:
         if isinstance(a[name], dict):
-            yield from _differences(a[name], b[name], f"{prefix}{name}.")
+            yield from _differing(a[name], b[name], f"{prefix}{name}.")
         elif a[name] != b[name]:
             yield prefix + name, a[name], b[name]
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return dataclasses.asdict(config)
 
 
 def _name(value: object) -> str:

@@ -117,6 +117,8 @@ class LineDashboard:
             before, when = self._told.get(cell.name, ("waiting", now))
             if state != before or (state == "running" and now - when > EVERY):
                 self._told[cell.name] = state, now
+                if state == "failed":  # was said, with its reason
+                    continue
                 print(f"{cell.name}: {state}{_words(cell, self._readers[cell.name].read())}", flush=True)
 
     def say(self, line: str) -> None:
