@@ -23,7 +23,8 @@ from tokendream.scores import ATARI_100K, REM_PUBLISHED
 from tokendream.sweep.plan import Cell, prepare
 
 ROOT = Path(__file__).parents[1]
-SMALL = dataclasses.replace(REM, epochs=40)
+SMALL = dataclasses.replace(REM, epochs=40, evaluation=dataclasses.replace(REM.evaluation, episodes=4))
+NAME = "rem, epochs 40"
 
 
 def run(home, game, seed, score, config=SMALL, steps=None, flat=False, **protocol):
@@ -113,7 +114,7 @@ def test_page_latex_and_json_hold_the_figures(all_games, tmp_path):
 )
 def test_mixed_protocols_are_refused_with_the_difference_named(tmp_path, change, message):
     like_rem(tmp_path, ("Pong",), range(2))
-    run(tmp_path, "Boxing", 0, 5.0, **change)
+    run(tmp_path, "Qbert", 0, 5.0, **change)
     with pytest.raises(ResultError, match=message):
         read_results([tmp_path])
 
@@ -125,13 +126,13 @@ def test_mixed_protocols_are_refused_with_the_difference_named(tmp_path, change,
         ("env", "size", 32, r"env.size is 64 in .*, but 32 in"),
         ("env", "noop_max", 1, r"env.noop_max is 30 in .*, but 1 in"),
         ("evaluation", "temperature", 1.0, r"evaluation.temperature is 0.5 in .*, but 1.0 in"),
-        ("evaluation", "episodes", 7, "evaluation.episodes is 100 in"),
+        ("evaluation", "episodes", 7, "evaluation.episodes is 4 in .*, but 7 in"),
     ],
 )
 def test_two_agents_need_one_protocol_too(tmp_path, part, field, value, message):
     other = dataclasses.replace(SMALL, **{part: dataclasses.replace(getattr(SMALL, part), **{field: value})})
     run(tmp_path, "Pong", 0, None)
-    run(tmp_path, "Boxing", 0, None, other)
+    run(tmp_path, "Qbert", 0, None, other)
     with pytest.raises(ResultError, match=message):
         read_results([tmp_path])
 
@@ -139,7 +140,7 @@ def test_two_agents_need_one_protocol_too(tmp_path, part, field, value, message)
 def test_the_command_refuses_in_one_line_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(tmp_path / "in", "Pong", 0, 1.0)
-    run(tmp_path / "in", "Boxing", 0, 5.0, sticky_actions=0.25)
+    run(tmp_path / "in", "Qbert", 0, 5.0, sticky_actions=0.25)
     assert main(["report", "in"]) == 2
     err = capsys.readouterr().err
     assert "mixed protocols: evaluated sticky_actions is" in err
@@ -162,7 +163,9 @@ def test_a_missing_seed_takes_its_game_out_of_every_mean_and_is_said(tmp_path):
     assert "seed 1, 2 missing" in cell
     assert "missing" in game_cell(summary, agent, "Alien")
     html = page(summary)
-    assert "Missing: 2 of 9 runs." in html
+    assert "2 of 9 runs are missing." in html
+    assert "did not play 23 of the 26 games:</b> Alien, Amidar" in html
+    assert "over 2 of the 26 games" in html
     assert "Breakout, seed 1" in html
     assert "% missing: Breakout, seed 1" in latex(summary)
     assert re.search(r"^Breakout .* & -- \\\\$", latex(summary), re.M)
@@ -176,7 +179,7 @@ def test_agents_are_compared_on_the_games_that_all_have(tmp_path):
     other = dataclasses.replace(SMALL, dream=dataclasses.replace(SMALL.dream, lam=0.5))
     like_rem(tmp_path, ("Pong", "Krull"), range(3), other)
     results = read_results([tmp_path])
-    assert set(results.agents) == {"rem, epochs 40", "rem, epochs 40, dream.lam 0.5"}
+    assert set(results.agents) == {NAME, "rem, epochs 40, lam 0.5"}
     summary = summarise(results)
     assert summary.games == ("Krull", "Pong")
     assert {len(row.runs) for row in summary.ours} == {2, 3}
@@ -186,8 +189,8 @@ def test_one_seed_has_no_interval(tmp_path):
     like_rem(tmp_path, ("Pong",), range(1))
     summary = summarise(read_results([tmp_path]))
     assert summary.ours[0].intervals is None
-    assert "one seed: no interval" in page(summary)
-    assert json.loads(to_json(summary))["aggregates"]["rem, epochs 40"]["intervals_95"] is None
+    assert "IQM, one seed" in page(summary)
+    assert json.loads(to_json(summary))["aggregates"][NAME]["intervals_95"] is None
 
 
 def test_an_environment_of_ones_own_is_reported_beside(tmp_path):
@@ -223,7 +226,7 @@ def test_a_sweep_says_what_it_was_meant_to_have(tmp_path):
 def test_the_same_run_twice_is_refused(tmp_path):
     one = run(tmp_path / "a", "Pong", 0, 3.0)
     run(tmp_path / "b", "Pong", 0, 4.0)
-    with pytest.raises(ResultError, match="Pong, agent rem, epochs 40, seed 0 is there twice"):
+    with pytest.raises(ResultError, match=f"Pong, agent {NAME}, seed 0 is there twice"):
         read_results([one, tmp_path / "b"])
 
 

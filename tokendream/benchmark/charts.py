@@ -84,7 +84,14 @@ def improvements(found: Sequence[Improvement], colour: Mapping[str, str]) -> str
 
     def draw(axes: Any) -> None:
         for y, one in enumerate(reversed(found)):
-            axes.plot(one.interval, [y, y], color=colour[one.x], linewidth=7, alpha=0.35, solid_capstyle="butt")
+            axes.plot(
+                one.interval or (one.probability,) * 2,
+                [y, y],
+                color=colour[one.x],
+                linewidth=7,
+                alpha=0.35,
+                solid_capstyle="butt",
+            )
             axes.plot([one.probability], [y], "|", color=colour[one.x], markersize=11, markeredgewidth=2)
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_yticks(range(len(found)), [f"{short(one.x)} > {short(one.y)}" for one in reversed(found)])
@@ -120,7 +127,7 @@ def games(summary: Summary) -> str:
         axes.set_yticks(range(len(shown)), shown)
         axes.set_ylim(-0.7, len(shown) - 0.3)
         axes.set_xlabel("human-normalised score")
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
 
     return svg(draw, 8.0, 1.0 + 0.23 * len(shown))
 
@@ -147,6 +154,7 @@ def over_steps(curves: Mapping[str, Sequence[Point]], levels: Mapping[str, float
             axes.annotate(f"{label} {level:.3g}", (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3),
                           textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
         axes.set_xlabel("env steps")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_ylabel(what)
         axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
@@ -154,6 +162,6 @@ def over_steps(curves: Mapping[str, Sequence[Point]], levels: Mapping[str, float
 
 
 def short(name: str) -> str:
-    """An agent's name where there is little room."""
-    name = name.removesuffix(", published")
+    """An agent's name where there is little room; only REM is ours and published both."""
+    name = name.removesuffix(", published") if not name.startswith("REM,") else "REM, published"
     return name if len(name) <= 26 else name[:25] + "…"

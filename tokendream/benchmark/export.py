@@ -60,7 +60,7 @@ def _aggregates(summary: Summary) -> list[str]:
 
 
 def _games(summary: Summary) -> list[str]:
-    others, agents = published.agents(), summary.results.agents
+    others, agents = published.agents(), summary.results.players
     names = ["game", "random", "human", *others, *agents]
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule",
              rf"{' & '.join(map(_escaped, names))} \\", r"\midrule"]  # fmt: skip
@@ -99,7 +99,7 @@ def to_json(summary: Summary) -> str:
             for row in summary.rows
         },
         "probability_of_improvement": [
-            {"x": i.x, "y": i.y, "probability": i.probability, "interval_95": list(i.interval)}
+            {"x": i.x, "y": i.y, "probability": i.probability, "interval_95": i.interval}
             for i in summary.improvements
         ],
         "iqm_over_env_steps": {
@@ -113,6 +113,7 @@ def to_json(summary: Summary) -> str:
             }
             for agent, game, seed in results.wanted
         ],
+        "games_not_played": {agent: results.not_played(agent) for agent in results.players},
         "missing": [
             {"agent": agent, "game": game, "seed": seed, "state": state}
             for agent, game, seed, state in results.missing()

@@ -20,12 +20,13 @@ COLUMNS = (("iqm", "IQM"), ("median", "median"), ("mean", "mean"), ("optimality_
 
 def page(summary: Summary) -> str:
     """The whole page as one string; it asks nobody for anything."""
-    title = "Atari 100K" if summary.games else "Results"
-    agents = ", ".join(summary.results.agents)
+    agents = summary.results.players if summary.games else summary.results.agents
+    whose = "as published" if not agents else agents[0] if len(agents) == 1 else f"{len(agents)} agents"
+    title = f"{'Atari 100K' if summary.games else 'Results'}: {whose}"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(f'{title} · tokendream')}</title><style>{style()}</style>"
-        f"<main><h1>{title}{': ' + html.escape(agents) if agents else ', as published'}</h1>"
+        f"<main><h1>{html.escape(title)}</h1>"
         f"{''.join(_sections(summary))}</main></html>\n"
     )
 
@@ -67,15 +68,21 @@ def _head(summary: Summary) -> Iterator[str]:
             f"{atari['env_steps']:,}: the comparison says how far they are, not which method is better.</p>"
         )
     missing = results.missing()
-    if missing:
+    not_played = {agent: games for agent in results.players if (games := results.not_played(agent))}
+    if missing or not_played:
         items = "".join(
             f"<li>{html.escape(f'{game}, seed {seed}')} <b>{html.escape(f'{agent}: {state}')}</b></li>"
             for agent, game, seed, state in missing
         )
-        yield (
-            f'<div class="missing"><b>Missing: {len(missing)} of {len(results.wanted)} runs.</b> A game without all '
-            f'its seeds is in no mean of this page.<ul class="facts">{items}</ul></div>'
+        whole = "".join(
+            f"<p><b>{html.escape(agent)} did not play {len(games)} of the 26 games:</b> {', '.join(games)}.</p>"
+            for agent, games in not_played.items()
         )
+        runs = (
+            f"<p><b>{len(missing)} of {len(results.wanted)} runs are missing.</b> A game without all its seeds is in no "
+            f'mean of this page.</p><ul class="facts">{items}</ul>'
+        )
+        yield f'<div class="missing">{runs if missing else ""}{whole}</div>'
     for row in summary.ours:
         yield _tiles(row, len(summary.games))
 
@@ -88,12 +95,12 @@ def _tiles(row: Row, games: int) -> str:
     cells += (
         f'<div class="tile"><b>{row.figures.superhuman:.0f}</b><span>of {games} games at or above a human</span></div>'
     )
-    return f'<h3 class="agent">{html.escape(row.name)}</h3><div class="tiles close">{cells}</div>'
+    return f'<h3 class="agent">{html.escape(row.name)}, over {games} of the 26 games</h3><div class="tiles close">{cells}</div>'
 
 
 def _spread(row: Row, name: str, before: str = "") -> str:
     if row.intervals is None:
-        return f"{before}one seed: no interval"
+        return f"{before}one seed"
     low, high = row.intervals[name]
     return f"{before}{low:.3f} to {high:.3f}"
 
@@ -152,7 +159,7 @@ def _aggregates(summary: Summary) -> Iterator[str]:
 
 def _games(summary: Summary) -> Iterator[str]:
     """All 26 games, those that are missing too; the best published mean of a row is bold."""
-    agents, others = summary.results.agents, published.agents()
+    agents, others = summary.results.players, published.agents()
     yield '<div class="scroll"><table class="small"><tr><th>game</th><th class="n">random</th><th class="n">human</th>'
     yield "".join(f'<th class="n">{name}</th>' for name in others)
     yield "".join(f'<th class="n">{html.escape(agent)}</th>' for agent in agents) + "</tr>"

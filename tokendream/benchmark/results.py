@@ -8,6 +8,7 @@ with its game.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,10 @@ from tokendream.report.folder import Folder
 from tokendream.scores import ATARI_100K, benchmark_name
 from tokendream.sweep.plan import expected, fields_that_differ
 
-MACHINE = {"preset", "game", "env_id", "seed", "device", "precision", "checkpoint_every", "evaluation.every",
-           "evaluation.episodes_during", "training.cache_tokens"}  # fmt: skip
-"""Fields in which the runs of one agent may differ: they change neither what is learnt from nor how it is scored."""
+NOT_THE_AGENT = {"preset", "game", "env_id", "seed", "device", "precision", "checkpoint_every",
+                 "training.cache_tokens"}  # fmt: skip
+"""Fields in which the runs of one agent may differ. `env` and `evaluation` are not the agent's either: what counts of
+them is the protocol, which must be equal anyway."""
 
 PER_RUN = {"seed", "epoch", "player"}
 """Parts of an evaluation's protocol that differ from run to run."""
@@ -82,8 +84,14 @@ class Results:
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """Names of the agents, in the order in which they were met."""
-        return tuple(dict.fromkeys(run.agent for run in self.runs))
+        """Names of the agents, those with the fewest changes to their preset first."""
+        return tuple(sorted(dict.fromkeys(run.agent for run in self.runs), key=lambda name: name.count(", ")))
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The agents that were meant to play some of the 26 games."""
+        there = {agent for agent, game, _ in self.wanted if game in ATARI_100K}
+        return tuple(agent for agent in self.agents if agent in there)
 
     @property
     def environments(self) -> tuple[str, ...]:
@@ -102,6 +110,11 @@ class Results:
     def complete(self, agent: str) -> list[str]:
         """The games of the 26 that an agent has with every one of its seeds."""
         return [game for game in ATARI_100K if tuple(self.scores(agent, game)) == self.seeds(agent) != ()]
+
+    def not_played(self, agent: str) -> list[str]:
+        """The games of the 26 that an agent was never meant to play."""
+        meant = {game for name, game, _ in self.wanted if name == agent}
+        return [game for game in ATARI_100K if game not in meant]
 
     def missing(self) -> list[tuple[str, str, int, str]]:
         """(agent, game, seed, how far it is) of every run that is wanted and has no score."""
@@ -141,8 +154,24 @@ def read_results(paths: Sequence[Path]) -> Results:
 def label(config: Config) -> str:
     """Name of the agent that a config describes: its preset, and the fields in which it differs from that."""
     base = PRESETS.get(config.preset, Config())
-    changed = [f"{name} {value}" for name, value, _ in fields_that_differ(config, base) if name not in MACHINE]
+    changed = [
+        f"{_leaf(name)} {value}"
+        for name, value, _ in fields_that_differ(config, base)
+        if name not in NOT_THE_AGENT and not name.startswith(("env.", "evaluation."))
+    ]
     return ", ".join([config.preset, *changed])
+
+
+def _leaf(name: str) -> str:
+    """A field's name without its groups, where no other field is called that."""
+    leaves = Counter(leaf for leaf, _ in _leaves(dataclasses.asdict(Config())))
+    leaf = name.rpartition(".")[2]
+    return leaf if leaves[leaf] == 1 else name
+
+
+def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        yield from _leaves(value) if isinstance(value, dict) else [(name, value)]
 
 
 def _folders(path: Path) -> Iterator[Path]:

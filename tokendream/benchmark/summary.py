@@ -15,8 +15,8 @@ from tokendream import published, scores
 from tokendream.benchmark.results import Result, Results
 from tokendream.scores import ATARI_100K, Aggregate, human_normalised
 
-LEVELS = np.concatenate([np.linspace(0, 2, 81), np.linspace(2.1, 8, 60)])
-"""Human-normalised scores at which performance profiles are drawn."""
+LEVELS = np.linspace(0, 8**0.5, 161) ** 2
+"""Human-normalised scores at which performance profiles are drawn: 0 to 8, denser where most runs are."""
 
 Interval = tuple[float, float]
 
@@ -36,12 +36,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Improvement:
-    """P(x > y) of two agents on the compared games."""
+    """P(x > y) of two agents on the compared games; no interval where one of them has a single run a game."""
 
     x: str
     y: str
     probability: float
-    interval: Interval
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def _improvements(rows: Sequence[Row]) -> list[Improvement]:
         for y in rows:
             if y is not x and y not in leading[:i]:
                 probability = float(scores.probability_of_improvement(x.runs, y.runs))
-                interval = scores.improvement_interval(x.runs, y.runs, np.random.default_rng(0))
+                several = min(len(x.runs), len(y.runs)) > 1
+                interval = scores.improvement_interval(x.runs, y.runs, np.random.default_rng(0)) if several else None
                 found.append(Improvement(x.name, y.name, probability, interval))
     return found
 
