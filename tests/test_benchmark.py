@@ -237,6 +237,17 @@ def test_an_evaluation_of_another_game_is_refused(tmp_path):
         read_results([path])
 
 
+def test_the_page_about_the_benchmark_says_what_the_command_prints():
+    table = (ROOT / "docs" / "benchmark.md").read_text().split("<!-- published -->")[1].split("<!-- /published -->")[0]
+    for row in summarise(read_results([])).rows:
+        figures = [
+            f"{getattr(row.figures, name):.3f} ({row.intervals[name][0]:.3f} to {row.intervals[name][1]:.3f})"
+            for name in ("mean", "median", "iqm", "optimality_gap")
+        ]
+        name = row.name.removesuffix(", published")
+        assert f"| {name} | {' | '.join(figures)} | {row.figures.superhuman:.0f} |" in table
+
+
 @pytest.mark.parametrize(("name", "message"), [("empty", "holds no run"), ("nowhere", "is no folder")])
 def test_a_folder_that_is_no_result(tmp_path, name, message):
     (tmp_path / "empty").mkdir()

@@ -79,8 +79,8 @@ def _head(summary: Summary) -> Iterator[str]:
             for agent, games in not_played.items()
         )
         runs = (
-            f"<p><b>{len(missing)} of {len(results.wanted)} runs are missing.</b> A game without all its seeds is in no "
-            f'mean of this page.</p><ul class="facts">{items}</ul>'
+            f"<p><b>{len(missing)} of {len(results.wanted)} runs are missing.</b> A game without all its seeds is in "
+            f'no mean of this page.</p><ul class="facts">{items}</ul>'
         )
         yield f'<div class="missing">{runs if missing else ""}{whole}</div>'
     for row in summary.ours:
@@ -95,7 +95,8 @@ def _tiles(row: Row, games: int) -> str:
     cells += (
         f'<div class="tile"><b>{row.figures.superhuman:.0f}</b><span>of {games} games at or above a human</span></div>'
     )
-    return f'<h3 class="agent">{html.escape(row.name)}, over {games} of the 26 games</h3><div class="tiles close">{cells}</div>'
+    title = f"{html.escape(row.name)}, over {games} of the 26 games"
+    return f'<h3 class="agent">{title}</h3><div class="tiles close">{cells}</div>'
 
 
 def _spread(row: Row, name: str, before: str = "") -> str:
