@@ -1,6 +1,7 @@
 """A sweep as a user meets it: cut, killed, gone on with; what fails is said and stops nothing else."""
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tokendream import lock
 from tokendream.cli.main import main
@@ -19,7 +21,7 @@ from tokendream.plain import ConfigError
 from tokendream.presets import TINY
 from tokendream.sweep.engine import TIMED_OUT, Engine, Resources, why
 from tokendream.sweep.plan import Cell, expected, fields_that_differ, plan, prepare
-from tokendream.sweep.progress import LineDashboard, progress
+from tokendream.sweep.progress import LineDashboard, LiveDashboard, progress
 from tokendream.sweep.run import Sweep
 
 CATCH = "tokendream/Catch-v0"
@@ -345,3 +347,32 @@ def test_progress_of_a_run():
     assert at.left == "more than 10s left"  # five epochs of 20 steps at 10 a second; the other phases were never timed
     assert progress(TINY, records).left == "evaluating"
     assert progress(TINY, []).epoch == 0
+
+
+def test_the_table_shows_what_runs_first(tmp_path):
+    made = cells(tmp_path, 3)
+    (made[1].run_dir / "metrics.jsonl").write_text(
+        '{"epoch": 2, "env_steps": 1240, "collect/return": -3.5, "collect/updates_per_s": 10.0}\n'
+    )
+    screen = io.StringIO()
+    board = LiveDashboard(made, Console(file=screen, force_terminal=True, color_system=None, width=120, height=30))
+    board.show({made[0].name: "waiting", made[1].name: "running", made[2].name: "finished"})
+    board.say("a line [that] stays")
+    board.close()
+    out = screen.getvalue()
+    assert "a line [that] stays" in out
+    rows = [line.split() for line in out.splitlines() if line.startswith(CATCH)][-3:]  # as it was drawn last
+    assert [row[2] for row in rows] == ["running", "finished", "waiting"]
+    assert rows[0][1:6] == ["1", "running", "2/4", "1,240", "-3.5"]
+    assert "3 runs: 1 waiting, 1 running, 1 finished" in out
+
+
+def test_a_run_on_another_machine_is_not_waited_for(tmp_path):
+    (made,) = cells(tmp_path, 1)
+    with lock.hold(made.run_dir, "taken"):
+        (made.run_dir / lock.NAME).write_text("1 another-machine")
+        job = Engine(tmp_path, Resources(), jobs=1).found(made)
+        assert not job.done()
+        job.stop()
+        assert job.done()
+    assert Engine(tmp_path, Resources(), jobs=1).found(made) is None

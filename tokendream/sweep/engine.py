@@ -75,13 +75,14 @@ class Running:
     """A run that another process already has: left over from a sweep that was killed, or started by hand."""
 
     def __init__(self, cell: Cell) -> None:
-        self._run_dir, self._asked = cell.run_dir, 0.0
+        self._run_dir, self._asked, self._out_of_reach = cell.run_dir, 0.0, False
 
     def done(self) -> bool:
-        return lock.holder(self._run_dir) is None
+        return self._out_of_reach or lock.holder(self._run_dir) is None
 
     def stop(self) -> None:
         pid = lock.holder(self._run_dir)
+        self._out_of_reach = pid == 0  # on another machine: nothing to wait for
         if pid and time.monotonic() > self._asked + AGAIN:
             self._asked = time.monotonic()
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -144,13 +145,12 @@ class Engine:
 
     def found(self, cell: Cell) -> Job | None:
         """The job that a run still has from an earlier sweep, if it has one."""
-        if lock.holder(cell.run_dir) is not None:
-            return Running(cell)
         homes = (self._folder / "jobs" / cell.name).glob("*/*_submission.sh")
         if self.resources.cluster == "slurm" and (last := max(homes, key=lambda p: int(p.parent.name), default=None)):
             job: Any = self._submitit.SlurmJob(folder=last.parent, job_id=last.name.partition("_")[0], tasks=[0])
-            return None if _over(job) else SlurmJob(job)
-        return None
+            if not _over(job):
+                return SlurmJob(job)
+        return Running(cell) if lock.holder(cell.run_dir) is not None else None
 
     def start(self, cell: Cell, slot: int) -> Job:
         """Start a run, or go on with it. `slot` counts the runs of this machine, for its GPU."""

@@ -131,9 +131,9 @@ class LineDashboard:
 class LiveDashboard:
     """A table: what runs and what failed above, then as many of the others as the screen holds."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], console: Console | None = None) -> None:
         self._cells, self._readers = cells, {cell.name: Reader(cell) for cell in cells}
-        self._live = Live(console=Console(), auto_refresh=False)
+        self._live = Live(console=console or Console(), auto_refresh=False)
         self._live.start()
 
     def show(self, states: Mapping[str, str]) -> None:
