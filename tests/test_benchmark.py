@@ -172,6 +172,7 @@ def test_a_missing_seed_takes_its_game_out_of_every_mean_and_is_said(tmp_path):
     data = json.loads(to_json(summary))
     assert {"agent": agent, "game": "Breakout", "seed": 1, "score": None} in data["scores"]
     assert "Breakout, seed 1, " in text(summary)
+    assert "did not play 23 of the 26 games" in text(summary)
 
 
 def test_agents_are_compared_on_the_games_that_all_have(tmp_path):

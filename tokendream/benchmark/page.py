@@ -107,7 +107,7 @@ def _spread(row: Row, name: str, before: str = "") -> str:
 
 
 def _atari(summary: Summary) -> Iterator[str]:
-    yield "<h2>Over all games</h2>"
+    yield f"<h2>Over {len(summary.games)} of the 26 games</h2>"
     yield (
         '<p class="soft">Human-normalised scores: 0 is random play, 1 a human. Bars are 95% stratified bootstrap '
         "intervals over runs; the games are fixed.</p>"

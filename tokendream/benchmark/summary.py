@@ -161,6 +161,9 @@ def text(summary: Summary) -> str:
             f"{row.name[:25]:26}{f.mean:8.3f}{f.median:8.3f}{f.iqm:8.3f}{f.optimality_gap:8.3f}  "
             f"{f.superhuman:.0f} of {len(summary.games)}"
         )
+    for agent in results.players:
+        if games := results.not_played(agent):
+            lines.append(f"{agent} did not play {len(games)} of the 26 games")
     for game in results.environments:
         for agent in results.agents:
             if found := results.scores(agent, game):
