@@ -145,9 +145,14 @@ class Engine:
 
     def found(self, cell: Cell) -> Job | None:
         """The job that a run still has from an earlier sweep, if it has one."""
-        homes = (self._folder / "jobs" / cell.name).glob("*/*_submission.sh")
-        if self.resources.cluster == "slurm" and (last := max(homes, key=lambda p: int(p.parent.name), default=None)):
-            job: Any = self._submitit.SlurmJob(folder=last.parent, job_id=last.name.partition("_")[0], tasks=[0])
+        submitted = [
+            (int(path.parent.name), path.name.removesuffix("_submission.sh"), path.parent)
+            for path in (self._folder / "jobs" / cell.name).glob("*/*_submission.sh")
+            if path.parent.name.isdigit() and path.name.removesuffix("_submission.sh").isdigit()  # no flag for scancel
+        ]
+        if self.resources.cluster == "slurm" and submitted:
+            _, job_id, home = max(submitted)
+            job: Any = self._submitit.SlurmJob(folder=home, job_id=job_id, tasks=[0])
             if not _over(job):
                 return SlurmJob(job)
         return Running(cell) if lock.holder(cell.run_dir) is not None else None
