@@ -119,3 +119,32 @@ def test_refuses(bad: np.ndarray, rng: np.random.Generator) -> None:
         scores.stratified_intervals(bad, rng)
     with pytest.raises(ScoreError):
         scores.mean_interval(bad.ravel().tolist(), rng)
+
+
+@given(MATRIX)
+def test_a_profile_falls(matrix: np.ndarray) -> None:
+    levels = np.array([-3.0, 0.0, 0.5, 1.0, 8.0, 20.0])
+    profile = scores.performance_profile(matrix, levels)
+    assert profile[0] == 1
+    assert profile[-1] == 0
+    assert (np.diff(profile) <= 0).all()
+    assert profile[2] == (matrix > 0.5).mean()
+
+
+def test_probability_of_improvement() -> None:
+    x = np.array([[1.0, 5.0], [3.0, 5.0]])
+    y = np.array([[2.0, 5.0]])
+    # First game: one of two runs is better. Second: equal, which counts half.
+    assert scores.probability_of_improvement(x, y) == 0.5
+    assert scores.probability_of_improvement(x + 9, y) == 1
+    assert scores.probability_of_improvement(y, x + 9) == 0
+    low, high = scores.improvement_interval(x, y, np.random.default_rng(0))
+    assert (low, high) == (0.25, 0.75)  # of two runs drawn again, both may be the worse or the better
+
+
+@given(MATRIX)
+def test_improvement_is_a_comparison(matrix: np.ndarray) -> None:
+    assert scores.probability_of_improvement(matrix, matrix) == pytest.approx(0.5)
+    other = matrix[:1] + 0.5
+    both = scores.probability_of_improvement(matrix, other) + scores.probability_of_improvement(other, matrix)
+    assert both == pytest.approx(1)

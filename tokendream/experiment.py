@@ -123,6 +123,7 @@ class Run:
         """
         keep_freed_memory()
         with runfolder.locked(self.run_dir), contextlib.ExitStack() as stack:
+            runfolder.write_facts(self.run_dir, self.compute)
             self._begin(stack, resumed=resumed)
             try:
                 return self._go(stop)

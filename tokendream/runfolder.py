@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import itertools
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from tokendream import __version__, durable
+from tokendream import __version__, durable, lock
 from tokendream.compute import Compute
 from tokendream.config import Config
 from tokendream.optim import NonFiniteError
@@ -41,21 +39,18 @@ def check_free(run_dir: Path) -> None:
 def begin(run_dir: Path, config: Config, compute: Compute) -> None:
     """Make the folder and write what a run is: from here on it can be resumed."""
     durable.replace_text(run_dir / "config.json", config.to_json())
-    durable.replace_text(run_dir / "facts.json", json.dumps(_facts(compute), indent=2) + "\n")
+    write_facts(run_dir, compute)
 
 
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def write_facts(run_dir: Path, compute: Compute) -> None:
+    """Write what a reader of the results asks, unless it is there: a sweep begins its runs by their config alone."""
+    if not (run_dir / "facts.json").exists():
+        durable.replace_text(run_dir / "facts.json", json.dumps(_facts(compute), indent=2) + "\n")
+
+
+def locked(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
-    handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is training in {run_dir}") from None
-        yield
-    finally:
-        os.close(handle)
+    return lock.hold(run_dir, f"another process is training in {run_dir}")
 
 
 def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:

@@ -74,7 +74,7 @@ class Aggregate:
 
 REM_PUBLISHED = Aggregate(mean=1.222, median=0.280, iqm=0.673, optimality_gap=0.482, superhuman=12.0)
 """As published, over 26 games x 5 seeds. Mean, median and the number of superhuman games follow from the 26 means
-in ATARI_100K; IQM and optimality gap do not, because they look at the single runs, which are not published there."""
+in ATARI_100K; IQM and optimality gap look at single runs, and follow from those in `published`."""
 
 
 def benchmark_name(game: str) -> str | None:
@@ -153,10 +153,54 @@ def stratified_intervals(
     run there is nothing to resample and every interval is a point. Raises ScoreError as `aggregate` does.
     """
     matrix = _checked(scores)
-    runs, games = matrix.shape
-    draws = rng.integers(runs, size=(resamples, runs, games))
-    resampled = matrix[draws, np.arange(games)]
-    return {name: _percentiles(figure(resampled), confidence) for name, figure in AGGREGATES.items()}
+    figures = _resampled(matrix, rng, resamples)
+    return {name: _percentiles(figure(figures), confidence) for name, figure in AGGREGATES.items()}
+
+
+def performance_profile(
+    scores: Float[np.ndarray, "*B runs games"], levels: Float[np.ndarray, " L"]
+) -> Float64[np.ndarray, "*B L"]:
+    """Share of all runs of all games whose score exceeds each level, P(x > τ); it falls from 1 to 0 over τ."""
+    flat = scores.reshape(*scores.shape[:-2], 1, -1)
+    return np.asarray((flat > np.asarray(levels)[:, None]).mean(-1))
+
+
+def profile_band(
+    scores: Float[np.ndarray, "runs games"],
+    levels: Float[np.ndarray, " L"],
+    rng: np.random.Generator,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+) -> tuple[Float64[np.ndarray, " L"], Float64[np.ndarray, " L"]]:
+    """Pointwise lower and upper end of the stratified bootstrap interval of a performance profile."""
+    profiles = performance_profile(_resampled(_checked(scores), rng, resamples), levels)
+    low, high = np.quantile(profiles, _tails(confidence), axis=0)
+    return low, high
+
+
+def probability_of_improvement(
+    x: Float[np.ndarray, "*B runs games"], y: Float[np.ndarray, "*B other_runs games"]
+) -> Float64[np.ndarray, "*B"]:
+    """How likely a run of x beats a run of y on a game drawn at random: mean over games of P(x > y) + P(x = y) / 2.
+
+    Says nothing about by how much. Both matrices hold the same games in the same order.
+    """
+    a, b = x[..., :, None, :], y[..., None, :, :]
+    return np.asarray(((a > b) + 0.5 * (a == b)).mean((-3, -2, -1)))
+
+
+def improvement_interval(
+    x: Float[np.ndarray, "runs games"],
+    y: Float[np.ndarray, "other_runs games"],
+    rng: np.random.Generator,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Stratified bootstrap interval of `probability_of_improvement`; the runs of x and of y are drawn independently."""
+    a, b = (_resampled(_checked(m), rng, resamples) for m in (x, y))
+    return _percentiles(probability_of_improvement(a, b), confidence)
 
 
 def mean_interval(
@@ -171,9 +215,20 @@ def mean_interval(
     return _percentiles(values[draws].mean(-1), confidence)
 
 
+def _resampled(
+    matrix: Float64[np.ndarray, "runs games"], rng: np.random.Generator, resamples: int
+) -> Float64[np.ndarray, "R runs games"]:
+    """Bootstrap matrices, the runs of each game drawn again separately."""
+    runs, games = matrix.shape
+    return matrix[rng.integers(runs, size=(resamples, runs, games)), np.arange(games)]
+
+
+def _tails(confidence: float) -> tuple[float, float]:
+    return (1 - confidence) / 2, (1 + confidence) / 2
+
+
 def _percentiles(figures: Float64[np.ndarray, " R"], confidence: float) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(figures, [tail, 1 - tail])
+    low, high = np.quantile(figures, _tails(confidence))
     return float(low), float(high)
 
 

@@ -5,6 +5,8 @@ A command imports what it runs when it runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from tokendream.config import Config
+from tokendream.plain import ConfigError
 from tokendream.presets import preset
 
 
@@ -27,6 +30,33 @@ class Train:
     """Folder of a run to go on with, from its last checkpoint and with its own config."""
     time_limit: float | None = None
     """Minutes after which to stop at a checkpoint, ready for --resume."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train many runs, games x seeds, here or on SLURM; the same command again goes on with what is left."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    suite: tyro.conf.Positional[str] = "atari100k"
+    """Suite whose games `--games all` means: atari100k, the 26 games."""
+    games: tuple[str, ...] = ("all",)
+    """Names of games, all, or ids of Gymnasium environments such as tokendream/Catch-v0."""
+    seeds: int = 5
+    """Seeds of each game: 0, 1, ..."""
+    out: Path | None = None
+    """Folder of the sweep; by default sweeps/SUITE-PRESET."""
+    jobs: int = 0
+    """Runs at a time; 0 for one a GPU, one where there is none, and all on SLURM."""
+    cores: int = 0
+    """Cores of each run; 0 shares out those of this machine, and leaves it to SLURM there."""
+    cluster: str = "local"
+    """local or slurm. The SLURM path was tested with stand-ins for its commands, not on a cluster."""
+    partition: str = ""
+    """SLURM's partition."""
+    gpus: int = 1
+    """GPUs of each run on SLURM; here the visible ones are dealt out."""
+    minutes: int = 0
+    """Time of a SLURM job; a run saves 10 minutes before its end and is queued again."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +147,14 @@ class BenchClaims:
 
 @dataclass(frozen=True)
 class Report:
-    """Rebuild a run's report.html from what lies in its folder."""
+    """Rebuild a run's page; of many runs, or a sweep, write one report: page, LaTeX tables and JSON."""
 
-    run: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    results: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """A run folder, or several; a sweep; a folder of run folders."""
+    published: bool = False
+    """Report the published agents alone."""
+    out: Path | None = None
+    """Folder to write into; by default the sweep itself, else benchmark-report."""
 
 
 def _train(options: Train) -> int:
@@ -129,6 +163,19 @@ def _train(options: Train) -> int:
     if options.resume is not None:
         return experiment.resume(options.resume, time_limit=options.time_limit)
     return experiment.start(options.config, options.run_dir, time_limit=options.time_limit)
+
+
+def _sweep(options: Sweep) -> int:
+    from tokendream.sweep.engine import Engine, Resources
+    from tokendream.sweep.plan import default_folder, plan
+    from tokendream.sweep.progress import dashboard_for
+    from tokendream.sweep.run import sweep
+
+    resources = Resources(options.cluster, options.cores, options.gpus, options.partition, options.minutes)
+    folder = options.out or default_folder(options.suite, options.config)
+    cells = plan(options.suite, options.games, options.seeds, options.config, folder)
+    engine = Engine(folder, resources, options.jobs)
+    return sweep(cells, folder, engine, dashboard_for(cells), again=f"tokendream {shlex.join(sys.argv[1:])}")
 
 
 def _eval(options: Eval) -> int:
@@ -188,12 +235,25 @@ def _bench_claims(options: BenchClaims) -> int:
 def _report(options: Report) -> int:
     from tokendream.report import write_report
 
-    print(write_report(options.run))
+    paths = options.results
+    if bool(paths) == options.published:
+        raise ConfigError("report takes either folders (a run, runs, a sweep) or --published")
+    if len(paths) == 1 and options.out is None and (paths[0] / "config.json").exists():
+        print(write_report(paths[0]))
+        return 0
+    from tokendream.benchmark.export import write_benchmark
+    from tokendream.benchmark.summary import text
+
+    in_sweep = len(paths) == 1 and (paths[0] / "sweep.json").exists()
+    out = options.out or (paths[0] if in_sweep else Path("benchmark-report"))
+    print(text(write_benchmark(paths, out)))
+    print(f"{out / 'report.html'} (and report.tex, report.json)")
     return 0
 
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "train": (Train, _train),
+    "sweep": (Sweep, _sweep),
     "eval": (Eval, _eval),
     "dream": (DreamFilm, _dream),
     "diagnose": (Diagnose, _diagnose),

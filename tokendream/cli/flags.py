@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
-from tokendream.cli.commands import Train
+from tokendream.cli.commands import Sweep, Train
 from tokendream.config import Config
 from tokendream.plain import ConfigError, nearest
 from tokendream.presets import preset
@@ -22,26 +22,43 @@ Options = TypeVar("Options")
 
 def parse_train(argv: list[str]) -> Train:
     """`train [PRESET] [flags]`: the preset, given as first word or as --preset, supplies the flags' defaults."""
-    name = None
-    if argv and not argv[0].startswith("-"):
-        name, argv = argv[0], argv[1:]
-    for i, word in enumerate(argv):
-        if word == "--preset" and i + 1 < len(argv):
-            name, argv = argv[i + 1], argv[:i] + argv[i + 2 :]
-            break
-        if word.startswith("--preset="):
-            name, argv = word.partition("=")[2], argv[:i] + argv[i + 1 :]
-            break
-    helps = any(word in ("-h", "--help") for word in argv)
+    name, argv = _preset_name(argv, positional=True)
     resuming = any(word.split("=")[0] == "--resume" for word in argv)
-    if name is None and not helps and not resuming:
-        name = _default_preset()
-    base = preset(name or "cpu")
+    base = _base(name, argv, needed=not resuming)
     options = parse(Train, argv, "tokendream train [PRESET]", default=Train(base))
     alone = Train(base, None, options.resume, options.time_limit)
     if options.resume is not None and (name is not None or options != alone):
         raise ConfigError("--resume takes the run's own config: give no preset and no flag but --time-limit with it")
     return options
+
+
+def parse_sweep(argv: list[str]) -> Sweep:
+    """`sweep [SUITE] [--preset PRESET] [flags]`: every hyper-parameter is a flag, as for `train`."""
+    name, argv = _preset_name(argv, positional=False)
+    for word in argv:
+        flag = word.split("=")[0].replace("_", "-")
+        if flag in ("--game", "--env-id", "--seed"):
+            raise ConfigError(f"a sweep has no {flag}: it takes --games and --seeds")
+    return parse(Sweep, argv, "tokendream sweep [SUITE]", default=Sweep(_base(name, argv)))
+
+
+def _preset_name(argv: list[str], *, positional: bool) -> tuple[str | None, list[str]]:
+    """The preset that is named, if one is, and the other words."""
+    name = None
+    if positional and argv and not argv[0].startswith("-"):
+        name, argv = argv[0], argv[1:]
+    for i, word in enumerate(argv):
+        if word == "--preset" and i + 1 < len(argv):
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
+        if word.startswith("--preset="):
+            return word.partition("=")[2], argv[:i] + argv[i + 1 :]
+    return name, argv
+
+
+def _base(name: str | None, argv: list[str], *, needed: bool = True) -> Config:
+    """The preset's config; the machine chooses where none is named and the command is going to run."""
+    helps = any(word in ("-h", "--help") for word in argv)
+    return preset(name or (_default_preset() if needed and not helps else "cpu"))
 
 
 def _default_preset() -> str:

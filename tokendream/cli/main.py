@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tokendream import __version__
-from tokendream.cli.commands import COMMANDS, Train
-from tokendream.cli.flags import parse, parse_train
+from tokendream.cli.commands import COMMANDS, Sweep, Train
+from tokendream.cli.flags import parse, parse_sweep, parse_train
 from tokendream.plain import nearest
 from tokendream.presets import ABLATIONS, PRESETS
 
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
     kind, run = COMMANDS[name]
     try:
-        options = parse_train(rest) if kind is Train else parse(kind, rest, f"tokendream {name}")
-        return run(options)
+        with_config = {Train: parse_train, Sweep: parse_sweep}
+        return run(with_config[kind](rest) if kind in with_config else parse(kind, rest, f"tokendream {name}"))
     except KeyboardInterrupt:  # before a run listens for it, a second one that would not wait, or nothing to save
         print("tokendream: interrupted", file=sys.stderr)
         return 130

@@ -42,15 +42,19 @@ def write_pictures(
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run folder, whole or not at all. Raises a ValueError for a folder that is no run."""
     folder = Folder.read(run_dir)
-    style = (Path(__file__).parent / "style.css").read_text()
     title = f"{_short(folder)} · tokendream"
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{style}</style><main>{''.join(_sections(folder))}</main></html>\n"
+        f"<title>{html.escape(title)}</title><style>{style()}</style><main>{''.join(_sections(folder))}</main></html>\n"
     )
     path = run_dir / "report.html"
     durable.replace_text(path, page)
     return path
+
+
+def style() -> str:
+    """The style sheet that every page of ours carries."""
+    return (Path(__file__).parent / "style.css").read_text()
 
 
 def _sections(folder: Folder) -> Iterator[str]:

@@ -16,7 +16,10 @@ from tokendream.scores import Reference
 
 @dataclass(frozen=True)
 class Folder:
-    """The parts of a run folder that a report shows; empty or None where a run has not got that far."""
+    """The parts of a run folder that a report shows; empty or None where a run has not got that far.
+
+    Where results are kept (results/), the final evaluations lie beside the config, not in evaluation/.
+    """
 
     path: Path
     config: Config
@@ -55,8 +58,8 @@ class Folder:
             _facts(path / "facts.json"),
             read_metrics(path / "metrics.jsonl"),
             [e for e in during if e is not None],
-            _evaluation(evaluations / "final.json"),
-            _evaluation(evaluations / "random.json"),
+            _evaluation(evaluations / "final.json") or _evaluation(path / "final.json"),
+            _evaluation(evaluations / "random.json") or _evaluation(path / "random.json"),
         )
 
 

@@ -1,0 +1,378 @@
+"""A sweep as a user meets it: cut, killed, gone on with; what fails is said and stops nothing else."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tokendream import lock
+from tokendream.cli.main import main
+from tokendream.interrupt import StopRequest
+from tokendream.metrics import read_metrics
+from tokendream.plain import ConfigError
+from tokendream.presets import TINY
+from tokendream.sweep.engine import TIMED_OUT, Engine, Resources, why
+from tokendream.sweep.plan import Cell, expected, fields_that_differ, plan, prepare
+from tokendream.sweep.progress import LineDashboard, LiveDashboard, progress
+from tokendream.sweep.run import Sweep
+
+CATCH = "tokendream/Catch-v0"
+
+TOYS = """
+import os, time
+import gymnasium, numpy as np
+from gymnasium import spaces
+
+class Slow(gymnasium.Env):
+    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+    broken = False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros((64, 64, 3), np.uint8), {}
+
+    def step(self, action):
+        time.sleep(float(os.environ["TOY_SLEEP"]))
+        self.t += 1
+        if self.broken and self.t == 3:
+            raise RuntimeError("the wheel came off")
+        return np.full((64, 64, 3), 9 * self.t, np.uint8), 1.0, self.t == 5, False, {}
+
+class Broken(Slow):
+    broken = True
+
+gymnasium.register("Slow-v0", entry_point=Slow, disable_env_checker=True)
+gymnasium.register("Broken-v0", entry_point=Broken, disable_env_checker=True)
+"""
+
+
+def wait_until(condition, seconds=180):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_and_stopped_is_completed_by_the_same_command(tmp_path):
+    """Two toy games, two seeds each. Killed with -9 its runs live on; the next sweep finds them, and Ctrl-C makes
+    them save; the third finishes what is left and repeats nothing, beside a game that breaks."""
+    (tmp_path / "toys.py").write_text(TOYS)
+    folder = tmp_path / "sweep"
+    run = {name: folder / "runs" / name for name in ("tokendream-Catch-v0-seed0", "tokendream-Catch-v0-seed1",
+                                                      "toys-Slow-v0-seed0", "toys-Slow-v0-seed1")}  # fmt: skip
+    slow = [path for name, path in run.items() if "Slow" in name]
+
+    said = tmp_path / "said"  # no pipe: runs that outlive their sweep would hold it open
+
+    def start(sleep, *more):
+        argv = ["sweep", "--games", CATCH, "toys:Slow-v0", *more, "--seeds", "2", "--preset", "tiny"]
+        argv += ["--jobs", "2", "--cores", "1", "--out", str(folder)]
+        env = {**os.environ, "PYTHONPATH": str(tmp_path), "TOY_SLEEP": sleep, "PYTHONUNBUFFERED": "1"}
+        with said.open("w") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tokendream", *argv], env=env, stdout=out, stderr=subprocess.STDOUT
+            )
+
+    def end(process):
+        process.wait(180)
+        return process.returncode, said.read_text()
+
+    first = start("0.5")
+    wait_until(lambda: all((path / "metrics.jsonl").exists() and read_metrics(path / "metrics.jsonl") for path in slow))
+    first.kill()
+    first.wait()
+    finals = {name: path / "evaluation" / "final.json" for name, path in run.items()}
+    catch = {name: path.stat().st_mtime_ns for name, path in finals.items() if "Catch" in name}
+    assert all(lock.holder(path) for path in slow), "the runs live on"
+
+    second = start("0.5")
+    wait_until(lambda: said.read_text().count("is running already") == 2)
+    second.send_signal(signal.SIGINT)
+    code, out = end(second)
+    assert code == 130, out
+    assert "2 of 4 runs are finished, 0 failed" in out
+    assert "the same command goes on" in out
+    for path in slow:
+        assert lock.holder(path) is None
+        assert list((path / "checkpoints").iterdir()), "it saved before it ended"
+        assert not (path / "evaluation" / "final.json").exists()
+
+    third = start("0", "toys:Broken-v0")
+    code, out = end(third)
+    assert code == 1, out
+    assert "4 of 6 runs are finished, 2 failed" in out
+    assert "toys-Broken-v0-seed0: " in out
+    assert "the wheel came off" in out
+    assert "Traceback" not in out
+    assert {name: finals[name].stat().st_mtime_ns for name in catch} == catch, "no finished run is repeated"
+    for name, path in run.items():
+        assert [r["epoch"] for r in read_metrics(path / "metrics.jsonl")] == [1, 2, 3, 4]
+        assert json.loads((path / "facts.json").read_text())["device"]
+        jobs = sorted((folder / "jobs" / name).iterdir())
+        assert not list((folder / "jobs" / name).rglob("*.pkl"))
+        log = next(jobs[-1].glob("*_log.out")).read_text()
+        assert len(jobs) == (2 if "Slow" in name else 1)
+        assert ("going on with" in log) == ("Slow" in name)
+    assert dict(expected(folder))["toys-Slow-v0-seed1"] == ("toys:Slow-v0", 1)
+
+
+class Scripted:
+    """Jobs that end when they are told to."""
+
+    def __init__(self, cell, out="", err="", finishes=True, epochs=0):
+        self.cell, self.out, self.err, self.finishes, self.epochs = cell, out, err, finishes, epochs
+        self.looks, self.asked = 0, 0
+
+    def done(self):
+        self.looks += 1
+        if self.looks < 2:
+            return False
+        with (self.cell.run_dir / "metrics.jsonl").open("a") as file:
+            for epoch in range(1, self.epochs + 1):
+                file.write(json.dumps({"epoch": epoch, "env_steps": 20 * epoch}) + "\n")
+        if self.finishes:
+            (self.cell.run_dir / "evaluation").mkdir()
+            (self.cell.run_dir / "evaluation" / "final.json").write_text("{}")
+        return True
+
+    def stop(self):
+        self.asked, self.finishes = self.asked + 1, False
+
+    def log(self):
+        for name, text in (("out", self.out), ("err", self.err)):
+            (self.cell.run_dir / name).write_text(text)
+        return self.cell.run_dir / "out", self.cell.run_dir / "err"
+
+
+class Fake:
+    """Starts scripted jobs and remembers how many at a time, and in which slots."""
+
+    def __init__(self, jobs, script=None):
+        self.jobs, self.script = jobs, script or {}
+        self.started, self.slots = [], []
+
+    def found(self, cell):
+        return None
+
+    def start(self, cell, slot):
+        outcomes = self.script.get(cell.name, [{}])
+        job = Scripted(cell, **outcomes[min(sum(c is cell for c, _ in self.started), len(outcomes) - 1)])
+        self.started.append((cell, job))
+        self.slots.append(slot)
+        return job
+
+
+def cells(tmp_path, n=4):
+    made = [Cell(dataclasses.replace(TINY, seed=i), tmp_path / "runs" / f"Catch-seed{i}") for i in range(n)]
+    prepare(made, tmp_path)
+    return made
+
+
+def test_no_more_runs_at_a_time_than_asked_for(tmp_path, capsys):
+    made, engine = cells(tmp_path, 5), Fake(jobs=2)
+    Sweep(made, engine, LineDashboard(made)).go(StopRequest(), poll=0.0)
+    assert [cell for cell, _ in engine.started] == made
+    assert set(engine.slots) == {0, 1}
+    assert all(cell.finished for cell in made)
+    assert capsys.readouterr().out.count(": finished") == 5
+
+
+def test_a_failure_is_said_and_stops_nothing(tmp_path, capsys):
+    failing = [{"finishes": False, "err": "tokendream: the disk is full\nsubmitit ERROR\nTraceback ...\n"}]
+    made, engine = cells(tmp_path), Fake(2, {"Catch-seed1": failing})
+    runs = Sweep(made, engine, LineDashboard(made))
+    runs.go(StopRequest(), poll=0.0)
+    assert runs.failed == {"Catch-seed1": "the disk is full"}
+    assert [cell.finished for cell in made] == [True, False, True, True]
+    assert "Catch-seed1 failed: the disk is full (log: " in capsys.readouterr().out
+
+
+def test_a_run_stopped_by_its_time_limit_is_queued_again_while_it_moves(tmp_path):
+    late = {"out": "stopped (time limit); go on with\n", "finishes": False}
+    made = cells(tmp_path, 2)
+    engine = Fake(1, {"Catch-seed0": [{**late, "epochs": 3}, {}], "Catch-seed1": [{**late, "epochs": 0}]})
+    runs = Sweep(made, engine, LineDashboard(made))
+    runs.go(StopRequest(), poll=0.0)
+    assert [cell.config.seed for cell, _ in engine.started] == [0, 1, 0]
+    assert made[0].finished
+    assert runs.failed == {"Catch-seed1": f"{TIMED_OUT} without an epoch done"}
+
+
+def test_finished_runs_are_not_started(tmp_path):
+    made = cells(tmp_path)
+    (made[2].run_dir / "evaluation").mkdir()
+    (made[2].run_dir / "evaluation" / "final.json").write_text("{}")
+    engine = Fake(4)
+    Sweep(made, engine, LineDashboard(made)).go(StopRequest(), poll=0.0)
+    assert [cell.config.seed for cell, _ in engine.started] == [0, 1, 3]
+
+
+def test_asked_to_stop_it_starts_nothing_and_asks_every_run(tmp_path):
+    made, engine = cells(tmp_path), Fake(2)
+    stop = StopRequest()
+
+    class Interrupting(LineDashboard):
+        def show(self, states):
+            stop.reason = "SIGINT"
+
+    Sweep(made, engine, Interrupting(made)).go(stop, poll=0.0)
+    assert len(engine.started) == 2
+    assert all(job.asked for _, job in engine.started)
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "line"),
+    [
+        ("", "Traceback\n  File\nRuntimeError: a bug\n", "RuntimeError: a bug"),
+        ("", "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>.\nsubmitit.FailedJobError",
+         "killed by SIGKILL (out of memory?)"),
+        ("stopped (SIGINT); go on with: ...\n", "submitit.FailedJobError\n", "stopped (SIGINT)"),
+        ("", "", "ended without a word"),
+        ("stopped (time limit); ...\n", "", TIMED_OUT),
+    ],
+)  # fmt: skip
+def test_why_a_run_ended(tmp_path, out, err, line):
+    (made,) = cells(tmp_path, 1)
+    assert why(Scripted(made, out, err)) == line
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["atari100"], "unknown suite 'atari100'; nearest: atari100k"),
+        (["--games", "Brekout"], "unknown game 'Brekout'; nearest of Atari 100K: Breakout"),
+        (["--games", "Tetris"], "unknown game 'Tetris'"),
+        (["--games", "tokendream/Cach-v0"], "tokendream/Catch-v0"),
+        (["--games", ","], "no game is named"),
+        (["--games", CATCH, "--seeds", "0"], "seeds must be at least 1, not 0"),
+        (["--games", CATCH, "--seed", "3"], "a sweep has no --seed: it takes --games and --seeds"),
+        (["--games", CATCH, "--gmaes", "3"], "unknown flag --gmaes; nearest: --games"),
+        (["--games", CATCH, "--jobs", "-1"], "jobs must not be negative"),
+        (["--games", CATCH, "--device", "cuda:1"], "device must be auto, cpu or cuda, not 'cuda:1'"),
+        (["--games", CATCH, "--cluster", "slrum"], "cluster must be one of local, slurm, not 'slrum'"),
+        (["--games", CATCH, "--cluster", "slurm", "--minutes", "5"], "minutes must be at least 20"),
+        (["--games", CATCH, "--cluster", "slurm", "--minutes", "60"], "there is no srun here"),
+        (["--games", CATCH, "--partition", "gpu"], "partition and minutes are for --cluster slurm"),
+        (["--games", CATCH, "--cluster", "slurm", "--minutes", "60", "--partition", "a b"], "a plain name"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["sweep", *argv, "--preset", "tiny"]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_is_the_26_games(tmp_path):
+    made = plan("atari100k", ["all"], 2, TINY, tmp_path)
+    assert len(made) == 52
+    assert len({cell.run_dir for cell in made}) == 52
+    assert (made[0].game, made[0].config.seed, made[1].config.seed) == ("Alien", 0, 1)
+    assert [c.game for c in plan("atari100k", ["ms_pacman,Pong", "Pong"], 1, TINY, tmp_path)] == ["MsPacman", "Pong"]
+
+
+def test_a_folder_of_another_config_is_refused(tmp_path):
+    made = cells(tmp_path, 2)
+    prepare(made, tmp_path)
+    other = [Cell(dataclasses.replace(made[0].config, epochs=9), made[0].run_dir)]
+    with pytest.raises(ConfigError, match=r"Catch-seed0 was started with epochs 4, not 9; name another folder"):
+        prepare(other, tmp_path)
+    deep = dataclasses.replace(TINY, dream=dataclasses.replace(TINY.dream, lam=0.5))
+    assert list(fields_that_differ(TINY, deep)) == [("dream.lam", 0.95, 0.5)]
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path, capsys):
+    with lock.hold(tmp_path, "taken"):
+        assert main(["sweep", "--games", CATCH, "--preset", "tiny", "--out", str(tmp_path)]) == 2
+    assert "another sweep is running in" in capsys.readouterr().err
+
+
+def test_a_lock_says_who_holds_it(tmp_path):
+    assert lock.holder(tmp_path) is None
+    with lock.hold(tmp_path, "taken"):
+        assert lock.holder(tmp_path) == os.getpid()
+        with pytest.raises(ConfigError, match="taken"), lock.hold(tmp_path, "taken"):
+            pass
+        assert lock.holder(tmp_path) == os.getpid()
+        (tmp_path / lock.NAME).write_text("12 another-machine")
+        assert lock.holder(tmp_path) == 0
+    assert lock.holder(tmp_path) is None
+
+
+@pytest.mark.parametrize("runs", [3, [{}], [{"folder": "../../etc", "game": "Pong", "seed": 0}]])
+def test_a_damaged_list_of_runs_is_refused(tmp_path, runs):
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "runs": runs}))
+    with pytest.raises(ConfigError, match="runs must be a list of folder, game and seed"):
+        expected(tmp_path)
+
+
+def test_what_is_submitted_is_a_command(tmp_path, monkeypatch):
+    (made,) = cells(tmp_path, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    engine = Engine(tmp_path, Resources(), jobs=0)
+    assert engine.jobs == 2
+    words = engine.command(made, slot=3)
+    assert words[0] == "env"
+    assert "CUDA_VISIBLE_DEVICES=6" in words
+    assert words[-4:] == ["tokendream", "train", "--resume", str(made.run_dir)]
+    assert Path(words[-6]).name.startswith("python")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
+    assert "OMP_NUM_THREADS=3" in Engine(tmp_path, Resources(), jobs=2).command(made, 0)
+    assert "OMP_NUM_THREADS=2" in Engine(tmp_path, Resources(cores=2), jobs=2).command(made, 0)
+
+
+def test_progress_of_a_run():
+    records = [
+        {"epoch": e, "env_steps": 20 * e, "collect/updates_per_s": 10.0, "collect/return": float(e)} for e in (1, 2, 3)
+    ]
+    records.append({"epoch": 4, "env_steps": 80, "collect/return": None})
+    config = dataclasses.replace(TINY, epochs=9)
+    at = progress(config, records)
+    assert (at.epoch, at.env_steps, at.last_return) == (4, 80, 3.0)
+    assert at.left == "more than 10s left"  # five epochs of 20 steps at 10 a second; the other phases were never timed
+    assert progress(TINY, records).left == "evaluating"
+    assert progress(TINY, []).epoch == 0
+
+
+def test_the_table_shows_what_runs_first(tmp_path):
+    made = cells(tmp_path, 3)
+    (made[1].run_dir / "metrics.jsonl").write_text(
+        '{"epoch": 2, "env_steps": 1240, "collect/return": -3.5, "collect/updates_per_s": 10.0}\n'
+    )
+    screen = io.StringIO()
+    board = LiveDashboard(made, Console(file=screen, force_terminal=True, color_system=None, width=120, height=30))
+    board.show({made[0].name: "waiting", made[1].name: "running", made[2].name: "finished"})
+    board.say("a line [that] stays")
+    board.close()
+    out = screen.getvalue()
+    assert "a line [that] stays" in out
+    rows = [line.split() for line in out.splitlines() if line.startswith(CATCH)][-3:]  # as it was drawn last
+    assert [row[2] for row in rows] == ["running", "finished", "waiting"]
+    assert rows[0][1:6] == ["1", "running", "2/4", "1,240", "-3.5"]
+    assert "3 runs: 1 waiting, 1 running, 1 finished" in out
+
+
+def test_a_run_on_another_machine_is_not_waited_for(tmp_path):
+    (made,) = cells(tmp_path, 1)
+    with lock.hold(made.run_dir, "taken"):
+        (made.run_dir / lock.NAME).write_text("1 another-machine")
+        job = Engine(tmp_path, Resources(), jobs=1).found(made)
+        assert not job.done()
+        job.stop()
+        assert job.done()
+    assert Engine(tmp_path, Resources(), jobs=1).found(made) is None

@@ -1,0 +1,152 @@
+"""Which runs a sweep has: games x seeds of one config, each in a folder of its own.
+
+SWEEP/sweep.json             the runs that are meant to be there, for the report
+      runs/Boxing-seed0/     an ordinary run folder
+      jobs/Boxing-seed0/1/   what submitit keeps of the first job of that run: its log
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokendream import durable
+from tokendream.config import Config
+from tokendream.envs.make import make
+from tokendream.plain import ConfigError, nearest
+from tokendream.scores import ATARI_100K, benchmark_name
+from tokendream.trained import read_config
+
+FORMAT = 1
+"""Version of sweep.json."""
+
+SUITES: Mapping[str, tuple[str, ...]] = {"atari100k": tuple(ATARI_100K)}
+"""Games of a suite, for `--games all`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    config: Config
+    run_dir: Path
+
+    @property
+    def game(self) -> str:
+        """What is played."""
+        return self.config.env_name
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.run_dir.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether its final evaluation is there."""
+        return (self.run_dir / "evaluation" / "final.json").is_file()
+
+
+def default_folder(suite: str, config: Config) -> Path:
+    """The same command finds the same folder, and so goes on where it was."""
+    return Path("sweeps") / f"{suite}-{config.preset}"
+
+
+def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Path) -> list[Cell]:
+    """The runs, all seeds of a game before the next game's. Raises ConfigError or EnvError for what cannot be run.
+
+    `games` are names of the suite, `all` of them, or ids of Gymnasium environments (they contain a `/` or a `:`, or
+    end in a version).
+    """
+    if suite not in SUITES:
+        raise ConfigError(f"unknown suite {suite!r}; nearest: {nearest(suite, SUITES)}")
+    if seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, not {seeds}")
+    if base.device.startswith("cuda:"):
+        raise ConfigError(f"device must be auto, cpu or cuda, not {base.device!r}: a sweep deals out the GPUs itself")
+    cells = []
+    for game in _games(suite, games):
+        config = _playing(base, game)
+        make(config, 1, evaluation=False).close()
+        stem = re.sub(r"[^\w.-]+", "-", config.env_name)
+        for seed in range(seeds):
+            run_dir = folder.absolute() / "runs" / f"{stem}-seed{seed}"
+            cells.append(Cell(dataclasses.replace(config, seed=seed), run_dir))
+    return cells
+
+
+def prepare(cells: Sequence[Cell], folder: Path) -> None:
+    """Write the runs' configs and the list of runs. Raises ConfigError, before any of it, where one has another."""
+    for cell in cells:
+        if cell.run_dir.exists() and any(cell.run_dir.iterdir()):
+            there = read_config(cell.run_dir)
+            for name, old, new in fields_that_differ(there, cell.config):
+                raise ConfigError(
+                    f"{cell.run_dir} was started with {name} {old}, not {new}; name another folder with --out"
+                )
+    for cell in cells:
+        if not (cell.run_dir / "config.json").exists():
+            durable.replace_text(cell.run_dir / "config.json", cell.config.to_json())
+    names = {**dict(expected(folder)), **{cell.name: (cell.game, cell.config.seed) for cell in cells}}
+    runs = [{"folder": name, "game": game, "seed": seed} for name, (game, seed) in names.items()]
+    durable.replace_text(folder / "sweep.json", json.dumps({"format": FORMAT, "runs": runs}, indent=1) + "\n")
+
+
+def expected(folder: Path) -> list[tuple[str, tuple[str, int]]]:
+    """(folder, (game, seed)) of every run that a sweep was meant to have; [] for a folder that is no sweep.
+
+    Raises ConfigError for a damaged sweep.json.
+    """
+    path = folder / "sweep.json"
+    if not path.is_file():
+        return []
+    data = durable.parse(path, durable.read(path))
+    if data.get("format") != FORMAT:
+        raise ConfigError(f"{path} has format {data.get('format')!r}; this tokendream reads format {FORMAT}")
+    try:
+        return [(_name(r["folder"]), (str(r["game"]), int(r["seed"]))) for r in data["runs"]]
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"{path}: runs must be a list of folder, game and seed") from None
+
+
+def fields_that_differ(a: Config, b: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of every field in which two configs differ."""
+    return _differing(dataclasses.asdict(a), dataclasses.asdict(b))
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name in a:
+        if isinstance(a[name], dict):
+            yield from _differing(a[name], b[name], f"{prefix}{name}.")
+        elif a[name] != b[name]:
+            yield prefix + name, a[name], b[name]
+
+
+def _name(value: object) -> str:
+    """A folder's plain name: what came from a file must not lead out of the sweep."""
+    if not isinstance(value, str) or Path(value).name != value:
+        raise ValueError(value)
+    return value
+
+
+def _games(suite: str, games: Sequence[str]) -> list[str]:
+    """The games asked for, each once, in their order; commas separate as spaces do."""
+    words = [word for game in games for word in game.split(",") if word]
+    if not words:
+        raise ConfigError("no game is named: give names after --games, or all")
+    named = [game for word in words for game in (SUITES[suite] if word == "all" else (word,))]
+    return list(dict.fromkeys(named))
+
+
+def _playing(base: Config, game: str) -> Config:
+    if "/" in game or ":" in game or re.search(r"-v\d+$", game):
+        return dataclasses.replace(base, env_id=game)
+    name = benchmark_name(game)
+    if name is None:
+        raise ConfigError(f"unknown game {game!r}; nearest of Atari 100K: {nearest(game, ATARI_100K)}")
+    return dataclasses.replace(base, game=name, env_id="")

@@ -1,0 +1,182 @@
+"""How far each run of a sweep is, read from its folder, and how that is shown.
+
+On a terminal a table that is redrawn in place; elsewhere a line when a run changes its state, and one a minute for
+each that trains.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tokendream.config import Config
+from tokendream.display import Remaining
+from tokendream.evaluate import Evaluation, EvaluationError
+from tokendream.metrics import MetricsError, Record, read_metrics
+from tokendream.sweep.plan import Cell
+from tokendream.trainer import PARTS, Phase
+
+EVERY = 60.0
+"""Seconds between two lines of a run in a log."""
+
+STYLES = {"waiting": "dim", "running": "cyan", "finished": "green", "failed": "red", "stopped": "yellow"}
+"""States of a run, in the order of a run's life, with their colour."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run's folder says."""
+
+    epoch: int = 0
+    env_steps: int = 0
+    last_return: float | None = None
+    left: str = ""
+    score: float | None = None
+
+
+class Reader:
+    """Reads a run's progress, again only when its files have changed."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell, self._seen = cell, [-1.0]
+        self._progress = Progress()
+
+    def read(self) -> Progress:
+        """How far the run is now; what cannot be read at this instant stays as it was."""
+        metrics = self._cell.run_dir / "metrics.jsonl"
+        final = self._cell.run_dir / "evaluation" / "final.json"
+        seen = [path.stat().st_mtime if path.exists() else 0.0 for path in (metrics, final)]
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                score = Evaluation.from_json(final.read_text()).mean if final.exists() else None
+                self._progress = progress(self._cell.config, read_metrics(metrics), score)
+            except (MetricsError, EvaluationError, OSError):
+                return self._progress
+        return self._progress
+
+
+def progress(config: Config, records: Sequence[Record], score: float | None = None) -> Progress:
+    """What the records of a run say about how far it is."""
+    if not records:
+        return Progress(score=score)
+    remaining = Remaining(_phases(config), config.epochs)
+    for record in records[-20:]:
+        remaining.learn(record)
+    returns = [r["collect/return"] for r in records if r.get("collect/return") is not None]
+    epoch = int(records[-1]["epoch"])
+    left = remaining.describe(epoch + 1) if epoch < config.epochs else "evaluating"
+    return Progress(
+        epoch, int(records[-1]["env_steps"]), returns[-1] if returns else None, "" if score is not None else left, score
+    )
+
+
+def _phases(config: Config) -> list[Phase]:
+    """The schedule, without the updates themselves."""
+    parts = [(name, getattr(config.training, name)) for name in PARTS]
+    return [
+        Phase("collect", 1, config.collect.last_epoch, config.collect.steps, dict),
+        *(Phase(name, part.first_epoch, part.last_epoch, part.updates, dict) for name, part in parts),
+    ]
+
+
+@runtime_checkable
+class Dashboard(Protocol):
+    """Where a sweep shows its runs."""
+
+    def show(self, states: Mapping[str, str]) -> None:
+        """The state of every run, by name."""
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+
+    def close(self) -> None:
+        """Leave the screen as it is."""
+
+
+class LineDashboard:
+    """Lines for a log."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells, self._readers = cells, {cell.name: Reader(cell) for cell in cells}
+        self._told: dict[str, tuple[str, float]] = {}
+
+    def show(self, states: Mapping[str, str]) -> None:
+        now = time.monotonic()
+        for cell in self._cells:
+            state = states[cell.name]
+            before, when = self._told.get(cell.name, ("waiting", now))
+            if state != before or (state == "running" and now - when > EVERY):
+                self._told[cell.name] = state, now
+                if state == "failed":  # was said, with its reason
+                    continue
+                print(f"{cell.name}: {state}{_words(cell, self._readers[cell.name].read())}", flush=True)
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class LiveDashboard:
+    """A table: what runs and what failed above, then as many of the others as the screen holds."""
+
+    def __init__(self, cells: Sequence[Cell], console: Console | None = None) -> None:
+        self._cells, self._readers = cells, {cell.name: Reader(cell) for cell in cells}
+        self._live = Live(console=console or Console(), auto_refresh=False)
+        self._live.start()
+
+    def show(self, states: Mapping[str, str]) -> None:
+        order = {"running": 0, "failed": 1, "stopped": 1, "finished": 2, "waiting": 3}
+        cells = sorted(self._cells, key=lambda cell: order[states[cell.name]])
+        room = max(3, self._live.console.height - 4)
+        table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+        for name in ("game", "seed", "state", "epoch", "env steps", "last return", "time left", "score"):
+            table.add_column(name, justify="left" if name in ("game", "state", "time left") else "right")
+        for cell in cells[:room]:
+            state, at = states[cell.name], self._readers[cell.name].read()
+            table.add_row(
+                cell.game, str(cell.config.seed), Text(state, style=STYLES[state]), f"{at.epoch}/{cell.config.epochs}",
+                f"{at.env_steps:,}", _figure(at.last_return), at.left, _figure(at.score),
+            )  # fmt: skip
+        self._live.update(Group(table, Text(_count(states), style="dim")), refresh=True)
+
+    def say(self, line: str) -> None:
+        self._live.console.print(line, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def dashboard_for(cells: Sequence[Cell]) -> Dashboard:
+    """The table where there is a terminal, lines elsewhere."""
+    return LiveDashboard(cells) if sys.stdout.isatty() else LineDashboard(cells)
+
+
+def _words(cell: Cell, at: Progress) -> str:
+    parts = [f"epoch {at.epoch}/{cell.config.epochs}, {at.env_steps:,} env steps"] if at.epoch else []
+    parts += [f"last return {_figure(at.last_return)}"] if at.last_return is not None else []
+    parts += [at.left] if at.left else []
+    parts += [f"score {_figure(at.score)}"] if at.score is not None else []
+    return f", {', '.join(parts)}" if parts else ""
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _count(states: Mapping[str, str]) -> str:
+    counts = Counter(states.values())
+    return f"{len(states)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
