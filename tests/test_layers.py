@@ -17,7 +17,7 @@ FLOORS = [
     ["dream", "checkpoint", "collect", "evaluate", "metrics", "optim", "tokens"],
     ["pictures", "report", "trained", "trainer"],
     ["bench", "display"],
-    ["diagnose", "experiment", "filming"],
+    ["diagnose", "experiment", "filming", "play"],
     ["cli"],
 ]
 """From the ground up: a room imports from lower floors, or from its own folder."""
@@ -34,6 +34,9 @@ DISK = {
     "nn.lpips",
     "bench",
     "diagnose.page",
+    "play.library",
+    "play.recording",
+    "play.server",
     "trained",
 }
 """Rooms that may touch the disk."""

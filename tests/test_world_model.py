@@ -83,7 +83,7 @@ def test_imagination_samples_from_the_predictions(case):
     M = world_model(torch.float32).eval()
     codes, action = codebook[tokens[:1, 0]].float(), steps.action[:1, 0]
     n = 4000
-    outcome, state = M.imagine(
+    outcome, _, state = M.imagine(
         codes.expand(n, K, D),
         tokens[:1, 0].expand(n, K),
         action.expand(n),
@@ -122,7 +122,7 @@ def test_token_temperature_sharpens_frames_and_nothing_else(case):
     n = 2000
     M = world_model(torch.float32, token_temperature=1e-4).eval()
     codes, action = codebook[tokens[:1, 0]].float(), steps.action[:1, 0]
-    outcome, _ = M.imagine(
+    outcome, _, _ = M.imagine(
         codes.expand(n, K, D),
         tokens[:1, 0].expand(n, K),
         action.expand(n),

@@ -102,10 +102,10 @@ class WorldModel(nn.Module):
         action: Int64[Tensor, " B"],
         state: RetNetState,
         generator: torch.Generator | None = None,
-    ) -> tuple[Outcome, RetNetState]:
+    ) -> tuple[Outcome, Prediction, RetNetState]:
         """One step of the world: absorb (frame, action), sample the reward's sign, the end and the next frame.
 
-        The frame's tokens at `token_temperature`, the rest as predicted.
+        Also what they were drawn from (T = P = 1): the frame's tokens at `token_temperature`, the rest as predicted.
         """
         prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
         return (
@@ -114,6 +114,7 @@ class WorldModel(nn.Module):
                 sample(prediction.reward[:, 0], generator).float() - 1,
                 sample(prediction.end[:, 0], generator).bool(),
             ),
+            prediction,
             state,
         )
 
