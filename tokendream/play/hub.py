@@ -50,9 +50,9 @@ class Viewer:
         self._texts.append(text)
         self._wake.set()
 
-    def acknowledge(self) -> None:
-        """A picture has been drawn: there is room for another."""
-        self._on_the_way = max(0, self._on_the_way - 1)
+    def acknowledge(self, pictures: int) -> None:
+        """So many pictures have arrived: there is room for others."""
+        self._on_the_way = max(0, self._on_the_way - pictures)
         self._wake.set()
 
     async def next(self) -> str | bytes:
@@ -99,9 +99,10 @@ class Hub:
             self._spreading = True
             self._loop.call_soon_threadsafe(self._spread)
 
-    def tell(self, line: str) -> None:
-        """One line for all."""
-        self._all({"notice": line})
+    def tell(self, line: str, file: str = "") -> None:
+        """One line for all, and the name of the file that it is about, if any."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._tell_all, json.dumps({"notice": line, "file": file}))
 
     def set_up(self, facts: dict[str, Any]) -> None:
         """What a page must know before the first picture."""
@@ -172,10 +173,6 @@ class Hub:
         for viewer in self.viewers.values():
             if self._latest is not None:
                 viewer.offer(self._latest)
-
-    def _all(self, message: dict[str, Any]) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._tell_all, json.dumps(message))
 
     def _tell_all(self, text: str) -> None:
         for viewer in self.viewers.values():

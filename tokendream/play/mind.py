@@ -14,6 +14,18 @@ from tokendream.dream import imagine
 from tokendream.dream.imagine import Dream
 from tokendream.trained import Trained
 
+# From OKLab to linear sRGB, by way of the cones' cube roots (Ottosson 2020).
+_LMS = torch.tensor(
+    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
+)
+_RGB = torch.tensor(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.707614701],
+    ]
+)
+
 
 class Opinion(NamedTuple):
     """What C makes of a moment: the distribution its action is drawn from, and the value."""
@@ -77,15 +89,18 @@ class Mind:
             return self._agent.tokenizer.decode(tokens).cpu().numpy()
 
     def palette(self) -> list[list[int]]:
-        """A colour, red, green and blue in 40..240, for each of the V codes: near codes have near colours.
+        """A colour, sRGB in 0..255, for each of the V codes: near codes have near colours.
 
-        The codebook's first three principal components, each by rank.
+        The codebook's principal components by rank: the first is the lightness in OKLab, the next two the hue.
         """
         codes = self._agent.tokenizer.quantizer.codebook.detach().float().cpu()
         _, _, components = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
-        place = codes @ components[:3].T
-        rank = place.argsort(0).argsort(0).float() / max(1, len(codes) - 1)
-        return [[int(c) for c in row] for row in (40 + 200 * rank).round().tolist()]
+        rank = (codes @ components[:3].T).argsort(0).argsort(0).float() / max(1, len(codes) - 1)
+        hue = torch.atan2(rank[:, 2] - 0.5, rank[:, 1] - 0.5)
+        lab = torch.stack((0.36 + 0.4 * rank[:, 0], 0.085 * hue.cos(), 0.085 * hue.sin()), dim=1)
+        linear = (lab @ _LMS.T) ** 3 @ _RGB.T
+        srgb = torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
+        return [[int(c) for c in row] for row in (255 * srgb.clamp(0, 1)).round().tolist()]
 
 
 class Futures:

@@ -46,8 +46,8 @@ class Audience(Protocol):
         """A new picture, which replaces those not yet sent."""
         ...
 
-    def tell(self, line: str) -> None:
-        """One line for everybody."""
+    def tell(self, line: str, file: str = "") -> None:
+        """One line for everybody, and the name of the file that it is about."""
         ...
 
     def set_up(self, facts: dict[str, Any]) -> None:
@@ -214,7 +214,7 @@ class Player:
 
     def _wrote(self, path: Path) -> None:
         self.files[path.name] = path
-        self._audience.tell(f"wrote {path}")
+        self._audience.tell(f"wrote {path}", path.name)
 
     def _stamp(self) -> str:
         """A free name for a file of now."""

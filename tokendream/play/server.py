@@ -164,7 +164,7 @@ async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, player: Player) 
 
 def _obey(control: object, viewer: Viewer, hub: Hub, player: Player) -> None:
     if isinstance(control, wire.Ack):
-        viewer.acknowledge()
+        viewer.acknowledge(control.pictures)
     elif isinstance(control, wire.Take):
         if not hub.take(viewer):
             viewer.tell(json.dumps({"notice": "somebody else holds the controls"}))

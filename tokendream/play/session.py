@@ -64,7 +64,7 @@ class Session:
         self._game = Game(trained.config, seed)
         self._tape: Tape | None = None
         self._episode = 0
-        self._left: Moment | None = None  # the game's moment while a tape is on
+        self._left: Moment | None = None  # the game's moment while it is not on
         self._held: list[str] = []
         self._tapped: int | None = None
         self._forced: int | None = None
@@ -89,16 +89,19 @@ class Session:
         self.mode = mode
         if (mode.truth, mode.free) == (before.truth, before.free):
             return
-        now = self.now
+        if before.truth == "game" and mode.truth != "game":
+            self._left = self.now
         if mode.truth == "tape" and self._tape is None:
-            self._left = now
             self._open(self._episode)
             return
-        if mode.truth == "game" and self._tape is not None:
+        now = self.now
+        if mode.truth == "game" and before.truth != "game":
             assert self._left is not None
-            now, self._left, self._tape = self._left, None, None
-        keeps = mode.truth is None and before.free
-        self._begin(replace(now, dream=now.dream if keeps else now.seen if mode.free else None, facts=None))
+            now, self._tape = self._left, None
+        if mode.truth is not None:
+            self._begin(replace(now, dream=now.seen if mode.free else None, facts=None))
+        else:
+            self._begin(Moment(now.seen, now.dream if before.free else now.seen))
 
     def hold(self, buttons: Sequence[str]) -> None:
         """The buttons held now, in the order in which they were pressed; a tap between two steps counts too.
@@ -166,8 +169,8 @@ class Session:
             self.open_episode((self._episode + 1) % len(self.episodes))
             return
         self._game.begin()
-        self._tape, self._left = None, None
         seen = self.mind.fresh(self._game.frame)
+        self._tape, self._left = None, Moment(seen)
         self._begin(Moment(seen, seen if self.mode.free else None))
 
     def open_episode(self, number: int) -> None:

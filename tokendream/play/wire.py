@@ -142,7 +142,12 @@ class Release:
 
 @dataclass(frozen=True)
 class Ack:
-    """A picture has arrived and been drawn."""
+    """So many pictures have arrived; the last of them has been drawn."""
+
+    pictures: int
+
+    def __post_init__(self) -> None:
+        require(1 <= self.pictures <= 64, "ack.pictures", "in 1..64", self.pictures)
 
 
 CONTROLS: dict[str, type[Any]] = {
