@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tokendream import films
 from tokendream.checkpoint import Checkpoints
@@ -39,6 +39,7 @@ class _Written:
     path: Path
 
 
+@runtime_checkable
 class Audience(Protocol):
     """Whoever is to see and hear; called from the model's thread."""
 
