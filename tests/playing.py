@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import json
 import threading
 import zlib
 from collections.abc import Iterator
@@ -28,7 +29,6 @@ from tokendream.play.server import Doorkeeper, application, listen, serve
 from tokendream.play.session import Session
 from tokendream.presets import TINY
 from tokendream.trained import Trained
-
 
 PLAIN = dataclasses.replace(TINY, precision="float32")
 
@@ -57,11 +57,14 @@ def load(run: Path) -> Trained:
 
 def unpack(message: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     """What the page does with a picture: (state, arrays)."""
-    import json
-
     data = zlib.decompress(message)
     length = int.from_bytes(data[:8], "little")
     return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"]), safetensors.numpy.load(data)
+
+
+def opened(url: str, **options) -> ClientConnection:
+    """A websocket that is open; the test closes it. (`websockets` wants to be entered, and tests hold several.)"""
+    return connect(url, **options).__enter__()
 
 
 class Serving:
@@ -78,7 +81,7 @@ class Serving:
     def connect(self, **options) -> ClientConnection:
         options = {"origin": f"http://127.0.0.1:{self.port}", "proxy": None, "max_size": None} | options
         query = options.pop("query", "")
-        return connect(f"ws://127.0.0.1:{self.port}/ws{query}", **options)
+        return opened(f"ws://127.0.0.1:{self.port}/ws{query}", **options)
 
 
 @contextlib.contextmanager
