@@ -128,7 +128,7 @@ def test_a_recording_is_written_and_opens_again(page):
     enter(page, 3, "agent-dream")
     pause(page, False)
     page.key("KeyV")
-    page.until("/stop · ([6-9]|..)/.test(document.getElementById('do-record').textContent)")
+    page.until(r"/stop · ([6-9]|\d\d)/.test(document.getElementById('do-record').textContent)")
     page.key("KeyV")
     page.key("KeyC")
     page.until("document.querySelectorAll('#notices a').length >= 3")
@@ -166,6 +166,7 @@ def test_the_page_comes_back_when_the_server_was_away(page):
     """A viewer that is shown out opens its websocket again by itself."""
     page.js("window.lostOnce = false; new MutationObserver(() => { if (document.body.classList.contains('lost'))"
             " window.lostOnce = true; }).observe(document.body, {attributes: true})")  # fmt: skip
+    enter(page, 1, "agent-game")
     pause(page, False)
     loop, hub = page.server.hub._loop, page.server.hub
     viewer = hub.holder

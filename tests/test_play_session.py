@@ -123,7 +123,7 @@ def test_history_is_bounded(session):
 
 def test_a_person_acts_and_a_tap_between_two_steps_counts(session):
     session.set_mode("person-game")
-    names = session.layout.names
+    names = session.hands.layout.names
     assert names[session.tick().state["action"]] == "STAY"
     session.hold(["RIGHT"])
     assert [names[session.tick().state["action"]] for _ in range(2)] == ["RIGHT", "RIGHT"]
@@ -132,7 +132,7 @@ def test_a_person_acts_and_a_tap_between_two_steps_counts(session):
     session.hold(["LEFT"])
     session.hold([])
     assert [names[session.tick().state["action"]] for _ in range(2)] == ["LEFT", "STAY"]
-    with pytest.raises(PlayError, match="nearest: RIGHT"):
+    with pytest.raises(ValueError, match="nearest: RIGHT"):
         session.hold(["RIHGT"])
 
 
@@ -143,7 +143,7 @@ def test_paused_a_key_is_a_step_and_nothing_else_is(session):
     assert same(session.tick(), before)
     session.hold(["LEFT"])
     assert session.view().state["step"] == 1
-    assert session.row.action == session.layout.choose(["LEFT"])
+    assert session.row.action == session.hands.layout.choose(["LEFT"])
     session.hold(["LEFT"])  # still held: no news
     assert session.tick().state["step"] == 1
 

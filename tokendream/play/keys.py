@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tokendream.plain import nearest
+
 BUTTONS = {
     "UP": ("ArrowUp", "KeyW"),
     "DOWN": ("ArrowDown", "KeyS"),
@@ -72,3 +74,39 @@ class Layout:
     def describe(self) -> list[dict[str, object]]:
         """Every action for the page: its name and its buttons."""
         return [{"name": n, "buttons": sorted(b)} for n, b in zip(self.names, self.actions, strict=True)]
+
+
+class Hands:
+    """What a person does: the buttons held, a tap that no step has seen yet, and an action asked for by name."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.clear()
+
+    def clear(self) -> None:
+        """Let everything go."""
+        self._held: list[str] = []
+        self._tapped: int | None = None
+        self.asked: int | None = None
+
+    def hold(self, buttons: Sequence[str]) -> bool:
+        """The buttons held now, in the order in which they were pressed; whether one is newly pressed.
+
+        Raises ValueError for a button that the game has not.
+        """
+        for button in buttons:
+            if button not in self.layout.keys:
+                raise ValueError(f"unknown button {button!r}; nearest: {nearest(button, self.layout.keys)}")
+        pressed = any(button not in self._held for button in buttons)
+        self._held = list(dict.fromkeys(buttons))
+        if pressed:
+            self._tapped = self.layout.choose(self._held)
+        return pressed
+
+    def take(self, *, playing: bool) -> int | None:
+        """The action of this step: the one asked for, else, while the person plays, that of the buttons."""
+        asked, self.asked = self.asked, None
+        tapped, self._tapped = self._tapped, None
+        if asked is not None or not playing:
+            return asked
+        return self.layout.choose(self._held) if tapped is None else tapped

@@ -16,7 +16,7 @@ import numpy as np
 
 from tokendream.dream.imagine import Dream
 from tokendream.plain import nearest
-from tokendream.play.keys import Layout
+from tokendream.play.keys import Hands, Layout
 from tokendream.play.library import Episode
 from tokendream.play.mind import Futures, Mind, ids
 from tokendream.play.recording import Row
@@ -56,7 +56,7 @@ class Session:
         own = trained.config.evaluation.temperature
         self.mind = Mind(trained, seed=seed, temperature=own if temperature is None else temperature)
         self.episodes, self._seed, self._tell = list(episodes), seed, tell
-        self.layout = Layout.of(trained.action_names)
+        self.hands = Hands(Layout.of(trained.action_names))
         self.mode = MODES["agent-game"]
         self.paused, self.fps = False, 15
         self.row: Row | None = None
@@ -65,9 +65,6 @@ class Session:
         self._tape: Tape | None = None
         self._episode = 0
         self._left: Moment | None = None  # the game's moment while it is not on
-        self._held: list[str] = []
-        self._tapped: int | None = None
-        self._forced: int | None = None
         self._futures: Futures | None = None
         self._past: deque[Moment] = deque(maxlen=HISTORY)
         self._trace: deque[tuple[float, float, float]] = deque(maxlen=TRACE)
@@ -85,7 +82,8 @@ class Session:
         before, mode = self.mode, MODES[name]
         if mode.truth == "tape" and not self.episodes:
             raise PlayError("there is no recorded episode: the run has none yet, and nothing was recorded")
-        self._futures, self._held, self._tapped, self._forced = None, [], None, None
+        self._futures = None
+        self.hands.clear()
         self.mode = mode
         if (mode.truth, mode.free) == (before.truth, before.free):
             return
@@ -108,27 +106,20 @@ class Session:
 
         While paused, a press is a step.
         """
-        for button in buttons:
-            if button not in self.layout.keys:
-                raise PlayError(f"unknown button {button!r}; nearest: {nearest(button, self.layout.keys)}")
-        pressed = any(button not in self._held for button in buttons)
-        self._held = list(dict.fromkeys(buttons))
-        if pressed and self.mode.who == "person":
-            self._tapped = self.layout.choose(self._held)
-            if self.paused:
-                self.advance()
+        if self.hands.hold(buttons) and self.paused and self.mode.who == "person":
+            self.advance()
 
     def act(self, action: int) -> None:
         """What if? Take this action, whoever plays: at once while paused, else in the next step. Among futures, draw
         them anew, all with this first action."""
-        if not 0 <= action < len(self.layout.names):
-            raise PlayError(f"an action must lie in 0..{len(self.layout.names) - 1}, not {action}")
+        if not 0 <= action < len(self.hands.layout.names):
+            raise PlayError(f"an action must lie in 0..{len(self.hands.layout.names) - 1}, not {action}")
         if self._futures is not None:
             self.show_futures(True, action)
         elif self.mode.who == "tape":
             raise PlayError("a replay takes its own actions: start a dream from here first")
         else:
-            self._forced = action
+            self.hands.asked = action
             if self.paused:
                 self.advance()
 
@@ -227,7 +218,7 @@ class Session:
         """One step, paused or not. The step after an end begins anew: the dream where it began, or a new game."""
         if self._futures is not None:
             self._futures.step()
-        elif self.mode.who == "tape" and self._world_action() is None:
+        elif self._tape is not None and self.mode.who == "tape" and self._tape.action is None:
             self.paused = True
             self._tell("the episode ends here")
         elif self.now.facts is not None and self.now.facts.over:
@@ -241,7 +232,9 @@ class Session:
     def _step(self) -> None:
         now, mind, lead = self.now, self.mind, self._lead
         before = self._world.frame if self.mode.truth else mind.decode(lead.tokens)[0]
-        following, dreamt = mind.step(lead, self._choice())
+        who = self.mode.who  # an agent's action is drawn in the step, unless another is asked for
+        chosen = self._tape.action if self._tape and who == "tape" else self.hands.take(playing=who == "person")
+        following, dreamt = mind.step(lead, chosen)
         action = int(dreamt.action)
         seen, dream = now.seen, following
         if self.mode.truth is None:
@@ -261,20 +254,6 @@ class Session:
         self._trace.append((self.now.opinion.value, facts.reward, expected))
         self.row = Row(before, ids(lead.tokens), action, facts.reward, facts.end, self._cut)
         self._cut = facts.end or facts.over
-
-    def _choice(self) -> int | None:
-        """The action of whoever plays; None where it is the agent's to draw."""
-        forced, self._forced = self._forced, None
-        tapped, self._tapped = self._tapped, None
-        if self.mode.who == "tape":
-            return self._world_action()
-        if forced is not None or self.mode.who == "agent":
-            return forced
-        return self.layout.choose(self._held) if tapped is None else tapped
-
-    def _world_action(self) -> int | None:
-        assert self._tape is not None
-        return self._tape.action
 
     def _open(self, number: int) -> None:
         self._tape, self._episode = Tape(self.episodes[number]), number

@@ -62,10 +62,12 @@ export function buildPad(pad, keys, held) {
   cross.className = "cross";
   const rows = [["LEFT", "UP"], ["UP"], ["RIGHT", "UP"], ["LEFT"], [], ["RIGHT"], ["LEFT", "DOWN"], ["DOWN"], ["RIGHT", "DOWN"]];
   const arrows = ["↖", "↑", "↗", "←", "", "→", "↙", "↓", "↘"];
-  rows.forEach((buttons, i) => {
-    const usable = buttons.length && buttons.every(has);
-    cross.append(usable ? padButton(arrows[i], buttons, held) : document.createElement("span"));
-  });
+  const usable = (i) => rows[i].length > 0 && rows[i].every(has);
+  for (const first of [0, 3, 6]) {
+    const row = [first, first + 1, first + 2];
+    if (!row.some(usable)) continue; // a game without up and down has a pad of one row
+    cross.append(...row.map((i) => (usable(i) ? padButton(arrows[i], rows[i], held) : document.createElement("span"))));
+  }
   if (["UP", "DOWN", "LEFT", "RIGHT"].some(has)) pad.append(cross);
   const others = Object.keys(keys).filter((b) => !["UP", "DOWN", "LEFT", "RIGHT"].includes(b));
   const beside = document.createElement("div");

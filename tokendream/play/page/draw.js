@@ -119,14 +119,14 @@ export function plot(canvas, { data, shape }, room) {
   const [value, reward, expected] = [0, 1, 2].map((row) => data.subarray(row * T, (row + 1) * T));
   const split = height * 0.6;
   const base = (split + height) / 2 + 4;
-  const x = (t) => 34 + ((width - 38) * (t + room - T)) / (room - 1);
+  const x = (t) => 46 + ((width - 50) * (t + room - T)) / (room - 1);
   context.font = "11px ui-sans-serif, system-ui, sans-serif";
   context.strokeStyle = INK.faint;
   context.lineWidth = 1;
   context.beginPath();
-  context.moveTo(34, base + 0.5);
+  context.moveTo(46, base + 0.5);
   context.lineTo(width - 4, base + 0.5);
-  context.moveTo(34, split + 0.5);
+  context.moveTo(46, split + 0.5);
   context.lineTo(width - 4, split + 0.5);
   context.stroke();
   if (T === 0) return;
@@ -136,19 +136,24 @@ export function plot(canvas, { data, shape }, room) {
   const y = (v) => split - 8 - ((split - 16) * (v - low)) / (high - low);
   context.fillStyle = INK.text;
   context.textAlign = "right";
-  context.fillText(high.toPrecision(2), 29, 12);
-  context.fillText(low.toPrecision(2), 29, split - 4);
+  context.fillText(short(high), 41, 12);
+  context.fillText(short(low), 41, split - 4);
   line(context, INK.value, 1.75, value, x, y);
-  const room_ = (height - split) / 2 - 6;
+  const reach = (height - split) / 2 - 6;
   const largest = Math.max(1, ...reward.map(Math.abs));
-  context.fillText(largest >= 1000 ? largest.toExponential(0) : String(Math.round(largest)), 29, base - room_ + 8);
+  context.fillText(short(largest), 41, base - reach + 8);
   for (let t = 0; t < T; t++) {
     if (reward[t] === 0) continue;
     context.fillStyle = reward[t] > 0 ? INK.reward : INK.loss;
-    const tall = Math.max(3, (room_ * Math.abs(reward[t])) / largest);
+    const tall = Math.max(3, (reach * Math.abs(reward[t])) / largest);
     context.fillRect(x(t) - 1, reward[t] > 0 ? base - tall : base, 2, tall);
   }
-  line(context, INK.expected, 1.25, expected, x, (v) => base - room_ * v);
+  line(context, INK.expected, 1.25, expected, x, (v) => base - reach * v);
+}
+
+/** A number in at most six characters. */
+function short(v) {
+  return Math.abs(v) >= 10000 ? v.toExponential(0) : String(Number(v.toFixed(Math.abs(v) >= 10 ? 0 : 2)));
 }
 
 function line(context, colour, thick, values, x, y) {

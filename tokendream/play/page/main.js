@@ -36,7 +36,7 @@ const held = new Held(send);
 
 function begin(facts) {
   setup = facts;
-  $("env").textContent = facts.env;
+  $("env").textContent = facts.env.replace(/^.*\//, "");
   document.title = `${facts.env} · tokendream play`;
   $("modes").replaceChildren(...groups(facts.modes));
   $("actions").replaceChildren(
@@ -223,7 +223,7 @@ function showNumbers(state, arrays, dreaming) {
   $("score").textContent = Math.round(100 * state.score) / 100;
   $("score-name").textContent = dreaming ? "dreamt score" : "score";
   $("step").textContent = state.step;
-  $("value").textContent = state.value.toFixed(2);
+  $("value").textContent = state.value.toFixed(2).replace(/^-(0\.00)$/, "$1");
   const probs = arrays.probs.data;
   [...$("actions").children].forEach((row, action) => {
     row.querySelector(".bar > div").style.width = `${100 * probs[action]}%`;
