@@ -45,8 +45,9 @@ class Page:
         """One command of the protocol and its answer. Errors of the page that come by are kept in `complaints`."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
+        end = time.monotonic() + 30  # events come all the time: waiting for each message would not be a bound
         while True:
-            message = json.loads(self._socket.recv(timeout=20))
+            message = json.loads(self._socket.recv(timeout=max(0.0, end - time.monotonic())))
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]

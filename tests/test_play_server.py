@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 from playing import load, make_run, serving, unpack
@@ -19,7 +21,10 @@ from websockets.sync.client import connect
 from tokendream.cli.main import main
 from tokendream.play.hub import BURST, MOST_VIEWERS, RATE, WINDOW, Hub, Viewer
 from tokendream.play.run import addresses
-from tokendream.play.server import listen
+from tokendream.play.server import PAGES, listen
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +180,16 @@ def test_the_page_and_its_files(server):
     assert "default-src 'none'" in headers["content-security-policy"]
     for name in re.findall(rb'(?:src|href)="/([\w.]+)"', body):
         assert get(server, f"/{name.decode()}")[0] == 200
-    assert b"http" not in re.sub(rb"http-equiv", b"", body)  # nothing from elsewhere
+
+
+def test_the_page_is_served_whole_and_packaged():
+    folder = ROOT / "tokendream" / "play" / "page"
+    assert {path.name for path in folder.iterdir()} == set(PAGES)
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        data = tomllib.load(file)["tool"]["setuptools"]["package-data"]["tokendream"]
+    assert "play/page/*" in data
+    for path in folder.iterdir():  # what a page asks for from elsewhere it does not get: see the policy
+        assert not re.findall(r"https?://", path.read_text()), path
 
 
 PATHS = """

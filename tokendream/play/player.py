@@ -98,8 +98,10 @@ class Player:
             if controls := self._waiting(0.25 if idle else max(0.0, due - time.monotonic())):
                 for control in controls:
                     self._attempt(functools.partial(self._obey, control))
-                # A button held is seen in the next step; everything else at once.
-                if self.session.paused or not all(isinstance(c, wire.Hold) for c in controls):
+                buttons = [isinstance(control, wire.Hold) for control in controls]
+                if any(buttons):  # seen in the next step, which comes up to half its time earlier
+                    due = min(due, last + 0.5 / self.session.fps)
+                if self.session.paused or not all(buttons):
                     self._attempt(self._show)
                 continue
             self._look_for_checkpoint()

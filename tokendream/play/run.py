@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import secrets
 import signal
 import socket
 import threading
 from pathlib import Path
+
+import torch
 
 from tokendream.plain import ConfigError
 from tokendream.play import library
@@ -37,6 +40,9 @@ def play(
         raise ConfigError(f"port must lie in 0..65535, not {port}")
     if temperature is not None and not temperature > 0:
         raise ConfigError(f"temperature must be above 0, not {temperature}")
+    # One core stays free for the network, the browser and a training run: with both of two cores shared, side by side
+    # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
+    torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) - 1, torch.get_num_threads())))
     trained = Trained.load(run_dir, device)
     folder = recordings or Path("recordings") / run_dir.resolve().name
     known = episodes(run_dir, folder, trained, _say)
