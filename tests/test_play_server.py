@@ -23,7 +23,6 @@ from tokendream.play.hub import BURST, MOST_VIEWERS, RATE, WINDOW, Hub, Viewer
 from tokendream.play.run import addresses
 from tokendream.play.server import PAGES, listen
 
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -146,6 +145,24 @@ def test_pictures_are_not_queued_on_the_way_to_the_loop():
         while isinstance(message := await viewer.next(), str):
             pass
         assert message == b"999"
+
+    asyncio.run(go())
+
+
+def test_what_a_page_must_know_is_never_pushed_out():
+    async def go():
+        hub = Hub()
+        hub.attach(asyncio.get_running_loop())
+        hub.set_up({"env": "Pong"})
+        viewer = hub.join()
+        for _ in range(60):
+            hub.leave(hub.join())
+            hub.tell("a line")
+        await asyncio.sleep(0)
+        texts = [json.loads(await viewer.next()) for _ in range(2 + 32)]
+        assert texts[0] == {"setup": {"env": "Pong"}}
+        assert texts[1] == {"you": {"controls": True, "free": False, "viewers": 1}}
+        assert not viewer._texts
 
     asyncio.run(go())
 
@@ -308,7 +325,7 @@ def test_one_holds_the_controls_and_others_watch(server):
     second.say("pause", on=True)
     second.until(lambda c: c.state["paused"])
     second.socket.socket.shutdown(socket.SHUT_RDWR)  # vanishes without a word
-    first.until(lambda c: any(t.get("you", {}).get("free") for t in c.texts[4:]))
+    first.until(lambda c: {"you": {"controls": False, "free": True, "viewers": 1}} in c.texts)
     first.say("pause", on=False)  # free controls are taken by using them
     first.until(lambda c: not c.state["paused"])
     first.close()

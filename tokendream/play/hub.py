@@ -34,6 +34,7 @@ class Viewer:
         self.number = number
         self.sent = self.dropped = 0
         self._picture: bytes | None = None
+        self._facts: dict[str, str] = {}
         self._texts: deque[str] = deque(maxlen=32)
         self._on_the_way = 0
         self._wake = asyncio.Event()
@@ -50,6 +51,11 @@ class Viewer:
         self._texts.append(text)
         self._wake.set()
 
+    def learn(self, kind: str, text: str) -> None:
+        """A text that replaces an unsent one of its kind, and that no number of others may push out."""
+        self._facts[kind] = text
+        self._wake.set()
+
     def acknowledge(self, pictures: int) -> None:
         """So many pictures have arrived: there is room for others."""
         self._on_the_way = max(0, self._on_the_way - pictures)
@@ -58,6 +64,8 @@ class Viewer:
     async def next(self) -> str | bytes:
         """What to send next; waits for it."""
         while True:
+            if self._facts:
+                return self._facts.pop(next(iter(self._facts)))
             if self._texts:
                 return self._texts.popleft()
             if self._picture is not None and self._on_the_way < WINDOW:
@@ -108,7 +116,7 @@ class Hub:
         """What a page must know before the first picture."""
         self._facts = json.dumps({"setup": facts})
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._tell_all, self._facts)
+            self._loop.call_soon_threadsafe(self._learn_all, self._facts)
 
     def watching(self) -> bool:
         """Whether there is any viewer."""
@@ -122,7 +130,7 @@ class Hub:
         viewer = Viewer(self._number, time.monotonic())
         self.viewers[viewer.number] = viewer
         if self._facts:
-            viewer.tell(self._facts)
+            viewer.learn("setup", self._facts)
         if self.holder is None:
             self._hand(viewer)
         else:
@@ -164,15 +172,18 @@ class Hub:
     def _say_who(self) -> None:
         free = self.holder is None
         for viewer in self.viewers.values():
-            viewer.tell(
-                json.dumps({"you": {"controls": viewer is self.holder, "free": free, "viewers": len(self.viewers)}})
-            )
+            you = {"controls": viewer is self.holder, "free": free, "viewers": len(self.viewers)}
+            viewer.learn("you", json.dumps({"you": you}))
 
     def _spread(self) -> None:
         self._spreading = False
         for viewer in self.viewers.values():
             if self._latest is not None:
                 viewer.offer(self._latest)
+
+    def _learn_all(self, facts: str) -> None:
+        for viewer in self.viewers.values():
+            viewer.learn("setup", facts)
 
     def _tell_all(self, text: str) -> None:
         for viewer in self.viewers.values():
