@@ -48,6 +48,7 @@ function begin(facts) {
       return row;
     }),
   );
+  $("actions").classList.toggle("many", facts.actions.length > 10);
   $("episodes").replaceChildren(...facts.episodes.map(({ title }, i) => new Option(title, i)));
   buildPad($("pad"), facts.keys, held);
   listen(() => setup.keys, held, run, (i) => enter(setup.modes[i].name));
