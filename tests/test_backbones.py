@@ -171,6 +171,11 @@ def test_one_past_as_that_of_many(model, x, past):
     assert close(many[:1], model.chunk(x[:1, 1], only)[0])
 
 
+def test_one_past_out_of_many(model, x, past):
+    many = model.chunk(x[:, 0], past)[0]
+    assert close(model.chunk(x[1:2, 0], past.one(1))[0], many[1:2])
+
+
 @pytest.mark.parametrize("tail", [None, 2])
 def test_absorbing_is_pop_without_predictions(model, x, u, past, tail):
     y, state = model.absorb(x, past, tail)

@@ -37,7 +37,9 @@ def behaviour(made: Agent, tokens, steps):
     with torch.no_grad():
         loss = M.loss(codes, tokens, steps).total
         draws = torch.Generator().manual_seed(3)
-        outcome, _ = M.imagine(codes[:, 0], tokens[:, 0], steps.action[:, 0], M.initial_state(B), draws)
+        outcome, _, _ = M.imagine(
+            codes[:, 0], tokens[:, 0], steps.action[:, 0], M.initial_state(B), draws, embed=made.tokenizer.codes
+        )
         memory = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
         output, _ = C(codes[:, -1], memory)
     return loss, outcome, output

@@ -72,7 +72,7 @@ def test_a_step_is_one_call_of_each_part(agent, tokens, steps):
 
     _, given = imagine.step(dream, agent, torch.Generator().manual_seed(5), action=one.action)
     assert torch.equal(given.action, one.action)
-    outcome, world = agent.world_model.imagine(
+    outcome, _, world = agent.world_model.imagine(
         codes, dream.tokens, one.action, dream.world, torch.Generator().manual_seed(5), embed=agent.tokenizer.codes
     )
     for mine, theirs in zip(given.outcome, outcome, strict=True):

@@ -19,7 +19,7 @@ FLOORS = [
     ["dream", "checkpoint", "collect", "evaluate", "metrics", "optim", "tokens"],
     ["pictures", "report", "runfolder", "trained", "trainer"],
     ["bench", "display"],
-    ["diagnose", "experiment", "filming", "sweep"],
+    ["diagnose", "experiment", "filming", "play", "sweep"],
     ["benchmark"],
     ["cli"],
 ]
@@ -40,6 +40,9 @@ DISK = {
     "bench",
     "diagnose.page",
     "sweep",
+    "play.library",
+    "play.recording",
+    "play.server",
     "trained",
     "runfolder",
 }

@@ -52,7 +52,7 @@ def test_training_logits_are_imagination_logits(case, monkeypatch, how, stay):
     for t in range(T - 1):
         dreamed.clear()
         frame = tokens[:, t]
-        _, state = M.imagine(codebook[frame], frame, steps.action[:, t], state, embed=lambda z: codebook[z])
+        _, _, state = M.imagine(codebook[frame], frame, steps.action[:, t], state, embed=lambda z: codebook[z])
         *next_frame, reward, end = dreamed
         assert torch.allclose(torch.stack(next_frame, 1).view(B, K, V), whole.next_frame[:, t], atol=1e-12)
         assert torch.allclose(reward, whole.reward[:, t], atol=1e-12)
@@ -121,7 +121,7 @@ def test_imagination_samples_from_the_predictions(case):
     M = world_model(torch.float32).eval()
     codes, action = codebook[tokens[:1, 0]].float(), steps.action[:1, 0]
     n = 4000
-    outcome, state = M.imagine(
+    outcome, _, state = M.imagine(
         codes.expand(n, K, D),
         tokens[:1, 0].expand(n, K),
         action.expand(n),
@@ -161,7 +161,7 @@ def test_token_temperature_sharpens_frames_and_nothing_else(case):
     n = 2000
     M = world_model(torch.float32, token_temperature=1e-4).eval()
     codes, action = codebook[tokens[:1, 0]].float(), steps.action[:1, 0]
-    outcome, _ = M.imagine(
+    outcome, _, _ = M.imagine(
         codes.expand(n, K, D),
         tokens[:1, 0].expand(n, K),
         action.expand(n),

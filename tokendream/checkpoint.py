@@ -130,7 +130,7 @@ class Checkpoints:
         raise CheckpointError(f"{self.run_dir} holds no checkpoint (none at {self._home}/epoch-*)")
 
     def load_replay(self, epoch: int, replay: ReplayBuffer) -> None:
-        """Fill an empty buffer with the rows of this epoch's checkpoint; later saves go on from there."""
+        """Fill an empty buffer with this epoch's rows, the newest that it can hold; later saves go on from there."""
         if replay.total > 0:
             raise ValueError(f"only an empty replay buffer can be loaded, this one has {replay.total} rows")
         found = [p for p in self._found() if _epoch(p) == epoch and p.name not in self._damaged]
@@ -140,6 +140,8 @@ class Checkpoints:
         if chunks is None:
             raise CheckpointError(f"{found[0]} was saved without a replay buffer")
         for chunk in chunks:
+            if chunk.stop <= chunks[-1].stop - replay.capacity:
+                continue  # a smaller buffer than the run's: these rows would be overwritten at once
             path = self._rows / chunk.name
             data = read(path, chunk.file)
             try:

@@ -15,7 +15,7 @@ from tokendream.config import Control
 from tokendream.data.batch import Steps
 from tokendream.losses import Losses
 from tokendream.model.actor_critic import ActorCritic
-from tokendream.model.world_model import Outcome, WorldModel
+from tokendream.model.world_model import Outcome, Prediction, WorldModel
 
 
 def apply(control: Control, world_model: WorldModel, actor_critic: ActorCritic) -> None:
@@ -44,11 +44,11 @@ def _change_rewards(world_model: WorldModel, *, dealt: bool) -> None:
     """Dreams pay nothing, or each is paid with the rewards of another one of its batch."""
     imagine = world_model.imagine
 
-    def paying_otherwise(*args: Any, **kwargs: Any) -> tuple[Outcome, Any]:
-        outcome, state = imagine(*args, **kwargs)
+    def paying_otherwise(*args: Any, **kwargs: Any) -> tuple[Outcome, Prediction, Any]:
+        outcome, prediction, state = imagine(*args, **kwargs)
         reward = outcome.reward
         reward = reward[torch.randperm(len(reward), device=reward.device)] if dealt else torch.zeros_like(reward)
-        return outcome._replace(reward=reward), state
+        return outcome._replace(reward=reward), prediction, state
 
     world_model.imagine = paying_otherwise  # type: ignore[method-assign]
 

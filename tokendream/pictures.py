@@ -14,7 +14,6 @@ from tokendream.config import Config
 from tokendream.data.batch import Segments, Steps
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
-from tokendream.model.actor_critic import PolicyState
 
 
 class Pictures(NamedTuple):
@@ -58,12 +57,7 @@ def futures(
     frames, steps, at = moment
     generator = torch.Generator(compute.device).manual_seed(seed)
     with compute.autocast():
-        one = _start(agent, config, agent.tokenizer.encode(frames), steps, at)
-        many = imagine.Dream(
-            one.tokens.expand(n, -1),
-            one.world.expand(n),
-            PolicyState(one.policy.h.expand(n, -1), one.policy.c.expand(n, -1)),
-        )
+        many = _start(agent, config, agent.tokenizer.encode(frames), steps, at).expand(n)
         films = agent.tokenizer.decode(imagine.imagine(many, agent, length, generator).tokens)
     return films.cpu().numpy()
 

@@ -112,6 +112,30 @@ class DreamFilm:
 
 
 @dataclass(frozen=True)
+class Play:
+    """Watch the agent and its dreams in a browser, and play inside its world model."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it may still be training."""
+    host: str = "127.0.0.1"
+    """Address to serve at. Any other than this machine's own asks for the token that is printed."""
+    port: int = 8008
+    """Port to serve at; where it is in use, the next free one. 0 for any."""
+    token: bool = False
+    """Ask for a token on loopback too, where others share this machine."""
+    recording: Path | None = None
+    """A recording (.safetensors) to open."""
+    recordings: Path | None = None
+    """Folder for recordings and pictures; by default recordings/<name of the run>."""
+    temperature: float | None = None
+    """Temperature at which the agent's actions are sampled; by default that of the run's evaluation."""
+    seed: int = 0
+    """Seed of the games and of the dreams."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Time every phase of training at a preset's real sizes; `bench claims` times the paper's claims."""
 
@@ -211,6 +235,22 @@ def _dream(options: DreamFilm) -> int:
     )
 
 
+def _play(options: Play) -> int:
+    from tokendream.play.run import play
+
+    return play(
+        options.run,
+        host=options.host,
+        port=options.port,
+        recordings=options.recordings,
+        recording=options.recording,
+        temperature=options.temperature,
+        seed=options.seed,
+        device=options.device,
+        ask_token=options.token,
+    )
+
+
 def _bench(options: Bench) -> int:
     from tokendream import bench
 
@@ -255,6 +295,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "train": (Train, _train),
     "sweep": (Sweep, _sweep),
     "eval": (Eval, _eval),
+    "play": (Play, _play),
     "dream": (DreamFilm, _dream),
     "diagnose": (Diagnose, _diagnose),
     "bench": (Bench, _bench),

@@ -19,7 +19,7 @@ from torch import Tensor
 from tokendream.agent import Agent
 from tokendream.data.batch import Steps
 from tokendream.model.actor_critic import PolicyState
-from tokendream.model.world_model import Outcome
+from tokendream.model.world_model import Outcome, Prediction
 from tokendream.nn.backbone import State
 from tokendream.nn.sampling import sample
 
@@ -32,6 +32,16 @@ class Dream:
     world: State
     policy: PolicyState
 
+    def expand(self, n: int) -> Dream:
+        """n times the same moment, to be dreamed on in n ways; from a batch of one."""
+        policy = PolicyState(self.policy.h.expand(n, -1), self.policy.c.expand(n, -1))
+        return Dream(self.tokens.expand(n, -1), self.world.expand(n), policy)
+
+    def one(self, i: int) -> Dream:
+        """The i-th dream of the batch, alone."""
+        row = slice(i, i + 1)
+        return Dream(self.tokens[row], self.world.one(i), PolicyState(self.policy.h[row], self.policy.c[row]))
+
 
 class Step(NamedTuple):
     """What one dreamed step brought; logits and value carry the controller's gradient."""
@@ -40,6 +50,7 @@ class Step(NamedTuple):
     value: Float[Tensor, " B"]
     action: Int64[Tensor, " B"]
     outcome: Outcome
+    prediction: Prediction
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,8 @@ def step(
     if action is None:
         action = sample(output.logits.detach(), generator, temperature=temperature)
     policy = agent.actor_critic.absorb_action(action, policy)
-    outcome, world = M.imagine(codes, dream.tokens, action, dream.world, generator, embed=V.codes)
-    return Dream(outcome.tokens, world, policy), Step(output.logits, output.value, action, outcome)
+    outcome, prediction, world = M.imagine(codes, dream.tokens, action, dream.world, generator, embed=V.codes)
+    return Dream(outcome.tokens, world, policy), Step(output.logits, output.value, action, outcome, prediction)
 
 
 def imagine(
@@ -103,17 +114,10 @@ def imagine(
     actions: Int64[Tensor, "B T"] | None = None,
 ) -> Rollout:
     """Dream `horizon` steps, under the agent's own actions or under recorded ones."""
-    seen, steps = [], []
+    kept = []
     for t in range(horizon):
-        seen.append(dream.tokens)
+        seen = dream.tokens
         dream, one = step(dream, agent, generator, action=None if actions is None else actions[:, t])
-        steps.append(one)
-    outcomes = [s.outcome for s in steps]
-    return Rollout(
-        tokens=torch.stack(seen, dim=1),
-        logits=torch.stack([s.logits for s in steps], dim=1),
-        values=torch.stack([s.value for s in steps], dim=1),
-        actions=torch.stack([s.action for s in steps], dim=1),
-        rewards=torch.stack([o.reward for o in outcomes], dim=1),
-        ends=torch.stack([o.end for o in outcomes], dim=1),
-    )
+        # Not the prediction: logits of all tokens of all steps would be 150 MB at the paper's sizes.
+        kept.append((seen, one.logits, one.value, one.action, one.outcome.reward, one.outcome.end))
+    return Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))

@@ -130,22 +130,24 @@ class WorldModel(nn.Module):
         generator: torch.Generator | None = None,
         *,
         embed: Embed,
-    ) -> tuple[Outcome, State]:
+    ) -> tuple[Outcome, Prediction, State]:
         """One step of the world: absorb (frame, action), sample the reward's sign, the end and the next frame.
 
-        The frame's tokens at `token_temperature`, the rest as predicted. The state has absorbed the block and nothing
-        of the next frame. `embed` gives the codes of sampled tokens where they are needed at once.
+        Also what they were drawn from (T = P = 1): the frame's tokens at `token_temperature`, the rest as predicted.
+        The state has absorbed the block and nothing of the next frame. `embed` gives the codes of sampled tokens
+        where they are needed at once.
         """
         if self.decoding == "pop":
             prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
-            reward, end = prediction.reward[:, 0], prediction.end[:, 0]
             frame = sample(prediction.next_frame[:, 0], generator, temperature=self.token_temperature)
         else:
             blocks = self._blocks(codes[:, None], tokens[:, None], action[:, None])
             y, state = self.backbone.absorb(blocks, state, tail=1)
-            reward, end = self.reward(y[:, 0, 0]), self.end(y[:, 0, 0])
-            frame = self._token_by_token(y[:, 0, 0], tokens, state, generator, embed)
-        return Outcome(frame, sample(reward, generator).float() - 1, sample(end, generator).bool()), state
+            frame, logits = self._token_by_token(y[:, 0, 0], tokens, state, generator, embed)
+            prediction = Prediction(logits[:, None], self.reward(y[:, :, 0]), self.end(y[:, :, 0]))
+        reward, end = prediction.reward[:, 0], prediction.end[:, 0]
+        outcome = Outcome(frame, sample(reward, generator).float() - 1, sample(end, generator).bool())
+        return outcome, prediction, state
 
     def _token_by_token(
         self,
@@ -154,16 +156,17 @@ class WorldModel(nn.Module):
         state: State,
         generator: torch.Generator | None,
         embed: Embed,
-    ) -> Int64[Tensor, "B K"]:
-        """Sample the frame after `before`, whose action token gave y, in K - 1 sequential calls."""
+    ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K V"]]:
+        """Sample the frame after `before`, whose action token gave y, in K - 1 sequential calls; also the logits."""
         frame: list[Tensor] = []
+        logits: list[Tensor] = []
         for k in range(self.tokens_per_frame):
             if k > 0:
                 token = frame[-1][:, None]
                 y, state = self.backbone.step(self._embedded(embed(token), token)[:, 0], state)
-            logits = self._next_frame(y, before[:, k])
-            frame.append(sample(logits, generator, temperature=self.token_temperature))
-        return torch.stack(frame, dim=1)
+            logits.append(self._next_frame(y, before[:, k]))
+            frame.append(sample(logits[-1], generator, temperature=self.token_temperature))
+        return torch.stack(frame, dim=1), torch.stack(logits, dim=1)
 
     def loss(self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
         """Cross-entropies of next frame, reward sign and end, each a mean over what is scored.

@@ -22,6 +22,9 @@ class State(Protocol):
     def expand(self, n: int) -> Any:
         """The past of one sequence as that of n."""
 
+    def one(self, i: int) -> Any:
+        """The past of the i-th sequence alone."""
+
 
 class Backbone(Protocol):
     """A causal network over tokens of width D. Blocks are K1 = K + 1 tokens: a frame's and an action."""

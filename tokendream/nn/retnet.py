@@ -39,6 +39,10 @@ class RetNetState:
         """The past of one sequence as that of n."""
         return RetNetState(self.S.expand(-1, n, -1, -1, -1), self.position)
 
+    def one(self, i: int) -> RetNetState:
+        """The past of the i-th sequence alone."""
+        return RetNetState(self.S[:, i : i + 1], self.position)
+
 
 class RetNetLayer(nn.Module):
     """Pre-norm gated multi-scale retention, then a feed-forward network.

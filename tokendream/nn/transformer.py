@@ -61,6 +61,12 @@ class TransformerState:
         keys, values = ([x.expand(n, -1, -1, -1) for x in xs] for xs in (self.cache.keys, self.cache.values))
         return TransformerState(Cache(keys, values), self.length, self.first.expand(n))
 
+    def one(self, i: int) -> TransformerState:
+        """The past of the i-th sequence alone."""
+        row = slice(i, i + 1)
+        keys, values = ([x[row] for x in xs] for xs in (self.cache.keys, self.cache.values))
+        return TransformerState(Cache(keys, values), self.length, self.first[row])
+
 
 class TransformerLayer(nn.Module):
     """Pre-norm attention, then a feed-forward network.

@@ -1,0 +1,112 @@
+"""For the tests of play: a run folder made without training, and a server on loopback in a thread."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from websockets.sync.client import ClientConnection, connect
+
+from tokendream.agent import Agent
+from tokendream.checkpoint import Checkpoints, Snapshot
+from tokendream.collect import Collector
+from tokendream.compute import Compute
+from tokendream.config import Config
+from tokendream.data.replay import ReplayBuffer
+from tokendream.envs.make import make
+from tokendream.play.hub import Hub
+from tokendream.play.player import Player, episodes
+from tokendream.play.run import host_until_stopped
+from tokendream.play.server import Doorkeeper, application, listen, serve
+from tokendream.play.session import Session
+from tokendream.presets import TINY
+from tokendream.trained import Trained
+
+PLAIN = dataclasses.replace(TINY, precision="float32")
+
+
+def make_run(folder: Path, config: Config = PLAIN, *, steps: int = 100, epoch: int = 3, seed: int = 0) -> Path:
+    """A run folder with a checkpoint of random weights and a replay buffer of real games."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(config.to_json())
+    envs = make(config, 1, evaluation=False)
+    torch.manual_seed(seed)
+    agent = Agent.from_config(config, envs.n_actions).eval()
+    with torch.no_grad():
+        agent.world_model.end[-1].bias.copy_(torch.tensor([9.0, -9.0]))  # else every other dreamed step is the last
+    replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size))
+    collector = Collector(envs, replay, seed=0, epsilon=1.0, generator=torch.Generator().manual_seed(seed))
+    for _ in range(steps):
+        collector.step(agent, Compute.resolve("cpu", config.precision))
+    envs.close()
+    Checkpoints(folder).save(epoch, Snapshot({"agent": agent.state_dict()}, {}), replay)
+    return folder
+
+
+def load(run: Path) -> Trained:
+    return Trained.load(run, "cpu")
+
+
+def unpack(message: bytes) -> tuple[dict, dict[str, np.ndarray]]:
+    """What the page does with a picture: (state, arrays)."""
+    data = zlib.decompress(message)
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"]), safetensors.numpy.load(data)
+
+
+def opened(url: str, **options) -> ClientConnection:
+    """A websocket that is open; the test closes it. (`websockets` wants to be entered, and tests hold several.)"""
+    return connect(url, **options).__enter__()
+
+
+class Serving:
+    """A running server and what a test needs of it."""
+
+    def __init__(self, player: Player, hub: Hub, port: int) -> None:
+        self.player, self.hub, self.port = player, hub, port
+        self.url = f"http://127.0.0.1:{port}/"
+
+    @property
+    def session(self) -> Session:
+        return self.player.session
+
+    def connect(self, **options) -> ClientConnection:
+        options = {"origin": f"http://127.0.0.1:{self.port}", "proxy": None, "max_size": None} | options
+        query = options.pop("query", "")
+        return opened(f"ws://127.0.0.1:{self.port}/ws{query}", **options)
+
+
+@contextlib.contextmanager
+def serving(run: Path, recordings: Path, token: str | None = None, host: str = "127.0.0.1") -> Iterator[Serving]:
+    trained = load(run)
+    hub = Hub()
+    session = Session(trained, episodes(run, recordings, trained, hub.tell), tell=hub.tell)
+    player = Player(session, hub, run, recordings, "cpu")
+    listening = listen("127.0.0.1", 0)
+    server = serve(application(hub, player, Doorkeeper(host, token)), listening)
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            asyncio.run(host_until_stopped(server, listening, hub, player))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    port = listening.getsockname()[1]
+    thread.start()
+    try:
+        yield Serving(player, hub, port)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive()
+    assert not failed, failed

@@ -1,0 +1,99 @@
+"""Recorded episodes that can be played again: the run's own, out of its replay buffer, and recordings of play."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from tokendream.checkpoint import Checkpoints
+from tokendream.data.replay import ReplayBuffer
+from tokendream.durable import CheckpointError, one_line, size_on_disk
+from tokendream.trained import Trained
+
+ROWS = 4_000
+"""Most rows taken from the run's replay buffer, its newest: 49 MB of 64-pixel frames."""
+
+LARGEST = 2**30
+"""Most bytes of a recording that is opened."""
+
+SHORTEST = 4
+"""Fewest steps of an episode worth showing."""
+
+LISTED = 40
+"""Most episodes of each kind that are listed."""
+
+
+class RecordingError(ValueError):
+    """A recording that cannot be opened; one line that says why."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Rows [first, stop) of a replay buffer, and what to call them."""
+
+    title: str
+    replay: ReplayBuffer
+    first: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """Frames."""
+        return self.stop - self.first
+
+
+def from_training(run_dir: Path, trained: Trained) -> list[Episode]:
+    """The newest episodes that the run was trained on, newest first. Reads only; raises CheckpointError."""
+    size = trained.config.env.size
+    replay = ReplayBuffer(min(ROWS, trained.config.collect.capacity), (3, size, size))
+    Checkpoints(run_dir).load_replay(trained.epoch, replay)
+    return _episodes(replay, "training")
+
+
+def open_recording(path: Path, trained: Trained) -> list[Episode]:
+    """The episodes of a recording, oldest first. Raises RecordingError for what is none or is of another game."""
+    size = size_on_disk(path)
+    if size < 0:
+        raise RecordingError(f"there is no recording {path}")
+    if size > LARGEST:
+        raise RecordingError(f"{path} has {size} bytes; a recording has at most {LARGEST}")
+    try:
+        arrays = safetensors.numpy.load(_content(path, size))
+        names = bytes(arrays.pop("actions")).decode().split("\n")
+        arrays.pop("tokens")
+        side = trained.config.env.size
+        replay = ReplayBuffer(max(1, len(arrays["frame"])), (3, side, side))
+        replay.restore(arrays, 0)
+    except (SafetensorError, CheckpointError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise RecordingError(f"{path} is no recording for this run: {one_line(error)}") from None
+    if tuple(names) != trained.action_names:
+        raise RecordingError(f"{path} is of another game: its actions are {', '.join(names)}")
+    if len(replay) and arrays["action"].max() >= len(names):
+        raise RecordingError(f"{path} is no recording: it has an action {arrays['action'].max()} of {len(names)}")
+    return _episodes(replay, path.stem)[::-1]
+
+
+def scan(folder: Path, trained: Trained) -> list[Episode]:
+    """The episodes of all recordings in a folder that fit this run, newest recording first; the rest is left out."""
+    found: list[Episode] = []
+    for path in sorted(folder.glob("*.safetensors"), reverse=True)[:LISTED]:
+        try:
+            found += open_recording(path, trained)
+        except RecordingError:
+            continue
+    return found
+
+
+def _content(path: Path, size: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(size)
+
+
+def _episodes(replay: ReplayBuffer, what: str) -> list[Episode]:
+    found = [e for e in replay.episodes() if e[1] - e[0] >= SHORTEST]
+    several = len(found) > 1
+    titles = [f"{what}{f' · episode {i + 1}' if several else ''} · {e[1] - e[0]} steps" for i, e in enumerate(found)]
+    return [Episode(t, replay, *e) for t, e in zip(titles, found, strict=True)][::-1][:LISTED]

@@ -1,0 +1,135 @@
+"""The agent at work for one player: frames in, memories kept, dreams out, each under the agent's own precision."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+from torch import Tensor
+
+from tokendream.data.batch import Steps
+from tokendream.dream import imagine
+from tokendream.dream.imagine import Dream
+from tokendream.trained import Trained
+
+# From OKLab to linear sRGB, by way of the cones' cube roots (Ottosson 2020).
+_LMS = torch.tensor(
+    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
+)
+_RGB = torch.tensor(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.707614701],
+    ]
+)
+
+
+class Opinion(NamedTuple):
+    """What C makes of a moment: the distribution its action is drawn from, and the value."""
+
+    probs: Float32[np.ndarray, " A"]
+    value: float
+
+
+class Mind:
+    """A trained agent with a generator of its own. Nothing in it remembers an episode: memories are in `Dream`s."""
+
+    def __init__(self, trained: Trained, *, seed: int, temperature: float) -> None:
+        self.trained, self.temperature = trained, temperature
+        self._agent, self._compute = trained.agent, trained.compute
+        self._generator = torch.Generator(trained.compute.device).manual_seed(seed)
+
+    def fresh(self, frame: UInt8[np.ndarray, "3 S S"]) -> Dream:
+        """A moment without a past."""
+        agent = self._agent
+        return Dream(self.encode(frame), agent.world_model.initial_state(1), agent.actor_critic.initial_state(1))
+
+    @torch.no_grad()
+    def warm(self, frames: UInt8[np.ndarray, "L 3 S S"], steps: Steps) -> Dream:
+        """The moment of the last frame, with both memories as training's dreams begin."""
+        if len(frames) < 2:
+            return self.fresh(frames[-1])
+        device, config = self._compute.device, self.trained.config
+        context = Steps(*(x.to(device) for x in (steps.action, steps.reward, steps.end, steps.mask)))
+        with self._compute.autocast():
+            tokens = self._agent.tokenizer.encode(torch.from_numpy(frames).to(device))
+            return imagine.start(self._agent, tokens[None], context, burn_in_actions=config.dream.burn_in_actions)
+
+    def corrected(self, dream: Dream, frame: UInt8[np.ndarray, "3 S S"], *, end: bool) -> Dream:
+        """The same memories before a true frame instead of the predicted one; after an end, none."""
+        return self.fresh(frame) if end else Dream(self.encode(frame), dream.world, dream.policy)
+
+    @torch.no_grad()
+    def step(self, dream: Dream, action: int | None = None) -> tuple[Dream, imagine.Step]:
+        """One dreamed step for every dream of the batch, by the agent's own actions or by the one that is given."""
+        B, device = len(dream.tokens), self._compute.device
+        given = None if action is None else torch.full((B,), action, device=device)
+        with self._compute.autocast():
+            return imagine.step(dream, self._agent, self._generator, action=given, temperature=self.temperature)
+
+    @torch.no_grad()
+    def opinion(self, dream: Dream) -> Opinion:
+        """What C makes of a moment, whose memory stays as it is."""
+        with self._compute.autocast():
+            output, _ = self._agent.actor_critic(self._agent.tokenizer.codes(dream.tokens), dream.policy)
+        probs = (output.logits[0].float() / self.temperature).softmax(-1)
+        return Opinion(probs.cpu().numpy(), float(output.value[0]))
+
+    def encode(self, frame: UInt8[np.ndarray, "3 S S"]) -> Int64[Tensor, "1 K"]:
+        """A frame's tokens."""
+        with self._compute.autocast():
+            return self._agent.tokenizer.encode(torch.from_numpy(frame[None]).to(self._compute.device))
+
+    def decode(self, tokens: Int64[Tensor, "B K"]) -> UInt8[np.ndarray, "B 3 S S"]:
+        """The frames that tokens stand for, on the host."""
+        with self._compute.autocast():
+            return self._agent.tokenizer.decode(tokens).cpu().numpy()
+
+    def palette(self) -> list[list[int]]:
+        """A colour, sRGB in 0..255, for each of the V codes: near codes have near colours.
+
+        The codebook's principal components by rank: the first is the lightness in OKLab, the next two the hue.
+        """
+        codes = self._agent.tokenizer.quantizer.codebook.detach().float().cpu()
+        _, _, components = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
+        rank = (codes @ components[:3].T).argsort(0).argsort(0).float() / max(1, len(codes) - 1)
+        hue = torch.atan2(rank[:, 2] - 0.5, rank[:, 1] - 0.5)
+        lab = torch.stack((0.36 + 0.4 * rank[:, 0], 0.085 * hue.cos(), 0.085 * hue.sin()), dim=1)
+        linear = (lab @ _LMS.T) ** 3 @ _RGB.T
+        srgb = torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
+        return [[int(c) for c in row] for row in (255 * srgb.clamp(0, 1)).round().tolist()]
+
+
+class Futures:
+    """n dreams of one moment, each with actions of the agent's choice; drawn anew after so many steps."""
+
+    def __init__(self, mind: Mind, origin: Dream, first: int | None, *, n: int, length: int) -> None:
+        self._mind, self._origin, self.first, self._n, self._length = mind, origin, first, n, length
+        self.dreams, self.at = origin, 0
+        self.returns: Float32[np.ndarray, " n"]
+        self.ends: Bool[np.ndarray, " n"]
+        self._begin()
+
+    def step(self) -> None:
+        """One step of all of them; the first may be one action for all."""
+        if self.at == self._length:
+            self._begin()
+            return
+        self.dreams, dreamt = self._mind.step(self.dreams, self.first if self.at == 0 else None)
+        self.at += 1
+        reward = dreamt.outcome.reward.cpu().numpy()
+        self.returns = self.returns + reward * ~self.ends
+        self.ends = self.ends | dreamt.outcome.end.cpu().numpy()
+
+    def _begin(self) -> None:
+        self.dreams, self.at = self._origin.expand(self._n), 0
+        self.returns = np.zeros(self._n, np.float32)
+        self.ends = np.zeros(self._n, bool)
+
+
+def ids(tokens: Int64[Tensor, "B K"]) -> Int32[np.ndarray, " K"]:
+    """The tokens of the first of a batch, for a view."""
+    return tokens[0].cpu().numpy().astype(np.int32)

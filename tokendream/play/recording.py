@@ -1,0 +1,91 @@
+"""A recording of play: a film to look at, and a file that `tokendream play` opens again.
+
+The file is safetensors: the rows of a replay buffer (frame, action, reward, end, last, episode_start), the tokens of
+each frame, and the names of the actions. A rewind or a change of mode begins a new episode in it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Int32, UInt8
+
+from tokendream import films
+from tokendream.data.replay import ReplayBuffer
+from tokendream.durable import write
+
+LIMIT = 256 * 2**20
+"""Most bytes of pixels that a recording holds in memory: 10 minutes of three 64-pixel panels at 15 steps a second."""
+
+
+class Row(NamedTuple):
+    """A step: what was seen, what was done, what it brought. `first`: it does not follow the row before."""
+
+    frame: UInt8[np.ndarray, "3 S S"]
+    tokens: Int32[np.ndarray, " K"]
+    action: int
+    reward: float
+    end: bool
+    first: bool
+
+
+class Recorder:
+    """What has been recorded so far. `save` may run in another thread, once nothing is added any more."""
+
+    def __init__(self, action_names: tuple[str, ...]) -> None:
+        self._names = action_names
+        self._rows: list[Row] = []
+        self._pictures: list[UInt8[np.ndarray, "3 H W"]] = []
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should be added."""
+        return self._bytes >= LIMIT
+
+    def add(self, row: Row, picture: UInt8[np.ndarray, "3 H W"]) -> None:
+        """Keep a step and the picture that was shown after it."""
+        self._rows.append(row)
+        self._pictures.append(picture)
+        self._bytes += row.frame.nbytes + picture.nbytes
+
+    def save(self, folder: Path, name: str, fps: int) -> tuple[Path, Path]:
+        """Write `name`.safetensors and `name`.mp4, each whole or not at all. Raises ValueError if nothing was
+        recorded, OSError if the disk does not take it."""
+        if not self._rows:
+            raise ValueError("nothing was recorded: no step was taken")
+        folder.mkdir(parents=True, exist_ok=True)
+        file, film = folder / f"{name}.safetensors", folder / f"{name}.mp4"
+        half = folder / f".part-{file.name}"
+        write(half, safetensors.numpy.save(self._arrays()))
+        os.replace(half, file)
+        films.write_mp4(film, self._even(), fps=max(fps, 8))
+        return file, film
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        rows = self._rows
+        replay = ReplayBuffer(len(rows), rows[0].frame.shape)
+        for row, following in zip(rows, [*rows[1:], None], strict=True):
+            last = following is None or following.first or row.end
+            replay.add(row.frame, row.action, row.reward, row.end, last)
+        names = np.frombuffer("\n".join(self._names).encode(), np.uint8)
+        return replay.export(0, len(rows)) | {"tokens": np.stack([row.tokens for row in rows]), "actions": names}
+
+    def _even(self) -> list[UInt8[np.ndarray, "3 H W"]]:
+        """The pictures on grounds of one size, as modes differ in their number of panels."""
+        height = max(p.shape[1] for p in self._pictures)
+        width = max(p.shape[2] for p in self._pictures)
+        ground = np.zeros((3, height, width), np.uint8)
+        even = []
+        for picture in self._pictures:
+            canvas = ground.copy()
+            canvas[:, : picture.shape[1], : picture.shape[2]] = picture
+            even.append(canvas)
+        return even

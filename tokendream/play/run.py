@@ -1,0 +1,101 @@
+"""`tokendream play`: load a run, open a port, say where it is, and play until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import secrets
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import torch
+
+from tokendream.plain import ConfigError
+from tokendream.play import library
+from tokendream.play.hub import Hub
+from tokendream.play.player import Player, episodes
+from tokendream.play.server import Doorkeeper, Server, application, is_loopback, listen, serve
+from tokendream.play.session import Session
+from tokendream.trained import Trained
+
+
+def play(
+    run_dir: Path,
+    *,
+    host: str,
+    port: int,
+    recordings: Path | None,
+    recording: Path | None,
+    temperature: float | None,
+    seed: int,
+    device: str,
+    ask_token: bool,
+) -> int:
+    """Serve a run until SIGINT or SIGTERM. Raises ConfigError, CheckpointError, RecordingError or OSError, one line,
+    for a run, a recording or an address that cannot be used."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port must lie in 0..65535, not {port}")
+    if temperature is not None and not temperature > 0:
+        raise ConfigError(f"temperature must be above 0, not {temperature}")
+    # One core stays free for the network, the browser and a training run: with both of two cores shared, side by side
+    # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
+    torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) - 1, torch.get_num_threads())))
+    trained = Trained.load(run_dir, device)
+    folder = recordings or Path("recordings") / run_dir.resolve().name
+    known = episodes(run_dir, folder, trained, _say)
+    opened = library.open_recording(recording, trained) if recording else []
+    hub = Hub()
+    session = Session(trained, [*opened, *known], seed=seed, temperature=temperature, tell=hub.tell)
+    if recording is not None and not opened:
+        raise ConfigError(f"{recording} holds no episode of {library.SHORTEST} steps or more")
+    if opened:
+        session.open_episode(0)
+    token = secrets.token_urlsafe(18) if ask_token or not is_loopback(host) else None
+    listening = listen(host, port)
+    bound = listening.getsockname()[1]
+    if port not in (0, bound):
+        _say(f"port {port} is in use: {bound} is taken instead")
+    player = Player(session, hub, run_dir, folder, device)
+    server = serve(application(hub, player, Doorkeeper(host, token)), listening)
+    _say(f"{trained.config.env_name}, epoch {trained.epoch}, {trained.compute.describe()}")
+    for line in addresses(host, bound, token):
+        _say(line)
+    _say(f"recordings and pictures go to {folder}; Ctrl-C ends it")
+    return asyncio.run(host_until_stopped(server, listening, hub, player))
+
+
+async def host_until_stopped(server: Server, listening: socket.socket, hub: Hub, player: Player) -> int:
+    """Run the player in its thread and the server here, until a signal comes or one of them ends."""
+    loop = asyncio.get_running_loop()
+    hub.attach(loop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    playing = asyncio.ensure_future(asyncio.to_thread(player.run))
+    playing.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        player.stop()
+    await playing  # raises what ended it, if that was a bug
+    return 0
+
+
+def addresses(host: str, port: int, token: str | None) -> list[str]:
+    """Where to look, here and from elsewhere."""
+    query = f"/?token={token}" if token else "/"
+    here = socket.gethostname()
+    anywhere = host in ("0.0.0.0", "::")
+    name = here if anywhere else f"[{host}]" if ":" in host else host
+    lines = [f"open            http://{name}:{port}{query}"]
+    if is_loopback(host):
+        lines.append(f"from elsewhere  ssh -N -L {port}:{name}:{port} {getpass.getuser()}@{here}")
+        lines.append("                and then the same address there")
+    return lines
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

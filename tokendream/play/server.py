@@ -1,0 +1,228 @@
+"""The web server: one page, one websocket, the files that were written; and who is let in.
+
+Nothing a client sends becomes a path: pages and files are looked up in tables made here. The Host must be this
+machine by a number or a name it has, so that no foreign name can be made to point here; the Origin of a websocket
+must be the page's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import mimetypes
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from importlib import resources
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tokendream.play import wire
+from tokendream.play.hub import GARBAGE, Hub, Viewer
+from tokendream.play.player import Player
+
+PAGES = ("index.html", "play.css", "main.js", "draw.js", "wire.js", "controls.js")
+"""The files of the page."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+SEND_BUFFER = 128 * 1024
+"""Bytes the system may hold for a viewer that does not read: a few pictures, not seconds of them."""
+
+
+class Doorkeeper:
+    """Decides who is let in, by Host, Origin and token."""
+
+    def __init__(self, host: str, token: str | None) -> None:
+        self._names = {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+        self._token = token
+
+    def refusal(self, connection: HTTPConnection, *, page: bool = False) -> str | None:
+        """Why a request is refused; None where it is not. The page's own scripts need no token: they hold nothing."""
+        host = connection.headers.get("host", "")
+        if not self._known(host):
+            return "this address is not known by that name: use its number, or localhost"
+        if connection.scope["type"] == "websocket":
+            origin = urlsplit(connection.headers.get("origin", ""))
+            if origin.scheme not in ("http", "https") or origin.netloc.lower() != host.lower():
+                return "a websocket is opened by the page served here only"
+        if self._token is not None and not page:
+            given = connection.query_params.get("token", "")
+            if not secrets.compare_digest(given.encode(), self._token.encode()):
+                return "the address needs the token that the server printed: ?token=..."
+        return None
+
+    def _known(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def application(hub: Hub, player: Player, door: Doorkeeper) -> Starlette:
+    """The routes."""
+    folder = resources.files("tokendream.play") / "page"
+    pages = {name: (folder / name).read_bytes() for name in PAGES}
+
+    def refused(why: str) -> Response:
+        return PlainTextResponse(f"{why}\n", 403, HEADERS)
+
+    async def page(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if why := door.refusal(request, page=name != "index.html"):
+            return refused(why)
+        if name not in pages:
+            return PlainTextResponse("there is no such page\n", 404, HEADERS)
+        return Response(pages[name], 200, HEADERS, mimetypes.guess_type(name)[0])
+
+    async def file(request: Request) -> Response:
+        if why := door.refusal(request):
+            return refused(why)
+        path = player.files.get(request.path_params["name"])
+        if path is None or not path.is_file():
+            return PlainTextResponse("there is no such file\n", 404, HEADERS)
+        return FileResponse(path, filename=path.name, headers=HEADERS)
+
+    async def watch(socket: WebSocket) -> None:
+        if door.refusal(socket):
+            await socket.close(1008)  # before it is accepted: the client sees 403
+            return
+        await socket.accept()
+        viewer = hub.join()
+        if viewer is None:
+            await socket.close(1013, "too many viewers")
+            return
+        sending = asyncio.create_task(_send(socket, viewer))
+        try:
+            await _receive(socket, viewer, hub, player)
+        finally:
+            hub.leave(viewer)
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/files/{name}", file),
+            Route("/{name}", page),
+            WebSocketRoute("/ws", watch),
+        ]
+    )
+
+
+async def _send(socket: WebSocket, viewer: Viewer) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the viewer has vanished: `_receive` hears of it
+        while True:
+            message = await viewer.next()
+            if isinstance(message, bytes):
+                await socket.send_bytes(message)
+            else:
+                await socket.send_text(message)
+
+
+async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, player: Player) -> None:
+    """Obey a viewer until it is gone, or says more than it may."""
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        cost = 1.0
+        try:
+            if message.get("text") is None:
+                raise wire.WireError("a message must be text")
+            _obey(wire.parse(message["text"]), viewer, hub, player)
+        except wire.WireError as error:
+            cost = GARBAGE
+            viewer.tell(json.dumps({"notice": str(error)}))
+        if not viewer.allows(cost, time.monotonic()):
+            await socket.close(1008, "too many messages")
+            return
+
+
+def _obey(control: object, viewer: Viewer, hub: Hub, player: Player) -> None:
+    if isinstance(control, wire.Ack):
+        viewer.acknowledge(control.pictures)
+    elif isinstance(control, wire.Take):
+        if not hub.take(viewer):
+            viewer.tell(json.dumps({"notice": "somebody else holds the controls"}))
+    elif isinstance(control, wire.Release):
+        hub.release(viewer)
+    elif hub.holder is viewer or (hub.holder is None and hub.take(viewer)):
+        hub.heard()
+        player.submit(control)
+    else:
+        viewer.tell(json.dumps({"notice": "somebody else holds the controls"}))
+
+
+class Server(uvicorn.Server):
+    """uvicorn with sockets that hold little. Signals are left to the caller."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(app: Starlette, listening: socket.socket) -> Server:
+    """A server for an open socket, to be run by `await server.serve(sockets=[listening])`."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="websockets-sansio",
+        ws_max_size=wire.LARGEST,
+        ws_per_message_deflate=False,  # pictures are deflated once for all
+        timeout_graceful_shutdown=2,
+        limit_concurrency=256,
+    )
+    return Server(config)
+
+
+def listen(host: str, port: int, tries: int = 50) -> socket.socket:
+    """A listening socket at this port, or at the first free one after it. Raises OSError where there is none."""
+    for candidate in range(port, min(port + tries, 65536)):
+        try:
+            return socket.create_server((host, candidate), family=_family(host), backlog=64)
+        except OSError as error:
+            if error.errno not in (98, 48, 10048) or candidate == port + tries - 1:
+                raise OSError(f"cannot listen at {host}, port {candidate}: {error.strerror}") from None
+    raise OSError(f"no free port from {port} on")
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server bound to this host."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,318 @@
+"""What is being played, without a network: modes, controls, and one step of whatever is on.
+
+The real game is a dream whose frame is corrected after every step: `imagine.step` gives M's prediction and both
+memories, and then the true frame's tokens take the place of the predicted ones. So every mode runs through the same
+step as training's dreams, once or, side by side, twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tokendream.dream.imagine import Dream
+from tokendream.plain import nearest
+from tokendream.play.keys import Hands, Layout
+from tokendream.play.library import Episode
+from tokendream.play.mind import Futures, Mind, ids
+from tokendream.play.recording import Row
+from tokendream.play.view import MODES, SPEEDS, Facts, Moment, View
+from tokendream.play.worlds import Game, Tape, World
+from tokendream.trained import Trained
+
+HISTORY = 256
+"""Steps that can be undone: 13 MB of M's memories for preset cpu, 84 MB for rem."""
+
+TRACE = 240
+"""Steps in the scrolling plot."""
+
+FUTURES, FUTURE_STEPS = 16, 48
+"""Number of futures of one moment, and their steps before new ones are drawn."""
+
+
+class PlayError(ValueError):
+    """Something that cannot be done now; one line for the person."""
+
+
+class Session:
+    """A game, a dream, and the controls. Not for several threads at once.
+
+    `tell` gets one line about what happened by itself, such as the end of a replay.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        episodes: Sequence[Episode],
+        *,
+        seed: int = 0,
+        temperature: float | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        own = trained.config.evaluation.temperature
+        self.mind = Mind(trained, seed=seed, temperature=own if temperature is None else temperature)
+        self.episodes, self._seed, self._tell = list(episodes), seed, tell
+        self.hands = Hands(Layout.of(trained.action_names))
+        self.mode = MODES["agent-game"]
+        self.paused, self.fps = False, 15
+        self.row: Row | None = None
+        """The step taken by the last call, for a recording; None where none was."""
+        self._game = Game(trained.config, seed)
+        self._tape: Tape | None = None
+        self._episode = 0
+        self._left: Moment | None = None  # the game's moment while it is not on
+        self._futures: Futures | None = None
+        self._past: deque[Moment] = deque(maxlen=HISTORY)
+        self._trace: deque[tuple[float, float, float]] = deque(maxlen=TRACE)
+        self._begin(Moment(self.mind.fresh(self._game.frame)))
+
+    @property
+    def trained(self) -> Trained:
+        """The agent that plays."""
+        return self.mind.trained
+
+    def set_mode(self, name: str) -> None:
+        """Another mode. The game and the dream go on from where they are; a new dream begins at what is shown."""
+        if name not in MODES:
+            raise PlayError(f"unknown mode {name!r}; nearest: {nearest(name, MODES)}")
+        before, mode = self.mode, MODES[name]
+        if mode.truth == "tape" and not self.episodes:
+            raise PlayError("there is no recorded episode: the run has none yet, and nothing was recorded")
+        self._futures = None
+        self.hands.clear()
+        self.mode = mode
+        if (mode.truth, mode.free) == (before.truth, before.free):
+            return
+        if before.truth == "game" and mode.truth != "game":
+            self._left = self.now
+        if mode.truth == "tape" and self._tape is None:
+            self._open(self._episode)
+            return
+        now = self.now
+        if mode.truth == "game" and before.truth != "game":
+            assert self._left is not None
+            now, self._tape = self._left, None
+        if mode.truth is not None:
+            self._begin(replace(now, dream=now.seen if mode.free else None, facts=None))
+        else:
+            self._begin(Moment(now.seen, now.dream if before.free else now.seen))
+
+    def hold(self, buttons: Sequence[str]) -> None:
+        """The buttons held now, in the order in which they were pressed; a tap between two steps counts too.
+
+        While paused, a press is a step.
+        """
+        if self.hands.hold(buttons) and self.paused and self.mode.who == "person":
+            self.advance()
+
+    def act(self, action: int) -> None:
+        """What if? Take this action, whoever plays: at once while paused, else in the next step. Among futures, draw
+        them anew, all with this first action."""
+        if not 0 <= action < len(self.hands.layout.names):
+            raise PlayError(f"an action must lie in 0..{len(self.hands.layout.names) - 1}, not {action}")
+        if self._futures is not None:
+            self.show_futures(True, action)
+        elif self.mode.who == "tape":
+            raise PlayError("a replay takes its own actions: start a dream from here first")
+        else:
+            self.hands.asked = action
+            if self.paused:
+                self.advance()
+
+    def set_fps(self, fps: int) -> None:
+        """Steps a second, one of SPEEDS."""
+        if fps not in SPEEDS:
+            raise PlayError(f"a speed must be one of {', '.join(map(str, SPEEDS))}, not {fps}")
+        self.fps = fps
+
+    def rewind(self, steps: int) -> None:
+        """Undo up to that many steps, and pause."""
+        steps = min(steps, len(self._past))
+        if steps < 1:
+            raise PlayError("there is nothing to rewind")
+        if self.mode.truth is not None:
+            self._world.rewind(steps)
+        for _ in range(steps):
+            self.now = self._past.pop()
+            if self._trace:
+                self._trace.pop()
+        self.paused, self._futures, self._cut = True, None, True
+
+    def reset(self) -> None:
+        """Back to where this began: the dream to its first moment, the replay to its first frame; side by side the
+        dream begins anew at what is shown, and the game alone is a new one."""
+        if self.mode.truth is None:
+            self._begin(self._start)
+        elif self.mode.truth == "tape":
+            self.seek(0)
+        elif self.mode.free:
+            self._begin(replace(self.now, dream=self.now.seen, facts=None))
+        else:
+            self.new()
+
+    def new(self) -> None:
+        """A new game, and in a dream a dream of it; in a replay the next episode."""
+        if self.mode.truth == "tape":
+            self.open_episode((self._episode + 1) % len(self.episodes))
+            return
+        self._game.begin()
+        seen = self.mind.fresh(self._game.frame)
+        self._tape, self._left = None, Moment(seen)
+        self._begin(Moment(seen, seen if self.mode.free else None))
+
+    def open_episode(self, number: int) -> None:
+        """Replay the recorded episode of this number from its first frame."""
+        if not 0 <= number < len(self.episodes):
+            raise PlayError(f"there are {len(self.episodes)} recorded episodes, none of number {number}")
+        self._episode = number
+        if self.mode.truth == "tape" or self._tape is not None:
+            self._open(number)
+        if self.mode.truth != "tape":
+            self.set_mode("replay")
+
+    def seek(self, frame: int) -> None:
+        """Go to a frame of the replay, with both memories warm as training's dreams begin."""
+        if self._tape is None or self.mode.truth != "tape":
+            raise PlayError("only a replay has other moments to go to")
+        self._tape.at = min(max(0, frame), self._tape.episode.length - 1)
+        seen = self.mind.warm(*self._tape.before(self.trained.config.dream.burn_in))
+        self._begin(Moment(seen, seen if self.mode.free else None, step=self._tape.at))
+
+    def show_futures(self, on: bool, first: int | None = None) -> None:
+        """Dream FUTURES futures of what is shown, each with actions of the agent's choice; or no longer."""
+        self._futures = Futures(self.mind, self._lead, first, n=FUTURES, length=FUTURE_STEPS) if on else None
+
+    def choose(self, future: int) -> None:
+        """Go on in one of the futures shown, as a dream."""
+        if self._futures is None or not 0 <= future < FUTURES:
+            raise PlayError(f"there is no future {future} to go on in")
+        dream = self._futures.dreams.one(future)
+        self.set_mode("person-dream" if self.mode.who == "person" else "agent-dream")
+        self._futures = None
+        self._begin(Moment(self.now.seen, dream))
+
+    def reload(self, trained: Trained, episodes: Sequence[Episode]) -> None:
+        """Go on with another checkpoint, in a new game: the old weights' memories mean nothing to the new ones."""
+        self.mind = Mind(trained, seed=self._seed, temperature=self.mind.temperature)
+        self.episodes, self._episode = list(episodes), 0
+        if self.mode.truth == "tape":
+            self.mode = MODES["agent-game"]
+        self.new()
+
+    def close(self) -> None:
+        """Free the environment."""
+        self._game.close()
+
+    def tick(self) -> View:
+        """What is due: a step unless paused. Returns the picture after it."""
+        self.row = None
+        if not self.paused:
+            self.advance()
+        return self.view()
+
+    def advance(self) -> None:
+        """One step, paused or not. The step after an end begins anew: the dream where it began, or a new game."""
+        if self._futures is not None:
+            self._futures.step()
+        elif self._tape is not None and self.mode.who == "tape" and self._tape.action is None:
+            self.paused = True
+            self._tell("the episode ends here")
+        elif self.now.facts is not None and self.now.facts.over:
+            if self.mode.truth is None:
+                self._begin(self._start)
+            else:
+                self.new()
+        else:
+            self._step()
+
+    def _step(self) -> None:
+        now, mind, lead = self.now, self.mind, self._lead
+        before = self._world.frame if self.mode.truth else mind.decode(lead.tokens)[0]
+        who = self.mode.who  # an agent's action is drawn in the step, unless another is asked for
+        chosen = self._tape.action if self._tape and who == "tape" else self.hands.take(playing=who == "person")
+        following, dreamt = mind.step(lead, chosen)
+        action = int(dreamt.action)
+        seen, dream = now.seen, following
+        if self.mode.truth is None:
+            end = bool(dreamt.outcome.end)
+            facts = Facts.of(dreamt, float(dreamt.outcome.reward), end, end)
+        else:
+            reward, end, over = self._world.step(action)
+            seen = mind.corrected(following, self._world.frame, end=end or over)
+            if self.mode.free:
+                assert now.dream is not None
+                dream, dreamt = mind.step(now.dream, action)
+            facts = Facts.of(dreamt, reward, end, over)
+        self._past.append(now)
+        self._arrive(Moment(seen, dream, None, facts, now.score + facts.reward, now.step + 1))
+        assert self.now.opinion is not None
+        expected = facts.reward_probs[2] - facts.reward_probs[0]
+        self._trace.append((self.now.opinion.value, facts.reward, expected))
+        self.row = Row(before, ids(lead.tokens), action, facts.reward, facts.end, self._cut)
+        self._cut = facts.end or facts.over
+
+    def _open(self, number: int) -> None:
+        self._tape, self._episode = Tape(self.episodes[number]), number
+        seen = self.mind.fresh(self._tape.frame)
+        self._begin(Moment(seen, seen if self.mode.free else None))
+
+    def _begin(self, moment: Moment) -> None:
+        """Go on from a moment to which no step leads: nothing before it can be undone."""
+        self._past.clear()
+        self._trace.clear()
+        self._futures, self._cut = None, True
+        self._arrive(moment)
+        self._start = self.now  # where reset leads in a dream
+
+    def _arrive(self, moment: Moment) -> None:
+        self.now = moment
+        self.now = replace(moment, opinion=self.mind.opinion(self._lead))
+
+    @property
+    def _lead(self) -> Dream:
+        """What the one who acts sees and remembers: the truth where there is one, else the dream."""
+        if self.mode.truth is not None:
+            return self.now.seen
+        assert self.now.dream is not None
+        return self.now.dream
+
+    @property
+    def _world(self) -> World:
+        return self._game if self.mode.truth == "game" or self._tape is None else self._tape
+
+    def view(self) -> View:
+        """The picture of this moment."""
+        now, futures, state = self.now, self._futures, self._state()
+        assert now.opinion is not None
+        shown = {"reconstruction": now.seen} if self.mode.truth else {}
+        if now.dream is not None:
+            shown["dream"] = now.dream
+        decoded = [self.mind.decode(dream.tokens)[0] for dream in shown.values()]
+        panels = {"frame": self._world.frame} if self.mode.truth else {}
+        return View(
+            panels=panels | dict(zip(shown, decoded, strict=True)),
+            tokens={name: ids(dream.tokens) for name, dream in shown.items()},
+            probs=now.opinion.probs,
+            trace=np.array(self._trace, np.float32).reshape(-1, 3).T,
+            state=state,
+            entropy=None if now.facts is None else now.facts.entropy,
+            futures=None if futures is None else self.mind.decode(futures.dreams.tokens),
+        )
+
+    def _state(self) -> dict[str, Any]:
+        now, facts = self.now, self.now.facts
+        assert now.opinion is not None
+        state: dict[str, Any] = {"mode": self.mode.name, "paused": self.paused, "fps": self.fps, "step": now.step}
+        state |= {"epoch": self.trained.epoch, "score": now.score, "undo": len(self._past), "value": now.opinion.value}
+        if facts is not None:
+            state |= {"action": facts.action, "reward": facts.reward, "end": facts.end, "over": facts.over}
+            state |= {"expected": list(facts.reward_probs), "end_prob": facts.end_prob}
+        if self._tape is not None and self.mode.truth == "tape":
+            state["tape"] = {"episode": self._episode, "at": self._tape.at, "length": self._tape.episode.length}
+        if (f := self._futures) is not None:
+            state["futures"] = {"at": f.at, "first": f.first, "returns": f.returns.tolist(), "ends": f.ends.tolist()}
+        return state

@@ -1,0 +1,122 @@
+"""What can be asked for and what is shown: modes, moments, and a picture of one.
+
+A `View` holds all of a picture, never a difference to the one before, so that any of them may be dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from tokendream.dream.imagine import Dream, Step
+from tokendream.play.mind import Opinion
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Who acts where. `truth`: what really happens, if anything. `free`: a dream goes on by itself, beside it or alone.
+
+    Without `free` the dream is the world model's prediction of each next frame, corrected by what came.
+    """
+
+    name: str
+    title: str
+    truth: Literal["game", "tape"] | None
+    free: bool
+    who: Literal["agent", "person", "tape"]
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("agent-game", "Agent in the game", "game", False, "agent"),
+        Mode("person-game", "You in the game", "game", False, "person"),
+        Mode("agent-dream", "Agent in the dream", None, True, "agent"),
+        Mode("person-dream", "You in the dream", None, True, "person"),
+        Mode("agent-both", "Agent, side by side", "game", True, "agent"),
+        Mode("person-both", "You, side by side", "game", True, "person"),
+        Mode("replay", "Replay", "tape", False, "tape"),
+        Mode("replay-both", "Replay beside a dream", "tape", True, "tape"),
+    )
+}
+"""The modes in the order of their keys, 1 to 8."""
+
+SPEEDS = (1, 2, 4, 8, 15, 30, 60)
+"""Steps a second. An Atari game of frame skip 4 is played at 15."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The step that led to a picture: what M expected of it, and what came.
+
+    `reward`, `end` and `over` are those of the world that leads: the truth where there is one, else the dream's.
+    `reward_probs` are those of a negative, no and a positive reward; `entropy` is that of each predicted token, in
+    nats.
+    """
+
+    action: int
+    reward: float
+    end: bool
+    over: bool
+    reward_probs: tuple[float, float, float]
+    end_prob: float
+    entropy: Float32[np.ndarray, " K"]
+
+    @staticmethod
+    def of(dreamt: Step, reward: float, end: bool, over: bool) -> Facts:
+        """From a step with B = 1, and what came of it."""
+        p = dreamt.prediction
+        log_p = p.next_frame[0, 0].float().log_softmax(-1)
+        below, none, above = p.reward[0, 0].float().softmax(-1).tolist()
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        end_prob = float(p.end[0, 0].float().softmax(-1)[1])
+        return Facts(
+            int(dreamt.action), reward, end, over, (below, none, above), end_prob, entropy.float().cpu().numpy()
+        )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """All that going back must bring back.
+
+    `seen`: the memories that follow the truth; its tokens are those of the true frame. `dream`: the dream's own, or
+    the last prediction, None before the first. `opinion`: C's of what leads.
+    """
+
+    seen: Dream
+    dream: Dream | None = None
+    opinion: Opinion | None = None
+    facts: Facts | None = None
+    score: float = 0.0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture of the session; `state` is plain data for JSON.
+
+    `trace[:, t]` of the last steps: value, reward, and the reward that M expected. `entropy` belongs to panel "dream".
+    """
+
+    panels: dict[str, UInt8[np.ndarray, "3 S S"]]
+    tokens: dict[str, Int32[np.ndarray, " K"]]
+    probs: Float32[np.ndarray, " A"]
+    trace: Float32[np.ndarray, "3 T"]
+    state: dict[str, Any]
+    entropy: Float32[np.ndarray, " K"] | None = None
+    futures: UInt8[np.ndarray, "n 3 S S"] | None = None
+
+
+def picture(view: View) -> UInt8[np.ndarray, "3 H W"]:
+    """The view as one picture: its panels side by side, or the futures in as square a grid as they make."""
+    if view.futures is None:
+        return np.concatenate(list(view.panels.values()), axis=-1)
+    side = math.ceil(len(view.futures) ** 0.5)
+    black = np.zeros_like(view.futures[0])
+    cells = [*view.futures, *[black] * (-len(view.futures) % side)]
+    rows = [np.concatenate(cells[i : i + side], axis=-1) for i in range(0, len(cells), side)]
+    return np.concatenate(rows, axis=-2)
