@@ -160,7 +160,11 @@ def test_bad_arguments_are_named_before_anything_is_timed(changes, message, tmp_
     Path("prose.md").write_text("nothing but prose\n")
     config = TINY
     if "downsamples" in changes:
-        config = dataclasses.replace(TINY, tokenizer=dataclasses.replace(TINY.tokenizer, downsamples=1))
+        config = dataclasses.replace(
+            TINY,
+            env=dataclasses.replace(TINY.env, size=32),
+            tokenizer=dataclasses.replace(TINY.tokenizer, downsamples=1),
+        )
     with pytest.raises(ConfigError, match=message):
         claims_module.main(
             config, changes.get("device", "cpu"), quick=True, cpu_time=changes.get("cpu_time", False),

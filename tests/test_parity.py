@@ -43,7 +43,7 @@ def history(part: str, dtype: torch.dtype, *, round_decay: bool = False) -> tupl
     torch.manual_seed(0)
     agent = Agent.from_config(CONFIG, A)
     if round_decay:
-        agent.world_model.retnet.gamma = agent.world_model.retnet.gamma.bfloat16().double()
+        agent.world_model.backbone.gamma = agent.world_model.backbone.gamma.bfloat16().double()
     torch.nn.init.normal_(agent.tokenizer.quantizer.codebook, std=0.5)
     frames, rng = moving_square(), torch.Generator().manual_seed(1)
     tokens = agent.tokenizer.encode(frames)
