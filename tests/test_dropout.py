@@ -22,7 +22,7 @@ def test_the_rate_is_exact_and_neighbours_are_independent(p):
 def test_what_is_kept_is_scaled_and_the_gradient_is_the_mask():
     x = torch.randn(3, 7, 11).bfloat16().requires_grad_()
     torch.manual_seed(5)
-    y = dropout(x, 0.25, training=True)
+    y = dropout(x, 0.25)
     torch.manual_seed(5)
     mask = cpu_mask(x.shape, 0.25)
     assert set(mask.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75).bfloat16())}
@@ -42,9 +42,8 @@ def test_a_restored_random_state_gives_the_same_mask():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_every_precision_drops_in_training_only(dtype):
     x = torch.ones(1000, dtype=dtype)
-    assert torch.equal(dropout(x, 0.5, training=False), x)
-    assert torch.equal(dropout(x, 0.0, training=True), x)
-    assert not dropout(x, 1.0, training=True).any()
-    assert dropout(x, 1e-9, training=True).count_nonzero() >= 990
-    assert dropout(x, 1 - 1e-9, training=True).count_nonzero() <= 10
-    assert 400 < int((dropout(x, 0.5, training=True) == 0).sum()) < 600
+    assert torch.equal(dropout(x, 0.0), x)
+    assert not dropout(x, 1.0).any()
+    assert dropout(x, 1e-9).count_nonzero() >= 990
+    assert dropout(x, 1 - 1e-9).count_nonzero() <= 10
+    assert 400 < int((dropout(x, 0.5) == 0).sum()) < 600

@@ -66,12 +66,12 @@ def test_block_states_are_the_states_between_chunks(qkv, gamma):
     q, k, v = qkv
     blocks, length = 5, 7
     _, growth = R.fold(gamma, length)
-    split = [x.view(B, H, blocks, length, D).transpose(1, 2) for x in (k, v)]
+    split = [x.view(B, H, blocks, length, D).permute(2, 0, 1, 3, 4) for x in (k, v)]
     states = R.block_states(split[0] * growth[:, :, None], split[1], gamma, empty())
     for t in range(blocks):
         end = (t + 1) * length
         _, S = R.recurrent(q[:, :, :end], k[:, :, :end], v[:, :, :end], gamma, empty())
-        assert torch.allclose(states[:, t], S, atol=1e-12)
+        assert torch.allclose(states[t], S, atol=1e-12)
 
 
 def test_rotation_turns_pairs_and_depends_on_distance_only():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from tokendream.config import Precision
+from tokendream.nn import passes
+from tokendream.nn.kernels import build
 from tokendream.plain import ConfigError
 
 
@@ -20,9 +22,11 @@ class Compute:
 
     device: torch.device
     dtype: torch.dtype
+    kernels: bool = True
+    """Whether a CPU may use the compiled passes (`nn.passes`)."""
 
     @staticmethod
-    def resolve(device: str = "auto", precision: Precision = "auto") -> Compute:
+    def resolve(device: str = "auto", precision: Precision = "auto", kernels: bool = True) -> Compute:
         """Turn the config's words into what this machine has. Raises ConfigError for a device that is not there."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,11 +41,16 @@ class Compute:
             raise ConfigError(f"device {device} is not there: this machine has {count or 'no'} CUDA device(s)")
         fast = found.type == "cuda" or _cpu_is_fast_at_bf16()
         bf16 = precision == "bf16" or (precision == "auto" and fast)
-        return Compute(found, torch.bfloat16 if bf16 else torch.float32)
+        return Compute(found, torch.bfloat16 if bf16 else torch.float32, kernels)
 
-    def autocast(self) -> AbstractContextManager[object]:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """The context in which every forward pass runs."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is torch.bfloat16)
+        with (
+            torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is torch.bfloat16),
+            passes.kernels(self.kernels),
+        ):
+            yield
 
     def describe(self) -> str:
         """Device and precision for people."""
@@ -49,7 +58,10 @@ class Compute:
             name = torch.cuda.get_device_name(self.device)
         else:
             name = f"CPU, {torch.get_num_threads()} threads"
-        return f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'float32'}"
+        said = f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'float32'}"
+        if self.device.type == "cuda" or not self.kernels:
+            return said
+        return f"{said}, {'own kernels' if (missing := build.why_not()) is None else f'no kernels ({missing})'}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -215,6 +215,8 @@ class Config:
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"
     """Matrix products in bf16 or float32; auto takes bf16 where the device is fast at it."""
+    kernels: bool = True
+    """On a CPU with a C++ compiler, do what lies between matrix products in compiled passes of our own."""
     control: Control = "none"
     """A link cut on purpose, to see that nothing is learnt without it: M is trained on other steps' actions, dreams
     pay nothing or another dream's rewards, C sees no frame."""

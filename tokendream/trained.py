@@ -34,7 +34,7 @@ class Trained:
     def load(run_dir: Path, device: str = "auto") -> Trained:
         """Raises ConfigError or CheckpointError, one line, for a folder without a usable run."""
         config = read_config(run_dir)
-        compute = Compute.resolve(device, config.precision)
+        compute = Compute.resolve(device, config.precision, config.kernels)
         epoch, snapshot = Checkpoints(run_dir).load(groups=("agent",))
         envs = make(config, 1, evaluation=True)
         agent, names = Agent.from_config(config, envs.n_actions), envs.action_names

@@ -46,7 +46,7 @@ REPLAY = 256
 
 def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path | None, page: Path | None) -> int:
     """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
-    compute = Compute.resolve(device, config.precision)
+    compute = Compute.resolve(device, config.precision, config.kernels)
     if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
         raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {compute.describe()}")
     if config.tokenizer.downsamples < 2 or config.env.size % (2 << config.tokenizer.downsamples):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, bmm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
 from tokendream.bench.clock import seconds_of
 from tokendream.bench.machine import peak_memory, watch_memory
@@ -17,13 +17,14 @@ from tokendream.bench.machine import peak_memory, watch_memory
 SHORTEST = 0.05
 """Seconds of one repetition at least: shorter work is done several times in a row."""
 
-ATTENTION = {
+COUNTED = {
+    torch.ops.aten.baddbmm_: lambda added, a, b, *_, **__: bmm_flop(a, b),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
 }
-"""What torch's counter knows of attention on a GPU, for its CPU kernel."""
+"""What torch's counter leaves out: a product in place, and attention on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def count_flops(run: Callable[[], object]) -> int:
 
     Attention is counted over all keys, masked or not.
     """
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         run()
     return counter.get_total_flops()
 

@@ -47,7 +47,7 @@ class Item:
 
 def main(config: Config, device: str, *, quick: bool, profile: bool, out: Path | None) -> int:
     """Time a preset's phases and print what was found. Raises ConfigError for a device or file that cannot be."""
-    compute = Compute.resolve(device, config.precision)
+    compute = Compute.resolve(device, config.precision, config.kernels)
     prepare("--out", out)
     progress = Progress()
     findings = run(config, compute, QUICK if quick else FULL, quick=quick, profile=profile, say=progress)

@@ -21,7 +21,7 @@ from tokendream.report.folder import Folder
 from tokendream.scores import ATARI_100K, benchmark_name
 from tokendream.sweep.plan import expected, fields_that_differ
 
-NOT_THE_AGENT = {"preset", "game", "env_id", "seed", "device", "precision", "checkpoint_every",
+NOT_THE_AGENT = {"preset", "game", "env_id", "seed", "device", "precision", "kernels", "checkpoint_every",
                  "training.cache_tokens"}  # fmt: skip
 """Fields in which the runs of one agent may differ. `env` and `evaluation` are not the agent's either: what counts of
 them is the protocol, which must be equal anyway."""

@@ -100,7 +100,8 @@ def attend(
     # In place: a tenth of tril's time, and autograd needs no copy of it.
     scores = (q @ k.mT).tril_(k.shape[2] - q.shape[2])
     past = q @ S.to(q.dtype)
-    return torch.baddbmm(past.flatten(0, 1), scores.flatten(0, 1), v.flatten(0, 1)).view_as(past)
+    past.flatten(0, 1).baddbmm_(scores.flatten(0, 1), v.flatten(0, 1))
+    return past
 
 
 def absorb(
@@ -110,15 +111,15 @@ def absorb(
     S: Float[Tensor, "B H d d"],
 ) -> Float[Tensor, "B H d d"]:
     """The state after one chunk that enters with S; k folded: γ^L (S + Σ_m k̃_m v_mᵀ)."""
-    return block_states(k[:, None], v[:, None], gamma, S)[:, 0]
+    return block_states(k[None], v[None], gamma, S)[0]
 
 
 def block_states(
-    k: Float[Tensor, "B T H L d"],
-    v: Float[Tensor, "B T H L d"],
+    k: Float[Tensor, "T B H L d"],
+    v: Float[Tensor, "T B H L d"],
     gamma: Float[Tensor, " H"],
     S: Float[Tensor, "B H d d"],
-) -> Float[Tensor, "B T H d d"]:
+) -> Float[Tensor, "T B H d d"]:
     """The state after EVERY one of T consecutive blocks of L tokens; k folded within its block.
 
     Sums run in S's precision (float32 under autocast): in bf16 the slowest head would forget to forget.
@@ -126,10 +127,10 @@ def block_states(
     L = k.shape[3]
     decay = (gamma.double() ** L).to(S.dtype)[:, None, None]
     states = []
-    for added in (k.mT @ v).unbind(1):
+    for added in (k.mT @ v).unbind(0):
         S = decay * (S + added)
         states.append(S)
-    return torch.stack(states, dim=1)
+    return torch.stack(states)
 
 
 def chunkwise(

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
-from tokendream.nn import retention
-from tokendream.nn.dropout import dropout
+from tokendream.nn import passes, retention
 
-Retain = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q, k, v), each `G H L d`, to the retention's output, `G H L d`; q may be the last few tokens alone."""
+Retain = Callable[[Tensor, nn.Linear], tuple[Tensor, Tensor]]
+"""Tokens, `G L D`, and their projection to the output at the last Q of them, `G H Q d`, and the gate, `G L D`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class RetNetLayer(nn.Module):
 
         x += out(swish(gate(x̂)) ∘ GroupNorm_H(retention(x̂)));    x += W2 swish(W1 x̃)
 
-    How the past is brought in is the caller's business: `retain` maps q, k, v to y.
+    How the past is brought in, and for which of the last tokens an output is wanted, is the caller's business.
     """
 
     def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
@@ -68,30 +67,14 @@ class RetNetLayer(nn.Module):
         for linear in (self.qkvg, self.out, self.ffn_in, self.ffn_out):
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Float[Tensor, "G L D"], retain: Retain, tail: int | None = None) -> Float[Tensor, "G Q D"]:
-        """The layer's output at the last `tail` tokens (all by default); k and v are those of all tokens."""
-        normed = self.norm_retention(x)
-        if tail is None:
-            q, k, v, gate = self._heads(self.qkvg(normed))
-        else:
-            D = x.shape[2]
-            k, v = self._heads(F.linear(normed, self.qkvg.weight[D : 3 * D], self.qkvg.bias[D : 3 * D]))
-            q, _, _, gate = self._heads(self.qkvg(normed[:, -tail:]))
-            x = x[:, -tail:]
-        y = retain(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        y = F.layer_norm(y, y.shape[-1:], eps=1e-6)  # GroupNorm with a group per head, without affine
-        y = self._drop(y)
-        y = (F.silu(gate) * y.transpose(1, 2)).flatten(2)
-        x = x + self._drop(self.out(y))
-        y = self._drop(F.silu(self.ffn_in(self.norm_ffn(x))))
-        return x + self._drop(self.ffn_out(y))
-
-    def _heads(self, x: Float[Tensor, "G L M"]) -> tuple[Float[Tensor, "G L H d"], ...]:
-        """Split M features, a multiple of the width D, into widths and heads."""
-        return x.unflatten(2, (-1, self.heads, self.out.in_features // self.heads)).unbind(2)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
+    def forward(self, x: Float[Tensor, "G L D"], retain: Retain) -> Float[Tensor, "G Q D"]:
+        """The layer's output at the tokens that `retain` answers for."""
+        p = self.dropout if self.training else 0.0
+        y, gate = retain(self.norm_retention(x), self.qkvg)
+        Q = y.shape[2]
+        y = passes.gated_norm(y, gate[:, -Q:], p)
+        x, normed = passes.add_norm(x[:, -Q:], y, self.out, self.norm_ffn, p)
+        return passes.add(x, passes.swish(normed, self.ffn_in, p), self.ffn_out, p)
 
 
 class RetNet(nn.Module):
@@ -128,11 +111,11 @@ class RetNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """The parallel form over a whole sequence from an empty past."""
-        q_table, k_table = self._tables(torch.arange(x.shape[1], device=x.device), x.dtype)
+        tables = self._tables(torch.arange(x.shape[1], device=x.device)[None], x.dtype)
 
-        def retain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k = retention.rotate(q, q_table), retention.rotate(k, k_table)
-            return retention.parallel(q, k, v, self.gamma)
+        def retain(x: Tensor, qkvg: nn.Linear) -> tuple[Tensor, Tensor]:
+            q, k, v, gate = passes.split_heads(x, qkvg, *tables)
+            return retention.parallel(q, k, v, self.gamma), gate
 
         for layer in self.layers:
             x = layer(x, retain)
@@ -178,70 +161,76 @@ class RetNet(nn.Module):
         assert K1 == K + 1, f"a block of {K1} tokens does not fit {K} prediction tokens"
         chosen = torch.arange(T, device=x.device)[predict]
         P = len(chosen)
-        prediction = F.pad(u, (0, 0, 0, 1)).to(x.dtype).expand(B, P, K1, D)
-        blocks = torch.cat((x, prediction), dim=1).view(B * (T + P), K1, D)
+        # Time first: then the two streams are two parts of memory, and no product needs a copy.
+        prediction = F.pad(u, (0, 0, 0, 1)).to(x.dtype).expand(P, B, K1, D)
+        blocks = torch.cat((x.transpose(0, 1), prediction)).flatten(0, 1)
 
         first = torch.cat((torch.arange(T, device=x.device), chosen + 1)) * K1 + state.position
-        tables = self._tables(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=K1)
+        tables = self._tables(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=True)
         states: list[Tensor] = []  # of each layer, after every block
         layers = list(zip(self.layers, state.S.unbind(0), strict=True))
+
+        def absorb(k: Tensor, v: Tensor, S: Tensor) -> Tensor:
+            k, v = (part[: T * B].unflatten(0, (T, B)) for part in (k, v))
+            states.append(retention.block_states(k, v, self.gamma, S))
+            return states[-1]
+
         for layer, S in layers[:-1]:
 
-            def both(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
-                q, k, v = _by_block(q, k, v, B, *tables)
-                after = retention.block_states(k[:, :T], v[:, :T], self.gamma, S)
-                states.append(after)
-                return _attend(q, k, v, torch.cat((S[:, None], after[:, :-1], after[:, predict]), dim=1))
+            def both(x: Tensor, qkvg: nn.Linear, S: Tensor = S) -> tuple[Tensor, Tensor]:
+                q, k, v, gate = passes.split_heads(x, qkvg, *tables)
+                after = absorb(k, v, S)
+                return retention.attend(q, k, v, _entering(x, S, after[:-1], after[predict])), gate
 
             blocks = layer(blocks, both)
 
         layer, S = layers[-1]  # where the two streams part, as the caller may want less of the real one
 
-        def real(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = _by_block(q, k, v, B, *(table[:T] for table in tables))
-            after = retention.block_states(k, v, self.gamma, S)
-            states.append(after)
-            return _attend(q, k, v, torch.cat((S[:, None], after[:, :-1]), dim=1))
+        def real(x: Tensor, qkvg: nn.Linear) -> tuple[Tensor, Tensor]:
+            q, k, v, gate = passes.split_heads(x, qkvg, *(table[:T] for table in tables))
+            after = absorb(k, v, S)
+            return retention.attend(q[:, :, -(tail or K1) :], k, v, _entering(x, S, after[:-1])), gate
 
-        def predicted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return _attend(*_by_block(q, k, v, B, *(table[T:] for table in tables)), states[-1][:, predict])
+        def predicted(x: Tensor, qkvg: nn.Linear) -> tuple[Tensor, Tensor]:
+            q, k, v, gate = passes.split_heads(x, qkvg, *(table[T:] for table in tables))
+            return retention.attend(q, k, v, states[-1][predict].flatten(0, 1)), gate
 
-        seen, prediction = blocks.view(B, T + P, K1, D).split((T, P), dim=1)
-        y = layer(seen.flatten(0, 1), real, tail).unflatten(0, (B, T))
-        y_next = layer(prediction.flatten(0, 1), predicted).unflatten(0, (B, P))
-        leaving = torch.stack([after[:, -1] for after in states])
+        seen, prediction = blocks.split((T * B, P * B))
+        y = layer(seen, real).unflatten(0, (T, B)).transpose(0, 1)
+        y_next = layer(prediction, predicted).unflatten(0, (P, B)).transpose(0, 1)
+        leaving = torch.stack([after[-1] for after in states])
         return y, y_next[:, :, :K], RetNetState(leaving, state.position + T * K1)
 
     def _carry(self, x: Tensor, state: RetNetState, form: Callable) -> tuple[Tensor, RetNetState]:
         """Run one of the forms that carry a state over the tokens of x."""
         L = x.shape[1]
-        q_table, k_table = self._tables(state.position + torch.arange(L, device=x.device), x.dtype)
+        tables = self._tables(state.position + torch.arange(L, device=x.device)[None], x.dtype)
         carried = []
         for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
 
-            def retain(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
-                q, k = retention.rotate(q, q_table), retention.rotate(k, k_table)
+            def retain(x: Tensor, qkvg: nn.Linear, S: Tensor = S) -> tuple[Tensor, Tensor]:
+                q, k, v, gate = passes.split_heads(x, qkvg, *tables)
                 y, after = form(q, k, v, self.gamma, S)
                 carried.append(after)
-                return y
+                return y, gate
 
             x = layer(x, retain)
         return x, RetNetState(torch.stack(carried), state.position + L)
 
     def _tables(
-        self, position: Int64[Tensor, "*L"], dtype: torch.dtype, fold: int = 0
-    ) -> tuple[Complex[Tensor, ...], Complex[Tensor, ...]]:
+        self, position: Int64[Tensor, "T L"], dtype: torch.dtype, *, fold: bool = False
+    ) -> tuple[Complex[Tensor, "T H L e"], Complex[Tensor, "T H L e"]]:
         """Rotations of queries and of keys, in single precision or better, with k's scale d^(-1/2) worked in.
 
-        Shapes: `L e` for plain positions `L`; `G H K1 e` for the positions `G K1` of folded blocks.
+        With `fold` also the decays within a chunk of L tokens (see `retention.fold`).
         """
-        table = retention.rotation(position, self.head_width)
+        table = retention.rotation(position, self.head_width)[:, None].expand(-1, self.heads, -1, -1)
         q_table, k_table = table, table * self.head_width**-0.5
         if fold:
-            decay, growth = retention.fold(self.gamma, fold)
-            q_table, k_table = q_table[:, None] * decay[:, :, None], k_table[:, None] * growth[:, :, None]
+            decay, growth = retention.fold(self.gamma, position.shape[1])
+            q_table, k_table = q_table * decay[:, :, None], k_table * growth[:, :, None]
         precision = torch.promote_types(dtype, torch.float32).to_complex()
-        return q_table.to(precision), k_table.to(precision)
+        return q_table.to(precision).contiguous(), k_table.to(precision).contiguous()
 
 
 def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:
@@ -249,14 +238,6 @@ def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:
     return y[:, 0], state
 
 
-def _by_block(
-    q: Tensor, k: Tensor, v: Tensor, B: int, q_table: Tensor, k_table: Tensor
-) -> tuple[Float[Tensor, "B G H Q d"], Float[Tensor, "B G H L d"], Float[Tensor, "B G H L d"]]:
-    """Queries and keys rotated, each of the G blocks of a sequence at its own positions."""
-    q, k, v = (x.unflatten(0, (B, len(q_table))) for x in (q, k, v))
-    return retention.rotate(q, q_table[:, :, -q.shape[3] :]), retention.rotate(k, k_table), v
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, entering: Tensor) -> Tensor:
-    """`retention.attend` over the blocks of all sequences."""
-    return retention.attend(*(x.flatten(0, 1) for x in (q, k, v, entering)))
+def _entering(x: Tensor, S: Tensor, *after: Tensor) -> Tensor:
+    """The states that blocks enter with, `G H d d`: S, then those after some blocks; in the precision of x."""
+    return torch.cat([part.to(x.dtype).flatten(0, 1) for part in (S[None], *after)])

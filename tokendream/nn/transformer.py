@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
+from tokendream.nn import passes
 from tokendream.nn.dropout import dropout
 from tokendream.nn.retention import rotate, rotation
 
@@ -104,17 +105,14 @@ class TransformerLayer(nn.Module):
             k, v = self._heads(F.linear(normed, self.qkv.weight[D:], self.qkv.bias[D:]))
             (q,) = self._heads(F.linear(normed[:, wanted], self.qkv.weight[:D], self.qkv.bias[:D]))
             x = x[:, wanted]
-        y = self._drop(attend(q, k, v))
-        x = x + self._drop(self.out(y.transpose(1, 2).flatten(2)))
-        y = self._drop(F.gelu(self.ffn_in(self.norm_ffn(x))))
-        return x + self._drop(self.ffn_out(y))
+        p = self.dropout if self.training else 0.0
+        y = dropout(attend(q, k, v), p).transpose(1, 2).flatten(2)
+        x, normed = passes.add_norm(x, y, self.out, self.norm_ffn, p)
+        return passes.add(x, dropout(F.gelu(self.ffn_in(normed)), p), self.ffn_out, p)
 
     def _heads(self, x: Float[Tensor, "B L M"]) -> tuple[Float[Tensor, "B H L d"], ...]:
         """Split M features, a multiple of the width D, into widths and heads."""
         return x.unflatten(2, (-1, self.heads, self.out.in_features // self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
 
 
 class Transformer(nn.Module):

@@ -1,0 +1,218 @@
+"""The compiled passes against the lines of PyTorch that say what they compute, and where they come from."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tokendream.nn import passes, retention
+from tokendream.nn.kernels import build, fused
+from tokendream.nn.retnet import RetNet
+
+pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=f"no kernels here: {build.why_not()}")
+
+T, B, L, D, H = 3, 2, 7, 32, 4
+X = (T * B, L, D)
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    made = nn.Linear(inputs, outputs)
+    nn.init.normal_(made.bias)
+    return made
+
+
+def tables() -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (T, H, L, D // H // 2)
+    return tuple(torch.polar(0.5 + torch.rand(shape), 6 * torch.rand(shape)) for _ in range(2))
+
+
+QKVG, OUT, WIDE, NORM, TABLES = linear(D, 4 * D), linear(D, D), linear(D, 4 * D), nn.LayerNorm(D), tables()
+nn.init.normal_(NORM.weight)
+
+PASSES = {
+    "split_heads": (lambda x: passes.split_heads(x, QKVG, *TABLES), [X], QKVG),
+    "gated_norm": (lambda y, gate: (passes.gated_norm(y, gate, 0.0),), [(T * B, H, L, D // H), X], None),
+    "add_norm": (lambda x, y: passes.add_norm(x, y, OUT, NORM, 0.0), [X, X], nn.ModuleList([OUT, NORM])),
+    "add": (lambda x, y: (passes.add(x, y, OUT, 0.0),), [X, X], OUT),
+    "swish": (lambda x: (passes.swish(x, WIDE, 0.0),), [X], WIDE),
+}
+
+
+def results(name: str, dtype: torch.dtype, *, kernels: bool) -> list[torch.Tensor]:
+    """Outputs, then the gradients of all inputs and parameters, of a pass over large and small numbers."""
+    run, shapes, module = PASSES[name]
+    torch.manual_seed(1)
+    inputs = [(3 * torch.randn(shape)).to(dtype).requires_grad_() for shape in shapes]
+    wanted = inputs + (list(module.parameters()) if module else [])
+    with passes.kernels(kernels), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        outputs = run(*inputs)
+    seen = [torch.randn(o.shape) for o in outputs]
+    loss = sum((o.float() * s).sum() for o, s in zip(outputs, seen, strict=True))
+    return [t.detach().float() for t in (*outputs, *torch.autograd.grad(loss, wanted))]
+
+
+def apart(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    """The largest distance of two tensors, as a share of their length."""
+    assert [t.shape for t in a] == [t.shape for t in b]
+    return max(float((p - q).norm() / q.norm()) for p, q in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_in_float32_a_pass_is_its_definition(name):
+    assert apart(results(name, torch.float32, kernels=True), results(name, torch.float32, kernels=False)) < 1e-6
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_in_bf16_a_pass_is_nearer_to_float32_than_its_definition(name):
+    exact = results(name, torch.float32, kernels=False)
+    ours, plain = (apart(results(name, torch.bfloat16, kernels=k), exact) for k in (True, False))
+    assert ours < 0.01
+    assert ours < 1.05 * plain
+
+
+def test_rows_of_any_width_and_strides_are_taken():
+    """Widths that fill no vector, and tensors that are slices of others."""
+    for width in (2, 6, 50):
+        layer = linear(width, width)
+        x, y = (torch.randn(5, 3 * width)[:, width : 2 * width] for _ in range(2))
+        got = [t for kernels in (True, False) for t in (run(passes.add, x, y, layer, 0.0, kernels=kernels),)]
+        assert torch.allclose(*got, atol=1e-6)
+
+
+def run(function, *arguments, kernels: bool = True):
+    with passes.kernels(kernels):
+        return function(*arguments)
+
+
+def test_swish_in_bf16_is_right_to_the_last_bit_but_one_for_every_number():
+    """All 65,536 of them; what is not finite is not made finite."""
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    y = fused.Swish.apply(x[None], torch.zeros(len(x)), 0.0)[0]
+    assert torch.equal(y.isfinite(), x.isfinite())
+    assert y[x.isnan()].isnan().all()
+    there = x.isfinite()
+    exact = x[there].double() * torch.sigmoid(x[there].double())
+    error = (y[there].double() - exact).abs()
+    assert (error <= exact.abs() * 2**-8 * 1.1 + x[there].double().abs() * 1e-36 + 1e-37).all()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_keeps_its_rate_and_the_gradient_its_mask(p):
+    n = 1 << 20
+    x, bias = torch.ones(n // 256, 256, requires_grad=True), torch.zeros(256)
+    torch.manual_seed(3)
+    y = fused.Add.apply(torch.zeros_like(x), x, bias, p)
+    dropped = (y == 0).double()
+    assert abs(dropped.mean() - p) < 4 * (p * (1 - p) / n) ** 0.5
+    for lag in (1, 2, 127, 128, 256, 1024):  # a word of the hash serves two numbers of a row, 128 apart
+        flat = dropped.flatten()
+        assert abs((flat[lag:] - p).mul(flat[:-lag] - p).mean()) < 4 * p * (1 - p) / n**0.5
+    assert torch.allclose(y[y != 0], torch.tensor(1 / (1 - p)))
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], y)  # the input is 1
+    assert not torch.equal(fused.Add.apply(torch.zeros_like(x), x, bias, p), y)
+    torch.manual_seed(3)
+    assert torch.equal(fused.Add.apply(torch.zeros_like(x), x, bias, p), y)
+
+
+def test_each_pass_draws_the_same_mask_on_its_way_back():
+    """A gradient where an output was kept, none where it was dropped, against the same draw differentiated by hand."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 64, requires_grad=True)
+    swish = fused.Swish.apply(x, torch.zeros(64), 0.3)
+    assert torch.equal(torch.autograd.grad(swish.sum(), x)[0] == 0, swish == 0)
+    y, gate = torch.randn(2, 4, 5, 16, requires_grad=True), torch.randn(2, 5, 64, requires_grad=True)
+    gated = fused.GatedNorm.apply(y, gate, 0.3)
+    assert torch.equal(torch.autograd.grad(gated.sum(), gate)[0] == 0, gated == 0)
+    branch = torch.randn(40, 64, requires_grad=True)
+    zero, one = torch.zeros(64), torch.ones(64)
+    total, normed = fused.AddNorm.apply(torch.zeros(40, 64), branch, zero, one, zero, 0.3)
+    grad = torch.autograd.grad((normed * torch.randn(40, 64)).sum(), branch)[0]
+    assert torch.equal(grad == 0, total == 0)
+    assert 0.25 < (total == 0).float().mean() < 0.35
+
+
+def test_the_number_of_threads_changes_nothing_but_the_order_of_sums():
+    before = torch.get_num_threads()
+    try:
+        got = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            got.append([results(name, torch.bfloat16, kernels=True) for name in PASSES])
+    finally:
+        torch.set_num_threads(before)
+    for (name, (*_, module)), one, two in zip(PASSES.items(), *got, strict=True):
+        summed = len(list(module.parameters())) if module else 0
+        assert all(torch.equal(a, b) for a, b in list(zip(one, two, strict=True))[: len(one) - summed]), name
+        assert apart(one, two) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pop_with_kernels_is_pop(dtype):
+    """Outputs, states and gradients of a whole network, over several blocks and layers."""
+    torch.manual_seed(0)
+    net, K1 = RetNet(64, 3, 4), 10
+    x, u = torch.randn(2, 4, K1, 64), torch.randn(K1 - 1, 64)
+
+    def outcome(kernels: bool) -> list[torch.Tensor]:
+        net.zero_grad()
+        with passes.kernels(kernels), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            y, y_next, state = net.pop(x.to(dtype), u, net.initial_state(2), slice(1, None), tail=1)
+        (y.float().square().sum() + y_next.float().square().sum() + state.S.square().sum()).backward()
+        return [t.detach().float() for t in (y, y_next, state.S)] + [p.grad for p in net.parameters()]
+
+    assert apart(outcome(True), outcome(False)) < {torch.float32: 2e-5, torch.bfloat16: 0.04}[dtype]
+
+
+def test_plain_is_taken_where_a_kernel_does_not_fit():
+    """Double precision, parameters that are not float32, and tables in double precision."""
+    x = torch.randn(X, dtype=torch.float64)
+    layer = linear(D, D).double()
+    assert run(passes.swish, x, layer, 0.0).dtype is torch.float64
+    half = linear(D, D).bfloat16()
+    assert torch.equal(*(run(passes.swish, x.bfloat16(), half, 0.0, kernels=k) for k in (True, False)))
+    q = retention.rotation(torch.arange(T * L).view(T, L), D // H)[:, None].expand(-1, H, -1, -1)
+    a, b = (run(passes.split_heads, x.float(), QKVG, q, q, kernels=k) for k in (True, False))
+    assert all(torch.equal(p, r) for p, r in zip(a, b, strict=True))
+
+
+def child(code: str, **env: str) -> str:
+    """What a fresh process prints."""
+    whole = {**os.environ, **env, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=whole, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+SAY = "from tokendream.compute import Compute; print(Compute.resolve('cpu').describe())"
+
+
+def test_without_a_compiler_the_plain_passes_do_the_work(tmp_path):
+    said = child(SAY, CXX=str(tmp_path / "none"), XDG_CACHE_HOME=str(tmp_path))
+    assert "no kernels (" in said
+    assert str(tmp_path / "none") in said
+    broken = tmp_path / "broken"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "x.cpp:1: error: no such target" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    assert "error: no such target" in child(SAY, CXX=str(broken), XDG_CACHE_HOME=str(tmp_path))
+    assert list((tmp_path / "tokendream").glob("*")) == []
+
+
+def test_the_compiled_library_is_made_once_and_a_damaged_one_anew(tmp_path):
+    env = {"XDG_CACHE_HOME": str(tmp_path)}
+    assert "own kernels" in child(SAY, **env)
+    (made,) = (tmp_path / "tokendream").glob("*.so")
+    written = made.stat().st_mtime_ns
+    assert "own kernels" in child(SAY, **env)
+    assert made.stat().st_mtime_ns == written
+    made.write_bytes(made.read_bytes()[:100])
+    assert "own kernels" in child(SAY, **env)
+    assert made.stat().st_size > 1000
+
+
+def test_off_means_off():
+    code = f"from tokendream.nn.kernels import build; {SAY.replace(chr(39) + 'cpu' + chr(39), 'kernels=False')}"
+    assert "kernels" not in child(code + "; assert not build.library.cache_info().currsize")

@@ -1,0 +1,464 @@
+// The element-wise passes of a layer on a CPU: each reads its inputs once, computes in float32 and writes its outputs
+// once. What they compute is said in nn/passes.py, in a line of PyTorch each.
+//
+// T is the storage type, float or bf16. Sizes and strides are in elements. A row is short (a token's width, a head's),
+// so whatever is kept between two loops over it stays in the nearest cache. Rows are dealt out to threads in equal
+// shares: the number of threads changes nothing but the order of sums over rows (the gradients of a norm's weight and
+// bias). Loops are written so that compilers turn them into vectors: one plain operation per element, no branches.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+using bf16 = uint16_t;
+
+inline float up(float x) { return x; }
+
+inline float up(bf16 bits) {
+    const uint32_t wide = uint32_t(bits) << 16;
+    float x;
+    std::memcpy(&x, &wide, 4);
+    return x;
+}
+
+inline void put(float& to, float x) { to = x; }
+
+inline void put(bf16& to, float x) {  // the nearest, ties to even
+    uint32_t wide;
+    std::memcpy(&wide, &x, 4);
+    to = bf16((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
+}
+
+// 1 / (1 + e^-x), to 3e-7 for float and 2e-4 for bf16, which keeps 4e-3 of it. NaN stays NaN.
+template <class T>
+inline float sigmoid(float x) {
+    constexpr bool exact = sizeof(T) == 4;
+    float t = x * -1.44269504f;
+    t = t > 120.0f ? 120.0f : t;
+    t = t < -120.0f ? -120.0f : t;
+    const float n = std::nearbyint(t), f = t - n;
+    // 2^f for |f| <= 1/2, as a polynomial
+    float p = exact ? 1.53460708e-4f : 5.51731620e-2f;
+    if (exact) {
+        p = p * f + 1.33999346e-3f;
+        p = p * f + 9.61848801e-3f;
+        p = p * f + 5.55032877e-2f;
+    }
+    p = p * f + (exact ? 2.40226469e-1f : 2.42611314e-1f);
+    p = p * f + (exact ? 6.93147206e-1f : 6.93260716e-1f);
+    p = p * f + (exact ? 1.0f : 9.99928053e-1f);
+    uint32_t bits;
+    std::memcpy(&bits, &p, 4);
+    bits += uint32_t(int32_t(n)) << 23;  // times 2^n
+    float e;
+    std::memcpy(&e, &bits, 4);
+    // 1 / (1 + e) by Newton's method, a third of the time of a division; the first guess is within 12%
+    const float d = 1.0f + e;
+    std::memcpy(&bits, &d, 4);
+    bits = 0x7ef311c7u - bits;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    y = y * (2.0f - d * y);
+    y = y * (2.0f - d * y);
+    return exact ? y * (2.0f - d * y) : y;
+}
+
+// Dropout whose mask is a function of (seed, element): nothing is stored, and the way back draws the same mask.
+struct Dropout {
+    uint32_t low, high, threshold;
+    float scale;
+
+    Dropout(uint64_t seed, double p)
+        : low(uint32_t(seed)), high(uint32_t(seed >> 32)), threshold(uint32_t(std::lround(p * 65536))),
+          scale(float(1 / (1 - p))) {}
+
+    // Factors, 0 or 1 / (1 - p), of the n elements from `first` on: 16 bits of MurmurHash3's finaliser each.
+    void factors(float* __restrict to, int64_t first, int64_t n) const {
+        const uint32_t low = this->low, high = this->high, threshold = this->threshold, start = uint32_t(first);
+        const float scale = this->scale;
+        const int64_t half = n / 2;
+#pragma omp simd
+        for (int64_t i = 0; i < half; i++) {
+            uint32_t h = (start + uint32_t(i)) * 0x9e3779b9u + low;
+            h = (h ^ (h >> 16)) * 0x85ebca6bu + high;
+            h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+            h ^= h >> 16;
+            to[i] = (h & 0xffff) >= threshold ? scale : 0.0f;
+            to[i + half] = (h >> 16) >= threshold ? scale : 0.0f;
+        }
+    }
+};
+
+// Call row(r, factors, scratch) for every row r of n elements, on all threads; `scratch` is 2 n floats of the thread's.
+template <class Row>
+void for_rows(int64_t rows, int64_t n, uint64_t seed, double p, Row row) {
+#pragma omp parallel
+    {
+        const Dropout dropout(seed, p);
+        std::vector<float> memory(3 * n, 1.0f);
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++) {
+            if (p > 0) dropout.factors(memory.data(), r * n, n);
+            row(r, memory.data(), memory.data() + n);
+        }
+    }
+}
+
+struct Moments {
+    float mean, scale;
+};
+
+template <class T>
+inline Moments moments(const T* __restrict x, int64_t n) {
+    float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += up(x[i]);
+    const float mean = sum / n;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < n; i++) {
+        const float centred = up(x[i]) - mean;
+        squares += centred * centred;
+    }
+    return {mean, 1.0f / std::sqrt(squares / n + 1e-6f)};
+}
+
+// Sums over rows (gradients of biases and norms' weights): every thread has a share, and they are added in order.
+class Sums {
+  public:
+    explicit Sums(int64_t n) : n(n), shares(omp_get_max_threads() * n, 0.0f) {}
+
+    float* mine() { return shares.data() + omp_get_thread_num() * n; }
+
+    void write(float* to) const {
+        std::fill_n(to, n, 0.0f);
+        for (size_t i = 0; i < shares.size(); i++) to[i % n] += shares[i];
+    }
+
+  private:
+    int64_t n;
+    std::vector<float> shares;
+};
+
+// x + bias, each pair of its d features turned by the pair of the same place in `table`.
+template <class T>
+inline void turn(const T* __restrict x, const float* __restrict bias, T* __restrict y, const float* __restrict table,
+                 int64_t d) {
+#pragma omp simd
+    for (int64_t i = 0; i < d / 2; i++) {
+        const float a = up(x[2 * i]) + bias[2 * i], b = up(x[2 * i + 1]) + bias[2 * i + 1];
+        const float c = table[2 * i], s = table[2 * i + 1];
+        put(y[2 * i], a * c - b * s);
+        put(y[2 * i + 1], a * s + b * c);
+    }
+}
+
+// Back again, by the conjugates; `grad_bias` is added to.
+template <class T>
+inline void turn_back(const T* __restrict grad, T* __restrict grad_x, float* __restrict grad_bias,
+                      const float* __restrict table, int64_t d) {
+#pragma omp simd
+    for (int64_t i = 0; i < d / 2; i++) {
+        const float a = up(grad[2 * i]), b = up(grad[2 * i + 1]);
+        const float c = table[2 * i], s = table[2 * i + 1];
+        const float even = a * c + b * s, odd = b * c - a * s;
+        put(grad_x[2 * i], even);
+        put(grad_x[2 * i + 1], odd);
+        grad_bias[2 * i] += even;
+        grad_bias[2 * i + 1] += odd;
+    }
+}
+
+template <class T>
+inline void shift(const T* __restrict x, const float* __restrict bias, T* __restrict y, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) put(y[i], up(x[i]) + bias[i]);
+}
+
+template <class T>
+inline void shift_back(const T* __restrict grad, T* __restrict grad_x, float* __restrict grad_bias, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        grad_x[i] = grad[i];
+        grad_bias[i] += up(grad[i]);
+    }
+}
+
+// Where head h of token l of row g lies: among tokens [G L] of rows (H d) `stride` apart, and among heads [G H L d].
+struct Layout {
+    int64_t G, H, L, d, stride;
+
+    int64_t token(int64_t g, int64_t h, int64_t l) const { return (g * L + l) * stride + h * d; }
+    int64_t head(int64_t g, int64_t h, int64_t l) const { return ((g * H + h) * L + l) * d; }
+};
+
+// To heads, turned by a table [T H L d/2] of pairs of which G / T rows share one; without a table nothing is turned.
+template <class T>
+void heads(const T* x, const float* bias, T* y, const float* table, int64_t blocks, Layout at) {
+#pragma omp parallel for schedule(static)
+    for (int64_t g = 0; g < at.G; g++)
+        for (int64_t h = 0; h < at.H; h++)
+            for (int64_t l = 0; l < at.L; l++) {
+                const T* from = x + at.token(g, h, l);
+                T* to = y + at.head(g, h, l);
+                if (table)
+                    turn(from, bias + h * at.d, to, table + at.head(g / (at.G / blocks), h, l), at.d);
+                else
+                    shift(from, bias + h * at.d, to, at.d);
+            }
+}
+
+template <class T>
+void heads_back(const T* grad, T* grad_x, float* grad_bias, const float* table, int64_t blocks, Layout at) {
+    Sums sums(at.H * at.d);
+#pragma omp parallel for schedule(static)
+    for (int64_t g = 0; g < at.G; g++)
+        for (int64_t h = 0; h < at.H; h++)
+            for (int64_t l = 0; l < at.L; l++) {
+                const T* from = grad + at.head(g, h, l);
+                T* to = grad_x + at.token(g, h, l);
+                float* sum = sums.mine() + h * at.d;
+                if (table)
+                    turn_back(from, to, sum, table + at.head(g / (at.G / blocks), h, l), at.d);
+                else
+                    shift_back(from, to, sum, at.d);
+            }
+    sums.write(grad_bias);
+}
+
+template <class T>
+inline void gate_row(const T* __restrict y, const T* __restrict gate, T* __restrict out,
+                     const float* __restrict factors, int64_t d) {
+    const Moments m = moments(y, d);
+#pragma omp simd
+    for (int64_t i = 0; i < d; i++) {
+        const float z = up(gate[i]);
+        put(out[i], z * sigmoid<T>(z) * factors[i] * ((up(y[i]) - m.mean) * m.scale));
+    }
+}
+
+template <class T>
+inline void gate_row_back(const T* __restrict y, const T* __restrict gate, const T* __restrict grad,
+                          T* __restrict grad_y, T* __restrict grad_gate, const float* __restrict factors,
+                          float* __restrict slope, int64_t d) {
+    const Moments m = moments(y, d);
+    float sum = 0, dot = 0;
+#pragma omp simd reduction(+ : sum, dot)
+    for (int64_t i = 0; i < d; i++) {
+        const float z = up(gate[i]), s = sigmoid<T>(z), n = (up(y[i]) - m.mean) * m.scale;
+        const float kept = up(grad[i]) * factors[i];
+        put(grad_gate[i], kept * n * s * (1 + z * (1 - s)));
+        slope[i] = kept * z * s;
+        sum += slope[i];
+        dot += slope[i] * n;
+    }
+    sum /= d, dot /= d;
+#pragma omp simd
+    for (int64_t i = 0; i < d; i++)
+        put(grad_y[i], m.scale * (slope[i] - sum - (up(y[i]) - m.mean) * m.scale * dot));
+}
+
+// Row r of gate and out is token r % L of row r / L in heads y.
+template <class T>
+void gated_norm(const T* y, const T* gate, T* out, Layout at, uint64_t seed, double p) {
+    for_rows(at.G * at.L, at.stride, seed, p, [=](int64_t r, const float* factors, float*) {
+        for (int64_t h = 0; h < at.H; h++) {
+            const int64_t head = at.head(r / at.L, h, r % at.L), token = at.token(0, h, r);
+            gate_row(y + head, gate + token, out + token, factors + h * at.d, at.d);
+        }
+    });
+}
+
+template <class T>
+void gated_norm_back(const T* y, const T* gate, const T* grad, T* grad_y, T* grad_gate, Layout at, uint64_t seed,
+                     double p) {
+    for_rows(at.G * at.L, at.stride, seed, p, [=](int64_t r, const float* factors, float* scratch) {
+        for (int64_t h = 0; h < at.H; h++) {
+            const int64_t head = at.head(r / at.L, h, r % at.L), token = at.token(0, h, r);
+            gate_row_back(y + head, gate + token, grad + token, grad_y + head, grad_gate + token, factors + h * at.d,
+                          scratch, at.d);
+        }
+    });
+}
+
+template <class T>
+inline void add_row(const T* __restrict x, const T* __restrict branch, const float* __restrict bias,
+                    T* __restrict sum, const float* __restrict factors, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) put(sum[i], up(x[i]) + (up(branch[i]) + bias[i]) * factors[i]);
+}
+
+template <class T>
+inline void add_row_back(const T* __restrict grad, T* __restrict grad_branch, float* __restrict grad_bias,
+                         const float* __restrict factors, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const float g = up(grad[i]) * factors[i];
+        put(grad_branch[i], g);
+        grad_bias[i] += g;
+    }
+}
+
+template <class T>
+inline void norm_row(const T* __restrict x, const float* __restrict weight, const float* __restrict bias,
+                     T* __restrict out, int64_t n) {
+    const Moments m = moments(x, n);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) put(out[i], (up(x[i]) - m.mean) * m.scale * weight[i] + bias[i]);
+}
+
+// Without `normed` only the sum.
+template <class T>
+void add_norm(const T* x, const T* branch, const float* bias, const float* scale, const float* offset, T* sum,
+              T* normed, int64_t rows, int64_t n, uint64_t seed, double p) {
+    for_rows(rows, n, seed, p, [=](int64_t r, const float* factors, float*) {
+        add_row(x + r * n, branch + r * n, bias, sum + r * n, factors, n);
+        if (normed) norm_row(sum + r * n, scale, offset, normed + r * n, n);
+    });
+}
+
+template <class T>
+inline void norm_row_back(const T* __restrict x, const float* __restrict weight, const T* __restrict grad_x_before,
+                          const T* __restrict grad, T* __restrict grad_x, float* __restrict grad_weight,
+                          float* __restrict grad_bias, int64_t n) {
+    const Moments m = moments(x, n);
+    float sum = 0, dot = 0;
+#pragma omp simd reduction(+ : sum, dot)
+    for (int64_t i = 0; i < n; i++) {
+        const float unit = (up(x[i]) - m.mean) * m.scale, g = up(grad[i]);
+        grad_weight[i] += g * unit;
+        grad_bias[i] += g;
+        sum += g * weight[i];
+        dot += g * weight[i] * unit;
+    }
+    sum /= n, dot /= n;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const float unit = (up(x[i]) - m.mean) * m.scale;
+        put(grad_x[i], up(grad_x_before[i]) + m.scale * (up(grad[i]) * weight[i] - sum - unit * dot));
+    }
+}
+
+// Without `grad_normed` there was no norm and grad_x is known: grad_sum. `grad_weights`: of bias, scale and offset.
+template <class T>
+void add_norm_back(const T* sum, const float* scale, const T* grad_sum, const T* grad_normed, T* grad_x,
+                   T* grad_branch, float* grad_weights, int64_t rows, int64_t n, uint64_t seed, double p) {
+    Sums sums(3 * n);
+    for_rows(rows, n, seed, p, [=, &sums](int64_t r, const float* factors, float*) {
+        float* mine = sums.mine();
+        const T* grad = grad_sum + r * n;
+        if (grad_normed) {
+            norm_row_back(sum + r * n, scale, grad, grad_normed + r * n, grad_x + r * n, mine + n, mine + 2 * n, n);
+            grad = grad_x + r * n;
+        }
+        add_row_back(grad, grad_branch + r * n, mine, factors, n);
+    });
+    sums.write(grad_weights);
+}
+
+template <class T>
+inline void swish_row(const T* __restrict x, const float* __restrict bias, T* __restrict y,
+                      const float* __restrict factors, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const float z = up(x[i]) + bias[i];
+        put(y[i], z * sigmoid<T>(z) * factors[i]);
+    }
+}
+
+template <class T>
+inline void swish_row_back(const T* __restrict x, const float* __restrict bias, const T* __restrict grad,
+                           T* __restrict grad_x, float* __restrict grad_bias, const float* __restrict factors,
+                           int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const float z = up(x[i]) + bias[i], s = sigmoid<T>(z);
+        const float g = up(grad[i]) * factors[i] * s * (1 + z * (1 - s));
+        put(grad_x[i], g);
+        grad_bias[i] += g;
+    }
+}
+
+template <class T>
+void swish(const T* x, const float* bias, T* y, int64_t rows, int64_t n, uint64_t seed, double p) {
+    for_rows(rows, n, seed, p,
+             [=](int64_t r, const float* factors, float*) { swish_row(x + r * n, bias, y + r * n, factors, n); });
+}
+
+template <class T>
+void swish_back(const T* x, const float* bias, const T* grad, T* grad_x, float* grad_bias, int64_t rows, int64_t n,
+                uint64_t seed, double p) {
+    Sums sums(n);
+    for_rows(rows, n, seed, p, [=, &sums](int64_t r, const float* factors, float*) {
+        swish_row_back(x + r * n, bias, grad + r * n, grad_x + r * n, sums.mine(), factors, n);
+    });
+    sums.write(grad_bias);
+}
+
+}  // namespace
+
+// What Python calls: `half` says whether tensors are bf16 or float; norms' weights are always float.
+#define STORED(call)         \
+    do {                     \
+        if (half) {          \
+            using T = bf16;  \
+            call;            \
+        } else {             \
+            using T = float; \
+            call;            \
+        }                    \
+    } while (0)
+
+extern "C" {
+
+void td_heads(int half, const void* x, const float* bias, void* y, const float* table, int64_t blocks, int64_t G,
+              int64_t H, int64_t L, int64_t d, int64_t stride) {
+    const Layout at{G, H, L, d, stride};
+    STORED(heads((const T*)x, bias, (T*)y, table, blocks, at));
+}
+
+void td_heads_back(int half, const void* grad, void* grad_x, float* grad_bias, const float* table, int64_t blocks,
+                   int64_t G, int64_t H, int64_t L, int64_t d, int64_t stride) {
+    const Layout at{G, H, L, d, stride};
+    STORED(heads_back((const T*)grad, (T*)grad_x, grad_bias, table, blocks, at));
+}
+
+void td_gated_norm(int half, const void* y, const void* gate, void* out, int64_t G, int64_t H, int64_t L, int64_t d,
+                   uint64_t seed, double p) {
+    const Layout at{G, H, L, d, H * d};
+    STORED(gated_norm((const T*)y, (const T*)gate, (T*)out, at, seed, p));
+}
+
+void td_gated_norm_back(int half, const void* y, const void* gate, const void* grad, void* grad_y, void* grad_gate,
+                        int64_t G, int64_t H, int64_t L, int64_t d, uint64_t seed, double p) {
+    const Layout at{G, H, L, d, H * d};
+    STORED(gated_norm_back((const T*)y, (const T*)gate, (const T*)grad, (T*)grad_y, (T*)grad_gate, at, seed, p));
+}
+
+void td_add_norm(int half, const void* x, const void* branch, const float* bias, const float* scale,
+                 const float* offset, void* sum, void* normed, int64_t rows, int64_t n, uint64_t seed, double p) {
+    STORED(add_norm((const T*)x, (const T*)branch, bias, scale, offset, (T*)sum, (T*)normed, rows, n, seed, p));
+}
+
+void td_add_norm_back(int half, const void* sum, const float* scale, const void* grad_sum, const void* grad_normed,
+                      void* grad_x, void* grad_branch, float* grad_weights, int64_t rows, int64_t n, uint64_t seed,
+                      double p) {
+    STORED(add_norm_back((const T*)sum, scale, (const T*)grad_sum, (const T*)grad_normed, (T*)grad_x, (T*)grad_branch,
+                         grad_weights, rows, n, seed, p));
+}
+
+void td_swish(int half, const void* x, const float* bias, void* y, int64_t rows, int64_t n, uint64_t seed, double p) {
+    STORED(swish((const T*)x, bias, (T*)y, rows, n, seed, p));
+}
+
+void td_swish_back(int half, const void* x, const float* bias, const void* grad, void* grad_x, float* grad_bias,
+                   int64_t rows, int64_t n, uint64_t seed, double p) {
+    STORED(swish_back((const T*)x, bias, (const T*)grad, (T*)grad_x, grad_bias, rows, n, seed, p));
+}
+
+}  // extern "C"

@@ -1,0 +1,95 @@
+"""Matrix products and what follows them: between two of its products a layer does cheap arithmetic that is not cheap.
+
+On a CPU most of a plain step goes into reading and writing memory for it. There, where a C++ compiler is at hand, what
+follows a product is one pass over memory (see `kernels`), in float32 and rounded once; the lines of PyTorch here are
+what runs everywhere else, and what the kernels are tested against. `p` is dropout's probability, 0 outside of training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from tokendream.nn import retention
+from tokendream.nn.dropout import dropout
+from tokendream.nn.kernels import build, fused
+
+_wanted = False
+
+
+@contextlib.contextmanager
+def kernels(wanted: bool) -> Iterator[None]:
+    """Within this context CPUs compute with the kernels, where these can be had; or they do not."""
+    global _wanted
+    before, _wanted = _wanted, wanted
+    try:
+        yield
+    finally:
+        _wanted = before
+
+
+def split_heads(
+    x: Float[Tensor, "G L D"],
+    linear: nn.Linear,
+    q_table: Complex[Tensor, "T H L e"],
+    k_table: Complex[Tensor, "T H L e"],
+) -> tuple[Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G L D"]]:
+    """Queries, keys, values and gate, by one product; q and k turned by their tables, of which G/T rows share one."""
+    if _fused(x, linear) and q_table.dtype is torch.complex64:
+        return fused.SplitHeads.apply(F.linear(x, linear.weight), linear.bias, q_table, k_table)
+    *parts, gate = linear(x).chunk(4, dim=-1)
+    q, k, v = (part.unflatten(2, (q_table.shape[1], -1)).transpose(1, 2) for part in parts)
+    return _turn(q, q_table), _turn(k, k_table), v, gate
+
+
+def gated_norm(y: Float[Tensor, "G H L d"], gate: Float[Tensor, "G L D"], p: float) -> Float[Tensor, "G L D"]:
+    """swish(gate) ∘ drop(GroupNorm_H(y)): a group per head, without affine."""
+    if _fused(gate) and y.dtype is gate.dtype:
+        return fused.GatedNorm.apply(y, gate, p)
+    y = dropout(F.layer_norm(y, y.shape[-1:], eps=1e-6), p)
+    return F.silu(gate) * y.transpose(1, 2).flatten(2)
+
+
+def add_norm(
+    x: Float[Tensor, "*B D"], y: Float[Tensor, "*B M"], linear: nn.Linear, norm: nn.LayerNorm, p: float
+) -> tuple[Float[Tensor, "*B D"], Float[Tensor, "*B D"]]:
+    """s = x + drop(W y + b), and norm(s)."""
+    if _fused(x, linear):
+        return fused.AddNorm.apply(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, norm.weight, norm.bias, p)
+    total = x + dropout(linear(y), p)
+    return total, norm(total)
+
+
+def add(x: Float[Tensor, "*B D"], y: Float[Tensor, "*B M"], linear: nn.Linear, p: float) -> Float[Tensor, "*B D"]:
+    """x + drop(W y + b)."""
+    if _fused(x, linear):
+        return fused.Add.apply(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, p)
+    return x + dropout(linear(y), p)
+
+
+def swish(x: Float[Tensor, "*B D"], linear: nn.Linear, p: float) -> Float[Tensor, "*B M"]:
+    """drop(s ∘ sigmoid(s)) for s = W x + b."""
+    if _fused(x, linear):
+        return fused.Swish.apply(F.linear(x, linear.weight), linear.bias, p)
+    return dropout(F.silu(linear(x)), p)
+
+
+def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
+    """Whether the kernels take it: on a CPU, stored in bf16 or float32, weights in float32."""
+    return (
+        _wanted
+        and x.device.type == "cpu"
+        and x.dtype in fused.STORED
+        and (linear is None or linear.weight.dtype is torch.float32)
+        and build.library() is not None
+    )
+
+
+def _turn(x: Float[Tensor, "G H L d"], table: Complex[Tensor, "T H L e"]) -> Float[Tensor, "G H L d"]:
+    T = len(table)
+    return retention.rotate(x.unflatten(0, (T, len(x) // max(T, 1))), table[:, None]).flatten(0, 1)
