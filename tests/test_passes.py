@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tokendream.nn import passes, retention
-from tokendream.nn.kernels import build, fused
+from tokendream.nn.kernels import build, layers
 from tokendream.nn.retnet import RetNet
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=f"no kernels here: {build.why_not()}")
@@ -31,7 +31,11 @@ def tables() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 QKVG, OUT, WIDE, NORM, TABLES = linear(D, 4 * D), linear(D, D), linear(D, 4 * D), nn.LayerNorm(D), tables()
-nn.init.normal_(NORM.weight)
+GROUPS, HEAD = nn.GroupNorm(8, 48, eps=1e-6), torch.rand(48)
+IMAGES = (3, 48, 5, 7)
+for norm in (NORM, GROUPS):
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
 
 PASSES = {
     "split_heads": (lambda x: passes.split_heads(x, QKVG, *TABLES), [X], QKVG),
@@ -39,6 +43,8 @@ PASSES = {
     "add_norm": (lambda x, y: passes.add_norm(x, y, OUT, NORM, 0.0), [X, X], nn.ModuleList([OUT, NORM])),
     "add": (lambda x, y: (passes.add(x, y, OUT, 0.0),), [X, X], OUT),
     "swish": (lambda x: (passes.swish(x, WIDE, 0.0),), [X], WIDE),
+    "norm_swish": (lambda x: (passes.norm_swish(x, GROUPS),), [IMAGES], GROUPS),
+    "unit_distance": (lambda x: (passes.unit_distance(torch.ones_like(x).cumsum(1), x, HEAD),), [IMAGES], None),
 }
 
 
@@ -91,7 +97,7 @@ def run(function, *arguments, kernels: bool = True):
 def test_swish_in_bf16_is_right_to_the_last_bit_but_one_for_every_number():
     """All 65,536 of them; what is not finite is not made finite."""
     x = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
-    y = fused.Swish.apply(x[None], torch.zeros(len(x)), 0.0)[0]
+    y = layers.Swish.apply(x[None], torch.zeros(len(x)), 0.0)[0]
     assert torch.equal(y.isfinite(), x.isfinite())
     assert y[x.isnan()].isnan().all()
     there = x.isfinite()
@@ -105,7 +111,7 @@ def test_dropout_keeps_its_rate_and_the_gradient_its_mask(p):
     n = 1 << 20
     x, bias = torch.ones(n // 256, 256, requires_grad=True), torch.zeros(256)
     torch.manual_seed(3)
-    y = fused.Add.apply(torch.zeros_like(x), x, bias, p)
+    y = layers.Add.apply(torch.zeros_like(x), x, bias, p)
     dropped = (y == 0).double()
     assert abs(dropped.mean() - p) < 4 * (p * (1 - p) / n) ** 0.5
     for lag in (1, 2, 127, 128, 256, 1024):  # a word of the hash serves two numbers of a row, 128 apart
@@ -113,23 +119,23 @@ def test_dropout_keeps_its_rate_and_the_gradient_its_mask(p):
         assert abs((flat[lag:] - p).mul(flat[:-lag] - p).mean()) < 4 * p * (1 - p) / n**0.5
     assert torch.allclose(y[y != 0], torch.tensor(1 / (1 - p)))
     assert torch.equal(torch.autograd.grad(y.sum(), x)[0], y)  # the input is 1
-    assert not torch.equal(fused.Add.apply(torch.zeros_like(x), x, bias, p), y)
+    assert not torch.equal(layers.Add.apply(torch.zeros_like(x), x, bias, p), y)
     torch.manual_seed(3)
-    assert torch.equal(fused.Add.apply(torch.zeros_like(x), x, bias, p), y)
+    assert torch.equal(layers.Add.apply(torch.zeros_like(x), x, bias, p), y)
 
 
 def test_each_pass_draws_the_same_mask_on_its_way_back():
     """A gradient where an output was kept, none where it was dropped, against the same draw differentiated by hand."""
     torch.manual_seed(0)
     x = torch.randn(40, 64, requires_grad=True)
-    swish = fused.Swish.apply(x, torch.zeros(64), 0.3)
+    swish = layers.Swish.apply(x, torch.zeros(64), 0.3)
     assert torch.equal(torch.autograd.grad(swish.sum(), x)[0] == 0, swish == 0)
     y, gate = torch.randn(2, 4, 5, 16, requires_grad=True), torch.randn(2, 5, 64, requires_grad=True)
-    gated = fused.GatedNorm.apply(y, gate, 0.3)
+    gated = layers.GatedNorm.apply(y, gate, 0.3)
     assert torch.equal(torch.autograd.grad(gated.sum(), gate)[0] == 0, gated == 0)
     branch = torch.randn(40, 64, requires_grad=True)
     zero, one = torch.zeros(64), torch.ones(64)
-    total, normed = fused.AddNorm.apply(torch.zeros(40, 64), branch, zero, one, zero, 0.3)
+    total, normed = layers.AddNorm.apply(torch.zeros(40, 64), branch, zero, one, zero, 0.3)
     grad = torch.autograd.grad((normed * torch.randn(40, 64)).sum(), branch)[0]
     assert torch.equal(grad == 0, total == 0)
     assert 0.25 < (total == 0).float().mean() < 0.35
@@ -148,6 +154,16 @@ def test_the_number_of_threads_changes_nothing_but_the_order_of_sums():
         summed = len(list(module.parameters())) if module else 0
         assert all(torch.equal(a, b) for a, b in list(zip(one, two, strict=True))[: len(one) - summed]), name
         assert apart(one, two) < 1e-2
+
+
+def test_a_black_pixel_has_a_distance_and_no_gradient():
+    """All its features are zero behind dead relus."""
+    b = torch.zeros(1, 48, 2, 2, requires_grad=True)
+    distance = run(passes.unit_distance, torch.rand(1, 48, 2, 2), b, HEAD)
+    assert distance.isfinite().all()
+    assert torch.autograd.grad(distance.sum(), b)[0].isfinite().all()
+    same = run(passes.unit_distance, torch.zeros(1, 48, 2, 2), b, HEAD)
+    assert same.item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.nn import passes
+
 GROUPS = 8
 EPS = 1e-6
 
@@ -26,7 +28,7 @@ class Down(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
         """One row and one column of zeros at the right and the bottom only, so that 2n pixels become n."""
-        x = F.pad(F.silu(self.norm(x)), (0, 1, 0, 1))
+        x = F.pad(passes.norm_swish(x, self.norm), (0, 1, 0, 1))
         return self.conv(self.stride(x))
 
 
@@ -40,7 +42,7 @@ class Up(nn.Module):
         self.conv = nn.Conv2d(channels // 2, channels // 2, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
-        x = F.interpolate(F.silu(self.norm(x)), scale_factor=2.0, mode="nearest")
+        x = F.interpolate(passes.norm_swish(x, self.norm), scale_factor=2.0, mode="nearest")
         return self.conv(self.widen(x))
 
 
@@ -57,7 +59,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         x = self.blocks(self.first(x.contiguous(memory_format=torch.channels_last)))
-        return self.last(F.silu(self.norm(x)))
+        return self.last(passes.norm_swish(x, self.norm))
 
 
 class Decoder(nn.Module):
@@ -73,4 +75,4 @@ class Decoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         x = self.blocks(self.first(x.contiguous(memory_format=torch.channels_last)))
-        return self.last(F.silu(self.norm(x)))
+        return self.last(passes.norm_swish(x, self.norm))

@@ -18,6 +18,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.nn import passes
+
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 SHA256 = {
@@ -88,7 +90,7 @@ class LPIPS(nn.Module):
             if i in self._pooled:
                 x = F.max_pool2d(x, *self._pool)
             weight, bias = self.get_buffer(f"conv{i}_weight"), self.get_buffer(f"conv{i}_bias")
-            x = F.conv2d(x, weight, bias, stride, padding).relu()
+            x = F.conv2d(x, weight, bias, stride, padding).relu_()
             if i in self._taps:
                 taps.append(x)
         return taps
@@ -98,25 +100,12 @@ class LPIPS(nn.Module):
 
         bf16 features are fine, bf16 differences of unit vectors are not: near equality nothing but rounding is left.
         """
-        total = torch.zeros(a[0].shape[0], device=a[0].device)
-        for i, (fa, fb) in enumerate(zip(a, b, strict=True)):
-            squared = (_unit(fa) - _unit(fb)) ** 2
-            # A product and a sum, not a 1x1 convolution or einsum: autocast would turn those into bf16.
-            total = total + (squared * self.get_buffer(f"head{i}").view(-1, 1, 1)).sum(1).mean((1, 2))
-        return total
+        heads = (self.get_buffer(f"head{i}").flatten() for i in range(len(a)))
+        distances = [passes.unit_distance(*taps) for taps in zip(a, b, heads, strict=True)]
+        return torch.stack(distances).sum(0)
 
     def forward(self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
         """d(a, b) of images in [-1, 1]; `a` is the reference and gets no gradient."""
         with torch.no_grad():
             reference = self.features(a)
         return self.distance(reference, self.features(b))
-
-
-def _unit(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Divide by the norm over channels, in float32 or better.
-
-    ε is 1e-10 as published, but inside the root: outside it, a pixel whose channels are all zero (a black area behind
-    dead relus) has the gradient 0/0, which only the mask of that relu happens to hide.
-    """
-    x = feature.to(torch.promote_types(feature.dtype, torch.float32))
-    return x * (x.square().sum(1, keepdim=True) + 1e-20).rsqrt()

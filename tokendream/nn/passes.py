@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from tokendream.nn import retention
 from tokendream.nn.dropout import dropout
-from tokendream.nn.kernels import build, fused
+from tokendream.nn.kernels import build, images, layers
+from tokendream.nn.kernels.call import STORED
 
 _wanted = False
 
@@ -41,7 +42,7 @@ def split_heads(
 ) -> tuple[Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G L D"]]:
     """Queries, keys, values and gate, by one product; q and k turned by their tables, of which G/T rows share one."""
     if _fused(x, linear) and q_table.dtype is torch.complex64:
-        return fused.SplitHeads.apply(F.linear(x, linear.weight), linear.bias, q_table, k_table)
+        return layers.SplitHeads.apply(F.linear(x, linear.weight), linear.bias, q_table, k_table)
     *parts, gate = linear(x).chunk(4, dim=-1)
     q, k, v = (part.unflatten(2, (q_table.shape[1], -1)).transpose(1, 2) for part in parts)
     return _turn(q, q_table), _turn(k, k_table), v, gate
@@ -50,7 +51,7 @@ def split_heads(
 def gated_norm(y: Float[Tensor, "G H L d"], gate: Float[Tensor, "G L D"], p: float) -> Float[Tensor, "G L D"]:
     """swish(gate) ∘ drop(GroupNorm_H(y)): a group per head, without affine."""
     if _fused(gate) and y.dtype is gate.dtype:
-        return fused.GatedNorm.apply(y, gate, p)
+        return layers.GatedNorm.apply(y, gate, p)
     y = dropout(F.layer_norm(y, y.shape[-1:], eps=1e-6), p)
     return F.silu(gate) * y.transpose(1, 2).flatten(2)
 
@@ -60,7 +61,7 @@ def add_norm(
 ) -> tuple[Float[Tensor, "*B D"], Float[Tensor, "*B D"]]:
     """s = x + drop(W y + b), and norm(s)."""
     if _fused(x, linear):
-        return fused.AddNorm.apply(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, norm.weight, norm.bias, p)
+        return layers.AddNorm.apply(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, norm.weight, norm.bias, p)
     total = x + dropout(linear(y), p)
     return total, norm(total)
 
@@ -68,15 +69,40 @@ def add_norm(
 def add(x: Float[Tensor, "*B D"], y: Float[Tensor, "*B M"], linear: nn.Linear, p: float) -> Float[Tensor, "*B D"]:
     """x + drop(W y + b)."""
     if _fused(x, linear):
-        return fused.Add.apply(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, p)
+        return layers.Add.apply(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, p)
     return x + dropout(linear(y), p)
 
 
 def swish(x: Float[Tensor, "*B D"], linear: nn.Linear, p: float) -> Float[Tensor, "*B M"]:
     """drop(s ∘ sigmoid(s)) for s = W x + b."""
     if _fused(x, linear):
-        return fused.Swish.apply(F.linear(x, linear.weight), linear.bias, p)
+        return layers.Swish.apply(F.linear(x, linear.weight), linear.bias, p)
     return dropout(F.silu(linear(x)), p)
+
+
+def norm_swish(x: Float[Tensor, "B C H W"], norm: nn.GroupNorm) -> Float[Tensor, "B C H W"]:
+    """s ∘ sigmoid(s) for s = norm(x)."""
+    if _fused(x) and norm.weight.dtype is torch.float32:
+        return images.NormSwish.apply(x, norm.weight, norm.bias, norm.num_groups)
+    return F.silu(norm(x))
+
+
+def unit_distance(
+    a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], weight: Float[Tensor, " C"]
+) -> Float[Tensor, " B"]:
+    """Mean over pixels of Σ_c w_c (a_c / |a| - b_c / |b|)², in float32 or better.
+
+    ε is 1e-20 inside the roots of the norms: outside of them, a pixel whose channels are all zero (a black area behind
+    dead relus) has the gradient 0/0, which only the mask of that relu happens to hide. A product and a sum, not a 1x1
+    convolution or einsum: autocast would turn those into bf16.
+    """
+    if _fused(a) and b.dtype is a.dtype and not a.requires_grad:
+        return images.Distance.apply(a, b, weight)
+    unit_a, unit_b = (
+        x * (x.square().sum(1, keepdim=True) + 1e-20).rsqrt()
+        for x in (f.to(torch.promote_types(f.dtype, torch.float32)) for f in (a, b))
+    )
+    return ((unit_a - unit_b) ** 2 * weight.view(-1, 1, 1)).sum(1).mean((1, 2))
 
 
 def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
@@ -84,7 +110,7 @@ def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
     return (
         _wanted
         and x.device.type == "cpu"
-        and x.dtype in fused.STORED
+        and x.dtype in STORED
         and (linear is None or linear.weight.dtype is torch.float32)
         and build.library() is not None
     )

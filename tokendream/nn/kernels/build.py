@@ -1,8 +1,8 @@
-"""Compile `passes.cpp` for this machine, once, and load it.
+"""Compile the passes for this machine, once, and load them.
 
-A C++ compiler is all that it needs (1.6 s of its time); the result is kept in the user's cache folder under a name
-that holds everything it depends on: source, compiler, options and the processor's features. Where there is no compiler
-or it fails, there are no kernels, and the plain passes do the work.
+A C++ compiler is all that it needs, and some seconds of its time; the result is kept in the user's cache folder under
+a name that holds everything it depends on: sources, compiler, options and the processor's features. Where there is no
+compiler or it fails, there are no kernels, and the plain passes do the work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("passes.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("layers.cpp", "images.cpp")]
+HEADERS = [Path(__file__).with_name("common.h")]
 
 OPTIONS = [
     *["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"],
@@ -28,19 +29,6 @@ OPTIONS = [
     # Compilers would take half of a wide vector, for the sake of old processors' clocks.
     *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []),
 ]
-
-INT, POINTER, SEED, PROBABILITY = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_double
-SIGNATURES = {
-    "td_heads": (*[POINTER] * 4, *[INT] * 6),
-    "td_heads_back": (*[POINTER] * 4, *[INT] * 6),
-    "td_gated_norm": (*[POINTER] * 3, *[INT] * 4, SEED, PROBABILITY),
-    "td_gated_norm_back": (*[POINTER] * 5, *[INT] * 4, SEED, PROBABILITY),
-    "td_add_norm": (*[POINTER] * 7, *[INT] * 2, SEED, PROBABILITY),
-    "td_add_norm_back": (*[POINTER] * 7, *[INT] * 2, SEED, PROBABILITY),
-    "td_swish": (*[POINTER] * 3, *[INT] * 2, SEED, PROBABILITY),
-    "td_swish_back": (*[POINTER] * 5, *[INT] * 2, SEED, PROBABILITY),
-}
-"""Types of the arguments after the first one, `half`, of the functions at the end of `passes.cpp`."""
 
 
 @functools.cache
@@ -71,10 +59,12 @@ def _compiled() -> Path:
         raise OSError("no C++ compiler (c++, g++, clang++) is installed")
     # torch's own OpenMP: a second one would have a second pool of threads.
     openmp = [str(p) for p in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))[:1]]
-    command = [compiler, *OPTIONS, str(SOURCE), *openmp]
+    command = [compiler, *OPTIONS, *map(str, SOURCES), *openmp]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    key = hashlib.sha256("\0".join([*command, version, _processor()]).encode() + SOURCE.read_bytes()).hexdigest()[:24]
-    name = f"passes-{key}.so"
+    read = [path.read_text() for path in (*SOURCES, *HEADERS)]
+    name = (
+        f"passes-{hashlib.sha256(chr(0).join([*command, version, _processor(), *read]).encode()).hexdigest()[:24]}.so"
+    )
     for folder in _folders():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,14 +81,10 @@ def _compiled() -> Path:
 def _loaded(path: Path) -> ctypes.CDLL:
     """The library in a file; one that cannot be loaded is removed, so that it is compiled anew."""
     try:
-        found = ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path))
     except OSError:
         path.unlink(missing_ok=True)
         raise
-    for name, types in SIGNATURES.items():
-        function = getattr(found, name)
-        function.argtypes, function.restype = (ctypes.c_int, *types), None
-    return found
 
 
 def _compile(command: list[str], path: Path) -> None:

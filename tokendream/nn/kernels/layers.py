@@ -1,4 +1,4 @@
-"""The passes of `passes.cpp` as differentiable functions of tensors; what each computes is said in `nn.passes`.
+"""The passes of `layers.cpp` as differentiable functions of tensors; what each computes is said in `nn.passes`.
 
 Backward passes recompute what is cheap (moments, swish, the dropout mask) instead of reading it from memory.
 """
@@ -11,29 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tokendream.nn.kernels import build
-
-STORED = {torch.float32: 0, torch.bfloat16: 1}
-"""Types that the passes read and write, and what the library calls them."""
-
-Grads = tuple[Tensor | None, ...]
-
-
-def _call(name: str, like: Tensor, *arguments: Any) -> None:
-    library = build.library()
-    assert library is not None, "asked for a kernel where there are none"
-    given = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
-    getattr(library, name)(STORED[like.dtype], *given)
-
-
-def _rows(x: Tensor) -> tuple[int, int]:
-    """How many rows, and how long."""
-    return x.numel() // x.shape[-1], x.shape[-1]
-
-
-def _seed(p: float) -> int:
-    """The seed of one dropout, from torch's default generator."""
-    return int(torch.randint(2**63 - 1, ())) if p > 0 else 0
+from tokendream.nn.kernels.call import Grads, call, draw_seed, rows
 
 
 class SplitHeads(torch.autograd.Function):
@@ -49,7 +27,7 @@ class SplitHeads(torch.autograd.Function):
         parts = (*heads.unbind(0), x.new_empty(G, L, D))
         for i, (part, table) in enumerate(zip(parts, ctx.tables, strict=True)):
             at = slice(i * D, (i + 1) * D)
-            _call("td_heads", x, x[..., at], bias[at], part, *_turns(table), *_layout(part), D4)
+            call("heads", x, x[..., at], bias[at], part, *_turns(table), *_layout(part), D4)
         return parts
 
     @staticmethod
@@ -59,7 +37,7 @@ class SplitHeads(torch.autograd.Function):
         grad_x, grad_bias = grads[-1].new_empty(G, L, 4 * D), torch.empty(4 * D)
         for i, (grad, table) in enumerate(zip(grads, ctx.tables, strict=True)):
             grad, at = grad.contiguous(), slice(i * D, (i + 1) * D)
-            _call("td_heads_back", grad, grad, grad_x[..., at], grad_bias[at], *_turns(table), *_layout(grad), 4 * D)
+            call("heads_back", grad, grad, grad_x[..., at], grad_bias[at], *_turns(table), *_layout(grad), 4 * D)
         return grad_x, grad_bias, None, None
 
 
@@ -78,10 +56,10 @@ class GatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, gate: Tensor, p: float) -> Tensor:
         y, gate = y.contiguous(), gate.contiguous()
-        ctx.p, ctx.seed = p, _seed(p)
+        ctx.p, ctx.seed = p, draw_seed(p)
         ctx.save_for_backward(y, gate)
         out = torch.empty_like(gate)
-        _call("td_gated_norm", y, y, gate, out, *y.shape, ctx.seed, p)
+        call("gated_norm", y, y, gate, out, *y.shape, ctx.seed, p)
         return out
 
     @staticmethod
@@ -89,7 +67,7 @@ class GatedNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Grads:
         y, gate = ctx.saved_tensors
         grad_y, grad_gate = torch.empty_like(y), torch.empty_like(gate)
-        _call("td_gated_norm_back", y, y, gate, grad.contiguous(), grad_y, grad_gate, *y.shape, ctx.seed, ctx.p)
+        call("gated_norm_back", y, y, gate, grad.contiguous(), grad_y, grad_gate, *y.shape, ctx.seed, ctx.p)
         return grad_y, grad_gate, None
 
 
@@ -101,9 +79,9 @@ class AddNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, branch: Tensor, bias: Tensor, scale: Tensor, offset: Tensor, p: float
     ) -> tuple[Tensor, Tensor]:
         x, branch = x.contiguous(), branch.contiguous()
-        ctx.p, ctx.seed = p, _seed(p)
+        ctx.p, ctx.seed = p, draw_seed(p)
         total, normed = torch.empty_like(x), torch.empty_like(x)
-        _call("td_add_norm", x, x, branch, bias, scale, offset, total, normed, *_rows(x), ctx.seed, p)
+        call("add_norm", x, x, branch, bias, scale, offset, total, normed, *rows(x), ctx.seed, p)
         ctx.save_for_backward(total, scale)
         return total, normed
 
@@ -113,7 +91,7 @@ class AddNorm(torch.autograd.Function):
         total, scale = ctx.saved_tensors
         grad_x, grad_branch, weights = torch.empty_like(total), torch.empty_like(total), torch.empty(3, len(scale))
         grads = (grad_total.contiguous(), grad_normed.contiguous(), grad_x, grad_branch, weights)
-        _call("td_add_norm_back", total, total, scale, *grads, *_rows(total), ctx.seed, ctx.p)
+        call("add_norm_back", total, total, scale, *grads, *rows(total), ctx.seed, ctx.p)
         return grad_x, grad_branch, *weights.unbind(0), None
 
 
@@ -123,9 +101,9 @@ class Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, branch: Tensor, bias: Tensor, p: float) -> Tensor:
         x, branch = x.contiguous(), branch.contiguous()
-        ctx.p, ctx.seed = p, _seed(p)
+        ctx.p, ctx.seed = p, draw_seed(p)
         total = torch.empty_like(x)
-        _call("td_add_norm", x, x, branch, bias, None, None, total, None, *_rows(x), ctx.seed, p)
+        call("add_norm", x, x, branch, bias, None, None, total, None, *rows(x), ctx.seed, p)
         return total
 
     @staticmethod
@@ -134,7 +112,7 @@ class Add(torch.autograd.Function):
         grad = grad.contiguous()
         grad_branch, weights = torch.empty_like(grad), torch.empty(3, grad.shape[-1])
         missing = (None, grad, None, None)
-        _call("td_add_norm_back", grad, None, *missing, grad_branch, weights, *_rows(grad), ctx.seed, ctx.p)
+        call("add_norm_back", grad, None, *missing, grad_branch, weights, *rows(grad), ctx.seed, ctx.p)
         return grad, grad_branch, weights[0], None
 
 
@@ -144,10 +122,10 @@ class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, p: float) -> Tensor:
         x = x.contiguous()
-        ctx.p, ctx.seed = p, _seed(p)
+        ctx.p, ctx.seed = p, draw_seed(p)
         ctx.save_for_backward(x, bias)
         y = torch.empty_like(x)
-        _call("td_swish", x, x, bias, y, *_rows(x), ctx.seed, p)
+        call("swish", x, x, bias, y, *rows(x), ctx.seed, p)
         return y
 
     @staticmethod
@@ -155,5 +133,5 @@ class Swish(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Grads:
         x, bias = ctx.saved_tensors
         grad_x, grad_bias = torch.empty_like(x), torch.empty_like(bias)
-        _call("td_swish_back", x, x, bias, grad.contiguous(), grad_x, grad_bias, *_rows(x), ctx.seed, ctx.p)
+        call("swish_back", x, x, bias, grad.contiguous(), grad_x, grad_bias, *rows(x), ctx.seed, ctx.p)
         return grad_x, grad_bias, None

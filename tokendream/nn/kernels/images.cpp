@@ -1,0 +1,205 @@
+// What lies between the convolutions of the tokenizer, and its perceptual distance. Images lie channels last.
+
+#include "common.h"
+
+namespace {
+
+// norm over the pixels and channels of a group, then swish: y = z sigmoid(z), z = factor x + offset by channel.
+struct Groups {
+    int64_t pixels, channels, each;  // channels of a group
+
+    // Mean and 1 / standard deviation of every group of an image, twice over it: it is in the second nearest cache.
+    template <class T>
+    void moments(const T* __restrict x, float* __restrict sums, float* __restrict mean, float* __restrict scale) const {
+        const int64_t C = channels, count = pixels * each;
+        std::fill_n(sums, C, 0.0f);
+        for (int64_t p = 0; p < pixels; p++) {
+            const T* __restrict row = x + p * C;
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) sums[c] += up(row[c]);
+        }
+        spread(sums, mean, 1.0f / count);
+        std::fill_n(sums, C, 0.0f);
+        for (int64_t p = 0; p < pixels; p++) {
+            const T* __restrict row = x + p * C;
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                const float centred = up(row[c]) - mean[c];
+                sums[c] += centred * centred;
+            }
+        }
+        spread(sums, scale, 1.0f / count);
+        for (int64_t c = 0; c < C; c++) scale[c] = 1.0f / std::sqrt(scale[c] + 1e-6f);
+    }
+
+    // The sum over a channel's group, times `by`, at every channel.
+    void spread(const float* sums, float* to, float by) const {
+        for (int64_t first = 0; first < channels; first += each) {
+            float total = 0;
+            for (int64_t c = first; c < first + each; c++) total += sums[c];
+            for (int64_t c = first; c < first + each; c++) to[c] = total * by;
+        }
+    }
+};
+
+template <class T>
+void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_t images, Groups groups) {
+    const int64_t C = groups.channels, size = groups.pixels * C;
+#pragma omp parallel
+    {
+        std::vector<float> memory(3 * C);
+        float *sums = memory.data(), *mean = sums + C, *scale = mean + C;
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < images; b++) {
+            groups.moments(x + b * size, sums, mean, scale);
+            for (int64_t p = 0; p < groups.pixels; p++) {
+                const T* __restrict row = x + b * size + p * C;
+                T* __restrict to = y + b * size + p * C;
+#pragma omp simd
+                for (int64_t c = 0; c < C; c++) {
+                    const float z = (up(row[c]) - mean[c]) * scale[c] * weight[c] + bias[c];
+                    put(to[c], z * sigmoid<T>(z));
+                }
+            }
+        }
+    }
+}
+
+// grad_weights [2 C]: of weight and bias.
+template <class T>
+void norm_swish_back(const T* x, const float* weight, const float* bias, const T* grad, T* grad_x, float* grad_weights,
+                     int64_t images, Groups groups) {
+    const int64_t C = groups.channels, size = groups.pixels * C;
+    Sums total(2 * C);
+#pragma omp parallel
+    {
+        std::vector<float> memory(7 * C + size);
+        float *sums = memory.data(), *mean = sums + C, *scale = mean + C, *dots = scale + C, *weighted = dots + C;
+        float *first = weighted + C, *second = first + C, *slope = second + C;
+        const float by = 1.0f / (groups.pixels * groups.each);
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < images; b++) {
+            groups.moments(x + b * size, sums, mean, scale);
+            std::fill_n(sums, C, 0.0f);
+            std::fill_n(dots, C, 0.0f);
+            for (int64_t p = 0; p < groups.pixels; p++) {
+                const T* __restrict row = x + b * size + p * C;
+                const T* __restrict from = grad + b * size + p * C;
+                float* __restrict to = slope + p * C;
+#pragma omp simd
+                for (int64_t c = 0; c < C; c++) {
+                    const float unit = (up(row[c]) - mean[c]) * scale[c], z = unit * weight[c] + bias[c];
+                    const float s = sigmoid<T>(z), g = up(from[c]) * s * (1 + z * (1 - s));
+                    to[c] = g;
+                    sums[c] += g;
+                    dots[c] += g * unit;
+                }
+            }
+            float* mine = total.mine();
+            for (int64_t c = 0; c < C; c++) mine[c] += dots[c], mine[C + c] += sums[c];
+            for (int64_t c = 0; c < C; c++) weighted[c] = weight[c] * sums[c];
+            groups.spread(weighted, first, by);
+            for (int64_t c = 0; c < C; c++) weighted[c] = weight[c] * dots[c];
+            groups.spread(weighted, second, by);
+            for (int64_t p = 0; p < groups.pixels; p++) {
+                const T* __restrict row = x + b * size + p * C;
+                const float* __restrict from = slope + p * C;
+                T* __restrict to = grad_x + b * size + p * C;
+#pragma omp simd
+                for (int64_t c = 0; c < C; c++) {
+                    const float unit = (up(row[c]) - mean[c]) * scale[c];
+                    put(to[c], scale[c] * (weight[c] * from[c] - first[c] - unit * second[c]));
+                }
+            }
+        }
+    }
+    total.write(grad_weights);
+}
+
+// One pixel's features a and b: 1 / |a| and 1 / |b|. Epsilon as in nn/lpips.py.
+struct Norms {
+    float a, b;
+};
+
+template <class T>
+inline Norms norms(const T* __restrict a, const T* __restrict b, int64_t C) {
+    float of_a = 0, of_b = 0;
+#pragma omp simd reduction(+ : of_a, of_b)
+    for (int64_t c = 0; c < C; c++) {
+        of_a += up(a[c]) * up(a[c]);
+        of_b += up(b[c]) * up(b[c]);
+    }
+    return {1.0f / std::sqrt(of_a + 1e-20f), 1.0f / std::sqrt(of_b + 1e-20f)};
+}
+
+// Mean over pixels of the weighted squared distance of unit vectors, per image.
+template <class T>
+void distance(const T* a, const T* b, const float* weight, float* out, int64_t images, int64_t pixels, int64_t C) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < images; i++) {
+        double total = 0;
+        for (int64_t p = i * pixels; p < (i + 1) * pixels; p++) {
+            const T *__restrict at_a = a + p * C, *__restrict at_b = b + p * C;
+            const Norms n = norms(at_a, at_b, C);
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t c = 0; c < C; c++) {
+                const float apart = up(at_b[c]) * n.b - up(at_a[c]) * n.a;
+                sum += weight[c] * apart * apart;
+            }
+            total += sum;
+        }
+        out[i] = float(total / pixels);
+    }
+}
+
+// The gradient of b alone, from that of every image's distance.
+template <class T>
+void distance_back(const T* a, const T* b, const float* weight, const float* grad, T* grad_b, int64_t images,
+                   int64_t pixels, int64_t C) {
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < images * pixels; p++) {
+        const T *__restrict at_a = a + p * C, *__restrict at_b = b + p * C;
+        T* __restrict to = grad_b + p * C;
+        const Norms n = norms(at_a, at_b, C);
+        const float by = 2 * grad[p / pixels] / pixels;
+        float along = 0;
+#pragma omp simd reduction(+ : along)
+        for (int64_t c = 0; c < C; c++) {
+            const float unit = up(at_b[c]) * n.b;
+            along += weight[c] * (unit - up(at_a[c]) * n.a) * unit;
+        }
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) {
+            const float unit = up(at_b[c]) * n.b;
+            put(to[c], by * n.b * (weight[c] * (unit - up(at_a[c]) * n.a) - unit * along));
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+void td_norm_swish(int half, const void* x, const float* weight, const float* bias, void* y, int64_t images,
+                   int64_t pixels, int64_t channels, int64_t groups) {
+    STORED(norm_swish((const T*)x, weight, bias, (T*)y, images, {pixels, channels, channels / groups}));
+}
+
+void td_norm_swish_back(int half, const void* x, const float* weight, const float* bias, const void* grad, void* grad_x,
+                        float* grad_weights, int64_t images, int64_t pixels, int64_t channels, int64_t groups) {
+    STORED(norm_swish_back((const T*)x, weight, bias, (const T*)grad, (T*)grad_x, grad_weights, images,
+                           {pixels, channels, channels / groups}));
+}
+
+void td_distance(int half, const void* a, const void* b, const float* weight, float* out, int64_t images,
+                 int64_t pixels, int64_t channels) {
+    STORED(distance((const T*)a, (const T*)b, weight, out, images, pixels, channels));
+}
+
+void td_distance_back(int half, const void* a, const void* b, const float* weight, const float* grad, void* grad_b,
+                      int64_t images, int64_t pixels, int64_t channels) {
+    STORED(distance_back((const T*)a, (const T*)b, weight, grad, (T*)grad_b, images, pixels, channels));
+}
+
+}  // extern "C"
