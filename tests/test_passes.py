@@ -156,6 +156,16 @@ def test_the_number_of_threads_changes_nothing_but_the_order_of_sums():
         assert apart(one, two) < 1e-2
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_group_norm_of_a_picture_that_hardly_differs(kernels):
+    """A large mean and a small deviation: the sums of squares must not eat each other up."""
+    x = 300 + 0.1 * torch.randn(2, 48, 9, 9)
+    exact = passes.norm_swish(x.double(), nn.GroupNorm(8, 48, eps=1e-6).double())
+    assert torch.allclose(
+        run(passes.norm_swish, x, nn.GroupNorm(8, 48, eps=1e-6), kernels=kernels).double(), exact, atol=2e-3
+    )
+
+
 def test_a_black_pixel_has_a_distance_and_no_gradient():
     """All its features are zero behind dead relus."""
     b = torch.zeros(1, 48, 2, 2, requires_grad=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokendream.nn import passes
+from tokendream.nn.frozen import FrozenConv
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -61,16 +62,19 @@ def read_asset(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 class LPIPS(nn.Module):
-    """The frozen distance. Its weights are non-persistent buffers: they follow `.to(device)`, no checkpoint carries
-    their 28 MiB and no optimiser sees them.
-    """
+    """The frozen distance. No optimiser sees its weights, and no checkpoint carries their 28 MiB."""
 
     def __init__(self, network: Literal["vgg16", "alexnet"] = "vgg16", assets: Path = ASSETS) -> None:
         super().__init__()
         self.network = network
-        self._convolutions, self._pooled, self._taps, self._pool, self.smallest = _PLANS[network]
-        for name, tensor in read_asset(assets / f"lpips_{network}.safetensors", SHA256[network]).items():
-            self.register_buffer(name.replace(".", "_"), tensor.float(), persistent=False)
+        plan, self._pooled, self._taps, self._pool, self.smallest = _PLANS[network]
+        tensors = read_asset(assets / f"lpips_{network}.safetensors", SHA256[network])
+        self.convolutions = nn.ModuleList(
+            FrozenConv(tensors[f"conv{i}.weight"].float(), tensors[f"conv{i}.bias"].float(), stride, padding)
+            for i, (stride, padding) in enumerate(plan)
+        )
+        for i in range(len(self._taps)):
+            self.register_buffer(f"head{i}", tensors[f"head{i}"].float().flatten(), persistent=False)
         self.register_buffer("shift", torch.tensor(_SHIFT).view(3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE).view(3, 1, 1), persistent=False)
 
@@ -86,11 +90,10 @@ class LPIPS(nn.Module):
         x = (x - self.get_buffer("shift")) / self.get_buffer("scale")
         x = x.contiguous(memory_format=torch.channels_last)
         taps = []
-        for i, (stride, padding) in enumerate(self._convolutions):
+        for i, convolution in enumerate(self.convolutions):
             if i in self._pooled:
                 x = F.max_pool2d(x, *self._pool)
-            weight, bias = self.get_buffer(f"conv{i}_weight"), self.get_buffer(f"conv{i}_bias")
-            x = F.conv2d(x, weight, bias, stride, padding).relu_()
+            x = convolution(x).relu_()
             if i in self._taps:
                 taps.append(x)
         return taps
@@ -100,7 +103,7 @@ class LPIPS(nn.Module):
 
         bf16 features are fine, bf16 differences of unit vectors are not: near equality nothing but rounding is left.
         """
-        heads = (self.get_buffer(f"head{i}").flatten() for i in range(len(a)))
+        heads = (self.get_buffer(f"head{i}") for i in range(len(a)))
         distances = [passes.unit_distance(*taps) for taps in zip(a, b, heads, strict=True)]
         return torch.stack(distances).sum(0)
 

@@ -8,28 +8,32 @@ namespace {
 struct Groups {
     int64_t pixels, channels, each;  // channels of a group
 
-    // Mean and 1 / standard deviation of every group of an image, twice over it: it is in the second nearest cache.
+    // Mean and 1 / standard deviation of every group of an image, at every channel, in one reading: sums of distances
+    // from the first pixel, near which all others are compared with zero. `memory` is 2 floats a channel.
     template <class T>
-    void moments(const T* __restrict x, float* __restrict sums, float* __restrict mean, float* __restrict scale) const {
-        const int64_t C = channels, count = pixels * each;
-        std::fill_n(sums, C, 0.0f);
-        for (int64_t p = 0; p < pixels; p++) {
-            const T* __restrict row = x + p * C;
-#pragma omp simd
-            for (int64_t c = 0; c < C; c++) sums[c] += up(row[c]);
-        }
-        spread(sums, mean, 1.0f / count);
-        std::fill_n(sums, C, 0.0f);
-        for (int64_t p = 0; p < pixels; p++) {
+    void moments(const T* __restrict x, float* __restrict memory, float* __restrict mean,
+                 float* __restrict scale) const {
+        const int64_t C = channels;
+        float *__restrict sums = memory, *__restrict squares = memory + C;
+        std::fill_n(memory, 2 * C, 0.0f);
+        for (int64_t p = 1; p < pixels; p++) {
             const T* __restrict row = x + p * C;
 #pragma omp simd
             for (int64_t c = 0; c < C; c++) {
-                const float centred = up(row[c]) - mean[c];
-                sums[c] += centred * centred;
+                const float apart = up(row[c]) - up(x[c]);
+                sums[c] += apart;
+                squares[c] += apart * apart;
             }
         }
-        spread(sums, scale, 1.0f / count);
-        for (int64_t c = 0; c < C; c++) scale[c] = 1.0f / std::sqrt(scale[c] + 1e-6f);
+        const float by = 1.0f / (pixels * each);
+        for (int64_t c = 0; c < C; c++) scale[c] = sums[c] + pixels * up(x[c]);
+        spread(scale, mean, by);
+        for (int64_t c = 0; c < C; c++) {
+            const float off = up(x[c]) - mean[c];
+            squares[c] += off * (2 * sums[c] + pixels * off);
+        }
+        spread(squares, scale, by);
+        for (int64_t c = 0; c < C; c++) scale[c] = 1.0f / std::sqrt(std::max(scale[c], 0.0f) + 1e-6f);
     }
 
     // The sum over a channel's group, times `by`, at every channel.
@@ -47,8 +51,8 @@ void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_
     const int64_t C = groups.channels, size = groups.pixels * C;
 #pragma omp parallel
     {
-        std::vector<float> memory(3 * C);
-        float *sums = memory.data(), *mean = sums + C, *scale = mean + C;
+        std::vector<float> memory(4 * C);
+        float *sums = memory.data(), *mean = sums + 2 * C, *scale = mean + C;
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < images; b++) {
             groups.moments(x + b * size, sums, mean, scale);
@@ -74,7 +78,7 @@ void norm_swish_back(const T* x, const float* weight, const float* bias, const T
 #pragma omp parallel
     {
         std::vector<float> memory(7 * C + size);
-        float *sums = memory.data(), *mean = sums + C, *scale = mean + C, *dots = scale + C, *weighted = dots + C;
+        float *sums = memory.data(), *dots = sums + C, *mean = dots + C, *scale = mean + C, *weighted = scale + C;
         float *first = weighted + C, *second = first + C, *slope = second + C;
         const float by = 1.0f / (groups.pixels * groups.each);
 #pragma omp for schedule(static)
