@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tokendream.nn import retention
 from tokendream.nn.dropout import dropout
 from tokendream.nn.kernels import build, images, layers
+from tokendream.nn.kernels import retention as tiles
 from tokendream.nn.kernels.call import STORED
 
 _wanted = False
@@ -54,6 +55,32 @@ def gated_norm(y: Float[Tensor, "G H L d"], gate: Float[Tensor, "G L D"], p: flo
         return layers.GatedNorm.apply(y, gate, p)
     y = dropout(F.layer_norm(y, y.shape[-1:], eps=1e-6), p)
     return F.silu(gate) * y.transpose(1, 2).flatten(2)
+
+
+def pop(
+    x: Float[Tensor, "G L D"],
+    linear: nn.Linear,
+    q_table: Complex[Tensor, "N H L e"],
+    k_table: Complex[Tensor, "N H L e"],
+    gamma: Float[Tensor, " H"],
+    S: Float[Tensor, "B H d d"],
+    blocks: int,
+    predict: slice,
+    p: float,
+) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "B H d d"]]:
+    """`split_heads`, `retention.pop`, `gated_norm`; also the state after the last block.
+
+    Without a gradient, in bf16, and on a processor with AMX this is one pass from the product on.
+    """
+    if _tiled(x, linear, S, q_table) and not torch.is_grad_enabled():
+        raw = F.linear(x, linear.weight)
+        if raw.dtype is torch.bfloat16:
+            decay = gamma ** x.shape[1]
+            first = range(blocks)[predict].start
+            return tiles.pop(raw, linear.bias, q_table, k_table, decay, S, blocks, first)
+    q, k, v, gate = split_heads(x, linear, q_table, k_table)
+    y, leaving = retention.pop(q, k, v, gamma, S, blocks, predict)
+    return gated_norm(y, gate, p), leaving
 
 
 def add_norm(
@@ -113,6 +140,17 @@ def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
         and x.dtype in STORED
         and (linear is None or linear.weight.dtype is torch.float32)
         and build.library() is not None
+    )
+
+
+def _tiled(x: Tensor, linear: nn.Linear, S: Tensor, table: Tensor) -> bool:
+    """Whether `kernels.retention` takes it: heads of whole tiles, states in float32."""
+    return (
+        _fused(x, linear)
+        and S.shape[-1] % 32 == 0
+        and S.dtype is torch.float32
+        and table.dtype is torch.complex64
+        and tiles.available()
     )
 
 

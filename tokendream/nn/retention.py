@@ -133,6 +133,26 @@ def block_states(
     return torch.stack(states)
 
 
+def pop(
+    q: Float[Tensor, "G H L d"],
+    k: Float[Tensor, "G H L d"],
+    v: Float[Tensor, "G H L d"],
+    gamma: Float[Tensor, " H"],
+    S: Float[Tensor, "B H d d"],
+    blocks: int,
+    predict: slice,
+) -> tuple[Float[Tensor, "G H L d"], Float[Tensor, "B H d d"]]:
+    """Outputs of T blocks, then of the predictions after those that `predict` selects, and the state after the last.
+
+    Time first: G = (T + P) B. Block t enters with the state after the one before it; a prediction enters with the
+    state after its block, and what it adds to that is dropped. q and k folded within their blocks.
+    """
+    T, B = blocks, len(S)
+    after = block_states(k[: T * B].unflatten(0, (T, B)), v[: T * B].unflatten(0, (T, B)), gamma, S)
+    entering = torch.cat([part.to(q.dtype).flatten(0, 1) for part in (S[None], after[:-1], after[predict])])
+    return attend(q, k, v, entering), after[-1]
+
+
 def chunkwise(
     q: Float[Tensor, "B H L d"],
     k: Float[Tensor, "B H L d"],

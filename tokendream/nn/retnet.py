@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from tokendream.nn import passes, retention
 
-Retain = Callable[[Tensor, nn.Linear], tuple[Tensor, Tensor]]
-"""Tokens, `G L D`, and their projection to the output at the last Q of them, `G H Q d`, and the gate, `G L D`."""
+Retention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class RetNetLayer(nn.Module):
 
         x += out(swish(gate(x̂)) ∘ GroupNorm_H(retention(x̂)));    x += W2 swish(W1 x̃)
 
-    How the past is brought in, and for which of the last tokens an output is wanted, is the caller's business.
+    How the past is brought in is the caller's business: `feed` takes swish(gate(x̂)) ∘ GroupNorm_H(retention(x̂)).
     """
 
     def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
@@ -67,14 +66,20 @@ class RetNetLayer(nn.Module):
         for linear in (self.qkvg, self.out, self.ffn_in, self.ffn_out):
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Float[Tensor, "G L D"], retain: Retain) -> Float[Tensor, "G Q D"]:
-        """The layer's output at the tokens that `retain` answers for."""
-        p = self.dropout if self.training else 0.0
-        y, gate = retain(self.norm_retention(x), self.qkvg)
-        Q = y.shape[2]
-        y = passes.gated_norm(y, gate[:, -Q:], p)
-        x, normed = passes.add_norm(x[:, -Q:], y, self.out, self.norm_ffn, p)
-        return passes.add(x, passes.swish(normed, self.ffn_in, p), self.ffn_out, p)
+    @property
+    def drop(self) -> float:
+        """The probability of dropout, 0 outside of training."""
+        return self.dropout if self.training else 0.0
+
+    def retain(self, x: Float[Tensor, "G L D"], retention: Retention, *tables: Tensor) -> Float[Tensor, "G L D"]:
+        """The gated output of any form of retention, which maps q, k, v to y, each `G H L d`."""
+        q, k, v, gate = passes.split_heads(self.norm_retention(x), self.qkvg, *tables)
+        return passes.gated_norm(retention(q, k, v), gate, self.drop)
+
+    def feed(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
+        """The layer's output for tokens x and what retention made of them."""
+        x, normed = passes.add_norm(x, y, self.out, self.norm_ffn, self.drop)
+        return passes.add(x, passes.swish(normed, self.ffn_in, self.drop), self.ffn_out, self.drop)
 
 
 class RetNet(nn.Module):
@@ -112,13 +117,8 @@ class RetNet(nn.Module):
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """The parallel form over a whole sequence from an empty past."""
         tables = self._tables(torch.arange(x.shape[1], device=x.device)[None], x.dtype)
-
-        def retain(x: Tensor, qkvg: nn.Linear) -> tuple[Tensor, Tensor]:
-            q, k, v, gate = passes.split_heads(x, qkvg, *tables)
-            return retention.parallel(q, k, v, self.gamma), gate
-
         for layer in self.layers:
-            x = layer(x, retain)
+            x = layer.feed(x, layer.retain(x, lambda q, k, v: retention.parallel(q, k, v, self.gamma), *tables))
         return x
 
     def step(self, x: Float[Tensor, "B D"], state: RetNetState) -> tuple[Float[Tensor, "B D"], RetNetState]:
@@ -167,39 +167,19 @@ class RetNet(nn.Module):
 
         first = torch.cat((torch.arange(T, device=x.device), chosen + 1)) * K1 + state.position
         tables = self._tables(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=True)
-        states: list[Tensor] = []  # of each layer, after every block
-        layers = list(zip(self.layers, state.S.unbind(0), strict=True))
-
-        def absorb(k: Tensor, v: Tensor, S: Tensor) -> Tensor:
-            k, v = (part[: T * B].unflatten(0, (T, B)) for part in (k, v))
-            states.append(retention.block_states(k, v, self.gamma, S))
-            return states[-1]
-
-        for layer, S in layers[:-1]:
-
-            def both(x: Tensor, qkvg: nn.Linear, S: Tensor = S) -> tuple[Tensor, Tensor]:
-                q, k, v, gate = passes.split_heads(x, qkvg, *tables)
-                after = absorb(k, v, S)
-                return retention.attend(q, k, v, _entering(x, S, after[:-1], after[predict])), gate
-
-            blocks = layer(blocks, both)
-
-        layer, S = layers[-1]  # where the two streams part, as the caller may want less of the real one
-
-        def real(x: Tensor, qkvg: nn.Linear) -> tuple[Tensor, Tensor]:
-            q, k, v, gate = passes.split_heads(x, qkvg, *(table[:T] for table in tables))
-            after = absorb(k, v, S)
-            return retention.attend(q[:, :, -(tail or K1) :], k, v, _entering(x, S, after[:-1])), gate
-
-        def predicted(x: Tensor, qkvg: nn.Linear) -> tuple[Tensor, Tensor]:
-            q, k, v, gate = passes.split_heads(x, qkvg, *(table[T:] for table in tables))
-            return retention.attend(q, k, v, states[-1][predict].flatten(0, 1)), gate
-
-        seen, prediction = blocks.split((T * B, P * B))
-        y = layer(seen, real).unflatten(0, (T, B)).transpose(0, 1)
-        y_next = layer(prediction, predicted).unflatten(0, (P, B)).transpose(0, 1)
-        leaving = torch.stack([after[-1] for after in states])
-        return y, y_next[:, :, :K], RetNetState(leaving, state.position + T * K1)
+        leaving = []
+        for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
+            normed = layer.norm_retention(blocks)
+            y, after = passes.pop(normed, layer.qkvg, *tables, self.gamma, S, T, predict, layer.drop)
+            leaving.append(after)
+            if len(leaving) < len(self.layers):
+                blocks = layer.feed(blocks, y)
+        # The streams part, as the caller may want less of the real one.
+        (seen, predicted), (y, y_next) = (part.split((T * B, P * B)) for part in (blocks, y))
+        last = -(tail or K1)
+        y = layer.feed(seen[:, last:], y[:, last:]).unflatten(0, (T, B)).transpose(0, 1)
+        y_next = layer.feed(predicted, y_next).unflatten(0, (P, B)).transpose(0, 1)
+        return y, y_next[:, :, :K], RetNetState(torch.stack(leaving), state.position + T * K1)
 
     def _carry(self, x: Tensor, state: RetNetState, form: Callable) -> tuple[Tensor, RetNetState]:
         """Run one of the forms that carry a state over the tokens of x."""
@@ -208,13 +188,12 @@ class RetNet(nn.Module):
         carried = []
         for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
 
-            def retain(x: Tensor, qkvg: nn.Linear, S: Tensor = S) -> tuple[Tensor, Tensor]:
-                q, k, v, gate = passes.split_heads(x, qkvg, *tables)
+            def carry(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
                 y, after = form(q, k, v, self.gamma, S)
                 carried.append(after)
-                return y, gate
+                return y
 
-            x = layer(x, retain)
+            x = layer.feed(x, layer.retain(x, carry, *tables))
         return x, RetNetState(torch.stack(carried), state.position + L)
 
     def _tables(
@@ -236,8 +215,3 @@ class RetNet(nn.Module):
 def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:
     y, state = result
     return y[:, 0], state
-
-
-def _entering(x: Tensor, S: Tensor, *after: Tensor) -> Tensor:
-    """The states that blocks enter with, `G H d d`: S, then those after some blocks; in the precision of x."""
-    return torch.cat([part.to(x.dtype).flatten(0, 1) for part in (S[None], *after)])

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-SOURCES = [Path(__file__).with_name(name) for name in ("layers.cpp", "images.cpp")]
-HEADERS = [Path(__file__).with_name("common.h")]
+SOURCES = [Path(__file__).with_name(name) for name in ("layers.cpp", "images.cpp", "retention.cpp")]
+HEADERS = [Path(__file__).with_name(name) for name in ("common.h", "rows.h")]
 
 OPTIONS = [
     *["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"],

@@ -1,21 +1,8 @@
 // What lies between the matrix products of a layer: heads, gates, residuals, norms, swish.
 
-#include "common.h"
+#include "rows.h"
 
 namespace {
-
-// x + bias, each pair of its d features turned by the pair of the same place in `table`.
-template <class T>
-inline void turn(const T* __restrict x, const float* __restrict bias, T* __restrict y, const float* __restrict table,
-                 int64_t d) {
-#pragma omp simd
-    for (int64_t i = 0; i < d / 2; i++) {
-        const float a = up(x[2 * i]) + bias[2 * i], b = up(x[2 * i + 1]) + bias[2 * i + 1];
-        const float c = table[2 * i], s = table[2 * i + 1];
-        put(y[2 * i], a * c - b * s);
-        put(y[2 * i + 1], a * s + b * c);
-    }
-}
 
 // Back again, by the conjugates; `grad_bias` is added to.
 template <class T>
@@ -31,12 +18,6 @@ inline void turn_back(const T* __restrict grad, T* __restrict grad_x, float* __r
         grad_bias[2 * i] += even;
         grad_bias[2 * i + 1] += odd;
     }
-}
-
-template <class T>
-inline void shift(const T* __restrict x, const float* __restrict bias, T* __restrict y, int64_t n) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) put(y[i], up(x[i]) + bias[i]);
 }
 
 template <class T>
@@ -88,17 +69,6 @@ void heads_back(const T* grad, T* grad_x, float* grad_bias, const float* table, 
                     shift_back(from, to, sum, at.d);
             }
     sums.write(grad_bias);
-}
-
-template <class T>
-inline void gate_row(const T* __restrict y, const T* __restrict gate, T* __restrict out,
-                     const float* __restrict factors, int64_t d) {
-    const Moments m = moments(y, d);
-#pragma omp simd
-    for (int64_t i = 0; i < d; i++) {
-        const float z = up(gate[i]);
-        put(out[i], z * sigmoid<T>(z) * factors[i] * ((up(y[i]) - m.mean) * m.scale));
-    }
 }
 
 template <class T>
