@@ -160,6 +160,8 @@ class Run:
             raise
         if not resumed:
             self._display.say(_plan(self.config))
+        elif warning := runfolder.moved(self.run_dir, self.compute):
+            self._display.say(warning)
         self._display.say(
             f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
             f"seed {self.config.seed}) on {self.compute.describe()}, in {self.run_dir}"

@@ -48,6 +48,25 @@ def write_facts(run_dir: Path, compute: Compute) -> None:
         durable.replace_text(run_dir / "facts.json", json.dumps(_facts(compute), indent=2) + "\n")
 
 
+def read_facts(run_dir: Path) -> dict[str, str]:
+    """What `write_facts` wrote; nothing where it is not there or broken, for no run depends on it."""
+    path = run_dir / "facts.json"
+    try:
+        facts = json.loads(durable.read_text(path)) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
+
+
+def moved(run_dir: Path, compute: Compute) -> str:
+    """A line to say when a run goes on elsewhere than it began, so that its bits will differ; else nothing."""
+    began, now = read_facts(run_dir), _machine(compute)
+    changed = [f"{key} {began[key]!r}, now {now[key]!r}" for key in now if began.get(key, now[key]) != now[key]]
+    if not changed:
+        return ""
+    return f"begun with {', '.join(changed)}: from here on no longer bit for bit the run that was never cut"
+
+
 def locked(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
     return lock.hold(run_dir, f"another process is training in {run_dir}")
@@ -65,13 +84,16 @@ def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:
     return path
 
 
+def _machine(compute: Compute) -> dict[str, str]:
+    """What must not change for a run to stay the same. `device` names the threads and the precision too."""
+    return {"device": compute.describe(), "torch": torch.__version__, "version": __version__}
+
+
 def _facts(compute: Compute) -> dict[str, str]:
     """What a reader of the results asks about the machine and the code."""
     return {
-        "device": compute.describe(),
+        **_machine(compute),
         "precision": str(compute.dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "version": __version__,
         "commit": _commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
