@@ -451,8 +451,8 @@ def test_addresses_say_how_to_get_there():
     [
         (["nowhere"], "there is no run folder nowhere"),
         ([], "Missing"),
-        (["RUN", "--port", "70000"], "port must lie in 0..65535, not 70000"),
-        (["RUN", "--temperature", "0"], "temperature must be above 0"),
+        (["RUN", "--port", "70000"], "port must be in 0..65535, not 70000"),
+        (["RUN", "--temperature", "0"], "temperature must be positive and finite, not 0.0"),
         (["RUN", "--recording", "nothing"], "there is no recording nothing"),
         (["RUN", "--device", "gpu"], "device must be"),
         (["RUN", "--host", "203.0.113.7"], "cannot listen at 203.0.113.7"),

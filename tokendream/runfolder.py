@@ -32,8 +32,11 @@ def check_free(run_dir: Path) -> None:
 
     The half of a config that a crash in the first instant of a run leaves behind counts as nothing.
     """
-    if run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - {"config.json.part"}):
-        raise ConfigError(f"{run_dir} exists and is not empty: go on with --resume {run_dir} or name another --run-dir")
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"{run_dir} is no folder: name another --run-dir")
+    if run_dir.exists() and (names := {p.name for p in run_dir.iterdir()} - {"config.json.part"}):
+        advice = f"go on with --resume {run_dir} or " if "config.json" in names else ""
+        raise ConfigError(f"{run_dir} exists and is not empty: {advice}name another --run-dir")
 
 
 def begin(run_dir: Path, config: Config, compute: Compute) -> None:

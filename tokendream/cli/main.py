@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     words = 2 if " ".join(argv[:2]) in COMMANDS else 1  # `bench claims` is one command, `bench` another
     name, rest = " ".join(argv[:words]), argv[words:]
+    longer = [command for command in COMMANDS if command.startswith(f"{name} ")]
+    if longer and rest and not rest[0].startswith("-"):  # neither command takes a word
+        return _complain(f"unknown command {f'{name} {rest[0]}'!r}; nearest: {nearest(f'{name} {rest[0]}', longer)}")
     if name not in COMMANDS:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
     kind, run = COMMANDS[name]
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Every error a caller, a config or a file can cause is a ValueError or an OSError; the rest are our bugs.
         if os.environ.get("TOKENDREAM_DEBUG"):
             raise
-        return _complain(" ".join(str(error).split()) or type(error).__name__)
+        return _complain(_line(error))
 
 
 def _overview() -> str:
@@ -51,6 +54,13 @@ def _overview() -> str:
     lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + ";"]
     lines += ["behind each, an ablation (rem-no-pop): " + ", ".join(ABLATIONS) + "."]
     return "\n".join(lines)
+
+
+def _line(error: ValueError | OSError) -> str:
+    """What went wrong, without Python's brackets and numbers."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _complain(message: str) -> int:
