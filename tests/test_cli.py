@@ -1,5 +1,6 @@
 """What a user can get wrong on the command line, and what it costs to ask for help."""
 
+import os
 import re
 import subprocess
 import sys
@@ -106,6 +107,20 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
 
     monkeypatch.setitem(commands.COMMANDS, "report", (commands.Report, interrupted))
     assert run(capsys, "report", "somewhere") == (130, "", "tokendream: interrupted\n")
+
+
+def test_a_reader_that_leaves_and_a_terminal_without_our_letters_are_no_traceback():
+    argv = [sys.executable, "-m", "tokendream"]
+    with subprocess.Popen([*argv, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "100"}
+    ended = subprocess.run([*argv, "dream", "--help"], capture_output=True, env=environment, check=True)
+    assert b"usage: tokendream dream" in ended.stdout
+    code = "import sys; from tokendream.cli import main; main.main = lambda: print('\u00b1') or 0; main.entry()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"?\n", b"")
 
 
 def test_the_version(capsys):

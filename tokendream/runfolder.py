@@ -65,7 +65,7 @@ def moved(run_dir: Path, compute: Compute) -> str:
     """A line to say when a run goes on elsewhere than it began, so that its bits will differ; else nothing."""
     began, now = read_facts(run_dir), _machine(compute)
     changed = [f"{key} {began[key]!r}, now {now[key]!r}" for key in now if began.get(key, now[key]) != now[key]]
-    if not changed:
+    if not changed or (run_dir / "evaluation" / "final.json").exists():  # nothing is left to differ
         return ""
     return f"begun with {', '.join(changed)}: from here on no longer bit for bit the run that was never cut"
 

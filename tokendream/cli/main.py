@@ -5,6 +5,7 @@ Whatever a user can get wrong ends in one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -72,4 +73,13 @@ def _complain(message: str) -> int:
 def entry() -> NoReturn:
     """What the console script runs."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # until a run listens for it
-    sys.exit(main())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a terminal lacks a letter, no run may end for a "±"
+    code = 141  # what a shell says of a process that had nobody to write to any more
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `tokendream --help | head`; leaving as usual would write, and complain, once more
+        os._exit(code)
+    sys.exit(code)
