@@ -1,5 +1,6 @@
 """What a user can get wrong on the command line, and what it costs to ask for help."""
 
+import os
 import re
 import subprocess
 import sys
@@ -38,9 +39,17 @@ def run(capsys, *argv):
         (["eval"], "Missing"),
         (["eval", "nowhere"], "there is no run folder nowhere"),
         (["eval", "nowhere", "--episodes", "0"], "episodes must be at least 1, not 0"),
+        (["eval", "nowhere", "--seed", "-1"], "seed must be at least 0, not -1"),
+        (["eval", "nowhere", "--temperature", "inf"], "temperature must be positive and finite, not inf"),
+        (["play", "nowhere", "--temperature", "nan"], "temperature must be positive and finite, not nan"),
+        (["dream", "nowhere", "--futures", "100000"], "futures must be in 0..256, not 100000"),
+        (["train", "tiny", "--time-limit", "nan"], "--time-limit must be at least 0, not nan"),
+        (["train", "tiny", "--run-dir", "/dev/null"], "/dev/null is no folder: name another --run-dir"),
+        (["train", "tiny", "--run-dir", "/dev/null/run"], "/dev/null/run: Not a directory"),
+        (["train", "tiny", "--run-dir", "/proc/tokendream"], "/proc/tokendream: No such file or directory"),
         (["report", "nowhere"], "nowhere"),
         (["bench", "--preset", "rim"], "unknown preset 'rim'; nearest: rem"),
-        (["bench", "clams"], "clams"),
+        (["bench", "clams"], "unknown command 'bench clams'; nearest: bench claims"),
         (["bench", "claims", "--preset", "rim"], "unknown preset 'rim'; nearest: rem"),
         (["bench", "claims", "--qick"], "unknown flag --qick; nearest: --quick"),
     ],
@@ -98,6 +107,20 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
 
     monkeypatch.setitem(commands.COMMANDS, "report", (commands.Report, interrupted))
     assert run(capsys, "report", "somewhere") == (130, "", "tokendream: interrupted\n")
+
+
+def test_a_reader_that_leaves_and_a_terminal_without_our_letters_are_no_traceback():
+    argv = [sys.executable, "-m", "tokendream"]
+    with subprocess.Popen([*argv, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "100"}
+    ended = subprocess.run([*argv, "dream", "--help"], capture_output=True, env=environment, check=True)
+    assert b"usage: tokendream dream" in ended.stdout
+    code = "import sys; from tokendream.cli import main; main.main = lambda: print('\u00b1') or 0; main.entry()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"?\n", b"")
 
 
 def test_the_version(capsys):

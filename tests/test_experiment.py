@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from tokendream import experiment
 from tokendream.checkpoint import Checkpoints
@@ -41,8 +42,14 @@ def test_a_finished_run_holds_what_it_promises(finished):
 
 def test_resuming_a_finished_run_says_so(finished, capsys):
     before = (finished / "metrics.jsonl").read_bytes()
-    assert experiment.resume(finished) == 0
-    assert "nothing left to train" in capsys.readouterr().out
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    try:
+        assert experiment.resume(finished) == 0
+    finally:
+        torch.set_num_threads(torch.get_num_threads() - 1)
+    said = capsys.readouterr().out
+    assert "nothing left to train" in said
+    assert "bit for bit" not in said
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
@@ -77,6 +84,32 @@ def test_a_time_limit_stops_at_a_checkpoint(tmp_path, capsys):
     assert "stopped (time limit)" in capsys.readouterr().out
     assert experiment.resume(run_dir) == 0
     assert [r["epoch"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("change", ["nothing", "threads", "torch", "facts gone", "facts broken"])
+def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
+    """docs/trust.md promises the same bits on the same machine; where it is another one, a resume says so."""
+    run_dir = tmp_path / "run"
+    experiment.start(TINY, run_dir, time_limit=0.0)
+    path, threads = run_dir / "facts.json", torch.get_num_threads()
+    facts = json.loads(path.read_text())
+    if change == "torch":
+        path.write_text(json.dumps(facts | {"torch": "1.0.0"}))
+    elif change == "facts gone":
+        path.unlink()
+    elif change == "facts broken":
+        path.write_text("[1")
+    capsys.readouterr()
+    torch.set_num_threads(threads + (change == "threads"))
+    try:
+        experiment.resume(run_dir, time_limit=0.0)
+    finally:
+        torch.set_num_threads(threads)
+    said = [line for line in capsys.readouterr().out.splitlines() if "bit for bit" in line]
+    precision = facts["device"].split(", ")[-1]
+    device = f"begun with device 'CPU, {threads} threads, {precision}', now 'CPU, {threads + 1} threads, {precision}': "
+    begins = {"threads": device, "torch": f"begun with torch '1.0.0', now '{torch.__version__}': "}
+    assert [line.startswith(begins[change]) for line in said] == ([True] if change in begins else [])
 
 
 def spoil(run_dir, name, text):

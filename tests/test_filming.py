@@ -57,9 +57,9 @@ def test_a_grid_is_as_square_as_it_can_be():
     ("flags", "message"),
     [
         (["--out", "film.avi"], "ends in .mp4"),
-        (["--length", "1"], "length of at least 2"),
-        (["--at", "0"], "first step of at least 1"),
-        (["--futures", "-1"], "no negative number"),
+        (["--length", "1"], "length must be at least 2, not 1"),
+        (["--at", "0"], "at must be at least 1, not 0"),
+        (["--futures", "-1"], "futures must be in 0..256, not -1"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, monkeypatch, capsys, flags, message):

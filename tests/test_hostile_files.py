@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import json
 import os
 import pickle
@@ -51,7 +52,7 @@ SMALL = dataclasses.replace(
 )
 
 SECONDS = 20
-"""Longer than this no loader may take for a file of some kilobytes."""
+"""Longer than this no loader may take for a file of some kilobytes: of processor time, or of waiting in three tries."""
 
 SLACK = 2**20
 """Bytes that any loader may use for itself, whatever the size of its file."""
@@ -172,25 +173,38 @@ def relist(run_dir: Path, path: Path, data: bytes) -> Path:
     return path
 
 
-def reckless(number: int, frame: object) -> None:
-    raise TimeoutError("took too long")
+class Hang(BaseException):
+    """The time limit is over. No Exception: the readers take an OSError, as TimeoutError is one, for a broken file, go
+    on with the checkpoint before, and what they then hold twice looked like a file that swallows memory."""
 
 
-def allocation(load: Callable[[Path], object], run_dir: Path) -> tuple[int, BaseException | None]:
-    """The most that Python objects took while loading, and what was raised; a time limit is over all."""
-    signal.signal(signal.SIGALRM, reckless)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+def give_up(number: int, frame: object) -> None:
+    raise Hang
+
+
+def allocation(load: Callable[[Path], object], run_dir: Path, seconds: float) -> tuple[int, BaseException | None]:
+    """The most that Python objects took while loading, and what was raised; Hang where it took too long.
+
+    The collector rests, so that all garbage counts: with it, the peak of one and the same report was anything from 4.8
+    to 9.7 MB (10.2 MB without), by how much had been allocated before.
+    """
+    gc.collect()
+    gc.disable()
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    began = time.process_time()
     tracemalloc.start()
     try:
         load(run_dir)
         raised = None
-    except Exception as error:
+    except (Exception, Hang) as error:
         raised = error
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return peak, raised
+        gc.enable()
+    return peak, raised if time.process_time() - began < SECONDS else Hang()
 
 
 def fuzz(run_dir: Path, loader: Loader, n: int, seed: int) -> Iterator[str]:
@@ -201,7 +215,7 @@ def fuzz(run_dir: Path, loader: Loader, n: int, seed: int) -> Iterator[str]:
     manifest = run_dir / "checkpoints" / "epoch-000004" / "manifest.json"
     sealed = manifest.read_bytes()
     loader.load(run_dir)  # imports and caches are no part of what a file costs
-    honest, raised = allocation(loader.load, run_dir)
+    honest, raised = allocation(loader.load, run_dir, 9 * SECONDS)
     assert raised is None
     for _ in range(n):
         data = mutated(good, rng)
@@ -215,15 +229,15 @@ def fuzz(run_dir: Path, loader: Loader, n: int, seed: int) -> Iterator[str]:
             path.write_bytes(data)
         # What Python objects take beyond the text is there for the honest file as well.
         allowed = honest * max(1, len(data) / len(good)) + 2 * len(data) + SLACK
-        peak, raised = allocation(loader.load, run_dir)
-        if peak > allowed:  # once more: the first error of a kind may have imported something, what a file costs stays
-            peak, raised = allocation(loader.load, run_dir)
+        for patience in (1, 3, 9):  # what a file costs stays; an import, another thread, a machine that stalls do not
+            peak, raised = allocation(loader.load, run_dir, patience * SECONDS)
+            if peak <= allowed and not isinstance(raised, Hang):
+                break
         if where != path:
             where.unlink()
         path.write_bytes(good)
         manifest.write_bytes(sealed)
         assert raised is None or isinstance(raised, ValueError | OSError), (loader.name, data[:300], repr(raised))
-        assert not isinstance(raised, TimeoutError), (loader.name, data[:300])
         said = str(raised)
         assert len(said) < 2000, (loader.name, said)
         assert peak <= allowed, (loader.name, peak, allowed, data[:300])
@@ -235,11 +249,13 @@ def test_mutated_files(finished, tmp_path, tally: Tally):
     """In this process: a crash would end the tests, a hang is ended by an alarm."""
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
+    gc.freeze()  # what was there before needs not be looked through at every file
     each = -(-count(300, 10_000) // (len(LOADERS) - 2))
     outcomes: Counter[str] = Counter()
     for loader in LOADERS:
         n = each if "report" not in loader.name else count(2, 30)
         outcomes.update(fuzz(run_dir, loader, n, seed=1))
+    gc.unfreeze()
     n = outcomes.total()
     assert outcomes["refused"] > n / 4
     remark = f"{outcomes['refused']:,} refused in one line, {outcomes['loaded']:,} loaded"
@@ -384,12 +400,16 @@ def test_the_fuzzer_notices(finished, tmp_path, monkeypatch):
                     raise KeyError("x")
                 if kind == "memory":
                     bytearray(8 * 2**20)
+                if kind == "garbage":
+                    ring: list[object] = [bytearray(8 * 2**20)]
+                    ring.append(ring)
                 if kind == "hang":
-                    time.sleep(60)
+                    with contextlib.suppress(OSError):
+                        time.sleep(60)
 
         return load
 
-    for kind in ("crash", "memory", "hang"):
+    for kind in ("crash", "memory", "garbage", "hang"):
         loader = Loader("broken", "facts.json", broken(kind))
         LOADERS.append(loader)
         monkeypatch.setattr(sys.modules[__name__], "SECONDS", 0.2)

@@ -1,5 +1,7 @@
 """The published scores: complete, those of REM's table, and summarised as REM's authors and `rliable` do."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -48,7 +50,7 @@ def test_every_agent_has_every_game_and_says_where_from() -> None:
     assert list(found) == ["SimPLe", "TWM", "IRIS", "DreamerV3", "STORM", "REM"]
     for agent in found.values():
         assert agent.matrix(GAMES).shape == (5, 26)
-        assert agent.paper
+        assert re.fullmatch(r".+ et al\., .+, (\w+ )?20\d\d, arXiv \d{4}\.\d{5}", agent.paper)
         assert "json at " in agent.source
 
 

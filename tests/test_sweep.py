@@ -313,7 +313,9 @@ def test_a_lock_says_who_holds_it(tmp_path):
     assert lock.holder(tmp_path) is None
 
 
-@pytest.mark.parametrize("runs", [3, [{}], [{"folder": "../../etc", "game": "Pong", "seed": 0}]])
+@pytest.mark.parametrize(
+    "runs", [3, [{}], *([{"folder": name, "game": "Pong", "seed": 0}] for name in ("../../etc", "..", ".", "", 3))]
+)
 def test_a_damaged_list_of_runs_is_refused(tmp_path, runs):
     (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "runs": runs}))
     with pytest.raises(ConfigError, match="runs must be a list of folder, game and seed"):

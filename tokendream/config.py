@@ -34,7 +34,7 @@ class EnvConfig:
     frame_skip: int = 4
     """Raw frames an agent step lasts (Atari only)."""
     noop_max: int = 30
-    """Bound on the random no-ops at the start of a training game (Atari only)."""
+    """Random no-ops at the start of a training game are fewer than this, 0 included (Atari only)."""
     eval_noop_max: int = 1
     """The same for evaluation; 1 means none, as published."""
     max_frames: int = 20_000

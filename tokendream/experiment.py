@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tokendream.games import Game, Policy, random_policy, replay_game
 from tokendream.interrupt import EXIT_CODES, Stopped, StopRequest
 from tokendream.metrics import Record, RunLog
 from tokendream.optim import NonFiniteError
-from tokendream.plain import ConfigError
+from tokendream.plain import require
 from tokendream.presets import DURATIONS
 from tokendream.report import write_pictures, write_report
 from tokendream.trained import Trained, read_config
@@ -67,10 +68,8 @@ def evaluate_run(
     run_dir: Path, *, episodes: int, temperature: float, seed: int = 0, device: str = "auto", with_films: bool = True
 ) -> int:
     """Evaluate a run's last checkpoint: print the score, write it, and films of two games, into the run folder."""
-    if episodes < 1:
-        raise ConfigError(f"episodes must be at least 1, not {episodes}")
-    if not temperature > 0:
-        raise ConfigError(f"temperature must be positive, not {temperature:g}")
+    require(episodes >= 1, "episodes", "at least 1", episodes)
+    require(0 < temperature < math.inf, "temperature", "positive and finite", temperature)
     trained = Trained.load(run_dir, device)
     config = trained.config
     policy = AgentPolicy(trained.agent, trained.compute, temperature=temperature, seed=seed)
@@ -160,6 +159,8 @@ class Run:
             raise
         if not resumed:
             self._display.say(_plan(self.config))
+        elif warning := runfolder.moved(self.run_dir, self.compute):
+            self._display.say(warning)
         self._display.say(
             f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
             f"seed {self.config.seed}) on {self.compute.describe()}, in {self.run_dir}"

@@ -8,13 +8,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tokendream import films, pictures
-from tokendream.plain import ConfigError, nearest
+from tokendream.plain import ConfigError, nearest, require
 from tokendream.trained import Trained
 
 SUFFIXES = (".mp4", ".png")
 
 MOMENTS = 10
 """Moments of a film that a picture shows."""
+
+MOST_FUTURES = 256
+"""Most futures in one film: a grid of 16 by 16, dreamt in one batch."""
 
 
 def film(run_dir: Path, out: Path, *, at: int, length: int, futures: int, seed: int, device: str) -> int:
@@ -28,9 +31,9 @@ def film(run_dir: Path, out: Path, *, at: int, length: int, futures: int, seed: 
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"a film ends in .mp4 and a picture in .png, not {out.name!r}; nearest: "
                           f"{nearest(out.suffix, SUFFIXES)}")  # fmt: skip
-    if length < 2 or futures < 0 or at < 1:
-        raise ConfigError("expected a length of at least 2, a first step of at least 1 and no negative number of "
-                          f"futures, not {length}, {at} and {futures}")  # fmt: skip
+    require(length >= 2, "length", "at least 2", length)
+    require(at >= 1, "at", "at least 1", at)
+    require(0 <= futures <= MOST_FUTURES, "futures", f"in 0..{MOST_FUTURES}", futures)
     trained = Trained.load(run_dir, device)
     what = trained.agent, trained.play(at + length, seed), trained.config, trained.compute
     if futures:

@@ -42,7 +42,7 @@ class Published:
 
 @functools.cache
 def agents() -> Mapping[str, Published]:
-    """Every published agent by its name, in the order of publication."""
+    """Every published agent by its name; REM last."""
     found = json.loads(FILE.read_text())["agents"]
     return {
         name: Published(name, a["paper"], a["source"], {g: tuple(map(float, a["runs"][g])) for g in ATARI_100K})

@@ -32,8 +32,11 @@ def check_free(run_dir: Path) -> None:
 
     The half of a config that a crash in the first instant of a run leaves behind counts as nothing.
     """
-    if run_dir.exists() and (not run_dir.is_dir() or {p.name for p in run_dir.iterdir()} - {"config.json.part"}):
-        raise ConfigError(f"{run_dir} exists and is not empty: go on with --resume {run_dir} or name another --run-dir")
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"{run_dir} is no folder: name another --run-dir")
+    if run_dir.exists() and (names := {p.name for p in run_dir.iterdir()} - {"config.json.part"}):
+        advice = f"go on with --resume {run_dir} or " if "config.json" in names else ""
+        raise ConfigError(f"{run_dir} exists and is not empty: {advice}name another --run-dir")
 
 
 def begin(run_dir: Path, config: Config, compute: Compute) -> None:
@@ -46,6 +49,25 @@ def write_facts(run_dir: Path, compute: Compute) -> None:
     """Write what a reader of the results asks, unless it is there: a sweep begins its runs by their config alone."""
     if not (run_dir / "facts.json").exists():
         durable.replace_text(run_dir / "facts.json", json.dumps(_facts(compute), indent=2) + "\n")
+
+
+def read_facts(run_dir: Path) -> dict[str, str]:
+    """What `write_facts` wrote; nothing where it is not there or broken, for no run depends on it."""
+    path = run_dir / "facts.json"
+    try:
+        facts = json.loads(durable.read_text(path)) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
+
+
+def moved(run_dir: Path, compute: Compute) -> str:
+    """A line to say when a run goes on elsewhere than it began, so that its bits will differ; else nothing."""
+    began, now = read_facts(run_dir), _machine(compute)
+    changed = [f"{key} {began[key]!r}, now {now[key]!r}" for key in now if began.get(key, now[key]) != now[key]]
+    if not changed or (run_dir / "evaluation" / "final.json").exists():  # nothing is left to differ
+        return ""
+    return f"begun with {', '.join(changed)}: from here on no longer bit for bit the run that was never cut"
 
 
 def locked(run_dir: Path) -> contextlib.AbstractContextManager[None]:
@@ -65,13 +87,16 @@ def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:
     return path
 
 
+def _machine(compute: Compute) -> dict[str, str]:
+    """What must not change for a run to stay the same. `device` names the threads and the precision too."""
+    return {"device": compute.describe(), "torch": torch.__version__, "version": __version__}
+
+
 def _facts(compute: Compute) -> dict[str, str]:
     """What a reader of the results asks about the machine and the code."""
     return {
-        "device": compute.describe(),
+        **_machine(compute),
         "precision": str(compute.dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "version": __version__,
         "commit": _commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

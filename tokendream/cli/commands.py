@@ -34,7 +34,9 @@ class Train:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train many runs, games x seeds, here or on SLURM; the same command again goes on with what is left."""
+    """Train many runs, games x seeds, here or on SLURM; the same command again goes on with what is left.
+
+    --games and --seeds take the place of train's --game, --env-id and --seed, which are listed but refused."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     suite: tyro.conf.Positional[str] = "atari100k"

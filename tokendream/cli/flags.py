@@ -14,7 +14,7 @@ import tyro
 
 from tokendream.cli.commands import Sweep, Train
 from tokendream.config import Config
-from tokendream.plain import ConfigError, nearest
+from tokendream.plain import ConfigError, nearest, require
 from tokendream.presets import preset
 
 Options = TypeVar("Options")
@@ -79,11 +79,15 @@ def parse(kind: type[Options], argv: list[str], prog: str, default: Options | No
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), _wide():
-            return cast(Options, tyro.cli(kind, args=argv, prog=prog, default=default))
+            options = cast(Options, tyro.cli(kind, args=argv, prog=prog, default=default))
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ConfigError(_one_line(said.getvalue())) from None
+    for name in ("seed", "time_limit"):  # whose meaning is the same in every command
+        value = getattr(options, name, None)
+        require(value is None or value >= 0, f"--{name.replace('_', '-')}", "at least 0", value)
+    return options
 
 
 def _flags(kind: type[Any], prefix: str = "") -> Iterator[str]:

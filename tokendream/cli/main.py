@@ -5,6 +5,7 @@ Whatever a user can get wrong ends in one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     words = 2 if " ".join(argv[:2]) in COMMANDS else 1  # `bench claims` is one command, `bench` another
     name, rest = " ".join(argv[:words]), argv[words:]
+    longer = [command for command in COMMANDS if command.startswith(f"{name} ")]
+    if longer and rest and not rest[0].startswith("-"):  # neither command takes a word
+        return _complain(f"unknown command {f'{name} {rest[0]}'!r}; nearest: {nearest(f'{name} {rest[0]}', longer)}")
     if name not in COMMANDS:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
     kind, run = COMMANDS[name]
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Every error a caller, a config or a file can cause is a ValueError or an OSError; the rest are our bugs.
         if os.environ.get("TOKENDREAM_DEBUG"):
             raise
-        return _complain(" ".join(str(error).split()) or type(error).__name__)
+        return _complain(_line(error))
 
 
 def _overview() -> str:
@@ -51,6 +55,13 @@ def _overview() -> str:
     lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + ";"]
     lines += ["behind each, an ablation (rem-no-pop): " + ", ".join(ABLATIONS) + "."]
     return "\n".join(lines)
+
+
+def _line(error: ValueError | OSError) -> str:
+    """What went wrong, without Python's brackets and numbers."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _complain(message: str) -> int:
@@ -62,4 +73,13 @@ def _complain(message: str) -> int:
 def entry() -> NoReturn:
     """What the console script runs."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # until a run listens for it
-    sys.exit(main())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a terminal lacks a letter, no run may end for a "±"
+    code = 141  # what a shell says of a process that had nobody to write to any more
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `tokendream --help | head`; leaving as usual would write, and complain, once more
+        os._exit(code)
+    sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import math
 import os
 import secrets
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from tokendream.plain import ConfigError
+from tokendream.plain import ConfigError, require
 from tokendream.play import library
 from tokendream.play.hub import Hub
 from tokendream.play.player import Player, episodes
@@ -36,10 +37,8 @@ def play(
 ) -> int:
     """Serve a run until SIGINT or SIGTERM. Raises ConfigError, CheckpointError, RecordingError or OSError, one line,
     for a run, a recording or an address that cannot be used."""
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port must lie in 0..65535, not {port}")
-    if temperature is not None and not temperature > 0:
-        raise ConfigError(f"temperature must be above 0, not {temperature}")
+    require(0 <= port <= 65535, "port", "in 0..65535", port)
+    require(temperature is None or 0 < temperature < math.inf, "temperature", "positive and finite", temperature)
     # One core stays free for the network, the browser and a training run: with both of two cores shared, side by side
     # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
     torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) - 1, torch.get_num_threads())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tokendream.config import Config
 from tokendream.evaluate import Evaluation, EvaluationError
 from tokendream.metrics import Record, read_metrics
 from tokendream.plain import ConfigError
+from tokendream.runfolder import read_facts
 from tokendream.scores import Reference
 
 
@@ -55,7 +55,7 @@ class Folder:
         return Folder(
             path,
             config,
-            _facts(path / "facts.json"),
+            read_facts(path),
             read_metrics(path / "metrics.jsonl"),
             [e for e in during if e is not None],
             _evaluation(evaluations / "final.json") or _evaluation(path / "final.json"),
@@ -70,11 +70,3 @@ def _evaluation(path: Path) -> Evaluation | None:
         return Evaluation.from_json(durable.read_text(path))
     except EvaluationError as error:
         raise EvaluationError(f"{path}: {error}") from None
-
-
-def _facts(path: Path) -> dict[str, str]:
-    try:
-        facts = json.loads(durable.read_text(path)) if path.is_file() else {}
-    except (ValueError, RecursionError):
-        return {}
-    return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}

@@ -129,7 +129,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> 
 
 def _name(value: object) -> str:
     """A folder's plain name: what came from a file must not lead out of the sweep."""
-    if not isinstance(value, str) or Path(value).name != value:
+    if not isinstance(value, str) or not re.fullmatch(r"[\w-][\w.-]*", value):  # Path("..").name is ".."
         raise ValueError(value)
     return value
 
