@@ -25,12 +25,12 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return made
 
 
-def tables() -> tuple[torch.Tensor, torch.Tensor]:
+def turns() -> tuple[retention.Turns, ...]:
     shape = (T, H, L, D // H // 2)
-    return tuple(torch.polar(0.5 + torch.rand(shape), 6 * torch.rand(shape)) for _ in range(2))
+    return tuple(retention.Turns.of(torch.polar(0.5 + torch.rand(shape), 6 * torch.rand(shape))) for _ in range(2))
 
 
-QKVG, OUT, WIDE, NORM, TABLES = linear(D, 4 * D), linear(D, D), linear(D, 4 * D), nn.LayerNorm(D), tables()
+QKVG, OUT, WIDE, NORM, TURNS = linear(D, 4 * D), linear(D, D), linear(D, 4 * D), nn.LayerNorm(D), turns()
 GROUPS, HEAD = nn.GroupNorm(8, 48, eps=1e-6), torch.rand(48)
 IMAGES = (3, 48, 5, 7)
 for norm in (NORM, GROUPS):
@@ -38,7 +38,7 @@ for norm in (NORM, GROUPS):
     nn.init.normal_(norm.bias)
 
 PASSES = {
-    "split_heads": (lambda x: passes.split_heads(x, QKVG, *TABLES), [X], QKVG),
+    "split_heads": (lambda x: passes.split_heads(x, QKVG, *TURNS), [X], QKVG),
     "gated_norm": (lambda y, gate: (passes.gated_norm(y, gate, 0.0),), [(T * B, H, L, D // H), X], None),
     "add_norm": (lambda x, y: passes.add_norm(x, y, OUT, NORM, 0.0), [X, X], nn.ModuleList([OUT, NORM])),
     "add": (lambda x, y: (passes.add(x, y, OUT, 0.0),), [X, X], OUT),
@@ -104,6 +104,22 @@ def test_swish_in_bf16_is_right_to_the_last_bit_but_one_for_every_number():
     exact = x[there].double() * torch.sigmoid(x[there].double())
     error = (y[there].double() - exact).abs()
     assert (error <= exact.abs() * 2**-8 * 1.1 + x[there].double().abs() * 1e-36 + 1e-37).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+def test_a_draw_is_the_plain_draw_of_the_same_number(dtype, temperature):
+    """Up to numbers within rounding of a border; whatever the width, and with extreme logits."""
+    torch.manual_seed(0)
+    for width in (1, 2, 15, 16, 17, 512):
+        logits, u = (4 * torch.randn(3000, width)).to(dtype), torch.rand(3000, 1)
+        ours, plain = (run(passes.invert, logits, u, temperature, kernels=k) for k in (True, False))
+        assert (ours == plain).float().mean() > 0.999
+    sure = torch.full((4, 40), -1e4, dtype=dtype)
+    sure[torch.arange(4), torch.tensor([0, 15, 16, 39])] = 1e4
+    for u in (0.0, 0.5, 1 - 2**-24):
+        drawn = run(passes.invert, sure, torch.full((4, 1), u), temperature)
+        assert drawn.tolist() == [0, 15, 16, 39]
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
@@ -193,6 +209,51 @@ def test_pop_with_kernels_is_pop(dtype):
     assert apart(outcome(True), outcome(False)) < {torch.float32: 2e-5, torch.bfloat16: 0.04}[dtype]
 
 
+@pytest.mark.parametrize(
+    ("width", "heads", "K1", "T", "B", "predict"),
+    [
+        (256, 4, 65, 1, 4, slice(None)),  # a dream's step
+        (128, 4, 37, 3, 2, slice(1, None)),  # blocks of context, and a block that fills no tile
+        (128, 4, 17, 4, 3, slice(1, 3)),
+        (64, 2, 10, 2, 1, slice(0, 0)),  # nothing predicted
+        (64, 2, 33, 1, 2, slice(None)),
+        (64, 2, 128, 2, 1, slice(None)),  # whole tiles
+    ],
+)
+@torch.no_grad()
+def test_pop_in_one_pass_is_nearer_to_float32_than_plain_pop(width, heads, K1, T, B, predict):
+    """Without a gradient, on a processor with AMX; elsewhere these are the separate passes, and as near."""
+    torch.manual_seed(0)
+    net = RetNet(width, 3, heads).eval()
+    for layer in net.layers:
+        nn.init.normal_(layer.qkvg.bias)
+    x, u = torch.randn(B, T, K1, width), torch.randn(K1 - 1, width)
+    *_, past = net.pop(x, u, net.initial_state(B))  # a state that is not empty
+
+    def outcome(dtype: torch.dtype, kernels: bool) -> list[torch.Tensor]:
+        with passes.kernels(kernels), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            y, y_next, state = net.pop(x.to(dtype), u, past, predict, tail=1)
+        assert state.position == past.position + T * K1
+        return [t.float() for t in (y, y_next, state.S) if t.numel()]
+
+    exact = outcome(torch.float32, kernels=False)
+    ours, plain = (apart(outcome(torch.bfloat16, kernels=k), exact) for k in (True, False))
+    assert ours < 0.02
+    assert ours < 1.1 * plain
+
+
+@torch.no_grad()
+def test_tiles_leave_the_thread_as_it_was():
+    """The library's own products use the same tiles; a product before and after must not differ."""
+    torch.manual_seed(0)
+    a, net = torch.randn(200, 96).bfloat16(), RetNet(64, 1, 2).eval()
+    before = a @ a.T
+    for _ in range(3):
+        with passes.kernels(True), torch.autocast("cpu", torch.bfloat16):
+            net.pop(torch.randn(2, 1, 5, 64).bfloat16(), torch.randn(4, 64), net.initial_state(2))
+        assert torch.equal(a @ a.T, before)
+
+
 def test_plain_is_taken_where_a_kernel_does_not_fit():
     """Double precision, parameters that are not float32, and tables in double precision."""
     x = torch.randn(X, dtype=torch.float64)
@@ -200,7 +261,7 @@ def test_plain_is_taken_where_a_kernel_does_not_fit():
     assert run(passes.swish, x, layer, 0.0).dtype is torch.float64
     half = linear(D, D).bfloat16()
     assert torch.equal(*(run(passes.swish, x.bfloat16(), half, 0.0, kernels=k) for k in (True, False)))
-    q = retention.rotation(torch.arange(T * L).view(T, L), D // H)[:, None].expand(-1, H, -1, -1)
+    q = retention.Turns.of(retention.rotation(torch.arange(T * L).view(T, L), D // H)[:, None].expand(-1, H, -1, -1))
     a, b = (run(passes.split_heads, x.float(), QKVG, q, q, kernels=k) for k in (True, False))
     assert all(torch.equal(p, r) for p, r in zip(a, b, strict=True))
 

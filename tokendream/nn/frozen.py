@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 
 class FrozenConv(nn.Module):
@@ -62,5 +63,5 @@ class _Convolve(torch.autograd.Function):
         if stride == 1 and grad.device.type == "cpu":
             grad_x = F.conv2d(grad, turned, padding=weight.shape[-1] - 1 - padding)
         else:
-            grad_x = nn.grad.conv2d_input(ctx.shape, weight, grad, stride, padding)
+            grad_x = conv2d_input(ctx.shape, weight, grad, stride, padding)
         return grad_x, None, None, None, None, None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
@@ -20,6 +20,7 @@ from tokendream.nn.dropout import dropout
 from tokendream.nn.kernels import build, images, layers
 from tokendream.nn.kernels import retention as tiles
 from tokendream.nn.kernels.call import STORED
+from tokendream.nn.retention import Turns
 
 _wanted = False
 
@@ -38,15 +39,15 @@ def kernels(wanted: bool) -> Iterator[None]:
 def split_heads(
     x: Float[Tensor, "G L D"],
     linear: nn.Linear,
-    q_table: Complex[Tensor, "T H L e"],
-    k_table: Complex[Tensor, "T H L e"],
+    q_turns: Turns,
+    k_turns: Turns,
 ) -> tuple[Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G L D"]]:
-    """Queries, keys, values and gate, by one product; q and k turned by their tables, of which G/T rows share one."""
-    if _fused(x, linear) and q_table.dtype is torch.complex64:
-        return layers.SplitHeads.apply(F.linear(x, linear.weight), linear.bias, q_table, k_table)
+    """Queries, keys, values and gate, by one product; q and k turned, G/N rows alike each."""
+    if _fused(x, linear) and q_turns.planes.dtype is torch.float32:
+        return layers.SplitHeads.apply(F.linear(x, linear.weight), linear.bias, q_turns.planes, k_turns.planes)
     *parts, gate = linear(x).chunk(4, dim=-1)
-    q, k, v = (part.unflatten(2, (q_table.shape[1], -1)).transpose(1, 2) for part in parts)
-    return _turn(q, q_table), _turn(k, k_table), v, gate
+    q, k, v = (part.unflatten(2, (q_turns.pairs.shape[1], -1)).transpose(1, 2) for part in parts)
+    return _turn(q, q_turns.pairs), _turn(k, k_turns.pairs), v, gate
 
 
 def gated_norm(y: Float[Tensor, "G H L d"], gate: Float[Tensor, "G L D"], p: float) -> Float[Tensor, "G L D"]:
@@ -60,8 +61,8 @@ def gated_norm(y: Float[Tensor, "G H L d"], gate: Float[Tensor, "G L D"], p: flo
 def pop(
     x: Float[Tensor, "G L D"],
     linear: nn.Linear,
-    q_table: Complex[Tensor, "N H L e"],
-    k_table: Complex[Tensor, "N H L e"],
+    q_turns: Turns,
+    k_turns: Turns,
     gamma: Float[Tensor, " H"],
     S: Float[Tensor, "B H d d"],
     blocks: int,
@@ -72,15 +73,25 @@ def pop(
 
     Without a gradient, in bf16, and on a processor with AMX this is one pass from the product on.
     """
-    if _tiled(x, linear, S, q_table) and not torch.is_grad_enabled():
+    if _tiled(x, linear, S, q_turns) and not torch.is_grad_enabled():
         raw = F.linear(x, linear.weight)
         if raw.dtype is torch.bfloat16:
             decay = gamma ** x.shape[1]
             first = range(blocks)[predict].start
-            return tiles.pop(raw, linear.bias, q_table, k_table, decay, S, blocks, first)
-    q, k, v, gate = split_heads(x, linear, q_table, k_table)
+            return tiles.pop(raw, linear.bias, q_turns.planes, k_turns.planes, decay, S, blocks, first)
+    q, k, v, gate = split_heads(x, linear, q_turns, k_turns)
     y, leaving = retention.pop(q, k, v, gamma, S, blocks, predict)
     return gated_norm(y, gate, p), leaving
+
+
+def invert(logits: Float[Tensor, "*B V"], u: Float[Tensor, "*B 1"], temperature: float = 1.0) -> Int64[Tensor, "*B"]:
+    """The first v up to which more than u of softmax(logits / temperature) lies: for uniform u, one draw per row."""
+    if _fused(logits) and not logits.requires_grad:
+        return layers.sample(logits, u, temperature)
+    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    # u < 1 times the sum may round up to it: the clamp keeps the draw in range.
+    drawn = torch.searchsorted(cumulative, u * cumulative[..., -1:], right=True)
+    return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def add_norm(
@@ -103,7 +114,8 @@ def add(x: Float[Tensor, "*B D"], y: Float[Tensor, "*B M"], linear: nn.Linear, p
 def swish(x: Float[Tensor, "*B D"], linear: nn.Linear, p: float) -> Float[Tensor, "*B M"]:
     """drop(s ∘ sigmoid(s)) for s = W x + b."""
     if _fused(x, linear):
-        return layers.Swish.apply(F.linear(x, linear.weight), linear.bias, p)
+        raw = F.linear(x, linear.weight)
+        return layers.Swish.apply(raw, linear.bias, p) if torch.is_grad_enabled() else layers.swish_(raw, linear.bias)
     return dropout(F.silu(linear(x)), p)
 
 
@@ -143,13 +155,13 @@ def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
     )
 
 
-def _tiled(x: Tensor, linear: nn.Linear, S: Tensor, table: Tensor) -> bool:
+def _tiled(x: Tensor, linear: nn.Linear, S: Tensor, turns: Turns) -> bool:
     """Whether `kernels.retention` takes it: heads of whole tiles, states in float32."""
     return (
         _fused(x, linear)
         and S.shape[-1] % 32 == 0
         and S.dtype is torch.float32
-        and table.dtype is torch.complex64
+        and turns.planes.dtype is torch.float32
         and tiles.available()
     )
 

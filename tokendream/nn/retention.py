@@ -8,6 +8,7 @@ Source: Retentive Network (arXiv 2307.08621), section 2; decays and angles as in
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -30,6 +31,19 @@ def rotation(position: Int[Tensor, "*L"], width: int) -> Complex[Tensor, "*L e"]
     exponent = torch.linspace(0, 1, width // 2, dtype=torch.float64, device=position.device)
     angle = position.to(torch.float64)[..., None] * 10000.0**-exponent
     return torch.polar(torch.ones_like(angle), angle)
+
+
+class Turns(NamedTuple):
+    """What turns the heads of N blocks: a rotation of each pair of features, times a factor, for every place."""
+
+    pairs: Complex[Tensor, "N H L e"]
+    planes: Float[Tensor, "N H L 2 e"]
+    """Their real and imaginary parts side by side, as kernels read them."""
+
+    @staticmethod
+    def of(pairs: Complex[Tensor, "N H L e"]) -> Turns:
+        """From complex numbers."""
+        return Turns(pairs, torch.stack((pairs.real, pairs.imag), dim=-2))
 
 
 def rotate(x: Float[Tensor, "*B d"], table: Complex[Tensor, "*#B e"]) -> Float[Tensor, "*B d"]:

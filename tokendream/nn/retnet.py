@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Complex, Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import passes, retention
+from tokendream.nn.retention import Turns
 
 Retention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -71,9 +72,9 @@ class RetNetLayer(nn.Module):
         """The probability of dropout, 0 outside of training."""
         return self.dropout if self.training else 0.0
 
-    def retain(self, x: Float[Tensor, "G L D"], retention: Retention, *tables: Tensor) -> Float[Tensor, "G L D"]:
+    def retain(self, x: Float[Tensor, "G L D"], retention: Retention, *turns: Turns) -> Float[Tensor, "G L D"]:
         """The gated output of any form of retention, which maps q, k, v to y, each `G H L d`."""
-        q, k, v, gate = passes.split_heads(self.norm_retention(x), self.qkvg, *tables)
+        q, k, v, gate = passes.split_heads(self.norm_retention(x), self.qkvg, *turns)
         return passes.gated_norm(retention(q, k, v), gate, self.drop)
 
     def feed(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
@@ -85,7 +86,7 @@ class RetNetLayer(nn.Module):
 class RetNet(nn.Module):
     """N retention layers with every way to run them: all at once, by chunks, by tokens, and POP.
 
-    `forward`, `step`, `chunk` and `pop` are one computation over `RetNetLayer`; they differ in `retain` alone.
+    `forward`, `step`, `chunk` and `pop` are one computation over `RetNetLayer`; they differ in the form of retention.
     """
 
     gamma: Tensor
@@ -104,11 +105,15 @@ class RetNet(nn.Module):
         self.gamma = retention.decay_rates(self.heads).to(self.gamma.device)
         return self
 
+    @property
+    def _stack(self) -> list[RetNetLayer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
     def initial_state(self, batch: int) -> RetNetState:
         """The empty past of `batch` sequences."""
-        weight = self.layers[0].qkvg.weight  # type: ignore[union-attr]
+        weight = self._stack[0].qkvg.weight
         shape = (len(self.layers), batch, self.heads, self.head_width, self.head_width)
-        dtype = torch.promote_types(weight.dtype, torch.float32)  # type: ignore[arg-type]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
         return RetNetState(
             torch.zeros(shape, dtype=dtype, device=self.gamma.device),
             torch.zeros((), dtype=torch.int64, device=self.gamma.device),
@@ -116,9 +121,9 @@ class RetNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """The parallel form over a whole sequence from an empty past."""
-        tables = self._tables(torch.arange(x.shape[1], device=x.device)[None], x.dtype)
-        for layer in self.layers:
-            x = layer.feed(x, layer.retain(x, lambda q, k, v: retention.parallel(q, k, v, self.gamma), *tables))
+        turns = self._turns(torch.arange(x.shape[1], device=x.device)[None], x.dtype)
+        for layer in self._stack:
+            x = layer.feed(x, layer.retain(x, lambda q, k, v: retention.parallel(q, k, v, self.gamma), *turns))
         return x
 
     def step(self, x: Float[Tensor, "B D"], state: RetNetState) -> tuple[Float[Tensor, "B D"], RetNetState]:
@@ -166,11 +171,11 @@ class RetNet(nn.Module):
         blocks = torch.cat((x.transpose(0, 1), prediction)).flatten(0, 1)
 
         first = torch.cat((torch.arange(T, device=x.device), chosen + 1)) * K1 + state.position
-        tables = self._tables(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=True)
+        turns = self._turns(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=True)
         leaving = []
-        for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
+        for layer, S in zip(self._stack, state.S.unbind(0), strict=True):
             normed = layer.norm_retention(blocks)
-            y, after = passes.pop(normed, layer.qkvg, *tables, self.gamma, S, T, predict, layer.drop)
+            y, after = passes.pop(normed, layer.qkvg, *turns, self.gamma, S, T, predict, layer.drop)
             leaving.append(after)
             if len(leaving) < len(self.layers):
                 blocks = layer.feed(blocks, y)
@@ -184,32 +189,30 @@ class RetNet(nn.Module):
     def _carry(self, x: Tensor, state: RetNetState, form: Callable) -> tuple[Tensor, RetNetState]:
         """Run one of the forms that carry a state over the tokens of x."""
         L = x.shape[1]
-        tables = self._tables(state.position + torch.arange(L, device=x.device)[None], x.dtype)
+        turns = self._turns(state.position + torch.arange(L, device=x.device)[None], x.dtype)
         carried = []
-        for layer, S in zip(self.layers, state.S.unbind(0), strict=True):
+        for layer, S in zip(self._stack, state.S.unbind(0), strict=True):
 
             def carry(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
                 y, after = form(q, k, v, self.gamma, S)
                 carried.append(after)
                 return y
 
-            x = layer.feed(x, layer.retain(x, carry, *tables))
+            x = layer.feed(x, layer.retain(x, carry, *turns))
         return x, RetNetState(torch.stack(carried), state.position + L)
 
-    def _tables(
-        self, position: Int64[Tensor, "T L"], dtype: torch.dtype, *, fold: bool = False
-    ) -> tuple[Complex[Tensor, "T H L e"], Complex[Tensor, "T H L e"]]:
-        """Rotations of queries and of keys, in single precision or better, with k's scale d^(-1/2) worked in.
+    def _turns(self, position: Int64[Tensor, "N L"], dtype: torch.dtype, *, fold: bool = False) -> tuple[Turns, Turns]:
+        """What turns queries and keys, in single precision or better, with k's scale d^(-1/2) worked in.
 
         With `fold` also the decays within a chunk of L tokens (see `retention.fold`).
         """
         table = retention.rotation(position, self.head_width)[:, None].expand(-1, self.heads, -1, -1)
-        q_table, k_table = table, table * self.head_width**-0.5
+        q, k = table, table * self.head_width**-0.5
         if fold:
             decay, growth = retention.fold(self.gamma, position.shape[1])
-            q_table, k_table = q_table * decay[:, :, None], k_table * growth[:, :, None]
+            q, k = q * decay[:, :, None], k * growth[:, :, None]
         precision = torch.promote_types(dtype, torch.float32).to_complex()
-        return q_table.to(precision).contiguous(), k_table.to(precision).contiguous()
+        return Turns.of(q.to(precision)), Turns.of(k.to(precision))
 
 
 def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:

@@ -37,14 +37,13 @@ inline void put(bf16& to, float x) {  // the nearest, ties to even
     to = bf16((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
 }
 
-// 1 / (1 + e^-x), to 3e-7 for float and 2e-4 for bf16, which keeps 4e-3 of it. NaN stays NaN.
+// 2^x to 2e-7 for float and 8e-5 for bf16, which keeps 4e-3 of it; x is held within 120 of 0. NaN stays NaN.
 template <class T>
-inline float sigmoid(float x) {
+inline float power_of_two(float x) {
     constexpr bool exact = sizeof(T) == 4;
-    float t = x * -1.44269504f;
-    t = t > 120.0f ? 120.0f : t;
-    t = t < -120.0f ? -120.0f : t;
-    const float n = std::nearbyint(t), f = t - n;
+    x = x > 120.0f ? 120.0f : x;
+    x = x < -120.0f ? -120.0f : x;
+    const float n = std::nearbyint(x), f = x - n;
     // 2^f for |f| <= 1/2, as a polynomial
     float p = exact ? 1.53460708e-4f : 5.51731620e-2f;
     if (exact) {
@@ -58,17 +57,25 @@ inline float sigmoid(float x) {
     uint32_t bits;
     std::memcpy(&bits, &p, 4);
     bits += uint32_t(int32_t(n)) << 23;  // times 2^n
-    float e;
-    std::memcpy(&e, &bits, 4);
-    // 1 / (1 + e) by Newton's method, a third of the time of a division; the first guess is within 12%
-    const float d = 1.0f + e;
+    std::memcpy(&p, &bits, 4);
+    return p;
+}
+
+constexpr float log2_e = 1.44269504f;
+
+// 1 / (1 + e^-x), to 3e-7 for float and 2e-4 for bf16.
+template <class T>
+inline float sigmoid(float x) {
+    // By Newton's method, a third of the time of a division; the first guess is within 12%.
+    const float d = 1.0f + power_of_two<T>(-log2_e * x);
+    uint32_t bits;
     std::memcpy(&bits, &d, 4);
     bits = 0x7ef311c7u - bits;
     float y;
     std::memcpy(&y, &bits, 4);
     y = y * (2.0f - d * y);
     y = y * (2.0f - d * y);
-    return exact ? y * (2.0f - d * y) : y;
+    return sizeof(T) == 4 ? y * (2.0f - d * y) : y;
 }
 
 // Dropout whose mask is a function of (seed, element): nothing is stored, and the way back draws the same mask.

@@ -4,22 +4,6 @@
 
 namespace {
 
-// Back again, by the conjugates; `grad_bias` is added to.
-template <class T>
-inline void turn_back(const T* __restrict grad, T* __restrict grad_x, float* __restrict grad_bias,
-                      const float* __restrict table, int64_t d) {
-#pragma omp simd
-    for (int64_t i = 0; i < d / 2; i++) {
-        const float a = up(grad[2 * i]), b = up(grad[2 * i + 1]);
-        const float c = table[2 * i], s = table[2 * i + 1];
-        const float even = a * c + b * s, odd = b * c - a * s;
-        put(grad_x[2 * i], even);
-        put(grad_x[2 * i + 1], odd);
-        grad_bias[2 * i] += even;
-        grad_bias[2 * i + 1] += odd;
-    }
-}
-
 template <class T>
 inline void shift_back(const T* __restrict grad, T* __restrict grad_x, float* __restrict grad_bias, int64_t n) {
 #pragma omp simd
@@ -37,9 +21,10 @@ struct Layout {
     int64_t head(int64_t g, int64_t h, int64_t l) const { return ((g * H + h) * L + l) * d; }
 };
 
-// To heads, turned by a table [T H L d/2] of pairs of which G / T rows share one; without a table nothing is turned.
+// To heads, turned by a table [T H L, 2 d/2] of which G / T rows share one; without a table nothing is turned.
 template <class T>
 void heads(const T* x, const float* bias, T* y, const float* table, int64_t blocks, Layout at) {
+    const std::vector<float> parts = apart(bias, at.H * at.d, at.d);
 #pragma omp parallel for schedule(static)
     for (int64_t g = 0; g < at.G; g++)
         for (int64_t h = 0; h < at.H; h++)
@@ -47,7 +32,7 @@ void heads(const T* x, const float* bias, T* y, const float* table, int64_t bloc
                 const T* from = x + at.token(g, h, l);
                 T* to = y + at.head(g, h, l);
                 if (table)
-                    turn(from, bias + h * at.d, to, table + at.head(g / (at.G / blocks), h, l), at.d);
+                    turn(from, &parts[h * at.d], to, table + at.head(g / (at.G / blocks), h, l), at.d / 2);
                 else
                     shift(from, bias + h * at.d, to, at.d);
             }
@@ -55,7 +40,8 @@ void heads(const T* x, const float* bias, T* y, const float* table, int64_t bloc
 
 template <class T>
 void heads_back(const T* grad, T* grad_x, float* grad_bias, const float* table, int64_t blocks, Layout at) {
-    Sums sums(at.H * at.d);
+    const int64_t n = at.H * at.d;
+    Sums sums(n);
 #pragma omp parallel for schedule(static)
     for (int64_t g = 0; g < at.G; g++)
         for (int64_t h = 0; h < at.H; h++)
@@ -64,11 +50,12 @@ void heads_back(const T* grad, T* grad_x, float* grad_bias, const float* table, 
                 T* to = grad_x + at.token(g, h, l);
                 float* sum = sums.mine() + h * at.d;
                 if (table)
-                    turn_back(from, to, sum, table + at.head(g / (at.G / blocks), h, l), at.d);
+                    turn_back(from, to, sum, table + at.head(g / (at.G / blocks), h, l), at.d / 2);
                 else
                     shift_back(from, to, sum, at.d);
             }
     sums.write(grad_bias);
+    if (table) std::copy_n(together(grad_bias, n, at.d).data(), n, grad_bias);
 }
 
 template <class T>
@@ -229,9 +216,54 @@ void swish_back(const T* x, const float* bias, const T* grad, T* grad_x, float* 
     sums.write(grad_bias);
 }
 
+// The first of n numbers up to which more than u of all of softmax(x / temperature) lies.
+template <class T>
+inline int64_t draw_row(const T* __restrict x, float u, float scale, float* __restrict weight, int64_t n) {
+    constexpr int64_t block = 16;
+    float top = up(x[0]), sums = 0;
+#pragma omp simd reduction(max : top)
+    for (int64_t i = 0; i < n; i++) top = up(x[i]) > top ? up(x[i]) : top;
+#pragma omp simd reduction(+ : sums)
+    for (int64_t i = 0; i < n; i++) {
+        const float power = (up(x[i]) - top) * scale;
+        weight[i] = power < -100.0f ? 0.0f : power_of_two<float>(power);  // what is next to impossible never happens
+        sums += weight[i];
+    }
+    const float wanted = u * sums;
+    float below = 0;
+    int64_t first = 0;
+    for (; first + block < n; first += block) {  // whole blocks first
+        float inside = 0;
+#pragma omp simd reduction(+ : inside)
+        for (int64_t i = first; i < first + block; i++) inside += weight[i];
+        if (below + inside > wanted) break;
+        below += inside;
+    }
+    for (int64_t i = first; i < n; i++) {
+        below += weight[i];
+        if (below > wanted) return i;
+    }
+    return n - 1;  // u was rounded up to 1
+}
+
+template <class T>
+void sample(const T* x, const float* u, int64_t* out, int64_t rows, int64_t n, double temperature) {
+    const float scale = float(log2_e / temperature);
+#pragma omp parallel
+    {
+        std::vector<float> weight(n);
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++) out[r] = draw_row(x + r * n, u[r], scale, weight.data(), n);
+    }
+}
+
 }  // namespace
 
 extern "C" {
+
+void td_sample(int half, const void* x, const float* u, int64_t* out, int64_t rows, int64_t n, double temperature) {
+    STORED(sample((const T*)x, u, out, rows, n, temperature));
+}
 
 void td_heads(int half, const void* x, const float* bias, void* y, const float* table, int64_t blocks, int64_t G,
               int64_t H, int64_t L, int64_t d, int64_t stride) {

@@ -15,14 +15,14 @@ from tokendream.nn.kernels.call import Grads, call, draw_seed, rows
 
 
 class SplitHeads(torch.autograd.Function):
-    """(x "G L 4D", bias "4D", q_table, k_table) -> q, k, v, gate."""
+    """(x "G L 4D", bias "4D", q_planes "N H L 2 e", k_planes) -> q, k, v, gate."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor, q_table: Tensor, k_table: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, bias: Tensor, q_planes: Tensor, k_planes: Tensor) -> tuple[Tensor, ...]:
         x = x.contiguous()
-        (G, L, D4), H = x.shape, q_table.shape[1]
+        (G, L, D4), H = x.shape, q_planes.shape[1]
         D = D4 // 4
-        ctx.tables = [torch.view_as_real(q_table), torch.view_as_real(k_table), None, None]
+        ctx.tables = [q_planes, k_planes, None, None]
         heads = x.new_empty(3, G, H, L, D // H)
         parts = (*heads.unbind(0), x.new_empty(G, L, D))
         for i, (part, table) in enumerate(zip(parts, ctx.tables, strict=True)):
@@ -135,3 +135,17 @@ class Swish(torch.autograd.Function):
         grad_x, grad_bias = torch.empty_like(x), torch.empty_like(bias)
         call("swish_back", x, x, bias, grad.contiguous(), grad_x, grad_bias, *rows(x), ctx.seed, ctx.p)
         return grad_x, grad_bias, None
+
+
+def swish_(x: Tensor, bias: Tensor) -> Tensor:
+    """swish(x + bias) in the place of x; without a gradient."""
+    call("swish", x, x, bias, x, *rows(x), 0, 0.0)
+    return x
+
+
+def sample(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
+    """(logits "*B V", u "*B 1" in [0, 1)) -> "*B": softmax(logits / temperature), inverted at u; without a gradient."""
+    logits = logits.contiguous()
+    drawn = torch.empty(logits.shape[:-1], dtype=torch.int64)
+    call("sample", logits, logits, u, drawn, *rows(logits), float(temperature))
+    return drawn

@@ -33,33 +33,26 @@ class Tiles {
     alignas(64) uint8_t before[64];
 };
 
-inline uint32_t pair(float low, float high) {
-    bf16 a, b;
-    put(a, low);
-    put(b, high);
-    return uint32_t(a) | uint32_t(b) << 16;
-}
-
 // What one thread works in: a block of L tokens of one head of width d. Rows past L are zero: M is L in whole tiles of 16
 // rows, N in whole pairs of tiles.
 struct Workspace {
     int64_t L, d, M, N;
     std::vector<uint8_t> memory;
-    bf16 *q, *row, *k_left;           // M d; two rows of d; d N
+    bf16 *q, *k, *rows, *k_left;       // M d; N d; two rows of d; d N
     uint32_t *k_right, *v, *entering;  // d/2 N, N/2 d, d/2 d: pairs of rows, as the right side of a product
     bf16* scores;                     // 16 N
     float *y, *tile, *S;              // 16 d, 16 16, d d
 
     Workspace(int64_t L, int64_t d) : L(L), d(d), M((L + 15) / 16 * 16), N((L + 31) / 32 * 32) {
-        const int64_t bytes[] = {2 * M * d, 4 * d,  2 * d * N, 2 * d * N,  2 * N * d,
-                                 2 * d * d, 32 * N, 64 * d,    4 * 16 * 16, 4 * d * d};
-        void** places[] = {(void**)&q, (void**)&row,    (void**)&k_left, (void**)&k_right, (void**)&v,
-                           (void**)&entering, (void**)&scores, (void**)&y,      (void**)&tile,    (void**)&S};
+        const int64_t bytes[] = {2 * M * d, 2 * N * d, 4 * d,  2 * d * N, 2 * d * N,  2 * N * d,
+                                 2 * d * d, 32 * N,    64 * d, 4 * 16 * 16, 4 * d * d};
+        void** places[] = {(void**)&q,        (void**)&k,      (void**)&rows, (void**)&k_left, (void**)&k_right, (void**)&v,
+                           (void**)&entering, (void**)&scores, (void**)&y,    (void**)&tile,   (void**)&S};
         int64_t total = 64;
         for (int64_t n : bytes) total += (n + 63) / 64 * 64;
         memory.assign(total, 0);
         uint8_t* next = memory.data() + (64 - uintptr_t(memory.data()) % 64) % 64;
-        for (int i = 0; i < 10; i++) {
+        for (int i = 0; i < 11; i++) {
             *places[i] = next;
             next += (bytes[i] + 63) / 64 * 64;
         }
@@ -76,19 +69,25 @@ inline void multiply(const bf16* left, int64_t left_stride, const uint32_t* righ
 }
 
 // Heads of a block, turned, where products want them. x: first row of the head's q; k and v are D and 2 D further.
-inline void load(Workspace& w, const bf16* x, const float* bias, const float* q_table, const float* k_table, int64_t D,
-                 int64_t stride) {
-    const int64_t d = w.d, half = d / 2;
-    bf16 *even = w.row, *odd = w.row + d;
+// q_bias, k_bias: even and odd features apart.
+inline void load(Workspace& w, const bf16* x, const float* q_bias, const float* k_bias, const float* v_bias,
+                 const float* q_table, const float* k_table, int64_t D, int64_t stride) {
+    const int64_t d = w.d, e = d / 2;
     for (int64_t l = 0; l < w.L; l++) {
-        turn(x + l * stride, bias, w.q + l * d, q_table + l * d, d);
-        turn(x + l * stride + D, bias + D, even, k_table + l * d, d);
-        for (int64_t r = 0; r < half; r++) std::memcpy(w.k_right + r * w.N + l, even + 2 * r, 4);
+        turn(x + l * stride, q_bias, w.q + l * d, q_table + l * d, e);
+        turn(x + l * stride + D, k_bias, w.k + l * d, k_table + l * d, e);
     }
+    const word* __restrict keys = reinterpret_cast<const word*>(w.k);
+    for (int64_t r = 0; r < e; r++) {
+        uint32_t* __restrict to = w.k_right + r * w.N;
+#pragma omp simd
+        for (int64_t l = 0; l < w.N; l++) to[l] = keys[l * e + r];
+    }
+    bf16 *even = w.rows, *odd = w.rows + d;
     for (int64_t l = 0; l < w.L; l += 2) {
-        shift(x + l * stride + 2 * D, bias + 2 * D, even, d);
+        shift(x + l * stride + 2 * D, v_bias, even, d);
         if (l + 1 < w.L)
-            shift(x + (l + 1) * stride + 2 * D, bias + 2 * D, odd, d);
+            shift(x + (l + 1) * stride + 2 * D, v_bias, odd, d);
         else
             std::fill_n(odd, d, bf16(0));
         uint32_t* __restrict to = w.v + l / 2 * d;
@@ -166,7 +165,7 @@ int td_has_tiles() {
     return syscall(SYS_arch_prctl, request, tile_data) == 0;
 }
 
-// x [(T + P) B L 4D] without its bias, tables [T + P, H, L, d/2], S [B H d d]; out [(T + P) B L D], S_out [B H d d].
+// x [(T + P) B L 4D] without its bias, tables [T + P, H, L, 2 d/2], S [B H d d]; out [(T + P) B L D], S_out [B H d d].
 // Predictions are made after the P blocks from `first` on. `decay`: of every head over a block.
 void td_pop(int, const void* x_, const float* bias, const float* q_table, const float* k_table, const float* decay,
             const float* S, void* out_, float* S_out, int64_t B, int64_t T, int64_t first, int64_t P, int64_t H,
@@ -178,7 +177,7 @@ void td_pop(int, const void* x_, const float* bias, const float* q_table, const 
     {
         const Tiles tiles;
         Workspace w(L, d);
-        std::vector<float> factors(d, 1.0f), gate_bias(d);
+        const std::vector<float> factors(d, 1.0f), parts = apart(bias, 2 * D, d);
         std::vector<bf16> gate(d);
 #pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < B; b++)
@@ -186,7 +185,7 @@ void td_pop(int, const void* x_, const float* bias, const float* q_table, const 
                 const auto block = [&](int64_t slot, bool absorbed) {
                     const int64_t g = slot * B + b, turns = (slot * H + h) * L * d;
                     const bf16* at = x + g * L * stride + h * d;
-                    load(w, at, bias + h * d, q_table + turns, k_table + turns, D, stride);
+                    load(w, at, &parts[h * d], &parts[D + h * d], bias + 2 * D + h * d, q_table + turns, k_table + turns, D, stride);
                     load_state(w);
                     for (int64_t m = 0; m < L; m += 16) {
                         outputs(w, m);

@@ -19,7 +19,7 @@ def available() -> bool:
 
 
 def pop(
-    x: Tensor, bias: Tensor, q_table: Tensor, k_table: Tensor, decay: Tensor, S: Tensor, T: int, first: int
+    x: Tensor, bias: Tensor, q_planes: Tensor, k_planes: Tensor, decay: Tensor, S: Tensor, T: int, first: int
 ) -> tuple[Tensor, Tensor]:
     """(x "G L 4D" in bf16, G = (T + P) B, ..., decay "H" over a block, S "B H d d") -> gated "G L D", the last state.
 
@@ -27,7 +27,6 @@ def pop(
     """
     (B, H, d, _), (G, L, D4) = S.shape, x.shape
     out, leaving = x.new_empty(G, L, D4 // 4), torch.empty_like(S, memory_format=torch.contiguous_format)
-    tables = (torch.view_as_real(q_table), torch.view_as_real(k_table))
     sizes = (B, T, first, G // B - T, H, L, d)
-    call("pop", x, x.contiguous(), bias, *tables, decay.float(), S.contiguous(), out, leaving, *sizes)
+    call("pop", x, x.contiguous(), bias, q_planes, k_planes, decay.float(), S.contiguous(), out, leaving, *sizes)
     return out, leaving
