@@ -74,6 +74,32 @@ def test_block_states_are_the_states_between_chunks(qkv, gamma):
         assert torch.allclose(states[t], S, atol=1e-12)
 
 
+@pytest.mark.parametrize(("T", "predict"), [(3, slice(None)), (3, slice(1, None)), (4, slice(1, 3)), (1, slice(0, 0))])
+def test_the_gradient_of_pop_is_that_of_its_parts(T, predict):
+    """Written out by hand; here every block and prediction by itself, and autograd."""
+    P = len(range(T)[predict])
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn((T + P) * 2, 2, 5, 4, generator=rng, dtype=torch.float64).requires_grad_() for _ in range(3))
+    S = torch.randn(2, 2, 4, 4, generator=rng, dtype=torch.float64).requires_grad_()
+    gamma = R.decay_rates(2)
+
+    def parts() -> tuple[torch.Tensor, torch.Tensor]:
+        y, states = [], [S]
+        for block in (slice(2 * t, 2 * t + 2) for t in range(T)):
+            y.append(R.attend(q[block], k[block], v[block], states[-1]))
+            states.append(R.absorb(k[block], v[block], gamma, states[-1]))
+        for i, t in enumerate(range(T)[predict]):
+            block = slice(2 * (T + i), 2 * (T + i) + 2)
+            y.append(R.attend(q[block], k[block], v[block], states[t + 1]))
+        return torch.cat(y), states[-1]
+
+    def gradients(y: torch.Tensor, leaving: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return y, leaving, *torch.autograd.grad((y.sin().sum() + (3 * leaving).sin().sum()), (q, k, v, S))
+
+    whole = gradients(*R.pop(q, k, v, gamma, S, T, predict))
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(whole, gradients(*parts()), strict=True))
+
+
 def test_rotation_turns_pairs_and_depends_on_distance_only():
     q, k = torch.randn(2, 16, dtype=torch.float64)
     score = {}

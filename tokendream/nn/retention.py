@@ -8,11 +8,12 @@ Source: Retentive Network (arXiv 2307.08621), section 2; decays and angles as in
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def decay_rates(n_heads: int) -> Float[Tensor, " H"]:
@@ -112,10 +113,13 @@ def attend(
     y_n = Σ_{m<=n} (q̃_n · k̃_m) v_m + q̃_nᵀ S
     """
     # In place: a tenth of tril's time, and autograd needs no copy of it.
-    scores = (q @ k.mT).tril_(k.shape[2] - q.shape[2])
-    past = q @ S.to(q.dtype)
-    past.flatten(0, 1).baddbmm_(scores.flatten(0, 1), v.flatten(0, 1))
-    return past
+    return _attend(q, (q @ k.mT).tril_(k.shape[2] - q.shape[2]), v, S.to(q.dtype))
+
+
+def _attend(q: Tensor, scores: Tensor, v: Tensor, S: Tensor) -> Tensor:
+    y = q @ S
+    y.flatten(0, 1).baddbmm_(scores.flatten(0, 1), v.flatten(0, 1))
+    return y
 
 
 def absorb(
@@ -138,11 +142,14 @@ def block_states(
 
     Sums run in S's precision (float32 under autocast): in bf16 the slowest head would forget to forget.
     """
-    L = k.shape[3]
-    decay = (gamma.double() ** L).to(S.dtype)[:, None, None]
+    return _recur(k, v, gamma.double() ** k.shape[3], S)
+
+
+def _recur(k: Tensor, v: Tensor, decay: Tensor, S: Tensor) -> Tensor:
+    rate = decay.to(S.dtype)[:, None, None]
     states = []
     for added in (k.mT @ v).unbind(0):
-        S = decay * (S + added)
+        S = rate * (S + added)
         states.append(S)
     return torch.stack(states)
 
@@ -161,10 +168,51 @@ def pop(
     Time first: G = (T + P) B. Block t enters with the state after the one before it; a prediction enters with the
     state after its block, and what it adds to that is dropped. q and k folded within their blocks.
     """
-    T, B = blocks, len(S)
-    after = block_states(k[: T * B].unflatten(0, (T, B)), v[: T * B].unflatten(0, (T, B)), gamma, S)
-    entering = torch.cat([part.to(q.dtype).flatten(0, 1) for part in (S[None], after[:-1], after[predict])])
-    return attend(q, k, v, entering), after[-1]
+    first, last, _ = predict.indices(blocks)
+    return _Pop.apply(q, k, v, gamma.double() ** q.shape[2], S, blocks, first, max(first, last))
+
+
+class _Pop(torch.autograd.Function):
+    """`pop` with its gradient written out: autograd would pad, copy and add up the parts of q, k and v one by one.
+
+    That was a tenth of the world model's update on a CPU. `decay` is γ^L; predictions follow blocks first .. last - 1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, S: Tensor, T: int, first: int, last: int
+    ) -> tuple[Tensor, Tensor]:
+        B = len(S)
+        after = _recur(k[: T * B].unflatten(0, (T, B)), v[: T * B].unflatten(0, (T, B)), decay, S)
+        entering = torch.cat([part.to(q.dtype).flatten(0, 1) for part in (S[None], after[:-1], after[first:last])])
+        scores = (q @ k.mT).tril_()
+        ctx.save_for_backward(q, k, v, decay, scores, entering)
+        ctx.plan, ctx.precision = (T, B, first, last), S.dtype
+        return _attend(q, scores, v, entering), after[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_leaving: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, decay, scores, entering = ctx.saved_tensors
+        T, B, first, last = ctx.plan
+        grad_scores = (grad @ v.mT).tril_()
+        grad_q = grad @ entering.mT
+        grad_q.flatten(0, 1).baddbmm_(grad_scores.flatten(0, 1), k.flatten(0, 1))
+        grad_k, grad_v = grad_scores.mT @ q, scores.mT @ grad
+
+        # Block t entered with the state after block t-1, predictions with those after their blocks.
+        grad_entering = (q.mT @ grad).to(ctx.precision).unflatten(0, (-1, B))
+        of_after = torch.cat((grad_entering[1:T], grad_leaving.to(ctx.precision)[None]))
+        of_after[first:last] += grad_entering[T:]
+        rate = decay.to(ctx.precision)[:, None, None]
+        for t in reversed(range(T)):  # now the gradients of what was added
+            of_after[t] *= rate
+            if t > 0:
+                of_after[t - 1] += of_after[t]
+        added = of_after.to(q.dtype).flatten(0, 2)
+        for grad_part, other, state in ((grad_k, v, added.mT), (grad_v, k, added)):
+            grad_part[: T * B].flatten(0, 1).baddbmm_(other[: T * B].flatten(0, 1), state)
+        return grad_q, grad_k, grad_v, None, grad_entering[0] + of_after[0], None, None, None
 
 
 def chunkwise(
