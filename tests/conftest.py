@@ -17,7 +17,11 @@ import torch  # noqa: E402
 from torture.runs import digest, train  # noqa: E402
 from torture.tally import Tally, finish, merge  # noqa: E402
 
+from tokendream.nn.kernels import build  # noqa: E402
+
 BEGAN = pytest.StashKey[float]()
+
+build.library()  # compiled here if it is nowhere yet: no test waits for it, and no process of one says so
 
 
 @pytest.fixture(autouse=True)

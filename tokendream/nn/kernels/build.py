@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
 
 def _compile(command: list[str], path: Path) -> None:
     """Compile to a new name, then rename: of two processes that compile at once, both win."""
+    print("Compiling kernels for this processor (once, some seconds)", file=sys.stderr, flush=True)
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(descriptor)
     try:
