@@ -74,11 +74,8 @@ def pop(
     Without a gradient, in bf16, and on a processor with AMX this is one pass from the product on.
     """
     if _tiled(x, linear, S, q_turns) and not torch.is_grad_enabled():
-        raw = F.linear(x, linear.weight)
-        if raw.dtype is torch.bfloat16:
-            decay = gamma ** x.shape[1]
-            first = range(blocks)[predict].start
-            return tiles.pop(raw, linear.bias, q_turns.planes, k_turns.planes, decay, S, blocks, first)
+        raw, decay, first = F.linear(x, linear.weight), gamma ** x.shape[1], range(blocks)[predict].start
+        return tiles.pop(raw, linear.bias, q_turns.planes, k_turns.planes, decay, S, blocks, first)
     q, k, v, gate = split_heads(x, linear, q_turns, k_turns)
     y, leaving = retention.pop(q, k, v, gamma, S, blocks, predict)
     return gated_norm(y, gate, p), leaving
@@ -156,9 +153,10 @@ def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
 
 
 def _tiled(x: Tensor, linear: nn.Linear, S: Tensor, turns: Turns) -> bool:
-    """Whether `kernels.retention` takes it: heads of whole tiles, states in float32."""
+    """Whether `kernels.retention` takes it: in bf16, heads of whole tiles, states in float32."""
     return (
         _fused(x, linear)
+        and x.dtype is torch.bfloat16
         and S.shape[-1] % 32 == 0
         and S.dtype is torch.float32
         and turns.planes.dtype is torch.float32
