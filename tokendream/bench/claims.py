@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import gc
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tokendream.agent import Agent
 from tokendream.bench.claims_page import SECTION, draw, markdown
-from tokendream.bench.command import Progress, begin, clock_name, publish, save
+from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
 from tokendream.bench.figures import ABSORB, FOUR, REM, Cell, Claims
 from tokendream.bench.machine import environment
 from tokendream.bench.measure import Effort, Work, fitting_batch, measure
@@ -40,11 +39,8 @@ def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path 
     """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
     grids(config)  # raises, where there are none
     compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
-    effort = QUICK if quick else FULL
-    if cpu_time:
-        effort = dataclasses.replace(effort, clock=time.process_time)
     progress = Progress()
-    claims = run(config, compute, effort, quick=quick, say=progress)
+    claims = run(config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, say=progress)
     progress.close()
     save(dataclasses.asdict(claims), out)
     publish(SECTION, page, draw(claims), lambda plots: markdown(claims, plots))

@@ -85,7 +85,7 @@ class Sweeps:
         return [c for c in self.curves if c.axis == axis and len(c.points) > 1]
 
 
-def power(x: Sequence[float], y: Sequence[float]) -> float:
+def power(x: Sequence[int], y: Sequence[float]) -> float:
     """p of the line log y = p log x + c that is nearest to the points by least squares."""
     return statistics.linear_regression([math.log(v) for v in x], [math.log(v) for v in y]).slope
 

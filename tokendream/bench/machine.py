@@ -103,18 +103,17 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from, marked if files differ from it; None outside of one."""
+    """The commit of the checkout this package runs from, marked if the package differs from it; None outside of one."""
     package = Path(__file__).resolve().parents[1]
     if not (package.parent / ".git").exists():  # an installed copy may lie inside somebody else's repository
         return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        said = subprocess.run(
-            ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        # Only the package is compared: a command may just have written figures of its own.
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()

@@ -131,7 +131,7 @@ def fitting_batch(build: Callable[[int], Work], batch: int, device: torch.device
     eighth = max(1, batch // 8)
     probe = build(eighth)
     seconds_of(probe.run, device)
-    each = seconds_of(probe.run, device) / eighth
+    each = seconds_of(probe.run, device, 1, effort.clock) / eighth
     while batch > 1 and each * batch > effort.longest:
         batch //= 2
     return batch

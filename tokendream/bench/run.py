@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tokendream.bench.command import Progress, begin, clock_name, publish, save
+from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
 from tokendream.bench.machine import (
     PRECISIONS,
     copy_bandwidth,
@@ -68,11 +66,10 @@ def main(
 ) -> int:
     """Time a preset's phases and print what was found. Raises ConfigError for a device or file that cannot be."""
     compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
-    effort = QUICK if quick else FULL
-    if cpu_time:
-        effort = dataclasses.replace(effort, clock=time.process_time)
     progress = Progress()
-    findings = run(config, compute, effort, quick=quick, profile=profile, say=progress)
+    findings = run(
+        config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, profile=profile, say=progress
+    )
     progress.close()
     console = Console()
     findings.show(console if console.is_terminal else Console(width=170))

@@ -23,8 +23,10 @@ def markdown(data: Data) -> Iterator[str]:
         SECTION.command, data["preset"], facts, quick=data["quick"], profile=bool(data["profiles"]),
         clock=data["clock"], how="variants in turn in one process",
     )  # fmt: skip
+    yield ""
     if facts.get("load", 0.0) > 0.5:
         yield "**The machine did other work at the time**: rates can only be lower for it, ratios bear it better."
+        yield ""
     peaks = ", ".join(f"{peak:.3g} TFLOP/s in {name}" for name, peak in data["peak_tflops"].items())
     yield (
         f"In the same process, large matrix products reach {peaks}, and copying half a gigabyte "
@@ -67,6 +69,8 @@ def _published(data: Data) -> Iterator[str]:
 
 
 def _rows(data: Data) -> Iterator[str]:
+    if not data["rows"]:
+        return
     yield from ("### Every phase", "")
     yield from head(
         "work", "batch", "ms an update", "frames/s", "imagined/s", "tokens/s", "TFLOP/s", "% of peak", "GiB"
@@ -131,7 +135,7 @@ def _derivations(data: Data) -> Iterator[str]:
         yield (
             f"World model: {row['batch']} segments x ({M.segment_length} blocks of {K1} tokens + {P} predictions as "
             f"long) = {tokens:,} tokens; x {layers}; x 2 FLOP; x 3, as a gradient is twice its forward pass: "
-            f"{6 * tokens * weights / 1e9:,.0f} GFLOP, of {row['flop'] / 1e9:,.0f} counted. {_REST}"
+            f"{6 * tokens * weights / 1e9:,.0f} GFLOP, of {row['flop'] / 1e9:,.0f} counted."
         )
     if row := _first(data, "dream"):
         horizon = config.dream.horizon
@@ -139,7 +143,8 @@ def _derivations(data: Data) -> Iterator[str]:
         yield (
             f"Dream: {row['batch']} dreams x {horizon} steps x (a block of {K1} tokens + a prediction as long) = "
             f"{tokens:,} tokens; x the same weights; x 2 FLOP: {2 * tokens * weights / 1e9:,.0f} GFLOP, of "
-            f"{row['flop'] / 1e9:,.0f} counted. {_REST}"
+            f"{row['flop'] / 1e9:,.0f} counted. Beside the layers there are retention itself, the heads and, in a "
+            "dream, C; the last layer is left out where its real tokens are not read."
         )
     whole, bare = _first(data, "tokenizer"), _first(data, "tokenizer without LPIPS")
     if whole and bare:
@@ -148,12 +153,6 @@ def _derivations(data: Data) -> Iterator[str]:
             f"Tokenizer: {own:.2f} GFLOP a frame for encoder, codebook and decoder, forwards and backwards, and "
             f"{each - own:.2f} for LPIPS, which takes the real frame forwards and the decoded one both ways."
         )
-
-
-_REST = (
-    "Beside the layers there are retention itself, the heads and, in a dream, C; the last layer is left out where its "
-    "real tokens are not read."
-)
 
 
 def _variants(data: Data) -> Iterator[str]:

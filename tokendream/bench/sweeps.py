@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 
 from tokendream.bench.clock import seconds_of
-from tokendream.bench.command import Progress, begin, clock_name, publish, save
+from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
 from tokendream.bench.growth import Curve, Point, Sweeps
 from tokendream.bench.machine import PRECISIONS, environment, give_back_freed_memory
 from tokendream.bench.measure import Effort, Work, measure
@@ -83,11 +82,8 @@ def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path 
     """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
     grids(config)  # raises, where there are none
     compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
-    effort = QUICK if quick else FULL
-    if cpu_time:
-        effort = dataclasses.replace(effort, clock=time.process_time)
     progress = Progress()
-    found = run(config, compute, effort, quick=quick, say=progress)
+    found = run(config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, say=progress)
     progress.close()
     save(dataclasses.asdict(found), out)
     publish(SECTION, page, draw(found), lambda plots: markdown(found, plots))
@@ -137,8 +133,8 @@ def _within(
         made = work(sweep.phase, at)
         if longest * max(x / last, made.label.tokens / tokens) > effort.longest:
             return works, [other for other in sweep.settings if other >= x]
-        seconds_of(made.run, device)
-        works[x], longest, tokens, last = made, seconds_of(made.run, device), made.label.tokens, x
+        seconds_of(made.run, device)  # the first call is slower
+        works[x], longest, tokens, last = made, seconds_of(made.run, device, 1, effort.clock), made.label.tokens, x
     return works, []
 
 
@@ -166,15 +162,15 @@ def sweeps(config: Config) -> Iterator[Sweep]:
     for phase in NAMES:
         # What the tokenizer costs is its own affair alone.
         base = config if phase == "tokenizer" else own
-        yield over("batch", phase, "batch {}", {batch: Setting(base, batch) for batch in BATCHES})
+        yield over("batch", phase, "B = {}", {batch: Setting(base, batch) for batch in BATCHES})
     segments = {T: vary(own, "world_model", segment_length=T) for T in SEGMENTS if M.context < T}
     horizons = {T: vary(own, "dream", horizon=T) for T in HORIZONS}
     for phase, size, lengths in (
-        ("world_model", "segments of {}", {T: Setting(c, BATCH["world_model"]) for T, c in segments.items()}),
-        ("dream", "{} blocks in memory", {n: Setting(own, BATCH["dream"], n) for n in MEMORIES}),
-        ("actor_critic", "horizon {}", {T: Setting(c, BATCH["actor_critic"]) for T, c in horizons.items()}),
+        ("world_model", "segments of T = {}", {T: Setting(c, BATCH["world_model"]) for T, c in segments.items()}),
+        ("dream", "a memory of T = {}", {n: Setting(own, BATCH["dream"], n) for n in MEMORIES}),
+        ("actor_critic", "horizon T = {}", {T: Setting(c, BATCH["actor_critic"]) for T, c in horizons.items()}),
     ):
         yield over("length", phase, size, lengths)
     for phase, batch in BATCH.items():
         deep = {n: Setting(vary(own, "world_model", layers=n), batch) for n in LAYERS}
-        yield over("layers", phase, "{} layers", deep)
+        yield over("layers", phase, "N = {}", deep)

@@ -14,7 +14,7 @@ SECTION = Section("bench sweeps")
 AXES = {
     "tokens": ("K", "K, tokens a frame"),
     "batch": ("B", "B, the batch"),
-    "length": ("T", "T, the length of the sequence"),
+    "length": ("T", "T: length of a segment, of the memory, of a dream"),
     "layers": ("N", "N, the layers of the world model"),
 }
 """Symbol and name of each kind of size."""
@@ -56,7 +56,7 @@ def _sentence(curve: Curve) -> str:
         f"**{curve.work[0].upper()}{curve.work[1:]}** ({curve.fixed}): {'an' if curve.unit[0] in 'aeiou' else 'a'} "
         f"{curve.unit} costs {short(1e3 * first.cost.median)} ms at {curve.size.format(first.x)} and "
         f"{short(1e3 * last.cost.median)} at {curve.size.format(last.x)}, "
-        f"{f'{short(times)} times as much' if times >= 1 else f'{short(1 / times)} times less'}. That "
+        f"{f'{short(times)} times as much' if times >= 1 else f'{short(1 / times)} times less'}. The cost "
         f"{in_words(p.median, x)}: it goes as {x}^{p.median:.2f} ({p.low:.2f} to {p.high:.2f}), its arithmetic as "
         f"{x}^{curve.arithmetic:.2f}"
     )
@@ -88,26 +88,34 @@ def draw(found: Sweeps) -> dict[str, str]:
 
 
 def _draw(figure: Any, found: Sweeps, names: list[str]) -> None:
-    """A panel for each kind of size, both axes logarithmic, so that a slope is an exponent."""
-    for axes, name in zip(figure.subplots(2, 2).flat, AXES, strict=True):
-        if name not in names:
-            axes.set_visible(False)
-            continue
+    """A panel for each kind of size; both axes are logarithmic and y is shared, so that a slope is an exponent."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for axes, name in zip(figure.subplots(2, 2, sharey=True).flat, AXES, strict=True):
+        symbol, title = AXES[name]
+        axes.set_visible(name in names)
         for curve in found.of(name):
             y = [p.cost for p in curve.points]
-            label = curve.work if name != "length" else f"{curve.work}: {curve.size.format('T')}"
+            size = curve.size.partition(f" {symbol} = ")[0].removeprefix("a ").removesuffix(" of")
             axes.errorbar(
                 [p.x for p in curve.points], [1e3 * s.median for s in y],
                 yerr=([1e3 * (s.median - s.low) for s in y], [1e3 * (s.high - s.median) for s in y]),
                 color=COLOURS[curve.work], marker="o", markersize=3, linewidth=1.4, capsize=2,
-                label=f"{label}: {AXES[name][0]}^{curve.exponent.median:.2f}",
+                label=f"{curve.work}{f', {size}' if name == 'length' else ''}: {symbol}^{curve.exponent.median:.2f}",
             )  # fmt: skip
-        sizes = sorted({p.x for curve in found.of(name) for p in curve.points})
+        ticks: list[int] = []
+        for x in sorted({p.x for curve in found.of(name) for p in curve.points}):
+            if not ticks or x > 1.2 * ticks[-1]:  # their labels would run into each other
+                ticks.append(x)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xticks(sizes, [str(x) for x in sizes])
-        axes.set_xticks([], minor=True)
+        axes.set_xticks(ticks, [str(x) for x in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        axes.set_xlabel(AXES[name][1])
-        axes.set_ylabel("ms a frame or imagined step")
-        axes.legend(frameon=False, fontsize=7)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(title)
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("ms a frame or imagined step")
+        if name in names:
+            axes.legend(frameon=False, fontsize=7)
