@@ -38,6 +38,9 @@ def test_every_operand_and_result_is_moved_once():
     assert moved(lambda: torch.cat((a, b))) == 4 * n
     assert moved(lambda: torch.zeros(8, 16)) == n
     assert moved(lambda: a.add_(1)) == 2 * n  # read and written
+    assert moved(lambda: a.copy_(b)) == 2 * n  # what a was is not read
+    assert moved(lambda: torch.add(a, 1, out=b)) >= 2 * n
+    assert moved(lambda: torch._foreach_mul_([a, b], 2.0)) == 4 * n
 
 
 def test_views_and_memory_that_nobody_wrote_cost_nothing():

@@ -37,8 +37,9 @@ class Traffic(TorchDispatchMode):
     in a cache for the next one is not known here, so that a fused program moves less.
     """
 
-    GATHERS = ("index", "index_select", "embedding", "gather")
     FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+    GATHERS = ("index", "index_select", "embedding", "gather")
+    OVERWRITES = ("copy_", "fill_", "zero_")
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,16 +47,30 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and add what it moved."""
-        result = func(*args, **(kwargs or {}))
-        name, mutable = func._schema.name.partition("::")[2], func._schema.is_mutable
-        read, written = ([t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in ((args, kwargs), result))
-        sources = {t.untyped_storage()._cdata for t in read}
-        if name not in self.FREE and (mutable or any(t.untyped_storage()._cdata not in sources for t in written)):
-            wrote = sum(map(_size, written))
-            self.bytes += wrote + (wrote if name in self.GATHERS else sum(map(_size, read)))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = func._schema.name.partition("::")[2]
+        given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        changed = _tensors(
+            [given.get(a.name) for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
+        )
+        read = _tensors(given)
+        known = {t.untyped_storage()._cdata for t in read}
+        made = [t for t in _tensors(result) if t.untyped_storage()._cdata not in known]  # a view made nothing
+        wrote, took = _size(changed + made), _size(read)
+        if name in self.GATHERS:
+            took = wrote
+        elif name in self.OVERWRITES:
+            took -= _size(changed)
+        if wrote and name not in self.FREE:
+            self.bytes += wrote + took
         return result
 
 
-def _size(x: Tensor) -> int:
-    """Bytes of a tensor, of an expanded one those that are there."""
-    return min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
+def _tensors(values: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
+
+
+def _size(tensors: list[Tensor]) -> int:
+    """Bytes, of expanded tensors those that are there."""
+    return sum(min(x.numel() * x.element_size(), x.untyped_storage().nbytes()) for x in tensors)

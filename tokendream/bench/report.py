@@ -166,7 +166,7 @@ class Findings:
             console.print(str(comparison), highlight=False)
         epoch = self.epoch()
         if epoch:
-            parts = ", ".join(f"{name} {seconds:,.3g}" for name, seconds in epoch.items())
+            parts = ", ".join(f"{name} {short(seconds)}" for name, seconds in epoch.items())
             console.print(f"Seconds of an epoch with all phases and a full replay, computed from the rows: {parts}")
         for name, operators in self.profiles.items():
             console.print(f"{name}: operators by their own time in one update")
