@@ -75,6 +75,14 @@ def test_the_words_are_those_of_the_exponent(p, words):
     (sentence,) = [text for text in markdown(found(curve(law=lambda x: x**p))) if text.startswith("- ")]
     assert words in sentence
     assert f"K^{p:.2f} (" in sentence
+    times = 16**p
+    assert f", {times:.3g} times as much." in sentence or f", {1 / times:.3g} times less." in sentence
+    assert "-0.00" not in sentence
+
+
+def test_what_stays_the_same_is_said_so():
+    (sentence,) = [text for text in markdown(found(curve(law=lambda x: 1 - x / 1e5))) if text.startswith("- ")]
+    assert ", the same. The cost does not depend on K: it goes as K^0.00" in sentence
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -187,4 +195,4 @@ def test_the_committed_section_is_what_the_committed_figures_say():
     assert text == "\n" + "\n".join(markdown(sweeps, {"growth": "speed-growth.svg"})) + "\n"
     drawn = (DOCS / "speed-growth.svg").read_text()  # not compared as a whole: matplotlib's versions differ
     for c in sweeps.curves:
-        assert f": {AXES[c.axis][0]}^{c.exponent.median:.2f}<" in drawn
+        assert f": {AXES[c.axis][0]}^{c.exponent.median:z.2f}<" in drawn

@@ -52,16 +52,18 @@ def _sentence(curve: Curve) -> str:
     first, last = curve.points[0], curve.points[-1]
     x, p = AXES[curve.axis][0], curve.exponent
     times = last.cost.median / first.cost.median
+    compared = f"{short(times)} times as much" if times > 1.005 else f"{short(1 / times)} times less"
+    if abs(times - 1) <= 0.005:
+        compared = "the same"
     said = (
         f"**{curve.work[0].upper()}{curve.work[1:]}** ({curve.fixed}): {'an' if curve.unit[0] in 'aeiou' else 'a'} "
         f"{curve.unit} costs {short(1e3 * first.cost.median)} ms at {curve.size.format(first.x)} and "
-        f"{short(1e3 * last.cost.median)} at {curve.size.format(last.x)}, "
-        f"{f'{short(times)} times as much' if times >= 1 else f'{short(1 / times)} times less'}. The cost "
-        f"{in_words(p.median, x)}: it goes as {x}^{p.median:.2f} ({p.low:.2f} to {p.high:.2f}), its arithmetic as "
-        f"{x}^{curve.arithmetic:.2f}"
+        f"{short(1e3 * last.cost.median)} at {curve.size.format(last.x)}, {compared}. The cost "
+        f"{in_words(p.median, x)}: it goes as {x}^{p.median:z.2f} ({p.low:z.2f} to {p.high:z.2f}), its arithmetic as "
+        f"{x}^{curve.arithmetic:z.2f}"
     )
     if len(curve.points) > 2:
-        said += f"; between the two largest, as {x}^{curve.last_exponent:.2f}"
+        said += f"; between the two largest, as {x}^{curve.last_exponent:z.2f}"
     return said + "."
 
 
@@ -101,7 +103,7 @@ def _draw(figure: Any, found: Sweeps, names: list[str]) -> None:
                 [p.x for p in curve.points], [1e3 * s.median for s in y],
                 yerr=([1e3 * (s.median - s.low) for s in y], [1e3 * (s.high - s.median) for s in y]),
                 color=COLOURS[curve.work], marker="o", markersize=3, linewidth=1.4, capsize=2,
-                label=f"{curve.work}{f', {size}' if name == 'length' else ''}: {symbol}^{curve.exponent.median:.2f}",
+                label=f"{curve.work}{f', {size}' if name == 'length' else ''}: {symbol}^{curve.exponent.median:z.2f}",
             )  # fmt: skip
         ticks: list[int] = []
         for x in sorted({p.x for curve in found.of(name) for p in curve.points}):
