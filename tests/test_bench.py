@@ -8,7 +8,8 @@ import torch
 from tokendream import bench
 from tokendream.bench import measure as measure_module
 from tokendream.bench import report, run
-from tokendream.bench.measure import Effort, Label, Row, Work, count_flops, fitting_batch, measure
+from tokendream.bench.counting import count_flops
+from tokendream.bench.measure import Effort, Label, Row, Work, fitting_batch, measure
 from tokendream.bench.page import WALL
 from tokendream.bench.profiling import top_operators
 from tokendream.bench.speed_page import SECTION, markdown

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tokendream.bench import machine
-from tokendream.bench.counting import Traffic
-from tokendream.bench.measure import count_flops
+from tokendream.bench.counting import Traffic, count, count_flops
 from tokendream.bench.reference import PUBLISHED, TARGETS
 from tokendream.bench.speed_page import SECTION, markdown
 from tokendream.presets import REM
@@ -62,9 +61,9 @@ def test_gradients_are_moved_too_and_operations_are_counted_beside():
     forward = moved(lambda: layer(x))
     assert forward == (4 * 16 + 16 * 16 + 4 * 16) * 4
     assert moved(lambda: layer(x).sum().backward()) > 2 * forward
-    with Traffic() as traffic:
-        flops = count_flops(lambda: layer(x))
-    assert (flops, traffic.bytes) == (2 * 4 * 16 * 16, forward)
+    assert count(lambda: layer(x)) == (2 * 4 * 16 * 16, forward)
+    a, b = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
+    assert count_flops(lambda: torch.zeros(3, 4, 6).baddbmm_(a, b)) == count_flops(lambda: a @ b) == 2 * 3 * 4 * 5 * 6
 
 
 def test_copies_are_timed_by_the_clock_that_is_given(monkeypatch):

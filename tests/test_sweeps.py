@@ -10,8 +10,9 @@ import torch
 
 from tokendream.bench import measure as measure_module
 from tokendream.bench import sweeps as module
+from tokendream.bench.counting import count_flops
 from tokendream.bench.growth import Curve, Point, Sweeps, in_words, power
-from tokendream.bench.measure import Effort, count_flops
+from tokendream.bench.measure import Effort
 from tokendream.bench.page import WALL
 from tokendream.bench.sweeps_page import AXES, SECTION, draw, markdown
 from tokendream.bench.workload import Workload, synthetic_replay

@@ -9,15 +9,23 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, bmm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
-ATTENTION = {
+COUNTED = {
+    torch.ops.aten.baddbmm_: lambda added, a, b, *_, **__: bmm_flop(a, b),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
 }
-"""What torch's counter knows of attention on a GPU, for its CPU kernel."""
+"""What torch's counter leaves out: a product in place, and attention on a CPU."""
+
+
+def count(run: Callable[[], object]) -> tuple[int, int]:
+    """Floating-point operations and moved bytes of one call, as far as it is made of PyTorch's operators."""
+    with Traffic() as traffic:
+        flops = count_flops(run)
+    return flops, traffic.bytes
 
 
 def count_flops(run: Callable[[], object]) -> int:
@@ -25,7 +33,7 @@ def count_flops(run: Callable[[], object]) -> int:
 
     Attention is counted over all keys, masked or not.
     """
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         run()
     return counter.get_total_flops()
 

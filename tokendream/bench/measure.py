@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from tokendream.bench.clock import seconds_of
-from tokendream.bench.counting import Traffic, count_flops
+from tokendream.bench.counting import count
 from tokendream.bench.machine import peak_memory, watch_memory
 
 SHORTEST = 0.05
@@ -97,9 +97,7 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
     counts, times = [], []
     for work in works:
         began = time.perf_counter()
-        with Traffic() as traffic:
-            flops = count_flops(work.run)
-        counts.append((flops, traffic.bytes))
+        counts.append(count(work.run))
         once = time.perf_counter() - began
         if once < 1:  # counting takes time of its own, and so does a first call
             once = seconds_of(work.run, device)

@@ -125,7 +125,7 @@ class Workload:
             replay = self._replay
         else:  # collecting writes into the replay buffer: it gets its own
             replay = ReplayBuffer(EPISODE, (3, config.env.size, config.env.size), self.device)
-        trainer = Trainer(config, self._agent, StillEnvs(config.env.size), replay, Compute(self.device, dtype))
+        trainer = Trainer(config, self._agent, StillEnvs(config.env.size), replay, self._compute(dtype))
         if name in ("world_model", "actor_critic"):
             trainer._cache.refresh()
         phase = next(phase for phase in trainer.phases if phase.name == name)
@@ -133,7 +133,7 @@ class Workload:
 
     def dream(self, batch: int, dtype: torch.dtype, horizon: int, history: int = 1) -> Work:
         """Imagination alone, from `history` blocks in the world model's memory on: no burn-in, no gradient."""
-        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
+        compute, generator = self._compute(dtype), torch.Generator(self.device).manual_seed(0)
         start = self._start(batch, compute, history)
 
         @torch.no_grad()
@@ -148,7 +148,7 @@ class Workload:
 
     def absorb(self, batch: int, dtype: torch.dtype, history: int = 1) -> Work:
         """A block into the world model's memory and nothing predicted: what a step token by token begins with."""
-        compute = Compute(self.device, dtype)
+        compute = self._compute(dtype)
         dream = self._start(batch, compute, history)
 
         @torch.no_grad()
@@ -158,6 +158,9 @@ class Workload:
 
         tokens = batch * self.config.block_length
         return Work(Label("absorb", dtype, batch, f"{batch} blocks", 0, batch, tokens), run)
+
+    def _compute(self, dtype: torch.dtype) -> Compute:
+        return Compute(self.device, dtype)
 
     @torch.no_grad()
     def _start(self, batch: int, compute: Compute, history: int) -> imagine.Dream:
@@ -182,7 +185,7 @@ class Workload:
 
     def encode(self, batch: int, dtype: torch.dtype) -> Work:
         """Frames of the replay buffer to tokens."""
-        compute, rng = Compute(self.device, dtype), np.random.default_rng(0)
+        compute, rng = self._compute(dtype), np.random.default_rng(0)
         row = rng.integers(0, len(self._replay), size=batch)
 
         def run() -> object:
@@ -194,7 +197,7 @@ class Workload:
 
     def policy(self, batch: int, dtype: torch.dtype) -> Work:
         """The choice of an action from a frame: encoder and controller."""
-        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
+        compute, generator = self._compute(dtype), torch.Generator(self.device).manual_seed(0)
         frame = self._replay.frames(np.arange(batch) % len(self._replay))
         memory = self._agent.actor_critic.initial_state(batch)
 
