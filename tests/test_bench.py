@@ -149,7 +149,7 @@ def test_each_phase_is_the_trainers_own_at_any_batch(workload):
     assert large == pytest.approx(2 * small, rel=0.01)
 
 
-def test_work_is_timed_in_turn_after_one_warm_up():
+def test_work_is_timed_in_turn_after_a_warm_up():
     calls = []
     works = [work(lambda: calls.append("a")), work(lambda: calls.append("b"))]
     rows = measure(works, CPU, Effort(least=3, most=3, seconds=0.0))
