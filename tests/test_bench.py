@@ -8,9 +8,13 @@ import torch
 from tokendream import bench
 from tokendream.bench import measure as measure_module
 from tokendream.bench import report, run
-from tokendream.bench.measure import Effort, Label, Row, Work, count_flops, fitting_batch, measure
+from tokendream.bench.counting import count_flops
+from tokendream.bench.measure import Effort, Label, Row, Work, fitting_batch, measure
+from tokendream.bench.page import WALL
 from tokendream.bench.profiling import top_operators
+from tokendream.bench.speed_page import SECTION, markdown
 from tokendream.bench.workload import Workload, synthetic_replay
+from tokendream.nn.kernels import build
 from tokendream.nn.retnet import RetNet
 from tokendream.plain import ConfigError
 from tokendream.presets import REM, TINY, vary
@@ -43,8 +47,11 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
     monkeypatch.setattr(run, "QUICK", Effort(least=2, most=2, seconds=0.0, longest=8.0))
     monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
     out = tmp_path / "new" / "bench.json"
-    assert bench.main(TINY, "cpu", quick=True, profile=True, out=out) == 0
+    page = tmp_path / "speed.md"
+    page.write_text(f"before\n{SECTION.begin}\nold\n{SECTION.end}\nafter\n")
+    assert bench.main(TINY, "cpu", quick=True, profile=True, out=out, page=page) == 0
     data = json.loads(out.read_text())
+    assert page.read_text() == "\n".join(["before", SECTION.begin, *markdown(data), SECTION.end, "after", ""])
 
     rows = data["rows"]
     assert {"collect", "tokenizer", "world_model", "actor_critic", "dream", "dream by tokens", "encode", "policy"} <= {
@@ -58,13 +65,16 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
         assert all(math.isfinite(value) and value > 0 for value in figures), row
         assert row["seconds"]["min"] <= row["seconds"]["median"] <= row["seconds"]["max"]
         assert "published" not in row  # other sizes than the published ones
-    assert {c["fast"] for c in data["comparisons"]} == {"POP", "bf16"}
+    kernels = {"own kernels"} if build.why_not() is None else set()
+    assert {c["fast"] for c in data["comparisons"]} == {"POP", "bf16"} | kernels
     parts = dict(data["epoch_seconds"])
     assert parts.pop("total") == pytest.approx(sum(parts.values()))
     assert set(data["profiles"]) == {"collect", "tokenizer", "world_model", "actor_critic", "dream"}
     assert all(0 < len(found) <= 12 for found in data["profiles"].values())
     assert data["skipped"] == []
-    assert {"device", "torch", "threads", "commit", "date"} <= data["environment"].keys()
+    assert {"device", "torch", "threads", "commit", "date", "load", "cores"} <= data["environment"].keys()
+    assert data["clock"] == WALL
+    assert data["copy_gb_per_s"] > 0.1
     assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
 
     said = capfd.readouterr()
@@ -73,11 +83,19 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
     assert "profiler" not in said.err
 
 
-def test_bad_arguments_are_named_before_anything_is_timed(tmp_path):
+def test_bad_arguments_are_named_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "run", lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(ConfigError, match="folder"):
         bench.main(TINY, "cpu", quick=True, profile=False, out=tmp_path)
     with pytest.raises(ConfigError, match="device"):
         bench.main(TINY, "tpu", quick=True, profile=False, out=None)
+    page = tmp_path / "prose.md"
+    page.write_text("nothing but prose\n")
+    with pytest.raises(ConfigError, match=r"prose\.md has no place for the tables"):
+        bench.main(TINY, "cpu", quick=True, profile=False, out=None, page=page)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(ConfigError, match="--cpu-time needs a CPU and one thread"):
+        bench.main(TINY, "cpu", quick=True, profile=False, out=None, cpu_time=True)
 
 
 def test_what_no_time_is_left_for_is_said(monkeypatch, capsys):
@@ -133,7 +151,7 @@ def test_each_phase_is_the_trainers_own_at_any_batch(workload):
     assert large == pytest.approx(2 * small, rel=0.01)
 
 
-def test_work_is_timed_in_turn_after_one_warm_up():
+def test_work_is_timed_in_turn_after_a_warm_up():
     calls = []
     works = [work(lambda: calls.append("a")), work(lambda: calls.append("b"))]
     rows = measure(works, CPU, Effort(least=3, most=3, seconds=0.0))
@@ -145,7 +163,7 @@ def test_work_is_timed_in_turn_after_one_warm_up():
 
 
 def test_a_batch_is_halved_until_its_update_is_short_enough(monkeypatch):
-    monkeypatch.setattr("tokendream.bench.measure.seconds_of", lambda run, device: run())
+    monkeypatch.setattr("tokendream.bench.measure.seconds_of", lambda run, device, times=1, clock=None: run())
     effort = Effort(least=1, most=1, seconds=0.0, longest=8.0)
     assert fitting_batch(lambda batch: work(lambda: 0.1 * batch), 64, CPU, effort) == 64
     assert fitting_batch(lambda batch: work(lambda: 0.2 * batch), 128, CPU, effort) == 32
@@ -155,14 +173,14 @@ def test_a_batch_is_halved_until_its_update_is_short_enough(monkeypatch):
 
 
 def test_published_figures_stand_only_beside_the_same_work():
-    row = Row(Label("world_model", FLOAT32, 8, "8 segments x 10", frames=80), (1.0,), 1, 1)
-    other = Row(dataclasses.replace(row.label, batch=16), (1.0,), 1, 1)
+    row = Row(Label("world_model", FLOAT32, 8, "8 segments x 10", frames=80), (1.0,), 1, 1, 1)
+    other = Row(dataclasses.replace(row.label, batch=16), (1.0,), 1, 1, 1)
     rem = report.Findings(REM, True, {}, CPU, FLOAT32)
     assert rem.published(row) == 30
     assert rem.published(other) is None
     assert report.Findings(TINY, True, {}, CPU, FLOAT32).published(row) is None
     assert report.Findings(REM, True, {}, torch.device("cuda"), FLOAT32).published(row) is None
-    short = Row(Label("dream", FLOAT32, 16, "16 dreams x 2", imagined=32), (1.0,), 1, 1)
+    short = Row(Label("dream", FLOAT32, 16, "16 dreams x 2", imagined=32), (1.0,), 1, 1, 1)
     assert rem.published(short) is None
 
 

@@ -10,18 +10,24 @@ import torch
 
 from tokendream.bench import claims as claims_module
 from tokendream.bench import measure as measure_module
-from tokendream.bench.claims_page import BEGIN, END, draw, markdown, write_page
-from tokendream.bench.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, WALL, Cell, Claims
+from tokendream.bench.claims_page import SECTION, draw, markdown
+from tokendream.bench.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims
 from tokendream.bench.measure import Effort
+from tokendream.bench.page import WALL
 from tokendream.plain import ConfigError
 from tokendream.presets import PRESETS, TINY
 
 DOCS = Path(__file__).parents[1] / "docs"
+BEGIN, END = SECTION.begin, SECTION.end
 
 
 def read(path):
     data = json.loads(path.read_text())
     return Claims(**{**data, "cells": [Cell(**cell) for cell in data["cells"]]})
+
+
+def write_page(claims, page):
+    return SECTION.write(page, draw(claims), lambda plots: markdown(claims, plots))
 
 
 def cell(kind="dream", K=64, batch=16, history=5.0, **seconds):

@@ -52,6 +52,9 @@ def run(capsys, *argv):
         (["bench", "clams"], "unknown command 'bench clams'; nearest: bench claims"),
         (["bench", "claims", "--preset", "rim"], "unknown preset 'rim'; nearest: rem"),
         (["bench", "claims", "--qick"], "unknown flag --qick; nearest: --quick"),
+        (["bench", "sweeps", "--preset", "toi"], "unknown preset 'toi'; nearest: toy"),
+        (["bench", "sweps"], "sweps"),
+        (["bench", "--profil"], "unknown flag --profil; nearest: --profile"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, argv, message):

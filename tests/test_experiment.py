@@ -106,8 +106,8 @@ def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
     finally:
         torch.set_num_threads(threads)
     said = [line for line in capsys.readouterr().out.splitlines() if "bit for bit" in line]
-    precision = facts["device"].split(", ")[-1]
-    device = f"begun with device 'CPU, {threads} threads, {precision}', now 'CPU, {threads + 1} threads, {precision}': "
+    rest = facts["device"].partition("threads, ")[2]
+    device = f"begun with device 'CPU, {threads} threads, {rest}', now 'CPU, {threads + 1} threads, {rest}': "
     begins = {"threads": device, "torch": f"begun with torch '1.0.0', now '{torch.__version__}': "}
     assert [line.startswith(begins[change]) for line in said] == ([True] if change in begins else [])
 

@@ -8,34 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
-from tokendream import durable
 from tokendream.agent import Agent
-from tokendream.bench.claims_page import check_page, markdown, write_page
-from tokendream.bench.figures import ABSORB, FOUR, PROCESSOR, REM, WALL, Cell, Claims
+from tokendream.bench.claims_page import SECTION, draw, markdown
+from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
+from tokendream.bench.figures import ABSORB, FOUR, REM, Cell, Claims
 from tokendream.bench.machine import environment
 from tokendream.bench.measure import Effort, Work, fitting_batch, measure
-from tokendream.bench.run import Progress, prepare
-from tokendream.bench.workload import ACTIONS, Workload, frames_encoded, synthetic_replay
-from tokendream.compute import Compute, keep_freed_memory
+from tokendream.bench.workload import ACTIONS, HALVINGS, Workload, frames_encoded, grids, synthetic_replay
+from tokendream.compute import Compute
 from tokendream.config import Config
-from tokendream.plain import ConfigError
 from tokendream.presets import vary
 
 QUICK = Effort(least=3, most=5, seconds=0.5, longest=4.0, total=540.0)
 FULL = Effort(least=5, most=20, seconds=5.0, longest=60.0)
 
 BATCHES = (1, 16, 128)
-
-HALVINGS = (1, 0, -1)
-"""Of the grid's side, beside the preset's own: a quarter of its tokens a frame, its own, four times as many."""
 
 MEMORIES = (1, 4, 16, 48)
 """Blocks in memory at which a step is timed."""
@@ -46,28 +37,13 @@ REPLAY = 256
 
 def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path | None, page: Path | None) -> int:
     """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
-    compute = Compute.resolve(device, config.precision, config.kernels)
-    if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
-        raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {compute.describe()}")
-    if config.tokenizer.downsamples < 2 or config.env.size % (2 << config.tokenizer.downsamples):
-        raise ConfigError(f"preset {config.preset} has no grids of half and of twice its side: try rem")
-    prepare("--out", out)
-    prepare("--page", page)
-    check_page(page)
-    effort = QUICK if quick else FULL
-    if cpu_time:
-        effort = dataclasses.replace(effort, clock=time.process_time)
-    keep_freed_memory()  # as in training
+    grids(config)  # raises, where there are none
+    compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
     progress = Progress()
-    claims = run(config, compute, effort, quick=quick, say=progress)
+    claims = run(config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, say=progress)
     progress.close()
-    if out is not None:
-        durable.replace_text(out, json.dumps(dataclasses.asdict(claims), indent=1) + "\n")
-        print(f"Written to {out}")
-    if page is None:
-        print("\n".join(markdown(claims)))
-    else:
-        print("Written to " + ", ".join(map(str, write_page(claims, page))))
+    save(dataclasses.asdict(claims), out)
+    publish(SECTION, page, draw(claims), lambda plots: markdown(claims, plots))
     return 0
 
 
@@ -77,7 +53,7 @@ def run(config: Config, compute: Compute, effort: Effort, *, quick: bool, say: C
     bench = _Bench(config, compute, effort)
     M, C = config.training.world_model, config.training.actor_critic
     claims = Claims(
-        config.preset, quick, PROCESSOR if effort.clock is time.process_time else WALL,
+        config.preset, quick, clock_name(effort.clock),
         environment(compute), config.tokens_per_frame, bench.parameters(),
         frames=M.updates * M.batch * config.world_model.segment_length,
         steps=C.updates * C.batch * config.dream.horizon,
@@ -104,10 +80,7 @@ class _Bench:
     def __init__(self, config: Config, compute: Compute, effort: Effort) -> None:
         self._config, self._compute, self._effort = config, compute, effort
         self._replay = synthetic_replay(REPLAY, config.env.size, compute.device)
-        halvings = config.tokenizer.downsamples
-        # The tokenizer is not timed here but for an epoch's own: a cheap one gives the same tokens a frame.
-        cheap = vary(config, "tokenizer", network="patch", perceptual="none")
-        self._grids = [vary(cheap, "tokenizer", downsamples=halvings + more) for more in HALVINGS]
+        self._grids = grids(config, HALVINGS)  # the tokenizer is not timed here but for an epoch's own
         self._limited: set[int] = set()  # tokens a frame at which some batch was too large to train with
 
     def parameters(self) -> dict[str, int]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokendream import durable
-from tokendream.bench.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, WALL, Cell, Claims, Spread
-from tokendream.bench.report import short
-from tokendream.plain import ConfigError
+from tokendream.bench.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims, Spread
+from tokendream.bench.page import Section, head, header, line, short, svg
 
-BEGIN, END = "<!-- tokendream bench claims: begin -->", "<!-- tokendream bench claims: end -->"
+SECTION = Section("bench claims")
 
 PUBLISHED_NO_POP, PUBLISHED_IRIS = 4.6, 15.4
 """The paper's two speed-ups of imagination: against itself without POP, and against the token-based agent before it."""
@@ -20,33 +16,13 @@ PUBLISHED_NO_POP, PUBLISHED_IRIS = 4.6, 15.4
 COLOURS = {REM: "#1f6fb4", NO_POP: "#7fb2dd", TRANSFORMER_POP: "#c4581b", IRIS: "#e9a97f"}
 
 
-def check_page(page: Path | None) -> None:
-    """Raise ConfigError if a file that exists has no place for the tables."""
-    if page is not None and page.is_file():
-        _around(page)
-
-
-def write_page(claims: Claims, page: Path) -> list[Path]:
-    """Put tables and answers between the markers of `page`, which is made where it does not exist, and plots beside."""
-    before, after = _around(page) if page.is_file() else (f"{BEGIN}\n", f"{END}\n")
-    plots = {page.with_name(f"{page.stem}-{name}.svg"): drawn for name, drawn in draw(claims).items()}
-    for path, drawn in plots.items():
-        durable.replace_text(path, drawn)
-    text = "\n".join(markdown(claims, {path.stem.rpartition("-")[2]: path.name for path in plots}))
-    durable.replace_text(page, f"{before}{text}\n{after}")
-    return [page, *plots]
-
-
 def markdown(claims: Claims, plots: dict[str, str] | None = None) -> Iterator[str]:
     """Everything that was found. `plots` are the files of the plots, by their names."""
     plots = plots or {}
-    facts = claims.environment
-    flags = "".join([" --quick"] * claims.quick + [" --cpu-time"] * (claims.clock != WALL))
-    yield (
-        f"`tokendream bench claims --preset {claims.preset}{flags}`, {facts['date'][:10]}, commit "
-        f"{facts['commit'] or 'unknown'}: {facts['device']}, {facts['processor']}, torch {facts['torch']}; "
-        f"{claims.clock}, median (least to most) of repetitions, the four in turn in one process."
-    )
+    yield header(
+        SECTION.command, claims.preset, claims.environment,
+        quick=claims.quick, clock=claims.clock, how="the four in turn in one process",
+    )  # fmt: skip
     yield ""
     if claims.of("dream"):
         yield from _answers(claims)
@@ -77,9 +53,9 @@ def _answers(claims: Claims) -> Iterator[str]:
     yield "How many times as many imagined steps a second:"
     yield ""
     sizes = sorted({c.K for c in dreams})
-    yield from _head("", *(f"K = {K}, batch {_list(c.batch for c in claims.of('dream', K))}" for K in sizes))
+    yield from head("", *(f"K = {K}, batch {_list(c.batch for c in claims.of('dream', K))}" for K in sizes))
     for question, fast, slow in questions:
-        yield _row(
+        yield line(
             question,
             *(_list(short(c.times_as_fast(fast, slow).median) for c in claims.of("dream", K)) for K in sizes),
         )
@@ -88,13 +64,13 @@ def _answers(claims: Claims) -> Iterator[str]:
 
 def _dreams(claims: Claims) -> Iterator[str]:
     yield from ("### Imagined steps a second", "")
-    yield from _head(
+    yield from head(
         "K", "batch", *FOUR, f"{REM} / {NO_POP}", f"{TRANSFORMER_POP} / {IRIS}", f"{REM} / {IRIS}", "absorbing"
     )
     for c in claims.of("dream"):
         ratios = (c.times_as_fast(*pair) for pair in ((REM, NO_POP), (TRANSFORMER_POP, IRIS), (REM, IRIS)))
         share = c.times_as_fast(NO_POP, ABSORB)  # seconds of absorbing / seconds of a step
-        yield _row(
+        yield line(
             c.K, _batch(c), *(_spread(c.rate(n)) for n in FOUR), *map(_times, ratios), f"{100 * share.median:.0f}%"
         )
     yield ""
@@ -112,12 +88,12 @@ def _dreams(claims: Claims) -> Iterator[str]:
 
 def _training(claims: Claims) -> Iterator[str]:
     yield from ("### Training the world model: frames a second", "")
-    yield from _head(
+    yield from head(
         "K", "batch", *FOUR, f"{REM} / {NO_POP}", f"{TRANSFORMER_POP} / {IRIS}", f"{REM} / {TRANSFORMER_POP}"
     )
     for c in claims.of("training"):
         ratios = (c.times_as_fast(*pair) for pair in ((REM, NO_POP), (TRANSFORMER_POP, IRIS), (REM, TRANSFORMER_POP)))
-        yield _row(c.K, _batch(c), *(_spread(c.rate(n)) for n in FOUR), *map(_times, ratios))
+        yield line(c.K, _batch(c), *(_spread(c.rate(n)) for n in FOUR), *map(_times, ratios))
     yield ""
 
 
@@ -126,10 +102,10 @@ def _memory(claims: Claims, plots: dict[str, str]) -> Iterator[str]:
     yield from (f"### Milliseconds of an imagined step against its memory, K = {claims.K}, batch {cells[0].batch}", "")
     if "memory" in plots:
         yield from (f"![Cost of a dreamed step against blocks in memory]({plots['memory']})", "")
-    yield from _head("blocks in memory", *FOUR)
+    yield from head("blocks in memory", *FOUR)
     for c in cells:
-        yield _row(f"{c.history:g}", *(_spread(Spread(*(1e3 / s for s in c.rate(n)))) for n in FOUR))
-    yield _row("the last against the first", *(
+        yield line(f"{c.history:g}", *(_spread(Spread(*(1e3 / s for s in c.rate(n)))) for n in FOUR))
+    yield line("the last against the first", *(
         f"{cells[0].rate(n).median / cells[-1].rate(n).median:.2f}x" for n in FOUR))  # fmt: skip
     yield ""
 
@@ -138,11 +114,11 @@ def _sizes(claims: Claims) -> Iterator[str]:
     yield from ("### Parameters and arithmetic", "")
     dreams = {c.K: c for c in claims.of("dream")}
     trained = {c.K: c for c in claims.of("training")}
-    yield from _head("", "parameters of M", *(f"GFLOP a step, K = {K}" for K in dreams),
+    yield from head("", "parameters of M", *(f"GFLOP a step, K = {K}" for K in dreams),
                      *(f"GFLOP a frame trained on, K = {K}" for K in trained))  # fmt: skip
     for n in FOUR:
         each = [c.flops[n] / 1e9 for c in (*dreams.values(), *trained.values())]
-        yield _row(n, f"{claims.parameters[n]:,}", *map(short, each))
+        yield line(n, f"{claims.parameters[n]:,}", *map(short, each))
     yield ""
     yield "A step is of C too; attention is counted over all keys, masked or not; training is forwards and backwards."
     yield ""
@@ -151,9 +127,9 @@ def _sizes(claims: Claims) -> Iterator[str]:
 def _epoch(claims: Claims) -> Iterator[str]:
     parts = {n: claims.epoch(n) for n in FOUR}
     yield from (f"### Seconds of an epoch, preset {claims.preset}: which part made it faster", "")
-    yield from _head("", *parts[REM])
+    yield from head("", *parts[REM])
     for n in FOUR:
-        yield _row(n, *map(short, parts[n].values()))
+        yield line(n, *map(short, parts[n].values()))
     yield ""
     yield (
         f"All phases due, replay full. {claims.frames:,} frames train M and {claims.steps:,} steps are imagined, at "
@@ -169,9 +145,9 @@ def draw(claims: Claims) -> dict[str, str]:
     plots = {}
     dreams, memory = claims.of("dream"), claims.of("memory")
     if dreams:
-        plots["speedup"] = _svg(lambda figure: _draw_speedup(figure, dreams), 8.0, 3.4)
+        plots["speedup"] = svg(lambda figure: _draw_speedup(figure, dreams), 8.0, 3.4)
     if memory:
-        plots["memory"] = _svg(lambda figure: _draw_memory(figure, memory), 6.0, 3.2)
+        plots["memory"] = svg(lambda figure: _draw_memory(figure, memory), 6.0, 3.2)
     return plots
 
 
@@ -209,41 +185,6 @@ def _draw_memory(figure: Any, memory: Sequence[Cell]) -> None:
     axes.set_xlabel("blocks in memory")
     axes.set_ylabel("ms an imagined step")
     axes.legend(frameon=False, fontsize=7)
-
-
-def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"font.size": 8.5, "svg.hashsalt": "tokendream", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure)
-        for axes in figure.axes:
-            axes.grid(True, color="#dddddd", linewidth=0.6)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
-
-
-def _around(page: Path) -> tuple[str, str]:
-    """The page up to and with its first marker, and from its second on."""
-    text = page.read_text(encoding="utf-8")
-    start, stop = text.find(BEGIN), text.find(END)
-    if not 0 <= start < stop:
-        raise ConfigError(f"{page} has no place for the tables: it needs the lines {BEGIN} and {END}")
-    return text[: start + len(BEGIN)] + "\n", text[stop:]
-
-
-def _head(*titles: str) -> tuple[str, str]:
-    return _row(*titles), "|" + "---|" * len(titles)
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _list(items: Any) -> str:

@@ -21,9 +21,6 @@ ABSORB = "absorb"
 """Beside them: RetNet absorbs a block and predicts nothing."""
 
 
-WALL, PROCESSOR = "wall-clock time", "processor time of one thread, as the machine did other work"
-
-
 class Spread(NamedTuple):
     """A figure over several repetitions."""
 

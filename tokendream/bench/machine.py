@@ -1,13 +1,17 @@
-"""The machine: its matrix-product peak, measured, its memory, and the facts without which a figure means nothing."""
+"""The machine: what its products and its memory reach, measured, and the facts without which a figure means nothing."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
+import os
 import platform
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +24,32 @@ from tokendream.compute import Compute
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 """The names of the precisions in tables and JSON."""
 
+COPIED = 2**29
+"""Bytes of the block whose copying is timed."""
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+
+def matmul_peak(
+    device: torch.device, dtype: torch.dtype, seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """FLOP/s of a large square matrix product, the best of some tries: what no phase can beat."""
     n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * n**3 / best_of(lambda: torch.mm(a, b, out=out), device, seconds)
+    return 2 * n**3 / best_of(lambda: torch.mm(a, b, out=out), device, seconds, clock)
+
+
+def copy_bandwidth(device: torch.device, seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Bytes/s read and written by a copy of half a gigabyte, which fits into few caches: the best of some tries."""
+    a = torch.zeros(COPIED, dtype=torch.uint8, device=device)
+    out = torch.empty_like(a)
+    return 2 * COPIED / best_of(lambda: out.copy_(a), device, seconds, clock)
+
+
+def give_back_freed_memory() -> None:
+    """Let glibc return what it kept (see `compute.keep_freed_memory`), or it would weigh on what is measured next."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def watch_memory(device: torch.device) -> None:
@@ -60,7 +83,10 @@ def environment(compute: Compute) -> dict[str, Any]:
         "torch": torch.__version__,
         "tokendream": tokendream.__version__,
         "commit": _commit(),
+        "cores": os.cpu_count(),
     }
+    with contextlib.suppress(OSError, AttributeError):  # processes that wanted a core, on average of the last minute
+        facts["load"] = os.getloadavg()[0]
     if compute.device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(compute.device)
         facts["cuda"] = torch.version.cuda
@@ -77,18 +103,17 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from, marked if files differ from it; None outside of one."""
+    """The commit of the checkout this package runs from, marked if the package differs from it; None outside of one."""
     package = Path(__file__).resolve().parents[1]
     if not (package.parent / ".git").exists():  # an installed copy may lie inside somebody else's repository
         return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        said = subprocess.run(
-            ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        # Only the package is compared: a command may just have written figures of its own.
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()

@@ -9,22 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, bmm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
 from tokendream.bench.clock import seconds_of
+from tokendream.bench.counting import count
 from tokendream.bench.machine import peak_memory, watch_memory
 
 SHORTEST = 0.05
 """Seconds of one repetition at least: shorter work is done several times in a row."""
-
-COUNTED = {
-    torch.ops.aten.baddbmm_: lambda added, a, b, *_, **__: bmm_flop(a, b),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
-    ),
-}
-"""What torch's counter leaves out: a product in place, and attention on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +58,8 @@ class Row:
     """Of one update: every matrix product and convolution that ran, forwards and backwards."""
     memory: int
     """Bytes at the highest."""
+    traffic: int
+    """Bytes that the operators of one update read and wrote, counted as if none stayed in a cache."""
 
     @property
     def median(self) -> float:
@@ -96,29 +89,16 @@ class Effort:
     """What repetitions are timed by; `time.process_time` on a machine that does other work, with one thread."""
 
 
-def count_flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of one call: 2mnk a matrix product, the like a convolution, nothing for the rest.
-
-    Attention is counted over all keys, masked or not.
-    """
-    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
-        run()
-    return counter.get_total_flops()
-
-
 def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list[Row]:
     """Time pieces of work in turn (a, b, a, b, ...), so that what befalls the machine befalls all of them.
 
-    The call in which operations are counted is the warm-up; its time is not used.
+    Two calls go before: one in which operations are counted, and one more, as allocators settle in the second (on a
+    CPU a large update's second call took 0.8 s of 6 for page faults, its third a tenth of that).
     """
-    flops, times = [], []
+    counts, times = [], []
     for work in works:
-        began = time.perf_counter()
-        flops.append(count_flops(work.run))
-        once = time.perf_counter() - began
-        if once < 1:  # counting takes time of its own, and so does a first call
-            once = seconds_of(work.run, device)
-        times.append(max(1, math.ceil(SHORTEST / once)))
+        counts.append(count(work.run))
+        times.append(max(1, math.ceil(SHORTEST / seconds_of(work.run, device))))
     seconds: list[list[float]] = [[] for _ in works]
     memory = [0] * len(works)
     began, rounds = time.perf_counter(), 0
@@ -128,7 +108,7 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
             seconds[i].append(seconds_of(work.run, device, times[i], effort.clock))
             memory[i] = max(memory[i], peak_memory(device))
         rounds += 1
-    return [Row(w.label, tuple(s), f, m) for w, s, f, m in zip(works, seconds, flops, memory, strict=True)]
+    return [Row(w.label, tuple(s), f, m, t) for w, s, (f, t), m in zip(works, seconds, counts, memory, strict=True)]
 
 
 def ratios(slow: Row, fast: Row) -> tuple[float, ...]:
@@ -146,7 +126,7 @@ def fitting_batch(build: Callable[[int], Work], batch: int, device: torch.device
     eighth = max(1, batch // 8)
     probe = build(eighth)
     seconds_of(probe.run, device)
-    each = seconds_of(probe.run, device) / eighth
+    each = seconds_of(probe.run, device, 1, effort.clock) / eighth
     while batch > 1 and each * batch > effort.longest:
         batch //= 2
     return batch

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from tokendream import durable
 from tokendream.bench.machine import PRECISIONS
 from tokendream.bench.measure import Row
+from tokendream.bench.page import WALL, short
 from tokendream.bench.profiling import Operator
+from tokendream.bench.reference import PUBLISHED, PUBLISHED_MACHINE, TARGETS
 from tokendream.bench.workload import frames_encoded
 from tokendream.config import Config
 from tokendream.presets import REM
 from tokendream.trainer import PARTS
 
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON."""
-
-PUBLISHED: Mapping[tuple[str, int], float] = {
-    ("tokenizer", 64): 17.0,
-    ("tokenizer without LPIPS", 64): 49.0,
-    ("world_model", 8): 30.0,
-    ("actor_critic", 16): 47.0,
-    ("actor_critic", 128): 41.0,
-    ("dream", 16): 120.0,
-    ("dream", 128): 119.0,
-}
-"""Frames/s, or imagined steps/s of dreams, that REM's published code reaches at the same sizes, by batch."""
-
-PUBLISHED_MACHINE = "2 CPU cores with AMX, float32 as shipped, frames encoded within each update"
-"""Where those were measured, and how."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +57,11 @@ class Findings:
     environment: dict[str, Any]
     device: torch.device
     dtype: torch.dtype
+    clock: str = WALL
     peaks: dict[torch.dtype, float] = field(default_factory=dict)
     """FLOP/s of matrix products."""
+    bandwidth: float = 0.0
+    """Bytes/s of a large copy, read and written."""
     entries: list[Entry] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     profiles: dict[str, list[Operator]] = field(default_factory=dict)
@@ -110,9 +99,11 @@ class Findings:
             "format": FORMAT,
             "preset": self.config.preset,
             "quick": self.quick,
+            "clock": self.clock,
             "config": json.loads(self.config.to_json()),
             "environment": self.environment,
             "peak_tflops": {PRECISIONS[dtype]: peak / 1e12 for dtype, peak in self.peaks.items()},
+            "copy_gb_per_s": self.bandwidth / 1e9,
             "rows": [self._row(entry) for entry in self.entries],
             "comparisons": [
                 {
@@ -146,6 +137,7 @@ class Findings:
             "flop": row.flops,
             "tflops": row.rate(row.flops) / 1e12,
             "share_of_peak": row.rate(row.flops) / self.peaks[label.precision],
+            "traffic_bytes": row.traffic,
             "peak_memory_bytes": row.memory,
         }
         for name, count in (("frames", label.frames), ("imagined_steps", label.imagined), ("tokens", label.tokens)):
@@ -153,12 +145,9 @@ class Findings:
                 data[f"{name}_per_s"] = row.rate(count)
         published = self.published(row)
         if published is not None:
-            data["published"] = {"rate": published, "machine": PUBLISHED_MACHINE}
+            target = TARGETS.get((label.name, label.batch))
+            data["published"] = {"rate": published, "machine": PUBLISHED_MACHINE, "target": target}
         return data
-
-    def save(self, path: Path) -> None:
-        """Write the JSON; the file appears complete or not at all."""
-        durable.replace_text(path, json.dumps(self.to_json(), indent=2) + "\n")
 
     def show(self, console: Console) -> None:
         """Print everything for people."""
@@ -168,13 +157,16 @@ class Findings:
             f"torch {facts['torch']}, commit {facts['commit'] or 'unknown'}, {facts['date']}"
         )
         peaks = ", ".join(f"{peak / 1e12:.3g} TFLOP/s {PRECISIONS[dtype]}" for dtype, peak in self.peaks.items())
-        console.print(f"Matrix products reach {peaks} here; '% peak' is the share of that.")
+        console.print(
+            f"Matrix products reach {peaks} here, copies {self.bandwidth / 1e9:.3g} GB/s; '% peak' is the share of the "
+            f"former. Timed by {self.clock}."
+        )
         console.print(self._table())
         for comparison in self.comparisons:
             console.print(str(comparison), highlight=False)
         epoch = self.epoch()
         if epoch:
-            parts = ", ".join(f"{name} {seconds:,.3g}" for name, seconds in epoch.items())
+            parts = ", ".join(f"{name} {short(seconds)}" for name, seconds in epoch.items())
             console.print(f"Seconds of an epoch with all phases and a full replay, computed from the rows: {parts}")
         for name, operators in self.profiles.items():
             console.print(f"{name}: operators by their own time in one update")
@@ -224,8 +216,3 @@ def _operator_table(operators: Sequence[Operator]) -> Table:
     for o in operators:
         table.add_row(o.name[:70], short(1e3 * o.seconds), f"{100 * o.share:.1f}", str(o.calls))
     return table
-
-
-def short(value: float) -> str:
-    """Three figures."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

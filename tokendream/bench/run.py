@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,22 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tokendream.bench.machine import PRECISIONS, environment, matmul_peak
+from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
+from tokendream.bench.machine import (
+    PRECISIONS,
+    copy_bandwidth,
+    environment,
+    give_back_freed_memory,
+    matmul_peak,
+)
 from tokendream.bench.measure import Effort, Work, fitting_batch, measure, ratios
 from tokendream.bench.profiling import top_operators
 from tokendream.bench.report import Comparison, Entry, Findings
+from tokendream.bench.speed_page import SECTION, markdown
 from tokendream.bench.workload import Workload, synthetic_replay
 from tokendream.compute import Compute
 from tokendream.config import Config
-from tokendream.plain import ConfigError
+from tokendream.nn.kernels import build
 from tokendream.presets import vary
 from tokendream.trainer import PARTS
 
@@ -33,61 +40,72 @@ BY_TOKENS_STEPS = 2
 """Imagined steps when POP is compared with token by token; every step costs the same."""
 
 
+Build = Callable[[int], Work]
+"""From a batch to a piece of work."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One or more pieces of work, timed in turn; of two, the first is the slower one."""
 
     title: str
-    builds: tuple[Callable[[int], Work], ...]
+    builds: tuple[Build, ...]
     batch: int
     names: tuple[str, ...] = ()
     """What the variants are called when they are compared."""
     profiled: bool = False
 
 
-def main(config: Config, device: str, *, quick: bool, profile: bool, out: Path | None) -> int:
+def main(
+    config: Config,
+    device: str,
+    *,
+    quick: bool,
+    profile: bool,
+    out: Path | None,
+    cpu_time: bool = False,
+    page: Path | None = None,
+) -> int:
     """Time a preset's phases and print what was found. Raises ConfigError for a device or file that cannot be."""
-    compute = Compute.resolve(device, config.precision, config.kernels)
-    prepare("--out", out)
+    compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
     progress = Progress()
-    findings = run(config, compute, QUICK if quick else FULL, quick=quick, profile=profile, say=progress)
+    findings = run(
+        config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, profile=profile, say=progress
+    )
     progress.close()
     console = Console()
     findings.show(console if console.is_terminal else Console(width=170))
-    if out is not None:
-        findings.save(out)
-        print(f"Written to {out}")
+    figures = findings.to_json()
+    save(figures, out)
+    if page is not None:
+        publish(SECTION, page, {}, lambda plots: markdown(figures))
     return 0
-
-
-def prepare(flag: str, path: Path | None) -> None:
-    """Make the folder of a file to be written, before anything is timed. Raises ConfigError if it is a folder."""
-    if path is not None:
-        if path.is_dir():
-            raise ConfigError(f"{flag} must be a file, and {path} is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def run(
     config: Config, compute: Compute, effort: Effort, *, quick: bool, profile: bool, say: Callable[[str], object]
 ) -> Findings:
     """Measure everything."""
-    began, device = time.perf_counter(), compute.device
-    findings = Findings(config, quick, environment(compute), device, compute.dtype)
+    device, clock = compute.device, effort.clock
+    began = clock()
+    findings = Findings(config, quick, environment(compute), device, compute.dtype, clock_name(clock))
 
     def find_peaks() -> None:
         for dtype in PRECISIONS:
-            findings.peaks[dtype] = max(findings.peaks.get(dtype, 0.0), matmul_peak(device, dtype))
+            peak = matmul_peak(device, dtype, clock=clock)
+            findings.peaks[dtype] = max(findings.peaks.get(dtype, 0.0), peak)
+        findings.bandwidth = max(findings.bandwidth, copy_bandwidth(device, clock=clock))
 
-    say("matrix products")
+    say("matrix products and copies")
     find_peaks()
     for item in _items(config, compute, quick=quick):
-        if time.perf_counter() - began > effort.total:
+        if clock() - began > effort.total:
             findings.skipped.append(item.title)
             continue
         say(item.title)
         works: list[Work] = []
         gc.collect()  # a trainer and its phases refer to each other: the last one would weigh on this row's memory
+        give_back_freed_memory()
         batch = min(fitting_batch(build, item.batch, device, effort) for build in item.builds)
         works = [build(batch) for build in item.builds]
         rows = measure(works, device, effort)
@@ -97,69 +115,62 @@ def run(
             findings.comparisons.append(Comparison(title, item.names[1], item.names[0], ratios(*rows)))
         if profile and item.profiled:
             findings.profiles[item.title] = top_operators(works[0].run, device)
-    say("matrix products again")  # what a busy machine hid the first time
+    say("matrix products and copies again")  # what a busy machine hid the first time
     find_peaks()
     return findings
 
 
 def _items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
-    """The phases first, then their parts, then the variants."""
-    device, dtype, horizon = compute.device, compute.dtype, config.dream.horizon
+    """The phases first, then their parts, then the variants: two pieces of work that differ in one switch.
+
+    A switch of the config is another `Workload`, of the config with that field changed, as token by token is here.
+    """
+    device, horizon = compute.device, config.dream.horizon
     replay = synthetic_replay(256 if quick else 1536, config.env.size, device)
     work = Workload(config, device, replay)
     batches = {name: getattr(config.training, name).batch for name in PARTS}
     batches["dream"] = batches["actor_critic"]
     small = {name: min(batch, batches[name]) for name, batch in SMALL.items()}
 
-    def phase(name: str, dtype: torch.dtype = dtype) -> Callable[[int], Work]:
-        return lambda batch: work.phase(name, batch, dtype)
+    def update(name: str, dtype: torch.dtype = compute.dtype, work: Workload = work) -> Build:
+        return lambda batch: work.dream(batch, dtype, horizon) if name == "dream" else work.phase(name, batch, dtype)
 
-    def dream(dtype: torch.dtype = dtype, horizon: int = horizon) -> Callable[[int], Work]:
-        return lambda batch: work.dream(batch, dtype, horizon)
-
-    yield Item("collect", (phase("collect"),), 1, profiled=True)
-    for name in PARTS:
-        yield Item(name, (phase(name),), batches[name], profiled=True)
-    yield Item("dream", (dream(),), batches["dream"], profiled=True)
-    yield Item("encode", (lambda batch: work.encode(batch, dtype),), batches["tokenizer"])
-    yield Item("policy", (lambda batch: work.policy(batch, dtype),), 1)
+    yield Item("collect", (update("collect"),), 1, profiled=True)
+    for name, batch in batches.items():
+        yield Item(name, (update(name),), batch, profiled=True)
+    yield Item("encode", (lambda batch: work.encode(batch, compute.dtype),), batches["tokenizer"])
+    yield Item("policy", (lambda batch: work.policy(batch, compute.dtype),), 1)
 
     steps = min(BY_TOKENS_STEPS, horizon)
     sequential = Workload(vary(config, "world_model", decoding="token"), device, replay)
 
     def by_tokens(batch: int) -> Work:
-        return sequential.dream(batch, dtype, steps).named("dream by tokens")
+        return sequential.dream(batch, compute.dtype, steps).named("dream by tokens")
 
-    builds = (by_tokens, dream(horizon=steps))
+    def by_frames(batch: int) -> Work:
+        return work.dream(batch, compute.dtype, steps)
+
     for batch in [small["dream"]] if quick else sorted({small["dream"], batches["dream"]}):
-        yield Item(f"dream by tokens, batch {batch}", builds, batch, ("token by token", "POP"))
+        yield Item(f"dream by tokens, batch {batch}", (by_tokens, by_frames), batch, ("token by token", "POP"))
 
     if config.tokenizer.perceptual != "none":
-        bare = Workload(vary(config, "tokenizer", perceptual="none"), device, replay)
-
-        def without(batch: int) -> Work:
-            return bare.phase("tokenizer", batch, dtype).named("tokenizer without LPIPS")
-
-        yield Item("tokenizer without LPIPS", (without,), small["tokenizer"])
+        bare = update("tokenizer", work=Workload(vary(config, "tokenizer", perceptual="none"), device, replay))
+        name = "tokenizer without LPIPS"
+        yield Item(name, (_named(bare, name),), small["tokenizer"])
+    if device.type == "cpu" and config.kernels and build.library() is not None:
+        plain = Workload(dataclasses.replace(config, kernels=False), device, replay)
+        for name, batch in small.items():
+            yield Item(
+                f"{name}, kernels",
+                (_named(update(name, work=plain), f"{name} without kernels"), update(name)),
+                batch,
+                ("PyTorch's operators", "own kernels"),
+            )
     variants = tuple(reversed(PRECISIONS))  # float32, bf16
     names = tuple(PRECISIONS[v] for v in variants)
-    for name in PARTS:
-        yield Item(f"{name}, precisions", tuple(phase(name, v) for v in variants), small[name], names)
-    yield Item("dream, precisions", tuple(dream(v) for v in variants), small["dream"], names)
+    for name, batch in small.items():
+        yield Item(f"{name}, precisions", tuple(update(name, v) for v in variants), batch, names)
 
 
-class Progress:
-    """Says on stderr what is being measured: on one line where there is a terminal, on one each elsewhere."""
-
-    def __init__(self) -> None:
-        self._began, self._terminal = time.perf_counter(), sys.stderr.isatty()
-
-    def __call__(self, what: str) -> None:
-        line = f"{time.perf_counter() - self._began:5.0f} s  {what}"
-        end = "\x1b[K\r" if self._terminal else "\n"
-        print(line, end=end, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave no line behind on a terminal."""
-        if self._terminal:
-            print(end="\x1b[K", file=sys.stderr, flush=True)
+def _named(build: Build, name: str) -> Build:
+    return lambda batch: build(batch).named(name)

@@ -22,6 +22,8 @@ from tokendream.config import Config
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
 from tokendream.envs.vector import Transition
+from tokendream.plain import ConfigError
+from tokendream.presets import vary
 from tokendream.trainer import PARTS, Trainer
 
 ACTIONS = 18
@@ -29,6 +31,9 @@ ACTIONS = 18
 
 EPISODE = 160
 """Rows of a synthetic episode."""
+
+HALVINGS = (1, 0, -1)
+"""Of the grid's side, beside the preset's own: a quarter of its tokens a frame, its own, four times as many."""
 
 
 def synthetic_frames(n: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "n 3 S S"]:
@@ -75,6 +80,18 @@ class StillEnvs:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def grids(config: Config, halvings: Sequence[int] = HALVINGS) -> list[Config]:
+    """The config at other numbers of tokens a frame, with a cheap tokenizer, which costs C and M nothing else.
+
+    Raises ConfigError for a config that has no such grids.
+    """
+    own = config.tokenizer.downsamples
+    if own < 2 or config.env.size % (2 << own):
+        raise ConfigError(f"preset {config.preset} has no grids of half and of twice its side: try rem")
+    cheap = vary(config, "tokenizer", network="patch", perceptual="none")
+    return [vary(cheap, "tokenizer", downsamples=own + more) for more in halvings]
 
 
 def frames_encoded(config: Config) -> float:

@@ -138,37 +138,39 @@ class Play:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Time every phase of training at a preset's real sizes; `bench claims` times the paper's claims."""
+class Timing:
+    """What every bench takes."""
 
     preset: str = "rem"
     """Preset whose sizes are timed."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     quick: bool = False
-    """Fewer repetitions: a first look."""
-    profile: bool = False
-    """Also list the operators that took longest in each phase."""
-    out: Path | None = None
-    """Write the figures to this JSON file as well."""
-
-
-@dataclass(frozen=True)
-class BenchClaims:
-    """Time the paper's claims: RetNet and Transformer, POP and token by token, over tokens a frame and batches."""
-
-    preset: str = "rem"
-    """Preset whose sizes are timed, at a quarter of its tokens a frame, at them, and at four times as many."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    quick: bool = False
-    """Fewer repetitions and smaller batches where the large ones take long: under 10 minutes on two cores."""
+    """Fewer repetitions, smaller sizes where the large ones take long: a first look, within minutes on two cores."""
     cpu_time: bool = False
     """Count processor time instead of wall-clock time, for a machine with other work; needs OMP_NUM_THREADS=1."""
     out: Path | None = None
     """Write the figures to this JSON file."""
     page: Path | None = None
-    """Write the tables between the markers of this Markdown file and plots beside it, instead of printing them."""
+    """Write the tables between the markers of this Markdown file, and plots beside it."""
+
+
+@dataclass(frozen=True)
+class Bench(Timing):
+    """Time every phase of training at a preset's real sizes, against what the machine could do."""
+
+    profile: bool = False
+    """Also list the operators that took longest in each phase."""
+
+
+@dataclass(frozen=True)
+class BenchClaims(Timing):
+    """Time the paper's claims: RetNet and Transformer, POP and token by token, over tokens a frame and batches."""
+
+
+@dataclass(frozen=True)
+class BenchSweeps(Timing):
+    """Time how a phase's cost grows with tokens a frame, batch, sequence length and layers."""
 
 
 @dataclass(frozen=True)
@@ -253,25 +255,28 @@ def _play(options: Play) -> int:
     )
 
 
+def _timing(options: Timing) -> dict[str, Any]:
+    """What a bench's function takes: its flags, and a config for the preset's name."""
+    flags = dict(vars(options))
+    return {"config": preset(flags.pop("preset")), **flags}
+
+
 def _bench(options: Bench) -> int:
     from tokendream import bench
 
-    return bench.main(
-        preset(options.preset), options.device, quick=options.quick, profile=options.profile, out=options.out
-    )
+    return bench.main(**_timing(options))
 
 
 def _bench_claims(options: BenchClaims) -> int:
     from tokendream.bench import claims
 
-    return claims.main(
-        preset(options.preset),
-        options.device,
-        quick=options.quick,
-        cpu_time=options.cpu_time,
-        out=options.out,
-        page=options.page,
-    )
+    return claims.main(**_timing(options))
+
+
+def _bench_sweeps(options: BenchSweeps) -> int:
+    from tokendream.bench import sweeps
+
+    return sweeps.main(**_timing(options))
 
 
 def _report(options: Report) -> int:
@@ -302,5 +307,6 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "diagnose": (Diagnose, _diagnose),
     "bench": (Bench, _bench),
     "bench claims": (BenchClaims, _bench_claims),
+    "bench sweeps": (BenchSweeps, _bench_sweeps),
     "report": (Report, _report),
 }

@@ -22,14 +22,17 @@ from tokendream.nn.kernels import retention as tiles
 from tokendream.nn.kernels.call import STORED
 from tokendream.nn.retention import Turns
 
-_wanted = False
+_wanted: bool | None = None
 
 
 @contextlib.contextmanager
 def kernels(wanted: bool) -> Iterator[None]:
-    """Within this context CPUs compute with the kernels, where these can be had; or they do not."""
+    """Within this context CPUs compute with the kernels, where these can be had; or they do not.
+
+    Off stays off in contexts within, so that whoever counts or compares can forbid what an agent allows itself.
+    """
     global _wanted
-    before, _wanted = _wanted, wanted
+    before, _wanted = _wanted, wanted and _wanted is not False
     try:
         yield
     finally:
@@ -144,7 +147,7 @@ def unit_distance(
 def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
     """Whether the kernels take it: on a CPU, stored in bf16 or float32, weights in float32."""
     return (
-        _wanted
+        _wanted is True
         and x.device.type == "cpu"
         and x.dtype in STORED
         and (linear is None or linear.weight.dtype is torch.float32)

@@ -1,0 +1,84 @@
+"""What every bench command does around its measuring: check the flags first, say how far it is, write files last."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokendream import durable
+from tokendream.bench.measure import Effort
+from tokendream.bench.page import PROCESSOR, WALL, Section, Text
+from tokendream.compute import Compute, keep_freed_memory
+from tokendream.config import Config
+from tokendream.plain import ConfigError
+
+
+def begin(
+    config: Config, device: str, *, cpu_time: bool, out: Path | None, page: Path | None, section: Section
+) -> Compute:
+    """Where to measure. Raises ConfigError for whatever cannot be, before anything is timed."""
+    compute = Compute.resolve(device, config.precision, config.kernels)
+    if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
+        raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {compute.describe()}")
+    prepare("--out", out)
+    prepare("--page", page)
+    section.check(page)
+    keep_freed_memory()  # as in training
+    return compute
+
+
+def chosen_effort(effort: Effort, cpu_time: bool) -> Effort:
+    """The effort by the clock that was asked for; by processor time, one thread has the work of two."""
+    return dataclasses.replace(effort, clock=time.process_time, total=2 * effort.total) if cpu_time else effort
+
+
+def prepare(flag: str, path: Path | None) -> None:
+    """Make the folder of a file to be written. Raises ConfigError if the file is a folder."""
+    if path is not None:
+        if path.is_dir():
+            raise ConfigError(f"{flag} must be a file, and {path} is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def save(figures: dict[str, Any], out: Path | None) -> None:
+    """Write figures as JSON where a file was asked for; it appears complete or not at all."""
+    if out is not None:
+        durable.replace_text(out, json.dumps(figures, indent=1) + "\n")
+        print(f"Written to {out}")
+
+
+def publish(section: Section, page: Path | None, plots: dict[str, str], text: Text) -> None:
+    """Write a page's section with its plots, or print it where no page was asked for."""
+    if page is None:
+        print("\n".join(text({})))
+    else:
+        print("Written to " + ", ".join(map(str, section.write(page, plots, text))))
+
+
+def clock_name(clock: Callable[[], float]) -> str:
+    """The clock that repetitions are timed by, for people."""
+    return PROCESSOR if clock is time.process_time else WALL
+
+
+class Progress:
+    """Says on stderr what is being measured: on one line where there is a terminal, on one each elsewhere."""
+
+    def __init__(self) -> None:
+        self._began, self._terminal = time.perf_counter(), sys.stderr.isatty()
+
+    def __call__(self, what: str) -> None:
+        line = f"{time.perf_counter() - self._began:5.0f} s  {what}"
+        end = "\x1b[K\r" if self._terminal else "\n"
+        print(line, end=end, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave no line behind on a terminal."""
+        if self._terminal:
+            print(end="\x1b[K", file=sys.stderr, flush=True)
