@@ -49,7 +49,7 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
             run_dir = runfolder.free_name(config)
         runfolder.check_free(run_dir)
         make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
-        compute = Compute.resolve(config.device, config.precision)
+        compute = Compute.of(config)
         runfolder.begin(run_dir, config, compute)
         return Run(config, run_dir, compute).go(stop, resumed=False)
 
@@ -59,7 +59,7 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
     stop = StopRequest(time_limit)
     with stop.listening():
         config = read_config(run_dir)
-        compute = Compute.resolve(config.device, config.precision)
+        compute = Compute.of(config)
         return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
 
 

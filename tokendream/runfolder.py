@@ -69,6 +69,7 @@ def _facts(compute: Compute) -> dict[str, str]:
     """What a reader of the results asks about the machine and the code."""
     return {
         "device": compute.describe(),
+        "deterministic": "yes" if compute.deterministic or compute.device.type == "cpu" else "no",
         "precision": str(compute.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "version": __version__,
