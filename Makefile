@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py any_config.py long_runs.py)
 TRAIN_FLAGS := $(PRESET) --game $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
-.PHONY: help train test test-fast torture lint format bench evidence controls clean distclean
+.PHONY: help train test test-fast torture lint format bench gpu-bench evidence controls clean distclean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,11 @@ format: $(READY)  ## Rewrite the code in the house style
 
 bench: $(READY)  ## Time every phase at the paper's sizes
 	$(BIN)/tokendream bench $(ARGS)
+
+# Where Python has what is needed and nothing can be installed: make gpu-bench GPU_PYTHON=python3
+GPU_PYTHON ?= $(BIN)/python
+gpu-bench: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## Tests, phases and one epoch on a GPU, in at most 8 minutes (ARGS= GPU_PYTHON=)
+	$(GPU_PYTHON) -m tokendream bench gpu $(ARGS)
 
 evidence: $(READY)  ## Train, evaluate and diagnose one cell of the evidence, into results/ (GAME= SEED= PRESET= DEVICE=)
 	$(BIN)/python scripts/evidence.py cell $(or $(PRESET),cpu) $(GAME) $(SEED) $(DEVICE)

@@ -21,7 +21,7 @@ DEVICE = torch.device(TYPE, 0)
 
 
 class Crossings(TorchDispatchMode):
-    """Notes every operator that takes a tensor from one device to another."""
+    """Notes every copy of a tensor from one device to another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,11 +29,10 @@ class Crossings(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            sources = {a.device.type for a in args if isinstance(a, torch.Tensor) and a.ndim + (a.numel() > 1)}
-            moves = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
-            if moves and any(a.device.type != result.device.type for a in args if isinstance(a, torch.Tensor)):
-                self.found.append(f"{func}: {'/'.join(sorted(sources))} to {result.device.type}")
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            source = args[1 if func.overloadpacket is torch.ops.aten.copy_ else 0].device.type
+            if source != result.device.type:
+                self.found.append(f"{source} to {result.device.type}")
         return result
 
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from tokendream.bench.clock import seconds_of
 from tokendream.bench.machine import peak_memory, watch_memory
+from tokendream.capture import WARM_UP
 
 SHORTEST = 0.05
 """Seconds of one repetition at least: shorter work is done several times in a row."""
@@ -115,6 +116,8 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
         began = time.perf_counter()
         flops.append(count_flops(work.run))
         once = time.perf_counter() - began
+        if device.type == "cuda":  # the next ones tune, capture and allocate
+            seconds_of(work.run, device, WARM_UP + 2)
         if once < 1:  # counting takes time of its own, and so does a first call
             once = seconds_of(work.run, device)
         times.append(max(1, math.ceil(SHORTEST / once)))

@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 
 from tokendream.agent import Agent
 from tokendream.bench.measure import Label, Work
+from tokendream.capture import Captured
 from tokendream.compute import Compute
 from tokendream.config import Config
 from tokendream.data.replay import ReplayBuffer
@@ -91,8 +92,8 @@ def frames_encoded(config: Config) -> float:
 class Workload:
     """An agent of the config's sizes, a replay buffer, and pieces of work on them at any batch and precision."""
 
-    def __init__(self, config: Config, device: torch.device, replay: ReplayBuffer) -> None:
-        self.config, self.device, self._replay = config, device, replay
+    def __init__(self, config: Config, device: torch.device, replay: ReplayBuffer, *, capture: bool = True) -> None:
+        self.config, self.device, self._replay, self._capture = config, device, replay, capture
         torch.manual_seed(0)
         self._agent = Agent.from_config(config, ACTIONS).to(device).eval()
 
@@ -108,7 +109,7 @@ class Workload:
             replay = self._replay
         else:  # collecting writes into the replay buffer: it gets its own
             replay = ReplayBuffer(EPISODE, (3, config.env.size, config.env.size), self.device)
-        trainer = Trainer(config, self._agent, StillEnvs(config.env.size), replay, Compute(self.device, dtype))
+        trainer = Trainer(config, self._agent, StillEnvs(config.env.size), replay, self._compute(dtype))
         if name in ("world_model", "actor_critic"):
             trainer._cache.refresh()
         phase = next(phase for phase in trainer.phases if phase.name == name)
@@ -116,7 +117,7 @@ class Workload:
 
     def dream(self, batch: int, dtype: torch.dtype, horizon: int, history: int = 1) -> Work:
         """Imagination alone, from `history` blocks in the world model's memory on: no burn-in, no gradient."""
-        compute, generator = Compute(self.device, dtype), torch.Generator(self.device).manual_seed(0)
+        compute, generator = self._compute(dtype), torch.Generator(self.device).manual_seed(0)
         start = self._start(batch, compute, history)
 
         @torch.no_grad()
@@ -124,10 +125,12 @@ class Workload:
             with compute.autocast():
                 return imagine.imagine(start, self._agent, horizon, generator)
 
+        dream = Captured(run, compute, [generator], "the dream")
+
         # Token by token, the last token of a frame is sampled and not taken through the layers.
         ahead = self.config.tokens_per_frame - (self.config.world_model.decoding == "token")
         tokens = batch * horizon * (self.config.block_length + ahead)
-        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
+        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), dream)
 
     def absorb(self, batch: int, dtype: torch.dtype, history: int = 1) -> Work:
         """A block into the world model's memory and nothing predicted: what a step token by token begins with."""
@@ -186,6 +189,9 @@ class Workload:
                 return self._agent.act(frame, memory, generator)
 
         return Work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
+
+    def _compute(self, dtype: torch.dtype) -> Compute:
+        return Compute(self.device, dtype, self._capture)
 
     def _label(self, name: str, batch: int, dtype: torch.dtype) -> Label:
         config, K, K1 = self.config, self.config.tokens_per_frame, self.config.block_length

@@ -170,6 +170,18 @@ class BenchClaims:
 
 
 @dataclass(frozen=True)
+class BenchGpu:
+    """All that a GPU can say in eight minutes: its tests, every phase, one whole epoch, against the targets."""
+
+    preset: str = "rem"
+    """Preset whose sizes are timed."""
+    device: str = "cuda"
+    """cuda or cuda:N; cpu tries the command itself."""
+    out: Path | None = None
+    """JSON file to write; by default results/gpu-<device>/bench.json."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Rebuild a run's page; of many runs, or a sweep, write one report: page, LaTeX tables and JSON."""
 
@@ -262,14 +274,14 @@ def _bench(options: Bench) -> int:
 def _bench_claims(options: BenchClaims) -> int:
     from tokendream.bench import claims
 
-    return claims.main(
-        preset(options.preset),
-        options.device,
-        quick=options.quick,
-        cpu_time=options.cpu_time,
-        out=options.out,
-        page=options.page,
-    )
+    o = options
+    return claims.main(preset(o.preset), o.device, quick=o.quick, cpu_time=o.cpu_time, out=o.out, page=o.page)
+
+
+def _bench_gpu(options: BenchGpu) -> int:
+    from tokendream.bench import gpu
+
+    return gpu.main(preset(options.preset), options.device, out=options.out)
 
 
 def _report(options: Report) -> int:
@@ -300,5 +312,6 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "diagnose": (Diagnose, _diagnose),
     "bench": (Bench, _bench),
     "bench claims": (BenchClaims, _bench_claims),
+    "bench gpu": (BenchGpu, _bench_gpu),
     "report": (Report, _report),
 }
