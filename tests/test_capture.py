@@ -168,7 +168,7 @@ def test_calls_warm_up_then_replay_what_was_recorded_with_new_inputs(pretend):
     assert run.called == WARM_UP + 1
     assert captured._graph.generators == [generator]
     assert generator.restored == 0
-    assert captured.plain == ""
+    assert captured.status == "captured"
 
 
 def test_inputs_that_do_not_fit_are_run_as_they_are(pretend):
@@ -223,7 +223,7 @@ def test_a_call_that_waits_for_the_device_is_not_captured(pretend):
 
 def test_capture_can_be_switched_off():
     off = dataclasses.replace(CPU, capture=False)
-    assert trainer(CPU).plain == dict.fromkeys(["collect", *PARTS], "no graphs on a cpu")
+    assert trainer(CPU).captured == dict.fromkeys(["collect", *PARTS], "no graphs on a cpu")
     assert Captured(Counter(), off).plain
     assert Compute.of(dataclasses.replace(TINY, capture=False)).capture is False
 
@@ -262,7 +262,7 @@ def test_twenty_captured_updates_are_the_plain_ones(part, dtype):
     device = torch.device("cuda")
     ran, made = run_phase(Compute(device, dtype), part, 20)
     plain, other = run_phase(Compute(device, dtype, capture=False), part, 20)
-    assert made.plain[part] == ""
+    assert made.captured[part] == "captured"
     bound = 1e-5 if dtype is torch.float32 else 2e-2
     for a, b in zip(ran, plain, strict=True):
         assert a == pytest.approx(b, rel=bound, abs=bound)
@@ -280,6 +280,7 @@ def test_random_numbers_advance_on_a_gpu_as_without_a_graph():
             for _ in range(8):
                 phase.update()
         generators = (made._dreaming, made._acting, torch.cuda.default_generators[torch.cuda.current_device()])
+        assert made.captured == dict.fromkeys(["collect", *PARTS], "captured" if on else "switched off")
         states.append([g.get_state() for g in generators])
     assert all(map(torch.equal, *states))
 

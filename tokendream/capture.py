@@ -43,6 +43,11 @@ class Captured(Generic[Output]):
             self.plain = f"no graphs on a {compute.device.type}"
         self.forget()
 
+    @property
+    def status(self) -> str:
+        """Whether calls are replayed, for people."""
+        return self.plain or ("captured" if self._graph is not None else "not captured yet")
+
     def forget(self) -> None:
         """Begin anew: a tensor that `run` reads has been replaced by another, not only written to."""
         self._calls = 0

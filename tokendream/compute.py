@@ -91,7 +91,7 @@ def _switch(*, deterministic: bool) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = not deterministic  # shapes are static, so the search pays
+    # Not cudnn.benchmark: stale frames are encoded in batches of any size, and each would be searched for anew.
     torch.backends.cudnn.deterministic = deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts

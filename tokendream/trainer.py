@@ -201,9 +201,9 @@ class Trainer:
             captured.forget()
 
     @property
-    def plain(self) -> dict[str, str]:
-        """Why a phase is not replayed from a captured graph, by its name; empty where it is, or will be."""
-        return {"collect": self._collector.policy.plain} | {name: u.plain for name, u in self._updates.items()}
+    def captured(self) -> dict[str, str]:
+        """Whether a phase is replayed from a captured graph, or why not, by its name."""
+        return {"collect": self._collector.policy.status} | {name: u.status for name, u in self._updates.items()}
 
     @property
     def _generators(self) -> dict[str, Any]:
