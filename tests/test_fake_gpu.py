@@ -50,6 +50,7 @@ def drawn(trainer: Trainer, part: str) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("name", ["tiny", "tiny-no-pop", "tiny-transformer", "tiny-own-embedding", "tiny-pixels"])
 def test_an_update_neither_waits_nor_crosses_the_bus(name, dtype, build):
     config = vary(preset(name), "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0)
+    config = vary(vary(config, "dream", horizon=2), "world_model", layers=1)  # sixteen calls a step, token by token
     agent = Agent.from_config(config, ACTIONS)
     with fake_gpu() as crossings:
         trainer = build(agent, config, dtype)
