@@ -53,6 +53,7 @@ class Captured(Generic[Output]):
         self._calls = 0
         self._inputs: list[Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._side: torch.cuda.Stream | None = None
         self._output: Output
 
     def __call__(self, *inputs: Tensor) -> Output:
@@ -81,7 +82,8 @@ class Captured(Generic[Output]):
 
     def _warm_up(self) -> Output:
         """An ordinary call on a stream of its own, as capturing asks for; the last one is watched."""
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, side = torch.cuda.current_stream(), self._side or torch.cuda.Stream()
+        self._side = side
         side.wait_stream(current)
         with torch.cuda.stream(side), _synchronisations() as found:
             output = self._run(*self._inputs)
@@ -101,7 +103,7 @@ class Captured(Generic[Output]):
                 warnings.simplefilter("ignore")  # newer versions find the generators themselves, and say so
                 for generator in self._generators:
                     graph.register_generator_state(generator)
-            with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
                 self._output = self._run(*self._inputs)
         except RuntimeError as error:
             torch.cuda.set_stream(before)  # torch leaves the stream of a failed capture current

@@ -62,7 +62,7 @@ class Compute:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which every forward pass runs."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
     def describe(self) -> str:
         """Device and precision for people."""
