@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py any_config.py long_runs.py)
 TRAIN_FLAGS := $(PRESET) --game $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
-.PHONY: help train test test-fast torture lint format bench speed evidence controls clean distclean
+.PHONY: help train test test-fast torture lint format bench speed gpu-bench evidence controls clean distclean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,11 @@ bench: $(READY)  ## Time every phase at the paper's sizes
 speed: $(READY)  ## Time every phase and how cost grows, and write the figures of docs/speed.md (ARGS=)
 	$(BIN)/tokendream bench --out docs/speed.json --page docs/speed.md $(ARGS)
 	$(BIN)/tokendream bench sweeps --out docs/speed-sweeps.json --page docs/speed.md $(ARGS)
+
+# Where Python has what is needed and nothing can be installed: make gpu-bench GPU_PYTHON=python3
+GPU_PYTHON ?= $(BIN)/python
+gpu-bench: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## Tests, phases and one epoch on a GPU, in at most 8 minutes (ARGS= GPU_PYTHON=)
+	$(GPU_PYTHON) -m tokendream bench gpu $(ARGS)
 
 evidence: $(READY)  ## Train, evaluate and diagnose one cell of the evidence, into results/ (GAME= SEED= PRESET= DEVICE=)
 	$(BIN)/python scripts/evidence.py cell $(or $(PRESET),cpu) $(GAME) $(SEED) $(DEVICE)

@@ -43,9 +43,10 @@ def make_run(folder: Path, config: Config = PLAIN, *, steps: int = 100, epoch: i
     with torch.no_grad():
         agent.world_model.end[-1].bias.copy_(torch.tensor([9.0, -9.0]))  # else every other dreamed step is the last
     replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size))
-    collector = Collector(envs, replay, seed=0, epsilon=1.0, generator=torch.Generator().manual_seed(seed))
+    compute, generator = Compute.resolve("cpu", config.precision), torch.Generator().manual_seed(seed)
+    collector = Collector(envs, replay, agent, compute, seed=0, epsilon=1.0, generator=generator)
     for _ in range(steps):
-        collector.step(agent, Compute.resolve("cpu", config.precision))
+        collector.step()
     envs.close()
     Checkpoints(folder).save(epoch, Snapshot({"agent": agent.state_dict()}, {}), replay)
     return folder

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tokendream.agent import Agent
-from tokendream.model.actor_critic import ActorCritic
+from tokendream.model.actor_critic import ActorCritic, PolicyState
 from tokendream.presets import preset
 
 A, GRID, E, M = 5, 4, 16, 12
@@ -124,3 +124,14 @@ def test_pixels_reach_the_grid_of_the_tokens(size):
     frame = torch.randint(256, (2, 3, size, size), dtype=torch.uint8)
     assert C.retina(frame.float()).shape == (2, E, size >> 3, size >> 3)
     assert C.features(frame).shape == (2, M)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_memory_is_torch_s_lstm_cell_and_stays_float32(dtype):
+    C = ActorCritic(n_actions=3, grid=2, code_width=8, lstm_width=16)
+    x, state = torch.randn(5, 16), PolicyState(torch.randn(5, 16), torch.randn(5, 16))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        ours, cell = C._remember(x, state), C.lstm(x, (state.h, state.c))
+    assert ours.h.dtype == ours.c.dtype == torch.float32
+    assert torch.equal(ours.h, cell[0])
+    assert torch.equal(ours.c, cell[1])

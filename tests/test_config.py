@@ -92,6 +92,7 @@ def test_what_the_paper_does_not_have_is_off_in_rem():
     rem = REM
     assert rem.tokenizer.network == "conv"
     assert rem.control == "none"
+    assert not rem.deterministic
     assert rem.tokenizer.revive_after == 0
     assert rem.tokenizer.changed_weight == 0
     assert not rem.world_model.stay

@@ -37,7 +37,9 @@ def test_a_finished_run_holds_what_it_promises(finished):
     page = (finished / "report.html").read_text()
     assert "tokendream/Catch-v0" in page
     assert any((finished / "tensorboard").iterdir())
-    assert json.loads((finished / "facts.json").read_text())["device"].startswith("CPU")
+    facts = json.loads((finished / "facts.json").read_text())
+    assert facts["device"].startswith("CPU")
+    assert facts["deterministic"] == "yes"
 
 
 def test_resuming_a_finished_run_says_so(finished, capsys):

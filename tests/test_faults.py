@@ -139,9 +139,9 @@ def test_suspending_the_process_is_no_hang(tally: Tally):
 def test_a_loss_that_is_not_finite(part, straight, tmp_path, capsys, monkeypatch, tally: Tally):
     original, calls = getattr(Trainer, f"_{part}_loss"), []
 
-    def poisoned(self: Trainer, batch: int) -> Losses:
+    def poisoned(self: Trainer, *inputs: torch.Tensor) -> Losses:
         calls.append(self.epoch)
-        losses = original(self, batch)
+        losses = original(self, *inputs)
         if calls.count(3) == 2:
             name = next(iter(losses.terms))
             return Losses({**losses.terms, name: losses.terms[name] * float("nan")}, losses.info)
@@ -175,13 +175,13 @@ def test_a_device_that_is_not_waited_for_tells_at_the_end_of_the_phase(tally: Ta
     t._waits = False
     original, seen = t._actor_critic_loss, []
 
-    def poisoned(batch: int) -> Losses:
-        losses = original(batch)
+    def poisoned(*inputs: torch.Tensor) -> Losses:
+        losses = original(*inputs)
         seen.append(t._drawn[t._update].row)
         return Losses({k: v * float("nan") for k, v in losses.terms.items()}) if len(seen) == 1 else losses
 
     t._modules["actor_critic"].train()
-    phase = t._training_phase("actor_critic", poisoned)
+    phase = t._training_phase("actor_critic", functools.partial(t._segments, 4, "end"), poisoned)
     t.phases[-1] = dataclasses.replace(phase, first_epoch=1)
     with pytest.raises(NonFiniteError, match="epoch 1, actor_critic, update 1: a loss or the gradient") as caught:
         t.run_epoch()

@@ -16,6 +16,7 @@ FLOORS = [
     ["model", "envs", "manifest", "published", "snapshot"],
     ["controls", "data.replay", "games"],
     ["agent"],
+    ["capture"],
     ["dream", "checkpoint", "collect", "evaluate", "metrics", "optim", "tokens"],
     ["runfolder"],
     ["pictures", "report", "trained", "trainer"],

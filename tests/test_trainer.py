@@ -130,7 +130,7 @@ def test_the_dream_sends_no_gradient_into_tokenizer_and_world_model():
     t.epoch = 3
     for _ in range(30):
         t.phases[0].update()
-    t._actor_critic_loss(4).total.backward()
+    t._actor_critic_loss(*t._segments(4, "end", 4)).total.backward()
     assert all(p.grad is None for p in t.agent.tokenizer.parameters())
     assert all(p.grad is None for p in t.agent.world_model.parameters())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in t.agent.actor_critic.parameters())
@@ -140,7 +140,7 @@ def test_the_world_model_sends_no_gradient_into_the_codebook():
     t = trainer()
     for _ in range(30):
         t.phases[0].update()
-    t._world_model_loss(4).total.backward()
+    t._world_model_loss(*t._segments(5, "start", 4)).total.backward()
     assert all(p.grad is None for p in t.agent.tokenizer.parameters())
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 
 from tokendream.agent import Agent
+from tokendream.capture import Captured
 from tokendream.compute import Compute
 from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.vector import EnvError, Envs
@@ -28,12 +29,22 @@ class Collector:
     """
 
     def __init__(
-        self, envs: Envs, replay: ReplayBuffer, *, seed: int, epsilon: float, generator: torch.Generator
+        self,
+        envs: Envs,
+        replay: ReplayBuffer,
+        agent: Agent,
+        compute: Compute,
+        *,
+        seed: int,
+        epsilon: float,
+        generator: torch.Generator,
     ) -> None:
         if envs.n != 1:
             raise ValueError(f"collection plays one environment, not {envs.n}")
-        self._envs, self._replay, self._seed = envs, replay, seed
-        self._epsilon, self._generator = epsilon, generator
+        self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
+        self._seed, self._epsilon, self._generator = seed, epsilon, generator
+        self.policy = Captured(self._act, compute, [generator], "the policy")
+        """One choice of an action, from a frame and the memory's two vectors."""
         self._game = -1
         self._memory: PolicyState | None = None
         self._frame: UInt8[np.ndarray, "1 3 S S"]
@@ -41,15 +52,15 @@ class Collector:
         self._actions: list[int]
         self._begin()
 
-    def step(self, agent: Agent, compute: Compute) -> float | None:
+    def step(self) -> float | None:
         """One env step. Returns the score of the game if it is over, else None."""
         if self._memory is None:
-            self._memory = agent.actor_critic.initial_state(1)
-        seen = torch.from_numpy(self._frame).to(compute.device)
-        with compute.autocast():
-            chosen, self._memory = agent.act(seen, self._memory, self._generator, epsilon=self._epsilon)
-        action = int(chosen)
-        transition = self._envs.step(chosen.cpu().numpy())
+            self._memory = self._agent.actor_critic.initial_state(1)
+        chosen, h, c = self.policy(torch.from_numpy(self._frame), self._memory.h, self._memory.c)
+        self._memory = PolicyState(h, c)
+        actions = chosen.cpu().numpy()  # the one wait of a step
+        action = int(actions[0])
+        transition = self._envs.step(actions)
         reward, end, over = float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0])
         self._replay.add(self._frame[0], action, reward, end, end or over)
         self._actions.append(action)
@@ -63,6 +74,11 @@ class Collector:
         self._begin()
         return score
 
+    def _act(self, frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with self._compute.autocast():
+            action, memory = self._agent.act(frame, PolicyState(h, c), self._generator, epsilon=self._epsilon)
+        return action, memory.h, memory.c
+
     def state(self) -> dict[str, Any]:
         """Plain data from which `restore` rebuilds the open game: its number and the actions taken in it."""
         return {"game": self._game, "actions": list(self._actions)}
@@ -71,7 +87,7 @@ class Collector:
         """The agent's memory of the open game."""
         return {} if self._memory is None else {"h": self._memory.h, "c": self._memory.c}
 
-    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], compute: Compute) -> None:
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was.
 
         Raises EnvError if the game is over before its actions are: then the environment does not, or the state is
@@ -89,7 +105,7 @@ class Collector:
             self._actions.append(action)
         self._memory = None
         if tensors:
-            self._memory = PolicyState(tensors["h"].to(compute.device), tensors["c"].to(compute.device))
+            self._memory = PolicyState(*(tensors[name].to(self._compute.device) for name in ("h", "c")))
 
     def _begin(self) -> None:
         self._game += 1

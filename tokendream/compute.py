@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from tokendream.config import Precision
+from tokendream.config import Config, Precision
 from tokendream.nn import passes
 from tokendream.nn.kernels import build
 from tokendream.plain import ConfigError
@@ -24,10 +27,24 @@ class Compute:
     dtype: torch.dtype
     kernels: bool = True
     """Whether a CPU may use the compiled passes (`nn.passes`)."""
+    capture: bool = True
+    """Whether a GPU replays each update as one captured graph (see `capture`); a CPU has none."""
+    deterministic: bool = False
+    """Whether the same seed gives the same run to the bit on a GPU; on a CPU it does so anyway."""
 
     @staticmethod
-    def resolve(device: str = "auto", precision: Precision = "auto", kernels: bool = True) -> Compute:
-        """Turn the config's words into what this machine has. Raises ConfigError for a device that is not there."""
+    def resolve(
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        kernels: bool = True,
+        capture: bool = True,
+        deterministic: bool = False,
+    ) -> Compute:
+        """Turn the config's words into what this machine has, and set torch's global switches to match.
+
+        Raises ConfigError for a device that is not there.
+        """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -41,13 +58,26 @@ class Compute:
             raise ConfigError(f"device {device} is not there: this machine has {count or 'no'} CUDA device(s)")
         fast = found.type == "cuda" or _cpu_is_fast_at_bf16()
         bf16 = precision == "bf16" or (precision == "auto" and fast)
-        return Compute(found, torch.bfloat16 if bf16 else torch.float32, kernels)
+        if found.type == "cuda":
+            _switch(deterministic=deterministic)
+        return Compute(found, torch.bfloat16 if bf16 else torch.float32, kernels, capture, deterministic)
+
+    @staticmethod
+    def of(config: Config, device: str = "") -> Compute:
+        """What a config asks for, or on another device."""
+        return Compute.resolve(
+            device or config.device,
+            config.precision,
+            kernels=config.kernels,
+            capture=config.capture,
+            deterministic=config.deterministic,
+        )
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """The context in which every forward pass runs."""
         with (
-            torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is torch.bfloat16),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16),
             passes.kernels(self.kernels),
         ):
             yield
@@ -62,6 +92,31 @@ class Compute:
         if self.device.type == "cuda" or not self.kernels:
             return said
         return f"{said}, {'own kernels' if (missing := build.why_not()) is None else f'no kernels ({missing})'}"
+
+
+def put(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array of the host on the device. A GPU fetches it from pinned memory, so nobody waits for it."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _switch(*, deterministic: bool) -> None:
+    """Torch's global switches on a GPU: the one place where they are set.
+
+    No TF32, in either mode: whoever asks for float32 wants an oracle, the bf16 path keeps in float32 only what needs
+    it, and the nearest code by TF32 distances is the wrong one at times (see `Quantizer.nearest`). By default torch
+    would use it in convolutions. Of what has no deterministic kernel torch warns once: `cumsum` in `sample`, whose
+    rows are summed in a fixed order all the same.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    # Not cudnn.benchmark: stale frames are encoded in batches of any size, and each would be searched for anew.
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -217,6 +217,10 @@ class Config:
     """Matrix products in bf16 or float32; auto takes bf16 where the device is fast at it."""
     kernels: bool = True
     """On a CPU with a C++ compiler, do what lies between matrix products in compiled passes of our own."""
+    capture: bool = True
+    """Whether a GPU captures each update as one graph and replays it; the same figures, launched at once."""
+    deterministic: bool = False
+    """Whether a run on a GPU repeats itself to the bit, at some cost; a run on a CPU always does."""
     control: Control = "none"
     """A link cut on purpose, to see that nothing is learnt without it: M is trained on other steps' actions, dreams
     pay nothing or another dream's rewards, C sees no frame."""

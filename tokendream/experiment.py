@@ -50,7 +50,7 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
             run_dir = runfolder.free_name(config)
         runfolder.check_free(run_dir)
         make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
-        compute = Compute.resolve(config.device, config.precision, config.kernels)
+        compute = Compute.of(config)
         runfolder.begin(run_dir, config, compute)
         return Run(config, run_dir, compute).go(stop, resumed=False)
 
@@ -60,7 +60,7 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
     stop = StopRequest(time_limit)
     with stop.listening():
         config = read_config(run_dir)
-        compute = Compute.resolve(config.device, config.precision, config.kernels)
+        compute = Compute.of(config)
         return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
 
 

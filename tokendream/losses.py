@@ -27,6 +27,10 @@ class Losses:
             first = first + term
         return first
 
+    def detach(self) -> Losses:
+        """The same figures without their graph."""
+        return Losses({k: v.detach() for k, v in self.terms.items()}, {k: v.detach() for k, v in self.info.items()})
+
     def figures(self) -> dict[str, Float[Tensor, ""]]:
         """Everything by name, detached, for the logs."""
         return {k: v.detach() for k, v in {**self.terms, **self.info}.items()}

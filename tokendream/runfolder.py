@@ -96,6 +96,7 @@ def _facts(compute: Compute) -> dict[str, str]:
     """What a reader of the results asks about the machine and the code."""
     return {
         **_machine(compute),
+        "deterministic": "yes" if compute.deterministic or compute.device.type == "cpu" else "no",
         "precision": str(compute.dtype).removeprefix("torch."),
         "commit": _commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

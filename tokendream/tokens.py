@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from tokendream.compute import Compute
+from tokendream.compute import Compute, put
 from tokendream.data.replay import ReplayBuffer
 from tokendream.model.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ class TokenCache:
     def tokens(self, row: Int64[np.ndarray, "*B"], mask: Bool[np.ndarray, "*B"]) -> Int64[Tensor, "*B K"]:
         """Tokens of these absolute rows; those of masked-out entries are anything valid."""
         self._encode(row[mask])
-        slot = torch.from_numpy(row % self._replay.capacity).to(self._compute.device, non_blocking=True)
+        slot = put(row % self._replay.capacity, self._compute.device)
         return self._tokens[slot].long()
 
     def _encode(self, row: np.ndarray) -> None:
@@ -48,5 +48,5 @@ class TokenCache:
             slot = some % self._replay.capacity
             with self._compute.autocast():
                 tokens = self._tokenizer.encode(self._replay.frames(some))
-            self._tokens[torch.from_numpy(slot).to(self._compute.device)] = tokens.int()
+            self._tokens[put(slot, self._compute.device)] = tokens.int()
             self._row_of[slot] = some

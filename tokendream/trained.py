@@ -34,7 +34,7 @@ class Trained:
     def load(run_dir: Path, device: str = "auto") -> Trained:
         """Raises ConfigError or CheckpointError, one line, for a folder without a usable run."""
         config = read_config(run_dir)
-        compute = Compute.resolve(device, config.precision, config.kernels)
+        compute = Compute.of(config, device)
         epoch, snapshot = Checkpoints(run_dir).load(groups=("agent",))
         envs = make(config, 1, evaluation=True)
         agent, names = Agent.from_config(config, envs.n_actions), envs.action_names
@@ -55,9 +55,9 @@ class Trained:
             replay = ReplayBuffer(steps, (3, size, size), self.compute.device)
             games = int(np.random.SeedSequence((self.config.seed, seed, 0xD1A6)).generate_state(1)[0])
             generator = torch.Generator(self.compute.device).manual_seed(seed)
-            collector = Collector(envs, replay, seed=games, epsilon=0.0, generator=generator)
+            collector = Collector(envs, replay, self.agent, self.compute, seed=games, epsilon=0.0, generator=generator)
             for step in range(steps):
-                collector.step(self.agent, self.compute)
+                collector.step()
                 progress(step + 1)
         finally:
             envs.close()

@@ -7,6 +7,7 @@ Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,21 +15,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokendream.agent import Agent
+from tokendream.capture import Captured
 from tokendream.collect import Collector
 from tokendream.compute import Compute, is_out_of_memory
 from tokendream.config import Config, PhaseConfig
 from tokendream.data.batch import Segments, Steps
 from tokendream.data.replay import ReplayBuffer
-from tokendream.dream import imagine
-from tokendream.dream.objective import actor_critic_loss
+from tokendream.dream.objective import dream_loss
 from tokendream.durable import CheckpointError, one_line
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.losses import Losses
 from tokendream.metrics import Means, Record
-from tokendream.optim import NonFiniteError, adamw, apply, check
+from tokendream.optim import NonFiniteError, Update, Updated, adamw, check
 from tokendream.snapshot import (
     Snapshot,
     capture_random,
@@ -78,22 +80,25 @@ class Trainer:
         self._acting = torch.Generator(compute.device).manual_seed(config.seed)
         self._dreaming = torch.Generator(compute.device).manual_seed(config.seed + 1)
         self._cache = TokenCache(agent.tokenizer, replay, config.tokens_per_frame, compute)
+        self._means = Means()
+        self._timings: dict[str, list[float]] = {}
+        agent.to(compute.device).eval()  # before the optimisers: where the parameters are decides how they step
         self._collector = Collector(
-            envs, replay, seed=config.seed, epsilon=config.collect.epsilon, generator=self._acting
+            envs, replay, agent, compute, seed=config.seed, epsilon=config.collect.epsilon, generator=self._acting
         )
         self._modules: dict[str, nn.Module] = {name: getattr(agent, name) for name in PARTS}
         self._optimisers = {
             name: adamw(module, getattr(config.training, name), decay_matrices_only=name == "world_model")
             for name, module in self._modules.items()
         }
-        self._means = Means()
-        self._timings: dict[str, list[float]] = {}
-        agent.to(compute.device).eval()
+        self._updates: dict[str, Captured[Updated]] = {}
+        segments = functools.partial(self._segments, config.world_model.segment_length, "start")
+        pasts = functools.partial(self._segments, config.dream.burn_in + 1, "end")
         self.phases = [
             Phase("collect", 1, config.collect.last_epoch, config.collect.steps, self._collect),
-            self._training_phase("tokenizer", self._tokenizer_loss),
-            self._training_phase("world_model", self._world_model_loss),
-            self._training_phase("actor_critic", self._actor_critic_loss),
+            self._training_phase("tokenizer", self._frames, self._tokenizer_loss),
+            self._training_phase("world_model", segments, self._world_model_loss),
+            self._training_phase("actor_critic", pasts, self._actor_critic_loss),
         ]
 
     @property
@@ -185,13 +190,20 @@ class Trainer:
         self.agent.load_state_dict(tensors["agent"])
         for name, optimiser in self._optimisers.items():
             restore_optimiser(optimiser, tensors[f"optimiser.{name}"])
-        self._collector.restore(state["collector"], tensors["collector"], self.compute)
+        self._collector.restore(state["collector"], tensors["collector"])
         restore_random(self._generators, tensors["random"], state["random"])
         self._means.restore(state["means"])
         self._timings = {name: list(pair) for name, pair in state["timings"].items()}
         self.epoch, self._phase, self._update = epoch, phase, update
         self.seconds = float(state["seconds"])
         self._cache.forget()
+        for captured in self._updates.values():
+            captured.forget()
+
+    @property
+    def captured(self) -> dict[str, str]:
+        """Whether a phase is replayed from a captured graph, or why not, by its name."""
+        return {"collect": self._collector.policy.status} | {name: u.status for name, u in self._updates.items()}
 
     @property
     def _generators(self) -> dict[str, Any]:
@@ -212,7 +224,7 @@ class Trainer:
             return f"training.{phase.name}.batch ({getattr(self.config.training, phase.name).batch})"
         return f"collect.capacity ({self.config.collect.capacity})"
 
-    def _watch(self, losses: Losses, norm: Tensor) -> None:
+    def _watch(self, losses: Losses, norm: Float[Tensor, ""]) -> None:
         """Raise NonFiniteError for an update that is not finite; on a GPU, which nobody waits for, note it."""
         if self._waits:
             try:
@@ -221,7 +233,7 @@ class Trainer:
                 error.batch = self._content(self._drawn[self._update])
                 raise
             return
-        bad = torch.isfinite(losses.total.detach() + norm).logical_not()
+        bad = torch.isfinite(losses.total + norm).logical_not()
         none = torch.full_like(norm, -1) if self._not_finite is None else self._not_finite
         self._not_finite = torch.where(bad & (none < 0), torch.full_like(norm, self._update), none)
 
@@ -239,60 +251,50 @@ class Trainer:
 
     def _content(self, segments: Segments) -> dict[str, Tensor]:
         """Everything that is known of drawn segments; the rows are still there, since nothing is collected between."""
-        steps = vars(self.replay.steps(segments))
-        row = torch.from_numpy(segments.row)
-        return {"row": row, "frame": self.replay.frames(segments.row), **steps}
+        rows = {"row": torch.from_numpy(segments.row), "frame": self.replay.frames(segments.row)}
+        return {**rows, **vars(self.replay.steps(segments))}
 
     def _draw(self, batch: int, length: int, align: Literal["start", "end"]) -> Segments:
         segments = self.replay.draw(batch, length, align=align, rng=self._rng)
         self._drawn[self._update] = segments
         return segments
 
-    def _training_phase(self, name: str, loss: Callable[[int], Losses]) -> Phase:
+    def _training_phase(self, name: str, draw: Callable[[int], tuple[Tensor, ...]], loss: Callable) -> Phase:
+        """A phase whose updates are `loss` of what `draw` drew on the host: only the former is captured."""
         settings: PhaseConfig = getattr(self.config.training, name)
+        step = Update(loss, self._modules[name], self._optimisers[name], settings.clip, self.compute)
+        self._updates[name] = Captured(step, self.compute, [self._dreaming], f"phase {name}")
 
         def update() -> Mapping[str, Tensor]:
-            module, optimiser = self._modules[name], self._optimisers[name]
-            module.train()
-            with self.compute.autocast():
-                losses = loss(settings.batch)
-            norm = apply(losses, optimiser, settings.clip)
-            module.eval()
+            losses, norm = self._updates[name](*draw(settings.batch))
             self._watch(losses, norm)
             return {**losses.figures(), "gradient_norm": norm}
 
         return Phase(name, settings.first_epoch, settings.last_epoch, settings.updates, update)
 
     def _collect(self) -> Mapping[str, Tensor]:
-        score = self._collector.step(self.agent, self.compute)
+        score = self._collector.step()
         return {} if score is None else {"return": torch.tensor(score)}
 
-    def _tokenizer_loss(self, batch: int) -> Losses:
+    def _frames(self, batch: int) -> tuple[Tensor]:
+        """Random frames of the replay, for V, which is about to change."""
         segments = self._draw(batch, 1, "start")
         self._cache.forget()
-        return self.agent.tokenizer.loss(self.replay.frames(segments.row[:, 0]))
+        return (self.replay.frames(segments.row[:, 0]),)
 
-    def _segments(self, batch: int, length: int, align: Literal["start", "end"]) -> tuple[Steps, Tensor]:
-        """Random segments of the replay and their tokens, `B T K`."""
+    def _segments(self, length: int, align: Literal["start", "end"], batch: int) -> tuple[Tensor, ...]:
+        """Random segments of the replay: their tokens, `B T K`, and the fields of their `Steps`."""
         segments = self._draw(batch, length, align)
         if not self.config.training.cache_tokens:
             self._cache.forget()
-        return self.replay.steps(segments), self._cache.tokens(segments.row, segments.mask)
+        return self._cache.tokens(segments.row, segments.mask), *vars(self.replay.steps(segments)).values()
 
-    def _world_model_loss(self, batch: int) -> Losses:
-        steps, tokens = self._segments(batch, self.config.world_model.segment_length, "start")
-        codes = self.agent.tokenizer.codes(tokens).detach()  # shared, but M sends no gradient into V
-        return self.agent.world_model.loss(codes, tokens, steps)
+    def _tokenizer_loss(self, frame: Tensor) -> Losses:
+        return self.agent.tokenizer.loss(frame)
 
-    def _actor_critic_loss(self, batch: int) -> Losses:
-        settings = self.config.dream
-        steps, tokens = self._segments(batch, settings.burn_in + 1, "end")
-        dream = imagine.start(self.agent, tokens, steps, burn_in_actions=settings.burn_in_actions)
-        return actor_critic_loss(
-            imagine.imagine(dream, self.agent, settings.horizon, self._dreaming),
-            discount=settings.discount,
-            lam=settings.lam,
-            entropy_weight=settings.entropy_weight,
-            mask_after_end=settings.mask_after_end,
-            centre_advantage=settings.centre_advantage,
-        )
+    def _world_model_loss(self, tokens: Tensor, *steps: Tensor) -> Losses:
+        # The codebook is shared, but M sends no gradient into V.
+        return self.agent.world_model.loss(self.agent.tokenizer.codes(tokens).detach(), tokens, Steps(*steps))
+
+    def _actor_critic_loss(self, tokens: Tensor, *steps: Tensor) -> Losses:
+        return dream_loss(self.agent, tokens, Steps(*steps), self.config.dream, self._dreaming)

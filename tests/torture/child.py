@@ -17,8 +17,8 @@ from typing import Any
 PLACES = {
     "start": ("tokendream.experiment", "make"),
     "collect": ("tokendream.trainer", "Collector.step"),
-    "update": ("tokendream.trainer", "apply"),
-    "dream": ("tokendream.trainer", "actor_critic_loss"),
+    "update": ("tokendream.optim", "apply"),
+    "dream": ("tokendream.trainer", "dream_loss"),
     "evaluation": ("tokendream.experiment", "AgentPolicy.__call__"),
     "checkpoint file": ("tokendream.checkpoint", "write"),
     "checkpoint name": ("tokendream.checkpoint", "sync"),

@@ -24,7 +24,7 @@ def begin(
     config: Config, device: str, *, cpu_time: bool, out: Path | None, page: Path | None, section: Section
 ) -> Compute:
     """Where to measure. Raises ConfigError for whatever cannot be, before anything is timed."""
-    compute = Compute.resolve(device, config.precision, config.kernels)
+    compute = Compute.of(config, device)
     if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
         raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {compute.describe()}")
     prepare("--out", out)

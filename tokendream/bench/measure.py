@@ -13,6 +13,7 @@ import torch
 from tokendream.bench.clock import seconds_of
 from tokendream.bench.counting import count
 from tokendream.bench.machine import peak_memory, watch_memory
+from tokendream.capture import WARM_UP
 
 SHORTEST = 0.05
 """Seconds of one repetition at least: shorter work is done several times in a row."""
@@ -98,6 +99,8 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
     counts, times = [], []
     for work in works:
         counts.append(count(work.run))
+        if device.type == "cuda":  # the next ones tune, capture and allocate
+            seconds_of(work.run, device, WARM_UP + 2)
         times.append(max(1, math.ceil(SHORTEST / seconds_of(work.run, device))))
     seconds: list[list[float]] = [[] for _ in works]
     memory = [0] * len(works)

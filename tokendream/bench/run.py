@@ -98,29 +98,34 @@ def run(
 
     say("matrix products and copies")
     find_peaks()
-    for item in _items(config, compute, quick=quick):
+    for item in items(config, compute, quick=quick):
         if clock() - began > effort.total:
             findings.skipped.append(item.title)
             continue
         say(item.title)
-        works: list[Work] = []
-        gc.collect()  # a trainer and its phases refer to each other: the last one would weigh on this row's memory
-        give_back_freed_memory()
-        batch = min(fitting_batch(build, item.batch, device, effort) for build in item.builds)
-        works = [build(batch) for build in item.builds]
-        rows = measure(works, device, effort)
-        findings.entries += [Entry(row, item.batch) for row in rows]
-        if len(rows) == 2:
-            title = f"{rows[1].label.name}, {rows[1].label.sizes}"
-            findings.comparisons.append(Comparison(title, item.names[1], item.names[0], ratios(*rows)))
-        if profile and item.profiled:
-            findings.profiles[item.title] = top_operators(works[0].run, device)
+        take(item, findings, effort, profile=profile)
     say("matrix products and copies again")  # what a busy machine hid the first time
     find_peaks()
     return findings
 
 
-def _items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
+def take(item: Item, findings: Findings, effort: Effort, *, profile: bool = False) -> None:
+    """Measure one item and put what was found into `findings`."""
+    device = findings.device
+    gc.collect()  # a trainer and its phases refer to each other: the last one would weigh on this row's memory
+    give_back_freed_memory()
+    batch = min(fitting_batch(build, item.batch, device, effort) for build in item.builds)
+    works = [build(batch) for build in item.builds]
+    rows = measure(works, device, effort)
+    findings.entries += [Entry(row, item.batch) for row in rows]
+    if len(rows) == 2:
+        title = f"{rows[1].label.name}, {rows[1].label.sizes}"
+        findings.comparisons.append(Comparison(title, item.names[1], item.names[0], ratios(*rows)))
+    if profile and item.profiled:
+        findings.profiles[item.title] = top_operators(works[0].run, device)
+
+
+def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     """The phases first, then their parts, then the variants: two pieces of work that differ in one switch.
 
     A switch of the config is another `Workload`, of the config with that field changed, as token by token is here.

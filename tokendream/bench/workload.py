@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 
 from tokendream.agent import Agent
 from tokendream.bench.measure import Label, Work
+from tokendream.capture import Captured
 from tokendream.compute import Compute
 from tokendream.config import Config
 from tokendream.data.replay import ReplayBuffer
@@ -108,8 +109,8 @@ def frames_encoded(config: Config) -> float:
 class Workload:
     """An agent of the config's sizes, a replay buffer, and pieces of work on them at any batch and precision."""
 
-    def __init__(self, config: Config, device: torch.device, replay: ReplayBuffer) -> None:
-        self.config, self.device, self._replay = config, device, replay
+    def __init__(self, config: Config, device: torch.device, replay: ReplayBuffer, *, capture: bool = True) -> None:
+        self.config, self.device, self._replay, self._capture = config, device, replay, capture
         torch.manual_seed(0)
         self._agent = Agent.from_config(config, ACTIONS).to(device).eval()
 
@@ -141,10 +142,12 @@ class Workload:
             with compute.autocast():
                 return imagine.imagine(start, self._agent, horizon, generator)
 
+        dream = Captured(run, compute, [generator], "the dream")
+
         # Token by token, the last token of a frame is sampled and not taken through the layers.
         ahead = self.config.tokens_per_frame - (self.config.world_model.decoding == "token")
         tokens = batch * horizon * (self.config.block_length + ahead)
-        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
+        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), dream)
 
     def absorb(self, batch: int, dtype: torch.dtype, history: int = 1) -> Work:
         """A block into the world model's memory and nothing predicted: what a step token by token begins with."""
@@ -158,9 +161,6 @@ class Workload:
 
         tokens = batch * self.config.block_length
         return Work(Label("absorb", dtype, batch, f"{batch} blocks", 0, batch, tokens), run)
-
-    def _compute(self, dtype: torch.dtype) -> Compute:
-        return Compute(self.device, dtype, self.config.kernels)
 
     @torch.no_grad()
     def _start(self, batch: int, compute: Compute, history: int) -> imagine.Dream:
@@ -206,6 +206,9 @@ class Workload:
                 return self._agent.act(frame, memory, generator)
 
         return Work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
+
+    def _compute(self, dtype: torch.dtype) -> Compute:
+        return Compute(self.device, dtype, self.config.kernels, self._capture)
 
     def _label(self, name: str, batch: int, dtype: torch.dtype) -> Label:
         config, K, K1 = self.config, self.config.tokens_per_frame, self.config.block_length

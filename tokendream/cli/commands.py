@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from tokendream.cli import timings
 from tokendream.config import Config
 from tokendream.plain import ConfigError
-from tokendream.presets import preset
 
 
 @dataclass(frozen=True)
@@ -138,42 +138,6 @@ class Play:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What every bench takes."""
-
-    preset: str = "rem"
-    """Preset whose sizes are timed."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    quick: bool = False
-    """Fewer repetitions, smaller sizes where the large ones take long: a first look, within minutes on two cores."""
-    cpu_time: bool = False
-    """Count processor time instead of wall-clock time, for a machine with other work; needs OMP_NUM_THREADS=1."""
-    out: Path | None = None
-    """Write the figures to this JSON file."""
-    page: Path | None = None
-    """Write the tables between the markers of this Markdown file, and plots beside it."""
-
-
-@dataclass(frozen=True)
-class Bench(Timing):
-    """Time every phase of training at a preset's real sizes, against what the machine could do."""
-
-    profile: bool = False
-    """Also list the operators that took longest in each phase."""
-
-
-@dataclass(frozen=True)
-class BenchClaims(Timing):
-    """Time the paper's claims: RetNet and Transformer, POP and token by token, over tokens a frame and batches."""
-
-
-@dataclass(frozen=True)
-class BenchSweeps(Timing):
-    """Time how a phase's cost grows with tokens a frame, batch, sequence length and layers."""
-
-
-@dataclass(frozen=True)
 class Report:
     """Rebuild a run's page; of many runs, or a sweep, write one report: page, LaTeX tables and JSON."""
 
@@ -255,30 +219,6 @@ def _play(options: Play) -> int:
     )
 
 
-def _timing(options: Timing) -> dict[str, Any]:
-    """What a bench's function takes: its flags, and a config for the preset's name."""
-    flags = dict(vars(options))
-    return {"config": preset(flags.pop("preset")), **flags}
-
-
-def _bench(options: Bench) -> int:
-    from tokendream import bench
-
-    return bench.main(**_timing(options))
-
-
-def _bench_claims(options: BenchClaims) -> int:
-    from tokendream.bench import claims
-
-    return claims.main(**_timing(options))
-
-
-def _bench_sweeps(options: BenchSweeps) -> int:
-    from tokendream.bench import sweeps
-
-    return sweeps.main(**_timing(options))
-
-
 def _report(options: Report) -> int:
     from tokendream.report import write_report
 
@@ -305,8 +245,6 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "play": (Play, _play),
     "dream": (DreamFilm, _dream),
     "diagnose": (Diagnose, _diagnose),
-    "bench": (Bench, _bench),
-    "bench claims": (BenchClaims, _bench_claims),
-    "bench sweeps": (BenchSweeps, _bench_sweeps),
+    **timings.COMMANDS,
     "report": (Report, _report),
 }

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from tokendream.compute import put
 from tokendream.data.batch import Batch, Segments, Steps
 
 COLUMNS = {
@@ -106,7 +107,7 @@ class ReplayBuffer:
         """The frames of these rows, on the device."""
         slot = self._slot(row)
         if self._host is None:
-            return self._frame[torch.from_numpy(slot).to(self.device, non_blocking=True)]
+            return self._frame[self._put(slot)]
         frame = torch.empty((*row.shape, *self.frame_shape), dtype=torch.uint8)
         # numpy's take is three times faster here than torch's indexing; "clip" because "raise" buffers its output.
         np.take(self._host, slot, axis=0, out=frame.numpy(), mode="clip")
@@ -203,4 +204,4 @@ class ReplayBuffer:
         return {**steps, "action": steps["action"].long(), "mask": self._put(segments.mask)}
 
     def _put(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        return put(array, self.device)

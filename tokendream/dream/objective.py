@@ -1,4 +1,4 @@
-"""What a dream teaches: λ-returns and the actor-critic's loss. Pure functions of a rollout.
+"""What a dream teaches: λ-returns and the actor-critic's loss. Pure functions of a rollout, and of where it begins.
 
 Source: REM (arXiv 2402.05643), appendix on the controller; IRIS (arXiv 2209.00588), appendix B.
 """
@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tokendream.agent import Agent
+from tokendream.config import DreamConfig
+from tokendream.data.batch import Steps
+from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
 from tokendream.losses import Losses
 
@@ -41,6 +45,21 @@ def lambda_returns(
         G = rewards[:, t] + going_on[:, t] * ((1 - lam) * values[:, t + 1] + lam * G)
         returns.append(G)
     return torch.stack(returns[::-1], dim=1)
+
+
+def dream_loss(
+    agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig, generator: torch.Generator | None
+) -> Losses:
+    """`actor_critic_loss` of dreams that begin where these real segments end."""
+    dream = imagine.start(agent, tokens, steps, burn_in_actions=settings.burn_in_actions)
+    return actor_critic_loss(
+        imagine.imagine(dream, agent, settings.horizon, generator),
+        discount=settings.discount,
+        lam=settings.lam,
+        entropy_weight=settings.entropy_weight,
+        mask_after_end=settings.mask_after_end,
+        centre_advantage=settings.centre_advantage,
+    )
 
 
 def actor_critic_loss(

@@ -98,7 +98,12 @@ class ActorCritic(nn.Module):
         return F.silu(self.dense(x.flatten(1)))
 
     def _remember(self, x: Float[Tensor, "B M"], state: PolicyState) -> PolicyState:
-        return PolicyState(*self.lstm(x, (state.h, state.c)))
+        """The LSTM cell written out, to the bit the same on a CPU: on a GPU autocast would keep its memory in bf16."""
+        gates = F.linear(state.h, self.lstm.weight_hh, self.lstm.bias_hh)
+        gates = gates + F.linear(x, self.lstm.weight_ih, self.lstm.bias_ih)
+        i, f, g, o = gates.chunk(4, dim=1)
+        c = f.sigmoid() * state.c + i.sigmoid() * g.tanh()
+        return PolicyState(o.sigmoid() * c.tanh(), c)
 
     @torch.no_grad()
     def burn_in(

@@ -1,0 +1,60 @@
+"""A GPU that is not there: tensors with a device and a shape but no content, on which every kernel "runs".
+
+Torch's fake tensors refuse what mixes devices and whatever asks for a value (`.item()`, `if tensor`, a boolean
+index), the two things that no run on a CPU finds. Where there is a GPU its own device is faked; elsewhere one that
+torch lets Python register, since a build without CUDA differentiates no tensor of it.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+
+TYPE = "cuda" if torch.cuda.is_available() else "fakegpu"
+if TYPE == "fakegpu":
+    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch lets Python register no device", allow_module_level=True)
+    backend_registration._setup_privateuseone_for_python_backend(TYPE)
+    torch.fakegpu.get_amp_supported_dtype = lambda: [torch.bfloat16]
+DEVICE = torch.device(TYPE, 0)
+
+
+class Crossings(TorchDispatchMode):
+    """Notes every copy of a tensor from one device to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            source = args[1 if func.overloadpacket is torch.ops.aten.copy_ else 0].device.type
+            if source != result.device.type:
+                self.found.append(f"{source} to {result.device.type}")
+        return result
+
+
+@contextlib.contextmanager
+def fake_gpu() -> Iterator[Crossings]:
+    """A context in which tensors are fake, and `DEVICE` is a device that they can be on."""
+    with FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
+        yield crossings
+
+
+def moved(module: torch.nn.Module) -> torch.nn.Module:
+    """A module whose parameters and buffers are on the fake GPU; call it within `fake_gpu`."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                there = torch.empty(parameter.shape, dtype=parameter.dtype, device=DEVICE)
+                part._parameters[name] = torch.nn.Parameter(there, requires_grad=parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=DEVICE)
+    module.to = lambda *_: module  # what torch does there, it cannot do with fake tensors
+    return module

@@ -1,0 +1,128 @@
+"""Every update on a GPU that is not there (see `fake_gpu`): nothing mixes devices, waits or crosses the bus."""
+
+import numpy as np
+import pytest
+import torch
+from fake_gpu import DEVICE, TYPE, fake_gpu, moved
+
+from tokendream.agent import Agent
+from tokendream.bench.workload import ACTIONS, StillEnvs, synthetic_replay
+from tokendream.compute import Compute
+from tokendream.data.replay import ReplayBuffer
+from tokendream.losses import Losses
+from tokendream.presets import TINY, preset, vary
+from tokendream.trainer import PARTS, Trainer
+
+CONFIG = vary(vary(TINY, "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0), "world_model", stay=True)
+ROWS = 64
+# Autocast knows no fake device of Python's making: there the precision is float32, on a machine with a GPU both.
+PRECISIONS = [torch.float32, torch.bfloat16] if TYPE == "cuda" else [torch.float32]
+
+
+@pytest.fixture
+def build(monkeypatch):
+    """A function that makes a trainer on the fake GPU; call it within `fake_gpu`."""
+    rows = synthetic_replay(ROWS, 64, torch.device("cpu")).export(0, ROWS)
+    envs, generator = StillEnvs(64), torch.Generator
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+
+    def make(agent: Agent, config=CONFIG, dtype=torch.float32) -> Trainer:
+        replay = ReplayBuffer(ROWS, (3, 64, 64), DEVICE)
+        replay.restore(rows, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "Generator", lambda device=None: generator())
+            return Trainer(config, moved(agent), envs, replay, Compute(DEVICE, dtype, capture=False))
+
+    return make
+
+
+def drawn(trainer: Trainer, part: str) -> tuple[torch.Tensor, ...]:
+    """What the phase of this part brings to the device before an update."""
+    batch = getattr(CONFIG.training, part).batch
+    if part == "tokenizer":
+        return trainer._frames(batch)
+    if part == "world_model":
+        return trainer._segments(CONFIG.world_model.segment_length, "start", batch)
+    return trainer._segments(CONFIG.dream.burn_in + 1, "end", batch)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("name", ["tiny", "tiny-no-pop", "tiny-transformer", "tiny-own-embedding", "tiny-pixels"])
+def test_an_update_neither_waits_nor_crosses_the_bus(name, dtype, build):
+    config = vary(preset(name), "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0)
+    config = vary(vary(config, "dream", horizon=2), "world_model", layers=1)  # sixteen calls a step, token by token
+    agent = Agent.from_config(config, ACTIONS)
+    with fake_gpu() as crossings:
+        trainer = build(agent, config, dtype)
+        for part in PARTS:
+            inputs = drawn(trainer, part)
+            assert {x.device.type for x in inputs} == {TYPE}
+            crossings.found.clear()
+            losses, norm = trainer._updates[part](*inputs)
+            assert crossings.found == []
+            figures = {**losses.figures(), "norm": norm}
+            assert {name: x.device.type for name, x in figures.items()} == dict.fromkeys(figures, TYPE)
+            trainer._watch(losses, norm)
+            trainer._means.add(part, figures)
+            assert crossings.found == []
+
+
+def test_a_phase_takes_rows_in_and_nothing_out(build):
+    agent = Agent.from_config(CONFIG, ACTIONS)
+    with fake_gpu() as crossings:
+        trainer = build(agent)
+        trainer._cache.refresh()
+        for phase in trainer.phases[1:]:
+            crossings.found.clear()
+            phase.update()
+            assert 1 <= len(crossings.found) <= 7
+            assert set(crossings.found) == {f"cpu to {TYPE}"}
+
+
+def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus(build):
+    agent = Agent.from_config(CONFIG, ACTIONS)
+    with fake_gpu() as crossings:
+        trainer = build(agent)
+        memory = agent.actor_critic.initial_state(1)
+        frame = trainer.replay.frames(np.arange(2))[:1]
+        crossings.found.clear()
+        chosen, h, c = trainer._collector.policy(frame, memory.h, memory.c)
+        assert crossings.found == []
+        assert {x.device.type for x in (chosen, h, c)} == {TYPE}
+
+
+BAD = {
+    "item": lambda x: x * x.item(),
+    "branch": lambda x: x if x > 0 else -x,
+    "boolean index": lambda x: x[None][x[None] > 0].sum(),
+    "host": lambda x: x.cpu().to(x.device),
+    "constant": lambda x: x + torch.ones(2).to(x.device).sum(),
+    "mixed": lambda x: x + torch.ones(2).sum(0, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_waits_or_crosses_in_a_loss_is_found(kind, build, monkeypatch):
+    """The control: each of these passes every test on a CPU."""
+    loss = Trainer._world_model_loss
+
+    def worse(self: Trainer, *inputs: torch.Tensor) -> Losses:
+        losses = loss(self, *inputs)
+        return Losses({name: BAD[kind](term) for name, term in losses.terms.items()}, losses.info)
+
+    monkeypatch.setattr(Trainer, "_world_model_loss", worse)
+    agent = Agent.from_config(CONFIG, ACTIONS)
+    with fake_gpu() as crossings:
+        trainer = build(agent)
+        inputs = drawn(trainer, "world_model")
+        crossings.found.clear()
+        try:
+            trainer._updates["world_model"](*inputs)
+        except Exception as error:
+            assert type(error).__name__ in (
+                "DataDependentOutputException",
+                "DynamicOutputShapeException",
+                "FakeTensorDeviceMismatchError",
+            ), error
+        else:
+            assert crossings.found

@@ -1,0 +1,275 @@
+"""`tokendream bench gpu`: what a GPU can say about this code in one command of at most eight minutes.
+
+The machine's limits, the tests that need a GPU, every phase and its variants, and one whole epoch, each by itself:
+what fails is written down, and the rest goes on. The JSON is written anew after every part, so that a machine that is
+taken away leaves what it had found. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tokendream.agent import Agent
+from tokendream.bench.command import Progress, prepare, save
+from tokendream.bench.machine import PRECISIONS, copy_bandwidth, environment, matmul_peak
+from tokendream.bench.measure import Effort, Work
+from tokendream.bench.report import Findings, short
+from tokendream.bench.run import Item, items, take
+from tokendream.bench.workload import ACTIONS, EPISODE, StillEnvs, Workload, synthetic_replay
+from tokendream.compute import Compute
+from tokendream.config import Config
+from tokendream.data.replay import ReplayBuffer
+from tokendream.durable import one_line
+from tokendream.trainer import PARTS, Phase, Trainer
+
+SECONDS = 460.0
+"""After these no further part is begun."""
+
+TEST_SECONDS = 150.0
+"""Most that the tests may take."""
+
+EFFORT = Effort(least=5, most=20, seconds=3.0, longest=3.0)
+
+ROWS = 100_000
+"""Most rows of the replay buffer in the timed epoch: as many as a run collects, which is its slowest epoch."""
+
+EPOCH_SECONDS, POP_TIMES, SHARE_OF_PEAK, COLLECT_SECONDS = 3.0, 15.0, 0.35, 0.25
+"""The figures to reach on an H100: an epoch of `rem`, POP against token by token, phases, 200 env steps."""
+
+TESTS = Path(__file__).resolve().parents[2] / "tests"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A figure to reach, and what was found: None where it was not measured."""
+
+    name: str
+    wanted: str
+    found: float | None
+    met: bool | None
+
+
+def main(config: Config, device: str, *, out: Path | None) -> int:
+    """Measure, write, print. Raises ConfigError where the device is not there."""
+    compute = Compute.of(config, device)
+    name = torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "cpu"
+    if out is None:
+        out = Path("results") / f"gpu-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}" / "bench.json"
+    prepare("--out", out)
+    progress = Progress()
+    bench = Bench(config, compute, out, progress)
+    bench.run()
+    progress.close()
+    bench.show(Console() if Console().is_terminal else Console(width=170))
+    print(f"Written to {out}")
+    return 0
+
+
+class Bench:
+    """What has been found so far, and the parts that find it."""
+
+    def __init__(self, config: Config, compute: Compute, out: Path, say: Callable[[str], object]) -> None:
+        self.config, self.compute, self._out, self._say = config, compute, out, say
+        self.findings = Findings(config, True, environment(compute), compute.device, compute.dtype)
+        self.facts: dict[str, Any] = {}
+        """What the parts other than the phases returned, by their names."""
+        self.errors: dict[str, str] = {}
+        self._began = time.perf_counter()
+
+    def run(self) -> None:
+        """Every part in turn: the epoch before the many phases, the most important one."""
+        parts: Iterator[tuple[str, Callable[[], Any]]] = iter(
+            [
+                ("machine", self._machine),
+                ("epoch", lambda: epoch(self.config, self.compute)),
+                *((f"phases: {item.title}", lambda item=item: self._phase(item)) for item in self._items()),
+                ("tests", lambda: run_tests(self.compute)),
+            ]
+        )
+        for name, part in parts:
+            if time.perf_counter() - self._began > SECONDS:
+                self.findings.skipped.append(name)
+            else:
+                self._say(name)
+                self._try(name, part)
+            self.save()
+
+    def _try(self, name: str, part: Callable[[], Any]) -> None:
+        try:
+            found = part()
+        except Exception as error:  # a part that fails must not take the others with it
+            self.errors[name] = f"{type(error).__name__}: {one_line(error)}"
+            self._say(f"{name} failed: {self.errors[name]}")
+        else:
+            if found is not None:
+                self.facts[name] = found
+        if self.compute.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _machine(self) -> None:
+        device = self.compute.device
+        for dtype in PRECISIONS:
+            self.findings.peaks[dtype] = matmul_peak(device, dtype)
+        self.findings.bandwidth = copy_bandwidth(device)
+
+    def _phase(self, item: Item) -> None:
+        if not self.findings.peaks:
+            raise RuntimeError("the machine's peak is not known")
+        take(item, self.findings, EFFORT)
+
+    def _items(self) -> Iterator[Item]:
+        """Captured against plain first, then what `tokendream bench` measures."""
+        config, device, dtype = self.config, self.compute.device, self.compute.dtype
+        replay = synthetic_replay(1536, config.env.size, device)
+        plain, captured = (Workload(config, device, replay, capture=on) for on in (False, True))
+        for name in ("collect", *PARTS):
+            batch = getattr(config.training, name).batch if name in PARTS else 1
+
+            def eager(n: int, name: str = name) -> Work:
+                return plain.phase(name, n, dtype).named(f"{name}, plain")
+
+            def replayed(n: int, name: str = name) -> Work:
+                return captured.phase(name, n, dtype)
+
+            yield Item(f"{name}, captured", (eager, replayed), batch, ("plain", "captured"))
+        yield from (item for item in items(config, self.compute, quick=False) if item.title not in ("collect", *PARTS))
+
+    def targets(self) -> list[Target]:
+        """The figures to reach, beside what was found."""
+        measured = self.facts.get("epoch", {}).get("seconds", {})
+        pop = [
+            statistics.median(c.ratios)
+            for c in self.findings.comparisons
+            if (c.fast, c.slow) == ("POP", "token by token")
+        ]
+        targets = [
+            _at_most("seconds of an epoch, all phases due, replay full", EPOCH_SECONDS, measured.get("total")),
+            _at_most(f"seconds of its {self.config.collect.steps} env steps", COLLECT_SECONDS, measured.get("collect")),
+            _at_least("POP, times as fast as token by token, largest batch", POP_TIMES, pop[-1] if pop else None),
+        ]
+        for name in (*PARTS, "dream"):
+            rows = [
+                e.row for e in self.findings.entries
+                if (e.row.label.name, e.row.label.precision, e.row.label.batch) == (name, self.compute.dtype, e.batch)
+            ]  # fmt: skip
+            share = None
+            if rows:
+                row = max(rows, key=lambda r: r.label.batch * max(r.label.imagined, r.label.frames))
+                share = row.rate(row.flops) / self.findings.peaks[self.compute.dtype]
+            targets.append(_at_least(f"{name}, share of the matrix-product peak", SHARE_OF_PEAK, share))
+        return targets
+
+    def save(self) -> None:
+        """Write everything found so far; the file appears complete or not at all."""
+        data = {
+            **self.findings.to_json(),
+            **self.facts,
+            "targets": [dataclasses.asdict(target) for target in self.targets()],
+            "errors": self.errors,
+            "wall_seconds": time.perf_counter() - self._began,
+        }
+        save(data, self._out)
+
+    def show(self, console: Console) -> None:
+        """Print everything for people, the targets last."""
+        if self.findings.peaks:
+            self.findings.show(console)
+        for name in ("epoch", "tests"):
+            if name in self.facts:
+                console.print(f"{name}: {json.dumps({k: v for k, v in self.facts[name].items() if k != 'said'})}")
+        for name, error in self.errors.items():
+            console.print(f"failed: {name}: {error}", markup=False)
+        table = Table(title=f"Targets, {self.findings.environment['device']}")
+        for column in ("figure", "wanted", "found", "met"):
+            table.add_column(column)
+        for t in self.targets():
+            found = "not measured" if t.found is None else short(t.found)
+            table.add_row(t.name, t.wanted, found, {True: "yes", False: "NO", None: ""}[t.met])
+        console.print(table)
+
+
+def epoch(config: Config, compute: Compute) -> dict[str, Any]:
+    """Seconds of a whole epoch in which every phase is due, by phase, after one that warmed up and captured.
+
+    The replay buffer is full and the environment answers at once. The device is waited for after every phase.
+    """
+    torch.manual_seed(0)
+    agent = Agent.from_config(config, ACTIONS)
+    replay = _full_replay(min(ROWS, config.collect.capacity), config.env.size, compute.device)
+    trainer = Trainer(config, agent, StillEnvs(config.env.size), replay, compute)
+    trainer.epoch = max(1, *(phase.first_epoch for phase in trainer.phases))
+    ends: list[tuple[str, float]] = []
+
+    def progress(phase: Phase, done: int) -> None:
+        if done == phase.updates:
+            if compute.device.type == "cuda":
+                torch.cuda.synchronize(compute.device)
+            ends.append((phase.name, time.perf_counter()))
+
+    for _ in range(2):
+        ends.clear()
+        began = time.perf_counter()
+        trainer.run_epoch(progress=progress)
+        trainer.close_epoch()
+    moments = [began, *(moment for _, moment in ends)]
+    seconds = {name: after - before for (name, after), before in zip(ends, moments[:-1], strict=True)}
+    seconds["total"] = sum(seconds.values())
+    return {
+        "seconds": seconds,
+        "replay_rows": len(replay),
+        "captured": trainer.captured,
+    }
+
+
+def _full_replay(rows: int, size: int, device: torch.device) -> ReplayBuffer:
+    """That many rows, of which 1,600 differ: whole episodes, over and over."""
+    some = min(10 * EPISODE, rows)
+    small = synthetic_replay(some, size, device).export(0, some)
+    replay = ReplayBuffer(rows, (3, size, size), device)
+    for start in range(0, rows - some + 1, some):
+        replay.restore({**small, "episode_start": small["episode_start"] + start}, start)
+        if some % EPISODE:
+            break  # the last episode is still open: nothing may follow but its own rows
+    return replay
+
+
+def run_tests(compute: Compute) -> dict[str, Any]:
+    """The outcome of the tests that need a GPU, and the end of what they said."""
+    if not TESTS.is_dir():
+        return {"outcome": "not run: this is no checkout"}
+    if compute.device.type != "cuda":
+        return {"outcome": "not run: they need a GPU"}
+    # Files without such tests may import what the machine lacks.
+    files = [str(path) for path in sorted(TESTS.glob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--maxfail=20", *files]
+    environ = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONUNBUFFERED": "1"}
+    try:
+        ran = subprocess.run(
+            command, cwd=TESTS.parent, env=environ, capture_output=True, text=True, timeout=TEST_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"outcome": f"not finished in {TEST_SECONDS:g} s"}
+    lines = ran.stdout.strip().splitlines()
+    return {"outcome": lines[-1] if lines else one_line(Exception(ran.stderr)), "said": lines[-60:]}
+
+
+def _at_most(name: str, wanted: float, found: float | None) -> Target:
+    return Target(name, f"at most {wanted:g}", found, None if found is None else found <= wanted)
+
+
+def _at_least(name: str, wanted: float, found: float | None) -> Target:
+    return Target(name, f"at least {wanted:g}", found, None if found is None else found >= wanted)
