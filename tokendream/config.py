@@ -69,6 +69,8 @@ class TokenizerConfig:
     """Updates without use after which a code moves onto an encoder output of the batch; 0: never, as published."""
     changed_weight: float = 0.0
     """Extra weight of the squared error on pixels that differ from the batch's mean frame (not published)."""
+    lost_weight: float = 0.0
+    """Extra weight of the squared error with each pixel weighted by its own error (not published)."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class DreamConfig:
     """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
     centre_advantage: bool = False
     """Subtract the batch's mean advantage, so that values that lag behind favour no action (not published)."""
+    scale_advantage: bool = False
+    """Divide the advantages by their root mean square, so that the entropy weight suits any game (not published)."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def check(config: Any) -> None:
     for where, value in (
         ("tokenizer.perceptual_weight", V.perceptual_weight),
         ("tokenizer.changed_weight", V.changed_weight),
+        ("tokenizer.lost_weight", V.lost_weight),
         ("env.step_timeout", config.env.step_timeout),
     ):
         require(value >= 0, where, "non-negative", value)

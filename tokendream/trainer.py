@@ -295,4 +295,5 @@ class Trainer:
             entropy_weight=settings.entropy_weight,
             mask_after_end=settings.mask_after_end,
             centre_advantage=settings.centre_advantage,
+            scale_advantage=settings.scale_advantage,
         )
