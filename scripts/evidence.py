@@ -12,6 +12,7 @@ claimed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import shutil
@@ -28,7 +29,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from tokendream import scores
+from tokendream import presets, scores
 from tokendream.config import Config
 from tokendream.evaluate import Evaluation
 from tokendream.metrics import Record, read_metrics
@@ -92,6 +93,18 @@ class Result:
         """Which link was cut, by its name in CONTROLS."""
         return "frozen" if self.config.training.world_model.updates == 0 else self.config.control
 
+    @property
+    def settings(self) -> Config:
+        """The config but for the seed: runs that differ in nothing else belong together."""
+        return dataclasses.replace(self.config, seed=0)
+
+    @property
+    def preset(self) -> str:
+        """The preset's name; a run made before the preset was changed says so."""
+        c = self.config
+        now = dataclasses.replace(presets.preset(c.preset), game=c.game, env_id=c.env_id, seed=0)
+        return c.preset if self.settings == now else f"{c.preset} as it was"
+
 
 def results(device: str) -> list[Result]:
     """All runs on a device, by game, preset, control and seed."""
@@ -99,13 +112,13 @@ def results(device: str) -> list[Result]:
     return sorted(found, key=lambda r: (r.config.env_name, r.config.preset, r.control, r.config.seed))
 
 
-def whole(device: str) -> dict[tuple[str, str], list[Result]]:
-    """The runs with no link cut, by game and preset."""
-    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+def whole(device: str) -> list[list[Result]]:
+    """The runs with no link cut, those of one game and the same settings together."""
+    groups: dict[tuple[str, str, Config], list[Result]] = defaultdict(list)
     for run in results(device):
         if run.control == "none":
-            groups[run.config.env_name, run.config.preset].append(run)
-    return dict(groups)
+            groups[run.config.env_name, run.preset, run.settings].append(run)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
 
 
 def collect(run_dir: Path, device: str) -> Path:
@@ -151,10 +164,10 @@ def table(device: str) -> str:
         "human-normalised | training |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (game, preset), runs in whole(device).items():
-        lines += [_row(game, preset, run) for run in runs]
+    for runs in whole(device):
+        lines += [_row(run) for run in runs]
         if len(runs) > 1:
-            lines.append(_together(game, preset, runs))
+            lines.append(_together(runs))
     return "\n".join(lines)
 
 
@@ -170,24 +183,25 @@ def controls(device: str) -> str:
     return "\n".join(lines)
 
 
-def _row(game: str, preset: str, run: Result) -> str:
+def _row(run: Result) -> str:
     link = f"[{run.config.seed}](/{run.path.relative_to(ROOT)}/final.json)"
     normalised = run.final.human_normalised
     return (
-        f"| {game}, {preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
+        f"| {run.config.env_name}, {run.preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
         f"| {_mean(run.final)} | {_mean(run.chance)} | {'' if normalised is None else f'{normalised:.3f}'} "
         f"| {run.minutes:.0f} min |"
     )
 
 
-def _together(game: str, preset: str, runs: list[Result]) -> str:
+def _together(runs: list[Result]) -> str:
     """The mean over seeds, with the interval that comes from drawing the seeds again."""
     means = [run.final.mean for run in runs]
     low, high = scores.mean_interval(means, np.random.default_rng(0))
+    game = runs[0].config.env_name
     normalised = scores.human_normalised(game, math.fsum(means) / len(means)) if scores.benchmark_name(game) else None
     count = sum(run.above_chance for run in runs)
     return (
-        f"| **{game}, {preset}** | all {len(runs)} | | | **{math.fsum(means) / len(means):,.1f}** over seeds "
+        f"| **{game}, {runs[0].preset}** | all {len(runs)} | | | **{math.fsum(means) / len(means):,.1f}** over seeds "
         f"({low:,.1f} to {high:,.1f}) | {count} of {len(runs)} seeds above it | "
         f"{'' if normalised is None else f'**{normalised:.3f}**'} | |"
     )
@@ -208,7 +222,7 @@ def draw(device: str) -> Path | None:
     figure, panels = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows), squeeze=False, layout="tight")
     for axes in panels.flat[len(groups) :]:
         axes.remove()
-    for axes, ((game, preset), runs) in zip(panels.flat, groups.items(), strict=False):
+    for axes, runs in zip(panels.flat, groups, strict=False):
         for i, run in enumerate(runs):
             colour = f"C{i}"
             returns = [(r["env_steps"], r["collect/return"]) for r in run.curve if "collect/return" in r]
@@ -223,7 +237,7 @@ def draw(device: str) -> Path | None:
         axes.axhline(
             sum(chance) / len(chance), color="0.3", linewidth=0.9, linestyle=(0, (4, 3)), label="random player"
         )
-        axes.set_title(f"{game}, preset {preset}", fontsize=10)
+        axes.set_title(f"{runs[0].config.env_name}, preset {runs[0].preset}", fontsize=10)
         axes.set_xlabel("env steps", fontsize=9)
         axes.set_ylabel("score of a game", fontsize=9)
         axes.tick_params(labelsize=8)

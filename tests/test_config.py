@@ -95,6 +95,7 @@ def test_what_the_paper_does_not_have_is_off_in_rem():
     assert not rem.deterministic
     assert rem.tokenizer.revive_after == 0
     assert rem.tokenizer.changed_weight == 0
+    assert rem.tokenizer.lost_weight == 0
     assert not rem.world_model.stay
     assert rem.world_model.token_temperature == 1
     assert (rem.world_model.backbone, rem.world_model.decoding) == ("retnet", "pop")
@@ -103,4 +104,5 @@ def test_what_the_paper_does_not_have_is_off_in_rem():
     assert rem.actor_critic.action_inputs
     assert rem.actor_critic.sees == "codes"
     assert not rem.dream.centre_advantage
+    assert not rem.dream.scale_advantage
     assert not rem.dream.mask_after_end

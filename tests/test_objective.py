@@ -99,3 +99,19 @@ def test_centring_takes_out_what_all_actions_share(centre):
     losses.terms["policy"].backward()
     assert bool(logits.grad.any()) is not centre
     assert losses.terms["value"] == 1.0  # the critic learns as before
+
+
+def policy_gradient(size, *, scale):
+    torch.manual_seed(0)
+    logits = torch.zeros(4, 6, 3, requires_grad=True)
+    r = rollout(logits, size * torch.randn(4, 6), rewards=size * torch.randn(4, 6))
+    losses = actor_critic_loss(r, discount=0.9, lam=0.9, entropy_weight=0.0, scale_advantage=scale)
+    losses.terms["policy"].backward()
+    return logits.grad
+
+
+def test_scaled_advantages_do_not_depend_on_the_size_of_rewards():
+    assert torch.allclose(policy_gradient(1.0, scale=True), policy_gradient(30.0, scale=True), rtol=1e-4, atol=1e-7)
+    assert torch.allclose(30 * policy_gradient(1.0, scale=False), policy_gradient(30.0, scale=False), rtol=1e-4)
+    noise = policy_gradient(1e-3, scale=True) / policy_gradient(1.0, scale=True)
+    assert noise.nanmean() < 0.1  # below SMALLEST_SCALE small advantages stay small

@@ -145,6 +145,19 @@ def test_changed_scores_moving_pixels_only() -> None:
     assert still.terms["changed"].item() == 0
 
 
+def test_lost_weighs_pixels_by_their_error() -> None:
+    frames = toy_frames(4)
+    tokenizer = tiny(lost_weight=2.0)
+    losses = tokenizer.loss(frames)
+    error = (tokenizer._draw(tokenizer.codes(tokenizer.encode(frames))) - to_float(frames)).square()
+    by_pixel = error.mean(1)
+    torch.testing.assert_close(losses.terms["lost"], 2 * by_pixel.square().sum() / by_pixel.sum())
+    assert losses.terms["lost"] > 2 * losses.terms["reconstruction"]  # equal only if every pixel is as wrong
+    pushed = error.detach().requires_grad_()
+    module._lost(pushed).backward()
+    assert torch.allclose(pushed.grad, (by_pixel.detach() / by_pixel.detach().sum() / 3)[:, None].expand_as(error))
+
+
 def test_bf16_autocast_stays_close_and_losses_stay_float32() -> None:
     """Measured: terms within 2%, gradients at a cosine above 0.99."""
     frames = toy_frames(8, size=32)

@@ -37,6 +37,7 @@ class Agent(nn.Module):
                 perceptual_weight=V.perceptual_weight,
                 revive_after=V.revive_after,
                 changed_weight=V.changed_weight,
+                lost_weight=V.lost_weight,
                 network=V.network,
             ),
             WorldModel(

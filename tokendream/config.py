@@ -8,13 +8,12 @@ time (the number of actions, the device found) are never written back into a con
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tokendream import limits
-from tokendream.plain import ConfigError, read, require, shorten
+from tokendream.plain import ConfigError, read, shorten
 
 FORMAT = 1
 """Version of the config's JSON; a file with another number is refused by name."""
@@ -69,6 +68,8 @@ class TokenizerConfig:
     """Updates without use after which a code moves onto an encoder output of the batch; 0: never, as published."""
     changed_weight: float = 0.0
     """Extra weight of the squared error on pixels that differ from the batch's mean frame (not published)."""
+    lost_weight: float = 0.0
+    """Extra weight of the squared error with each pixel weighted by its own error (not published)."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ class DreamConfig:
     """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
     centre_advantage: bool = False
     """Subtract the batch's mean advantage, so that values that lag behind favour no action (not published)."""
+    scale_advantage: bool = False
+    """Divide the advantages by their root mean square, so that the entropy weight suits any game (not published)."""
 
 
 @dataclass(frozen=True)
@@ -257,51 +260,6 @@ class Config:
 
     def __post_init__(self) -> None:
         limits.check(self)
-        for low, names in (
-            (0, "tokenizer.revive_after evaluation.every"),
-            (1, "epochs checkpoint_every env.frame_skip env.noop_max env.eval_noop_max env.max_frames "
-                "env.eval_max_frames tokenizer.downsamples world_model.layers world_model.heads world_model.ffn_factor "
-                "world_model.context actor_critic.lstm_width dream.burn_in collect.steps evaluation.episodes "
-                "evaluation.episodes_during"),
-            (2, "tokenizer.codebook_size dream.horizon"),
-            (4, "tokenizer.code_width"),
-            (8, "env.size"),
-        ):  # fmt: skip
-            for name in names.split():
-                value = functools.reduce(getattr, name.split("."), self)
-                require(value >= low, name, f"at least {low}", value)  # type: ignore[operator]
-        for where, rate, high in (
-            ("world_model.dropout", self.world_model.dropout, 0.95),
-            ("dream.discount", self.dream.discount, 1.0),
-            ("dream.lam", self.dream.lam, 1.0),
-            ("collect.epsilon", self.collect.epsilon, 1.0),
-        ):
-            require(0 <= rate <= high, where, f"between 0 and {high:g}", rate)
-        require(self.seed >= 0, "seed", "a non-negative integer", self.seed)
-        require(self.dream.entropy_weight >= 0, "dream.entropy_weight", "non-negative", self.dream.entropy_weight)
-        M = self.world_model
-        require(M.token_temperature > 0, "world_model.token_temperature", "positive", M.token_temperature)
-        require(self.evaluation.temperature > 0, "evaluation.temperature", "positive", self.evaluation.temperature)
-        require(self.tokenizer.channels % 8 == 0 and self.tokenizer.channels > 0,
-                 "tokenizer.channels", "a multiple of 8 (GroupNorm has 8 groups)", self.tokenizer.channels)  # fmt: skip
-        require(self.env.size % (1 << self.tokenizer.downsamples) == 0 and self.grid >= 2,
-                 "tokenizer.downsamples", f"such that a {self.env.size}-pixel frame halves that often to a grid "
-                 "of 2x2 or more", self.tokenizer.downsamples)  # fmt: skip
-        require(self.tokenizer.code_width % (2 * M.heads) == 0, "tokenizer.code_width",
-                f"a multiple of {2 * M.heads} (twice world_model.heads)", self.tokenizer.code_width)  # fmt: skip
-        require(M.decoding == "pop" or not M.shared_prediction_token, "world_model.shared_prediction_token",
-                "false where world_model.decoding is token: there are no prediction tokens",
-                M.shared_prediction_token)  # fmt: skip
-        require(M.segment_length > M.context, "world_model.segment_length",
-                f"greater than world_model.context ({M.context})", M.segment_length)  # fmt: skip
-        require(self.collect.capacity > max(self.dream.burn_in, self.world_model.segment_length),
-                 "collect.capacity", "greater than a segment and the burn-in", self.collect.capacity)  # fmt: skip
-        for part in ("tokenizer", "world_model", "actor_critic"):
-            phase, where = getattr(self.training, part), f"training.{part}"
-            for name, low in (("first_epoch", 1), ("updates", 0), ("batch", 1), ("weight_decay", 0)):
-                require(getattr(phase, name) >= low, f"{where}.{name}", f"at least {low}", getattr(phase, name))
-            for name in ("learning_rate", "clip"):
-                require(getattr(phase, name) > 0, f"{where}.{name}", "positive", getattr(phase, name))
 
     def to_json(self) -> str:
         """The config as JSON text, with the format's version."""

@@ -17,6 +17,9 @@ from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
 from tokendream.losses import Losses
 
+SMALLEST_SCALE = 0.05
+"""Advantages are never divided by less, in reward units: where nothing is paid, their noise stays small."""
+
 
 def lambda_returns(
     rewards: Float[Tensor, "B T"],
@@ -59,6 +62,7 @@ def dream_loss(
         entropy_weight=settings.entropy_weight,
         mask_after_end=settings.mask_after_end,
         centre_advantage=settings.centre_advantage,
+        scale_advantage=settings.scale_advantage,
     )
 
 
@@ -70,6 +74,7 @@ def actor_critic_loss(
     entropy_weight: float,
     mask_after_end: bool = False,
     centre_advantage: bool = False,
+    scale_advantage: bool = False,
 ) -> Losses:
     """Policy, value and entropy terms of a rollout, on its first T-1 steps.
 
@@ -80,6 +85,8 @@ def actor_critic_loss(
     `mask_after_end` leaves out the steps that were dreamed after an end (the published code keeps them).
     `centre_advantage` subtracts the batch's mean advantage (not published): while the values still lag behind the
     returns, every action looks good or every one looks bad, and a young policy settles on whatever it tried first.
+    `scale_advantage` divides it by its root mean square over the batch (not published), so that one entropy weight
+    serves games that pay in every tenth step and games that pay in every thousandth.
     """
     values = rollout.values.float()
     returns = lambda_returns(rollout.rewards, values.detach(), rollout.ends, discount=discount, lam=lam)
@@ -98,6 +105,9 @@ def actor_critic_loss(
 
     if centre_advantage:
         advantage = advantage - mean(advantage)
+    size = mean(advantage.abs())
+    if scale_advantage:
+        advantage = advantage / mean(advantage.square()).sqrt().clamp(min=SMALLEST_SCALE)
 
     return Losses(
         {
@@ -108,7 +118,7 @@ def actor_critic_loss(
         {
             "policy_entropy": mean(entropy),
             "return": mean(returns),
-            "advantage_scale": mean(advantage.abs()),
+            "advantage_scale": size,
             "reward_rate": rollout.rewards.ne(0).float().mean(),
             "end_rate": rollout.ends.float().mean(),
         },

@@ -50,6 +50,7 @@ class Tokenizer(nn.Module):
         perceptual_weight: float = 1.0,
         revive_after: int = 0,
         changed_weight: float = 0.0,
+        lost_weight: float = 0.0,
         network: Literal["conv", "patch"] = "conv",
     ) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class Tokenizer(nn.Module):
         self.decoder = PatchDecoder(channels, downsamples) if patch else Decoder(channels, downsamples)
         self.lpips = None if perceptual == "none" else LPIPS(perceptual)
         self.perceptual_weight = perceptual_weight
-        self.changed_weight = changed_weight
+        self.changed_weight, self.lost_weight = changed_weight, lost_weight
         self.cell = 1 << downsamples
 
     def encode(self, frame: UInt8[Tensor, "*B 3 S S"]) -> Int64[Tensor, "*B K"]:
@@ -93,10 +94,11 @@ class Tokenizer(nn.Module):
     def loss(self, frame: UInt8[Tensor, "B 3 S S"]) -> Losses:
         """MSE(x, x̂) + LPIPS(x, x̂) + MSE(codes, sg z) + MSE(z, sg codes), with x the frame and x̂ its reconstruction.
 
-        Terms `reconstruction`, `perceptual`, `codebook`, `commitment`, and `changed` where it has a weight: the
+        Terms `reconstruction`, `perceptual`, `codebook`, `commitment`, and where they have a weight: `changed`, the
         squared error over the pixels that differ from the batch's mean frame, which are few and matter most in games
-        of small moving objects. Info: the perplexity of the batch's tokens, exp(entropy), and the share of the V
-        codes that it uses; with revival, the number of codes moved.
+        of small moving objects; `lost`, the squared error over the pixels that are drawn wrong. Info: the perplexity
+        of the batch's tokens, exp(entropy), and the share of the V codes that it uses; with revival, the number of
+        codes moved.
 
         In training mode with `revive_after` this also moves idle codes, after the loss has used the old ones.
         """
@@ -110,6 +112,8 @@ class Tokenizer(nn.Module):
             terms["perceptual"] = self.perceptual_weight * self.lpips(x, reconstruction).mean()
         if self.changed_weight > 0:
             terms["changed"] = self.changed_weight * _changed(x, error)
+        if self.lost_weight > 0:
+            terms["lost"] = self.lost_weight * _lost(error)
         terms["codebook"] = F.mse_loss(codes, z.detach())
         terms["commitment"] = F.mse_loss(z, codes.detach())
         info = self._usage(tokens)
@@ -138,3 +142,13 @@ def _changed(x: Float[Tensor, "B 3 S S"], error: Float[Tensor, "B 3 S S"]) -> Fl
     """Mean of `error` over pixels further than CHANGED from the batch's mean frame; 0 where there are none."""
     mask = ((x - x.mean(0)).abs().amax(1, keepdim=True) > CHANGED).float()
     return (error * mask).sum() / (3 * mask.sum()).clamp(min=1)
+
+
+def _lost(error: Float[Tensor, "B 3 S S"]) -> Float[Tensor, ""]:
+    """Mean of `error` with each pixel weighted by its own error, without gradient through the weight: Σ e sg(e) / Σ e.
+
+    What is drawn as something else weighs most. Where a whole building scrolls, the pixels that `_changed` picks are
+    the building, and the climber on it is lost (CrazyClimber, docs/evidence.md).
+    """
+    weight = error.detach().mean(1, keepdim=True)
+    return (error * weight).sum() / (3 * weight.sum()).clamp(min=1e-12)
