@@ -23,7 +23,7 @@ from tokendream.compute import Compute
 from tokendream.config import Config
 from tokendream.presets import vary
 
-QUICK = Effort(least=3, most=5, seconds=0.5, longest=4.0, total=540.0)
+QUICK = Effort(least=3, most=5, seconds=0.5, longest=4.0, settle=2.0, total=480.0)
 FULL = Effort(least=5, most=20, seconds=5.0, longest=60.0)
 
 BATCHES = (1, 16, 128)

@@ -84,6 +84,8 @@ class Effort:
     """Of repetitions for one piece of work, once there are `least` of them."""
     longest: float = field(default=math.inf)
     """Seconds of an update; where one takes longer its batch is halved until it does not."""
+    settle: float = field(default=math.inf)
+    """Seconds of a first call beyond which there is no second one before the first that is timed."""
     total: float = field(default=math.inf)
     """Seconds after which no further piece of work is begun."""
     clock: Callable[[], float] = field(default=time.perf_counter)
@@ -94,14 +96,18 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
     """Time pieces of work in turn (a, b, a, b, ...), so that what befalls the machine befalls all of them.
 
     Two calls go before: one in which operations are counted, and one more, as allocators settle in the second (on a
-    CPU a large update's second call took 0.8 s of 6 for page faults, its third a tenth of that).
+    CPU a large update's second call took 0.8 s of 6 for page faults, its third a tenth of that); `effort` may spare it.
     """
     counts, times = [], []
     for work in works:
+        began = time.perf_counter()
         counts.append(count(work.run))
+        once = time.perf_counter() - began
         if device.type == "cuda":  # the next ones tune, capture and allocate
             seconds_of(work.run, device, WARM_UP + 2)
-        times.append(max(1, math.ceil(SHORTEST / seconds_of(work.run, device))))
+        if once < effort.settle:
+            once = seconds_of(work.run, device)
+        times.append(max(1, math.ceil(SHORTEST / once)))
     seconds: list[list[float]] = [[] for _ in works]
     memory = [0] * len(works)
     began, rounds = time.perf_counter(), 0
