@@ -244,14 +244,15 @@ def test_a_moment_of_a_replay_is_warm_as_a_dream_of_training(session, trained, r
     session.seek(9)
     L = trained.config.dream.burn_in
     rows = episode.replay.export(episode.first + 9 - L, episode.first + 10)
-    tokens = trained.agent.tokenizer.encode(torch.from_numpy(rows["frame"]))[None]
     steps = Steps(
         torch.from_numpy(rows["action"][None].astype(np.int64)),
         torch.from_numpy(rows["reward"][None]),
         torch.from_numpy(rows["end"][None]),
         torch.ones(1, L + 1, dtype=torch.bool),
     )
-    expected = imagine.start(trained.agent, tokens, steps)
+    with trained.compute.autocast():
+        tokens = trained.agent.tokenizer.encode(torch.from_numpy(rows["frame"]))[None]
+        expected = imagine.start(trained.agent, tokens, steps)
     assert torch.equal(session.now.seen.world.S, expected.world.S)
     assert torch.equal(session.now.seen.policy.h, expected.policy.h)
     session.set_mode("person-dream")
