@@ -28,12 +28,19 @@ class Collector:
     """
 
     def __init__(
-        self, envs: Envs, replay: ReplayBuffer, *, seed: int, epsilon: float, generator: torch.Generator
+        self,
+        envs: Envs,
+        replay: ReplayBuffer,
+        *,
+        seed: int,
+        epsilon: float,
+        generator: torch.Generator,
+        temperature: float = 1.0,
     ) -> None:
         if envs.n != 1:
             raise ValueError(f"collection plays one environment, not {envs.n}")
         self._envs, self._replay, self._seed = envs, replay, seed
-        self._epsilon, self._generator = epsilon, generator
+        self._epsilon, self._temperature, self._generator = epsilon, temperature, generator
         self._game = -1
         self._memory: PolicyState | None = None
         self._frame: UInt8[np.ndarray, "1 3 S S"]
@@ -47,7 +54,9 @@ class Collector:
             self._memory = agent.actor_critic.initial_state(1)
         seen = torch.from_numpy(self._frame).to(compute.device)
         with compute.autocast():
-            chosen, self._memory = agent.act(seen, self._memory, self._generator, epsilon=self._epsilon)
+            chosen, self._memory = agent.act(
+                seen, self._memory, self._generator, temperature=self._temperature, epsilon=self._epsilon
+            )
         action = int(chosen)
         transition = self._envs.step(chosen.cpu().numpy())
         reward, end, over = float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0])

@@ -149,6 +149,8 @@ class CollectConfig:
     """Last epoch in which experience is collected."""
     epsilon: float = 0.01
     """ε, the probability of a uniformly random action."""
+    temperature: float = 1.0
+    """Temperature at which the other actions are sampled (the paper: 1, though it evaluates at 0.5)."""
     capacity: int = 100_000
     """Env steps that the replay buffer holds; the oldest are overwritten beyond it."""
 
@@ -279,6 +281,7 @@ class Config:
         require(self.dream.entropy_weight >= 0, "dream.entropy_weight", "non-negative", self.dream.entropy_weight)
         M = self.world_model
         require(M.token_temperature > 0, "world_model.token_temperature", "positive", M.token_temperature)
+        require(self.collect.temperature > 0, "collect.temperature", "positive", self.collect.temperature)
         require(self.evaluation.temperature > 0, "evaluation.temperature", "positive", self.evaluation.temperature)
         require(self.tokenizer.channels % 8 == 0 and self.tokenizer.channels > 0,
                  "tokenizer.channels", "a multiple of 8 (GroupNorm has 8 groups)", self.tokenizer.channels)  # fmt: skip

@@ -79,7 +79,12 @@ class Trainer:
         self._dreaming = torch.Generator(compute.device).manual_seed(config.seed + 1)
         self._cache = TokenCache(agent.tokenizer, replay, config.tokens_per_frame, compute)
         self._collector = Collector(
-            envs, replay, seed=config.seed, epsilon=config.collect.epsilon, generator=self._acting
+            envs,
+            replay,
+            seed=config.seed,
+            epsilon=config.collect.epsilon,
+            generator=self._acting,
+            temperature=config.collect.temperature,
         )
         self._modules: dict[str, nn.Module] = {name: getattr(agent, name) for name in PARTS}
         self._optimisers = {
