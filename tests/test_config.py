@@ -105,4 +105,5 @@ def test_what_the_paper_does_not_have_is_off_in_rem():
     assert rem.actor_critic.sees == "codes"
     assert not rem.dream.centre_advantage
     assert not rem.dream.scale_advantage
+    assert rem.collect.temperature == 1
     assert not rem.dream.mask_after_end

@@ -176,6 +176,20 @@ def test_encoding_every_frame_once_changes_no_result():
     assert same(*ends)
 
 
+@pytest.mark.parametrize(("temperature", "greedy"), [(1.0, False), (0.01, True)])
+def test_experience_is_collected_at_its_temperature(temperature, greedy):
+    config = dataclasses.replace(
+        TINY, collect=dataclasses.replace(TINY.collect, steps=60, epsilon=0.0, temperature=temperature)
+    )
+    t = trainer(config)
+    with torch.no_grad():
+        t.agent.actor_critic.actor.weight.zero_()
+        t.agent.actor_critic.actor.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    for _ in range(60):
+        t.phases[0].update()
+    assert (t.replay.export(0, 60)["action"] == 1).all() == greedy
+
+
 def test_a_phase_can_end_before_training_does():
     config = dataclasses.replace(
         TINY,

@@ -38,11 +38,13 @@ class Collector:
         seed: int,
         epsilon: float,
         generator: torch.Generator,
+        temperature: float = 1.0,
     ) -> None:
         if envs.n != 1:
             raise ValueError(f"collection plays one environment, not {envs.n}")
         self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
-        self._seed, self._epsilon, self._generator = seed, epsilon, generator
+        self._seed, self._generator = seed, generator
+        self._epsilon, self._temperature = epsilon, temperature
         self.policy = Captured(self._act, compute, [generator], "the policy")
         """One choice of an action, from a frame and the memory's two vectors."""
         self._game = -1
@@ -76,7 +78,9 @@ class Collector:
 
     def _act(self, frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with self._compute.autocast():
-            action, memory = self._agent.act(frame, PolicyState(h, c), self._generator, epsilon=self._epsilon)
+            action, memory = self._agent.act(
+                frame, PolicyState(h, c), self._generator, temperature=self._temperature, epsilon=self._epsilon
+            )
         return action, memory.h, memory.c
 
     def state(self) -> dict[str, Any]:

@@ -148,6 +148,8 @@ class CollectConfig:
     """Last epoch in which experience is collected."""
     epsilon: float = 0.01
     """ε, the probability of a uniformly random action."""
+    temperature: float = 1.0
+    """Temperature at which the other actions are sampled (the paper: 1, though it evaluates at 0.5)."""
     capacity: int = 100_000
     """Env steps that the replay buffer holds; the oldest are overwritten beyond it."""
 

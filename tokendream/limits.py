@@ -85,6 +85,7 @@ def _check_ranges(config: Any) -> None:
     require(config.dream.entropy_weight >= 0, "dream.entropy_weight", "non-negative", config.dream.entropy_weight)
     M = config.world_model
     require(M.token_temperature > 0, "world_model.token_temperature", "positive", M.token_temperature)
+    require(config.collect.temperature > 0, "collect.temperature", "positive", config.collect.temperature)
     require(config.evaluation.temperature > 0, "evaluation.temperature", "positive", config.evaluation.temperature)
     require(config.tokenizer.channels % 8 == 0 and config.tokenizer.channels > 0,
              "tokenizer.channels", "a multiple of 8 (GroupNorm has 8 groups)", config.tokenizer.channels)  # fmt: skip

@@ -42,13 +42,13 @@ CPU = Config(
         revive_after=20,
         lost_weight=10.0,
     ),
-    world_model=WorldModelConfig(layers=3, heads=4, dropout=0.0, stay=True),
+    world_model=WorldModelConfig(layers=3, heads=4, dropout=0.0, stay=True, token_temperature=0.5),
     actor_critic=ActorCriticConfig(lstm_width=256),
     # A short horizon of value and a centred advantage: 1,200 updates are too few for values to catch up with γ = 0.995.
     dream=DreamConfig(
-        discount=0.98, mask_after_end=True, centre_advantage=True, scale_advantage=True, entropy_weight=0.02
+        discount=0.98, mask_after_end=True, centre_advantage=True, scale_advantage=True, entropy_weight=0.05
     ),
-    collect=CollectConfig(steps=1000, last_epoch=1_000_000, capacity=60_000),
+    collect=CollectConfig(steps=1000, last_epoch=1_000_000, temperature=0.5, capacity=60_000),
     training=TrainingConfig(
         # One after the other: M learns little while V moves, and C learns only to stand still from a poor M.
         tokenizer=PhaseConfig(6, 200, 64, 1e-3, 0.01, 10.0, last_epoch=15),

@@ -84,8 +84,10 @@ class Trainer:
         self._timings: dict[str, list[float]] = {}
         agent.to(compute.device).eval()  # before the optimisers: where the parameters are decides how they step
         self._collector = Collector(
-            envs, replay, agent, compute, seed=config.seed, epsilon=config.collect.epsilon, generator=self._acting
-        )
+            envs, replay, agent, compute,
+            seed=config.seed, generator=self._acting,
+            epsilon=config.collect.epsilon, temperature=config.collect.temperature,
+        )  # fmt: skip
         self._modules: dict[str, nn.Module] = {name: getattr(agent, name) for name in PARTS}
         self._optimisers = {
             name: adamw(module, getattr(config.training, name), decay_matrices_only=name == "world_model")
