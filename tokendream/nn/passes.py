@@ -74,9 +74,9 @@ def pop(
 ) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "B H d d"]]:
     """`split_heads`, `retention.pop`, `gated_norm`; also the state after the last block.
 
-    Without a gradient, in bf16, and on a processor with AMX this is one pass from the product on.
+    Without gradient and dropout, in bf16, and on a processor with AMX this is one pass from the product on.
     """
-    if _tiled(x, linear, S, q_turns) and not torch.is_grad_enabled():
+    if p == 0 and _tiled(x, linear, S, q_turns) and not torch.is_grad_enabled():
         raw, decay, first = F.linear(x, linear.weight), gamma ** x.shape[1], range(blocks)[predict].start
         return tiles.pop(raw, linear.bias, q_turns.planes, k_turns.planes, decay, S, blocks, first)
     q, k, v, gate = split_heads(x, linear, q_turns, k_turns)
@@ -115,7 +115,9 @@ def swish(x: Float[Tensor, "*B D"], linear: nn.Linear, p: float) -> Float[Tensor
     """drop(s ∘ sigmoid(s)) for s = W x + b."""
     if _fused(x, linear):
         raw = F.linear(x, linear.weight)
-        return layers.Swish.apply(raw, linear.bias, p) if torch.is_grad_enabled() else layers.swish_(raw, linear.bias)
+        if p == 0 and not torch.is_grad_enabled():
+            return layers.swish_(raw, linear.bias)
+        return layers.Swish.apply(raw, linear.bias, p)
     return dropout(F.silu(linear(x)), p)
 
 
