@@ -245,9 +245,9 @@ def test_pop_in_one_pass_is_as_near_to_float32_as_plain_pop(width, heads, K1, T,
 @torch.no_grad()
 def test_dropout_acts_without_a_gradient_too():
     torch.manual_seed(0)
-    net, x = RetNet(64, 1, 2, dropout=0.5), torch.randn(2, 1, 5, 64).bfloat16()
+    net, x, u = RetNet(64, 1, 2, dropout=0.5), torch.randn(2, 1, 5, 64).bfloat16(), torch.randn(4, 64)
     with passes.kernels(True), torch.autocast("cpu", torch.bfloat16):
-        once, again = (net.pop(x, torch.randn(4, 64), net.initial_state(2))[0] for _ in range(2))
+        once, again = (net.pop(x, u, net.initial_state(2))[0] for _ in range(2))
         assert not torch.equal(once, again)
         assert 0.3 < (passes.swish(x, net.layers[0].ffn_in, 0.5) == 0).float().mean() < 0.7
 
