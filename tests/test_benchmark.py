@@ -14,7 +14,7 @@ from tokendream.benchmark.page import game_cell, page
 from tokendream.benchmark.results import ResultError, label, read_results
 from tokendream.benchmark.summary import curve, summarise, text
 from tokendream.cli.main import main
-from tokendream.config import Config
+from tokendream.config import Config, DreamConfig
 from tokendream.evaluate import summarise as evaluation
 from tokendream.games import Game
 from tokendream.plain import ConfigError
@@ -269,6 +269,10 @@ def test_names_of_agents():
     config = dataclasses.replace(REM, training=dataclasses.replace(REM.training, world_model=changed))
     assert label(config) == "rem, training.world_model.updates 0"
     assert label(dataclasses.replace(Config(), preset="of-another-version")) == "of-another-version"
+    many = [dataclasses.replace(REM, epochs=n, dream=DreamConfig(n, 5, False, 0.5, 0.5, 0.5)) for n in (11, 12)]
+    names = {label(config) for config in many}
+    assert len(names) == 2
+    assert all(len(name) < 60 for name in names)
 
 
 def test_markup_and_latex_in_names_stay_text(tmp_path):
@@ -281,6 +285,9 @@ def test_markup_and_latex_in_names_stay_text(tmp_path):
 
 
 def test_the_committed_results_can_be_reported(tmp_path):
+    """Those of as many env steps together: a report refuses to mix protocols."""
     for device in (ROOT / "results").iterdir():
-        summary = write_benchmark(sorted(p for p in device.iterdir() if p.is_dir()), tmp_path)
-        assert summary.results.runs
+        folders = sorted(p for p in device.iterdir() if p.is_dir())
+        for earlier in (True, False):
+            runs = [p for p in folders if ("18000-steps" in p.name) is earlier]
+            assert write_benchmark(runs, tmp_path).results.runs

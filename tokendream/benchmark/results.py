@@ -8,6 +8,7 @@ with its game.
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from tokendream.presets import PRESETS
 from tokendream.report.folder import Folder
 from tokendream.scores import ATARI_100K, benchmark_name
 from tokendream.sweep.plan import expected, fields_that_differ
+
+MOST_NAMED = 4
+"""Fields that an agent's name may list: a table and a plot must have room for it."""
 
 NOT_THE_AGENT = {"preset", "game", "env_id", "seed", "device", "precision", "kernels", "checkpoint_every",
                  "training.cache_tokens"}  # fmt: skip
@@ -152,13 +156,19 @@ def read_results(paths: Sequence[Path]) -> Results:
 
 
 def label(config: Config) -> str:
-    """Name of the agent that a config describes: its preset, and the fields in which it differs from that."""
+    """Name of the agent that a config describes: its preset, and the fields in which it differs from that.
+
+    Of many fields the first two are named, and a number stands for all of them, so that no two agents share a name.
+    """
     base = PRESETS.get(config.preset, Config())
     changed = [
         f"{_leaf(name)} {value}"
         for name, value, _ in fields_that_differ(config, base)
         if name not in NOT_THE_AGENT and not name.startswith(("env.", "evaluation."))
     ]
+    if len(changed) > MOST_NAMED:
+        number = zlib.crc32(", ".join(changed).encode()) % 10_000
+        changed = [*changed[:2], f"{len(changed) - 2} more ({number:04})"]
     return ", ".join([config.preset, *changed])
 
 
