@@ -1,10 +1,14 @@
 """What the README and docs/evidence.md claim about learning is what the committed results say, and nothing more."""
 
+import dataclasses
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+
+from tokendream import presets
 
 ROOT = Path(__file__).parents[1]
 DEVICES = sorted(path.name for path in (ROOT / "results").iterdir() if any(path.glob("*/final.json")))
@@ -65,3 +69,18 @@ def test_a_page_without_its_markers_is_refused(evidence):
     )
     with pytest.raises(ValueError, match="no <!-- y -->"):
         evidence.write_between("<!-- x -->\n<!-- /x -->", "y", "new")
+
+
+def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkeypatch):
+    """Averaging them with the new ones would prove neither."""
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    for seed in range(4):
+        folder = tmp_path / "results" / "here" / str(seed)
+        shutil.copytree(ROOT / "results" / "two-cores" / "CrazyClimber-cpu-seed0", folder)
+        config = dataclasses.replace(presets.CPU, game="CrazyClimber", seed=seed, epochs=60 if seed < 2 else 7)
+        (folder / "config.json").write_text(config.to_json())
+    assert [[run.config.seed for run in runs] for runs in evidence.whole("here")] == [[0, 1], [2, 3]]
+    rows = [line.split(" | ")[:2] for line in evidence.table("here").splitlines()]
+    assert ["| **CrazyClimber, cpu**", "all 2"] in rows
+    assert ["| **CrazyClimber, cpu as it was**", "all 2"] in rows
