@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from tokendream.nn import retention
 from tokendream.nn.dropout import dropout
-from tokendream.nn.kernels import build, images, layers
-from tokendream.nn.kernels import retention as tiles
+from tokendream.nn.kernels import build, images, layers, tiles
 from tokendream.nn.kernels.call import STORED
 from tokendream.nn.retention import Turns
 
@@ -63,25 +62,46 @@ def gated_norm(y: Float[Tensor, "G H L d"], gate: Float[Tensor, "G L D"], p: flo
 
 def pop(
     x: Float[Tensor, "G L D"],
+    norm: nn.LayerNorm,
     linear: nn.Linear,
-    q_turns: Turns,
-    k_turns: Turns,
+    turns: tuple[Turns, Turns],
     gamma: Float[Tensor, " H"],
     S: Float[Tensor, "B H d d"],
     blocks: int,
     predict: slice,
     p: float,
 ) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "B H d d"]]:
-    """`split_heads`, `retention.pop`, `gated_norm`; also the state after the last block.
+    """`split_heads` of the norm, `retention.pop`, `gated_norm`; also the state after the last block.
 
-    Without gradient and dropout, in bf16, and on a processor with AMX this is one pass from the product on.
+    Without gradient and dropout, in bf16, and on a processor with AMX this is one pass.
     """
-    if p == 0 and _tiled(x, linear, S, q_turns) and not torch.is_grad_enabled():
-        raw, decay, first = F.linear(x, linear.weight), gamma ** x.shape[1], range(blocks)[predict].start
-        return tiles.pop(raw, linear.bias, q_turns.planes, k_turns.planes, decay, S, blocks, first)
-    q, k, v, gate = split_heads(x, linear, q_turns, k_turns)
+    if (
+        p == 0
+        and _tiled(x, linear, S.shape[-1])
+        and S.dtype is torch.float32
+        and turns[0].planes.dtype is torch.float32
+    ):
+        decay, first = gamma ** x.shape[1], range(blocks)[predict].start
+        return tiles.pop(x, norm, linear, turns, decay, S, blocks, first)
+    q, k, v, gate = split_heads(norm(x), linear, *turns)
     y, leaving = retention.pop(q, k, v, gamma, S, blocks, predict)
     return gated_norm(y, gate, p), leaving
+
+
+def feed(
+    x: Float[Tensor, "*B D"],
+    y: Float[Tensor, "*B D"],
+    out: nn.Linear,
+    norm: nn.LayerNorm,
+    wide: nn.Linear,
+    back: nn.Linear,
+    p: float,
+) -> Float[Tensor, "*B D"]:
+    """s + drop(back(drop(swish(wide(norm(s)))))) for s = x + drop(out(y)); in one pass as `pop` is."""
+    if p == 0 and y.dtype is x.dtype and _tiled(x, out, *wide.weight.shape):
+        return tiles.feed(x, y, out, norm, wide, back)
+    total, normed = add_norm(x, y, out, norm, p)
+    return add(total, swish(normed, wide, p), back, p)
 
 
 def invert(logits: Float[Tensor, "*B V"], u: Float[Tensor, "*B 1"], temperature: float = 1.0) -> Int64[Tensor, "*B"]:
@@ -157,14 +177,13 @@ def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
     )
 
 
-def _tiled(x: Tensor, linear: nn.Linear, S: Tensor, turns: Turns) -> bool:
-    """Whether `kernels.retention` takes it: in bf16, heads of whole tiles, states in float32."""
+def _tiled(x: Tensor, linear: nn.Linear, *widths: int) -> bool:
+    """Whether `kernels.tiles` takes it: without a gradient, in bf16, rows of whole tiles."""
     return (
         _fused(x, linear)
+        and not torch.is_grad_enabled()
         and x.dtype is torch.bfloat16
-        and S.shape[-1] % 32 == 0
-        and S.dtype is torch.float32
-        and turns.planes.dtype is torch.float32
+        and all(width % 32 == 0 for width in widths)
         and tiles.available()
     )
 

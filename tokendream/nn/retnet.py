@@ -79,8 +79,7 @@ class RetNetLayer(nn.Module):
 
     def feed(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
         """The layer's output for tokens x and what retention made of them."""
-        x, normed = passes.add_norm(x, y, self.out, self.norm_ffn, self.drop)
-        return passes.add(x, passes.swish(normed, self.ffn_in, self.drop), self.ffn_out, self.drop)
+        return passes.feed(x, y, self.out, self.norm_ffn, self.ffn_in, self.ffn_out, self.drop)
 
 
 class RetNet(nn.Module):
@@ -174,8 +173,9 @@ class RetNet(nn.Module):
         turns = self._turns(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=True)
         leaving = []
         for layer, S in zip(self._stack, state.S.unbind(0), strict=True):
-            normed = layer.norm_retention(blocks)
-            y, after = passes.pop(normed, layer.qkvg, *turns, self.gamma, S, T, predict, layer.drop)
+            y, after = passes.pop(
+                blocks, layer.norm_retention, layer.qkvg, turns, self.gamma, S, T, predict, layer.drop
+            )
             leaving.append(after)
             if len(leaving) < len(self.layers):
                 blocks = layer.feed(blocks, y)

@@ -178,16 +178,6 @@ void add_norm_back(const T* sum, const float* scale, const T* grad_sum, const T*
 }
 
 template <class T>
-inline void swish_row(const T* __restrict x, const float* __restrict bias, T* __restrict y,
-                      const float* __restrict factors, int64_t n) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const float z = up(x[i]) + bias[i];
-        put(y[i], z * sigmoid<T>(z) * factors[i]);
-    }
-}
-
-template <class T>
 inline void swish_row_back(const T* __restrict x, const float* __restrict bias, const T* __restrict grad,
                            T* __restrict grad_x, float* __restrict grad_bias, const float* __restrict factors,
                            int64_t n) {

@@ -1,215 +1,240 @@
-// POP's retention in one pass: a projection in, gated outputs and states out, and nothing in between leaves the nearest
-// caches. Heads, rotation, scores, their causal half, outputs, states, norm and gate of one head of one block are 0.1 MB;
-// as separate products and passes they are read and written ten times over.
+// POP's retention in one pass: tokens in, gated outputs and states out, and nothing in between leaves the nearest caches.
+// Norm, projection, heads, rotation, scores, their causal half, outputs, states, norm and gate of one head of one block
+// are 0.2 MB; as separate products and passes they are read and written ten times over.
 //
 // Of a sequence's T blocks, block t enters with the state S_{t-1} and leaves S_t; a prediction made after block t enters
-// with S_t, and its state is dropped (nn/retention.py, `pop`). Products are bf16 with sums in float32, by AMX tiles.
+// with S_t, and its state is dropped (nn/retention.py, `pop`).
 
-#include "rows.h"
+#include "tiles.h"
 
 #ifdef __AMX_BF16__
 
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 namespace {
 
-// All tiles are 16 rows of 64 bytes: 16 x 32 bf16 on the left, 16 pairs x 16 on the right, 16 x 16 float sums.
-class Tiles {
-  public:
-    Tiles() {
-        _tile_storeconfig(before);  // whoever else uses tiles in this thread may rely on it
-        alignas(64) uint8_t config[64] = {1};
-        for (int i = 0; i < 8; i++) {
-            config[16 + 2 * i] = 64;
-            config[48 + i] = 16;
-        }
-        _tile_loadconfig(config);
-    }
-    ~Tiles() { _tile_loadconfig(before); }
-
-  private:
-    alignas(64) uint8_t before[64];
-};
-
-// What one thread works in: a block of L tokens of one head of width d. Rows past L are zero: M is L in whole tiles of 16
-// rows, N in whole pairs of tiles.
-struct Workspace {
-    int64_t L, d, M, N;
-    std::vector<uint8_t> memory;
-    bf16 *q, *k, *rows, *k_left;       // M d; N d; two rows of d; d N
-    uint32_t *k_right, *v, *entering;  // d/2 N, N/2 d, d/2 d: pairs of rows, as the right side of a product
-    bf16* scores;                     // 16 N
-    float *y, *tile, *S;              // 16 d, 16 16, d d
-
-    Workspace(int64_t L, int64_t d) : L(L), d(d), M((L + 15) / 16 * 16), N((L + 31) / 32 * 32) {
-        const int64_t bytes[] = {2 * M * d, 2 * N * d, 4 * d,  2 * d * N, 2 * d * N,  2 * N * d,
-                                 2 * d * d, 32 * N,    64 * d, 4 * 16 * 16, 4 * d * d};
-        void** places[] = {(void**)&q,        (void**)&k,      (void**)&rows, (void**)&k_left, (void**)&k_right, (void**)&v,
-                           (void**)&entering, (void**)&scores, (void**)&y,    (void**)&tile,   (void**)&S};
-        int64_t total = 64;
-        for (int64_t n : bytes) total += (n + 63) / 64 * 64;
-        memory.assign(total, 0);
-        uint8_t* next = memory.data() + (64 - uintptr_t(memory.data()) % 64) % 64;
-        for (int i = 0; i < 11; i++) {
-            *places[i] = next;
-            next += (bytes[i] + 63) / 64 * 64;
-        }
-    }
-};
-
-// sums (tile 0) += left [16, 32 steps] right [32 steps, 16]; strides in elements of the left, pairs of the right.
-inline void multiply(const bf16* left, int64_t left_stride, const uint32_t* right, int64_t right_stride, int64_t steps) {
-    for (int64_t s = 0; s < steps; s++) {
-        _tile_loadd(1, left + 32 * s, 2 * left_stride);
-        _tile_loadd(2, right + 16 * s * right_stride, 4 * right_stride);
-        _tile_dpbf16ps(0, 1, 2);
-    }
+// 16 words, of a and b in turn, rounded.
+inline __m512i interleaved(__m512 a, __m512 b) {
+    alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-// Heads of a block, turned, where products want them. x: first row of the head's q; k and v are D and 2 D further.
-// q_bias, k_bias: even and odd features apart.
-inline void load(Workspace& w, const bf16* x, const float* q_bias, const float* k_bias, const float* v_bias,
-                 const float* q_table, const float* k_table, int64_t D, int64_t stride) {
-    const int64_t d = w.d, e = d / 2;
-    for (int64_t l = 0; l < w.L; l++) {
-        turn(x + l * stride, q_bias, w.q + l * d, q_table + l * d, e);
-        turn(x + l * stride + D, k_bias, w.k + l * d, k_table + l * d, e);
-    }
-    const word* __restrict keys = reinterpret_cast<const word*>(w.k);
-    for (int64_t r = 0; r < e; r++) {
-        uint32_t* __restrict to = w.k_right + r * w.N;
-#pragma omp simd
-        for (int64_t l = 0; l < w.N; l++) to[l] = keys[l * e + r];
-    }
-    bf16 *even = w.rows, *odd = w.rows + d;
-    for (int64_t l = 0; l < w.L; l += 2) {
-        shift(x + l * stride + 2 * D, v_bias, even, d);
-        if (l + 1 < w.L)
-            shift(x + (l + 1) * stride + 2 * D, v_bias, odd, d);
+// Rows 2 p and 2 p + 1 of 32 columns of a right factor, whose two tiles begin at `to`.
+inline void put_pair(bf16* to, int64_t p, Row even, Row odd) {
+    _mm512_storeu_si512(to + 32 * p, interleaved(even.low, odd.low));
+    _mm512_storeu_si512(to + tile + 32 * p, interleaved(even.high, odd.high));
+}
+
+// What one thread works in: a block of L tokens of one head of width d, in N rows. Rows past L stay zero.
+struct Desk {
+    int64_t L, D, d, N, inside, across;  // inside, across: steps of 32 features of a head, of 32 tokens
+    Lines<bf16> tokens;                  // left, N D: the block's normed tokens
+    Lines<bf16> q, k, k_left;            // left, N d and N d and d N
+    Lines<bf16> k_right, v, entering;    // right, d N and N d and d d
+    Lines<bf16> scores;                  // left, 32 N
+    Lines<float> gate, y, fresh;         // N d, swish taken; sums 32 d; two blocks
+
+    Desk(int64_t L, int64_t D, int64_t d)
+        : L(L), D(D), d(d), N((L + 31) / 32 * 32), inside(d / 32), across(N / 32), tokens(N * D), q(N * d), k(N * d),
+          k_left(d * N), k_right(d * N), v(N * d), entering(d * d), scores(32 * N), gate(N * d), y(32 * d), fresh(2 * block) {}
+
+    // left [32 from row 32 i on] right, where rows past L are left out as far as they fill a tile.
+    template <bool add, class Beside>
+    void product(const bf16* left, int64_t i, const bf16* right, float* sums, int64_t steps, Beside beside) const {
+        if (L - 32 * i > 16)
+            multiply<add, true>(left, steps * tile, right, sums, steps, beside);
         else
-            std::fill_n(odd, d, bf16(0));
-        uint32_t* __restrict to = w.v + l / 2 * d;
-#pragma omp simd
-        for (int64_t i = 0; i < d; i++) to[i] = uint32_t(even[i]) | uint32_t(odd[i]) << 16;
+            multiply<add, false>(left, steps * tile, right, sums, steps, beside);
     }
+};
+
+// What all blocks of a head have in common. Of a pair of features, biases and tables know the even and the odd one, and
+// cosine and sine, apart: d/2 of the one, then d/2 of the other.
+struct Head {
+    const bf16 *q, *k, *v, *gate;  // their part of the projection, as a right factor
+    const float *q_bias, *k_bias, *v_bias, *gate_bias;
+    float decay;
+};
+
+// A row of 32 features, each pair turned. `bias`, `table`: of its first pair, e pairs in all.
+inline void put_turned(bf16* to, Row x, const float* bias, const float* table, int64_t e) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const __m512 a = _mm512_add_ps(_mm512_permutex2var_ps(x.low, even, x.high), _mm512_loadu_ps(bias));
+    const __m512 b = _mm512_add_ps(_mm512_permutex2var_ps(x.low, odd, x.high), _mm512_loadu_ps(bias + e));
+    const __m512 c = _mm512_loadu_ps(table), s = _mm512_loadu_ps(table + e);
+    _mm512_storeu_si512(to, interleaved(_mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)), _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c))));
 }
 
-// The state as the right side of a product.
-inline void load_state(Workspace& w) {
-    for (int64_t r = 0; r < w.d / 2; r++) {
-        const float *__restrict even = w.S + 2 * r * w.d, *__restrict odd = even + w.d;
-        uint32_t* __restrict to = w.entering + r * w.d;
-#pragma omp simd
-        for (int64_t i = 0; i < w.d; i++) to[i] = pair(even[i], odd[i]);
+// The head of every token: q, k and v as factors, and the gate. Each 32 x 32 sums are worked up beside the next product.
+inline void project(Desk& w, const Head& head, const float* q_table, const float* k_table) {
+    const int64_t d = w.d, e = d / 2, steps = w.D / 32;
+    const int64_t share = (32 + 2 * steps - 1) / (2 * steps) * 2;  // rows a step, in pairs
+    int64_t turn = 0;
+    int part = -1;  // of what is still to be worked up: q, k, v, gate; its rows and columns of 32
+    int64_t i = 0, c = 0;
+    const float* sums = nullptr;
+    const auto finish = [&](int64_t s) {
+        if (part < 0) return;
+        const int64_t last = std::min(std::min((s + 1) * share, int64_t(32)), w.L - 32 * i);
+        for (int64_t r = s * share; r < last; r++) {
+            const Row x = row(sums + 32 * r);
+            const int64_t l = 32 * i + r;
+            if (part == 0)
+                put_turned(left_at(w.q, l, 32 * c, w.inside), x, head.q_bias + 16 * c, q_table + l * d + 16 * c, e);
+            else if (part == 1)
+                put_turned(left_at(w.k, l, 32 * c, w.inside), x, head.k_bias + 16 * c, k_table + l * d + 16 * c, e);
+            else if (part == 3)
+                put(w.gate + l * d + 32 * c, swish(x + row(head.gate_bias + 32 * c)));
+            else if (r % 2 == 0) {
+                const Row bias = row(head.v_bias + 32 * c), mate = l + 1 < w.L ? row(sums + 32 * r + 32) + bias : same(0);
+                put_pair(w.v + 2 * (c * w.across + i) * tile, r / 2, x + bias, mate);
+            }
+        }
+    };
+    const bf16* weights[] = {head.q, head.k, head.v, head.gate};
+    for (int64_t rows = 0; rows < w.across; rows++)
+        for (int now = 0; now < 4; now++)
+            for (int64_t column = 0; column < w.inside; column++) {
+                float* next = w.fresh + turn * block;
+                w.product<false>(w.tokens + 2 * rows * steps * tile, rows, weights[now] + 2 * column * steps * tile, next,
+                                 steps, finish);
+                part = now, i = rows, c = column, sums = next, turn = 1 - turn;
+            }
+    for (int64_t s = 0; s < steps; s++) finish(s);
+}
+
+// k as the right factor of q kᵀ, and kᵀ as the left one of kᵀ v.
+inline void turn_keys(Desk& w) {
+    alignas(64) static constexpr uint16_t lows[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                      32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
+    const __m512i low = _mm512_load_si512(lows), high = _mm512_add_epi16(low, _mm512_set1_epi16(1));
+    for (int64_t j = 0; j < w.across; j++)
+        for (int64_t s = 0; s < w.inside; s++) {
+            bf16* right = w.k_right + 2 * (j * w.inside + s) * tile;
+            for (int64_t half = 0; half < 2; half++)
+                transpose(w.k + ((2 * j + half) * w.inside + s) * tile, right + half * tile);
+            for (int64_t p = 0; p < 16; p++) {
+                const __m512i a = _mm512_loadu_si512(right + 32 * p), b = _mm512_loadu_si512(right + tile + 32 * p);
+                bf16* to = left_at(w.k_left, 32 * s + 2 * p, 32 * j, w.across);
+                _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
+                _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi16(a, high, b));
+            }
+        }
+}
+
+// Gated outputs of all tokens, tril(q kᵀ) v + q S normed; out: rows of the head, D apart. S: sums [d, d].
+inline void attend(Desk& w, const float* S, bf16* out) {
+    const int64_t d = w.d;
+    for (int64_t i = 0; i < w.inside; i++)
+        for (int64_t j = 0; j < w.inside; j++)
+            for (int64_t p = 0; p < 16; p++) {
+                const float* from = S + (i * w.inside + j) * block + 64 * p;
+                put_pair(w.entering + 2 * (j * w.inside + i) * tile, p, row(from), row(from + 32));
+            }
+    for (int64_t i = 0; i < w.across; i++) {
+        const bf16* q = w.q + 2 * i * w.inside * tile;
+        const int64_t seen = i + 1;  // steps of 32 tokens
+        for (int64_t j = 0; j < seen; j++) {
+            w.product<false>(q, i, w.k_right + 2 * j * w.inside * tile, w.fresh, w.inside, nothing);
+            for (int64_t r = 0; r < 32; r++) {
+                Row x = row(w.fresh + 32 * r);
+                if (i == j) {
+                    const uint32_t kept = 0xffffffffu >> (31 - r);
+                    x = {_mm512_maskz_mov_ps(__mmask16(kept), x.low), _mm512_maskz_mov_ps(__mmask16(kept >> 16), x.high)};
+                }
+                put(left_at(w.scores, r, 32 * j, seen), x);
+            }
+        }
+        for (int64_t n = 0; n < w.inside; n++) {
+            float* sums = w.y + n * block;
+            w.product<false>(w.scores, i, w.v + 2 * n * w.across * tile, sums, seen, nothing);
+            w.product<true>(q, i, w.entering + 2 * n * w.inside * tile, sums, w.inside, nothing);
+        }
+        for (int64_t r = 0; r < std::min(w.L - 32 * i, int64_t(32)); r++) {
+            const int64_t l = 32 * i + r;
+            const Moments m = moments_of(w.y + 32 * r, d, block);
+            for (int64_t n = 0; n < w.inside; n++)
+                put(out + l * w.D + 32 * n,
+                    (row(w.y + n * block + 32 * r) - same(m.mean)) * same(m.scale) * row(w.gate + l * d + 32 * n));
+        }
     }
 }
 
 // S <- decay (S + kᵀ v)
-inline void absorb(Workspace& w, float decay) {
-    const int64_t d = w.d;
-    for (int64_t r = 0; r < d / 2; r++) {
-        const uint32_t* __restrict from = w.k_right + r * w.N;
-        bf16 *__restrict even = w.k_left + 2 * r * w.N, *__restrict odd = even + w.N;
-#pragma omp simd
-        for (int64_t l = 0; l < w.N; l++) {
-            even[l] = bf16(from[l]);
-            odd[l] = bf16(from[l] >> 16);
+inline void absorb(Desk& w, float* S, float decay) {
+    for (int64_t i = 0; i < w.inside; i++)
+        for (int64_t j = 0; j < w.inside; j++) {
+            float* sums = S + (i * w.inside + j) * block;
+            multiply<true, true>(w.k_left + 2 * i * w.across * tile, w.across * tile, w.v + 2 * j * w.across * tile, sums,
+                                 w.across, nothing);
+            for (int64_t r = 0; r < 32; r++) put(sums + 32 * r, row(sums + 32 * r) * same(decay));
         }
-    }
-    for (int64_t m = 0; m < d; m += 16)
-        for (int64_t n = 0; n < d; n += 16) {
-            float* sums = w.S + m * d + n;
-            _tile_loadd(0, sums, 4 * d);
-            multiply(w.k_left + m * w.N, w.N, w.v + n, d, w.N / 32);
-            _tile_stored(0, sums, 4 * d);
-        }
-#pragma omp simd
-    for (int64_t i = 0; i < d * d; i++) w.S[i] *= decay;
 }
 
-// Outputs of tokens m .. m + 15, before the norm: tril(q kᵀ) v + q S.
-inline void outputs(Workspace& w, int64_t m) {
-    const int64_t d = w.d, steps = m / 32 + 1;  // tokens that they see, in steps of 32
-    for (int64_t n = 0; n < 32 * steps; n += 16) {
-        if (n > m) {
-            for (int64_t i = 0; i < 16; i++) std::fill_n(w.scores + i * w.N + n, 16, bf16(0));
-            continue;
-        }
-        _tile_zero(0);
-        multiply(w.q + m * d, d, w.k_right + n, w.N, d / 32);
-        _tile_stored(0, w.tile, 64);
-        for (int64_t i = 0; i < 16; i++) {
-            const int64_t seen = m + i - n;  // keys up to this one
-            bf16* __restrict to = w.scores + i * w.N + n;
-            const float* __restrict from = w.tile + 16 * i;
-#pragma omp simd
-            for (int64_t j = 0; j < 16; j++) put(to[j], j <= seen ? from[j] : 0.0f);
-        }
-    }
-    for (int64_t n = 0; n < d; n += 16) {
-        _tile_zero(0);
-        multiply(w.scores, w.N, w.v + n, d, steps);
-        multiply(w.q + m * d, d, w.entering + n, d, d / 32);
-        _tile_stored(0, w.y + n, 4 * d);
-    }
+// Between a matrix [d, d] row by row and one in blocks of sums.
+template <class Copy>
+inline void each_row(float* matrix, float* sums, int64_t d, Copy copy) {
+    for (int64_t r = 0; r < d; r++)
+        for (int64_t c = 0; c < d; c += 32) copy(matrix + r * d + c, sums + (r / 32 * (d / 32) + c / 32) * block + r % 32 * 32);
 }
 
 }  // namespace
 
 extern "C" {
 
-int td_has_tiles() {
-    constexpr int request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return syscall(SYS_arch_prctl, request, tile_data) == 0;
-}
-
-// x [(T + P) B L 4D] without its bias, tables [T + P, H, L, 2 d/2], S [B H d d]; out [(T + P) B L D], S_out [B H d d].
-// Predictions are made after the P blocks from `first` on. `decay`: of every head over a block.
-void td_pop(int, const void* x_, const float* bias, const float* q_table, const float* k_table, const float* decay,
-            const float* S, void* out_, float* S_out, int64_t B, int64_t T, int64_t first, int64_t P, int64_t H,
-            int64_t L, int64_t d) {
+// x [(T + P) B L D], tables [T + P, H, L, 2 d/2], S [B H d d]; out [(T + P) B L D], S_out [B H d d]. Predictions are made
+// after the P blocks from `first` on. `scale`, `offset`: of the norm; `weight` [4D, D], `bias`: of the projection to q, k,
+// v and gate; `decay`: of every head over a block.
+void td_pop(int, const void* x_, const float* scale, const float* offset, const float* weight, const float* bias,
+            const float* q_table, const float* k_table, const float* decay, const float* S, void* out_, float* S_out,
+            int64_t B, int64_t T, int64_t first, int64_t P, int64_t H, int64_t L, int64_t d) {
     const bf16* x = (const bf16*)x_;
     bf16* out = (bf16*)out_;
-    const int64_t D = H * d, stride = 4 * D;
+    const int64_t D = H * d, panel = 2 * D / 32 * tile;
+    const Lines<bf16> right(4 * D * D);
+    const std::vector<float> parts = apart(bias, 2 * D, d);
+    // Few sequences are shared out by heads, each of which then norms all tokens again.
+    const int64_t groups = B >= omp_get_max_threads() ? 1 : H, heads = H / groups;
 #pragma omp parallel
     {
+        pack(weight, right, 4 * D, D);
         const Tiles tiles;
-        Workspace w(L, d);
-        const std::vector<float> factors(d, 1.0f), parts = apart(bias, 2 * D, d);
-        std::vector<bf16> gate(d);
+        Desk w(L, D, d);
+        Lines<float> states(heads * d * d), tokens(D);
 #pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < B; b++)
-            for (int64_t h = 0; h < H; h++) {
+            for (int64_t g = 0; g < groups; g++) {
                 const auto block = [&](int64_t slot, bool absorbed) {
-                    const int64_t g = slot * B + b, turns = (slot * H + h) * L * d;
-                    const bf16* at = x + g * L * stride + h * d;
-                    load(w, at, &parts[h * d], &parts[D + h * d], bias + 2 * D + h * d, q_table + turns, k_table + turns, D, stride);
-                    load_state(w);
-                    for (int64_t m = 0; m < L; m += 16) {
-                        outputs(w, m);
-                        for (int64_t l = m; l < std::min(m + 16, L); l++) {
-                            shift(at + l * stride + 3 * D, bias + 3 * D + h * d, gate.data(), d);
-                            gate_row(w.y + (l - m) * d, gate.data(), out + (g * L + l) * D + h * d, factors.data(), d);
-                        }
+                    const int64_t from = (slot * B + b) * L * D;
+                    for (int64_t l = 0; l < L; l++) {
+                        for (int64_t c = 0; c < D; c += 32) put(tokens + c, row(x + from + l * D + c));
+                        norm_left(tokens, scale, offset, left_at(w.tokens, l, 0, D / 32), D);
                     }
-                    if (absorbed) absorb(w, decay[h]);
+                    for (int64_t h = g * heads; h < (g + 1) * heads; h++) {
+                        const int64_t at = h * d, turns = (slot * H + h) * L * d;
+                        const auto weights = [&](int64_t part) { return right + (part * D + at) / 32 * panel; };
+                        const Head head{weights(0), weights(1), weights(2), weights(3), &parts[at], &parts[D + at],
+                                        bias + 2 * D + at, bias + 3 * D + at, decay[h]};
+                        float* state = states + (h - g * heads) * d * d;
+                        project(w, head, q_table + turns, k_table + turns);
+                        turn_keys(w);
+                        attend(w, state, out + from + at);
+                        if (absorbed) absorb(w, state, head.decay);
+                    }
                 };
-                std::copy_n(S + (b * H + h) * d * d, d * d, w.S);
+                const int64_t mine = (b * H + g * heads) * d * d;
+                for (int64_t h = 0; h < heads; h++)
+                    each_row((float*)S + mine + h * d * d, states + h * d * d, d, [](float* a, float* b) { put(b, row(a)); });
                 for (int64_t t = 0; t < T; t++) {
                     block(t, true);
                     if (first <= t && t < first + P) block(T + t - first, false);
                 }
-                std::copy_n(w.S, d * d, S_out + (b * H + h) * d * d);
+                for (int64_t h = 0; h < heads; h++)
+                    each_row(S_out + mine + h * d * d, states + h * d * d, d, [](float* a, float* b) { put(a, row(b)); });
             }
     }
 }
 
 }  // extern "C"
-
-#else
-
-extern "C" int td_has_tiles() { return 0; }
 
 #endif

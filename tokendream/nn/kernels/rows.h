@@ -113,4 +113,14 @@ inline void gate_row(const Y* __restrict y, const T* __restrict gate, T* __restr
     }
 }
 
+template <class X, class T>
+inline void swish_row(const X* __restrict x, const float* __restrict bias, T* __restrict y,
+                      const float* __restrict factors, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const float z = up(x[i]) + bias[i];
+        put(y[i], z * sigmoid<T>(z) * factors[i]);
+    }
+}
+
 }  // namespace
