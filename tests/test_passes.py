@@ -31,6 +31,7 @@ def turns() -> tuple[retention.Turns, ...]:
 
 
 QKVG, OUT, WIDE, NORM, TURNS = linear(D, 4 * D), linear(D, D), linear(D, 4 * D), nn.LayerNorm(D), turns()
+FFN = nn.ModuleList([OUT, NORM, WIDE, linear(4 * D, D)])
 GROUPS, HEAD = nn.GroupNorm(8, 48, eps=1e-6), torch.rand(48)
 IMAGES = (3, 48, 5, 7)
 for norm in (NORM, GROUPS):
@@ -43,6 +44,8 @@ PASSES = {
     "add_norm": (lambda x, y: passes.add_norm(x, y, OUT, NORM, 0.0), [X, X], nn.ModuleList([OUT, NORM])),
     "add": (lambda x, y: (passes.add(x, y, OUT, 0.0),), [X, X], OUT),
     "swish": (lambda x: (passes.swish(x, WIDE, 0.0),), [X], WIDE),
+    "feed": (lambda x, y: (passes.feed(x, y, *FFN, 0.0),), [X, X], FFN),
+    "feed of many rows": (lambda x, y: (passes.feed(x, y, *FFN, 0.0),), [(300, D), (300, D)], FFN),
     "norm_swish": (lambda x: (passes.norm_swish(x, GROUPS),), [IMAGES], GROUPS),
     "unit_distance": (lambda x: (passes.unit_distance(torch.ones_like(x).cumsum(1), x, HEAD),), [IMAGES], None),
 }
@@ -155,6 +158,33 @@ def test_each_pass_draws_the_same_mask_on_its_way_back():
     grad = torch.autograd.grad((normed * torch.randn(40, 64)).sum(), branch)[0]
     assert torch.equal(grad == 0, total == 0)
     assert 0.25 < (total == 0).float().mean() < 0.35
+
+
+@pytest.mark.parametrize("site", ["after the retention", "inside the feed-forward network", "behind it"])
+def test_each_dropout_of_a_layer_draws_the_same_mask_on_its_way_back(site):
+    """One dropout made visible at a time: what it lets through is the output, and the gradient of a bias of ones."""
+    torch.manual_seed(0)
+    n, p, grad = 64, 0.3, torch.randn(64, D)
+    out, norm, wide, back = linear(D, D), nn.LayerNorm(D), linear(D, 4 * D), linear(4 * D, D)
+    for layer in (out, wide, back):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    bias = {"after the retention": out.bias, "inside the feed-forward network": wide.bias, "behind it": back.bias}[site]
+    nn.init.constant_(bias, 8.0)  # swish(8) = 8, and its derivative is 1, to 2e-2
+    if bias is wide.bias:
+        nn.init.eye_(back.weight)
+    x, y = torch.zeros(2, n, D).bfloat16()
+    with passes.kernels(True), torch.autocast("cpu", torch.bfloat16):
+        got = passes.feed(x, y, out, norm, wide, back, p).float()
+        again = passes.feed(x, y, out, norm, wide, back, p).float()
+    rate = 1 - (1 - p) ** (2 if bias is wide.bias else 1)  # what leaves the network passes the last one too
+    dropped = (got == 0).float().mean().item()
+    assert abs(dropped - rate) < 4 * (rate * (1 - rate) / got.numel()) ** 0.5
+    assert not torch.equal(got, again)
+    of_bias = torch.autograd.grad((got * grad).sum(), bias)[0]
+    assert torch.allclose(of_bias[:D], (grad * got).sum(0) / 8, atol=0.3, rtol=0.03)
+    wrong = (grad * again).sum(0) / 8  # another mask would not do
+    assert not torch.allclose(of_bias[:D], wrong, atol=0.3, rtol=0.03)
 
 
 def test_the_number_of_threads_changes_nothing_but_the_order_of_sums():

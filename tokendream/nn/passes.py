@@ -97,9 +97,12 @@ def feed(
     back: nn.Linear,
     p: float,
 ) -> Float[Tensor, "*B D"]:
-    """s + drop(back(drop(swish(wide(norm(s)))))) for s = x + drop(out(y)); in one pass as `pop` is."""
-    if p == 0 and y.dtype is x.dtype and _tiled(x, out, *wide.weight.shape):
-        return tiles.feed(x, y, out, norm, wide, back)
+    """s + drop(back(drop(swish(wide(norm(s)))))) for s = x + drop(out(y)); in one pass, with AMX."""
+    if y.dtype is x.dtype and _tiled(x, out, *wide.weight.shape):
+        weights = [w for layer in (out, norm, wide, back) for w in (layer.weight, layer.bias)]
+        if p == 0 and not torch.is_grad_enabled():
+            return tiles.feed(x, y, *weights)
+        return tiles.Feed.apply(x, y, p, *weights)
     total, normed = add_norm(x, y, out, norm, p)
     return add(total, swish(normed, wide, p), back, p)
 
@@ -178,10 +181,9 @@ def _fused(x: Tensor, linear: nn.Linear | None = None) -> bool:
 
 
 def _tiled(x: Tensor, linear: nn.Linear, *widths: int) -> bool:
-    """Whether `kernels.tiles` takes it: without a gradient, in bf16, rows of whole tiles."""
+    """Whether `kernels.tiles` takes it: in bf16, rows of whole tiles."""
     return (
         _fused(x, linear)
-        and not torch.is_grad_enabled()
         and x.dtype is torch.bfloat16
         and all(width % 32 == 0 for width in widths)
         and tiles.available()

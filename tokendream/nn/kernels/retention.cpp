@@ -11,19 +11,6 @@
 
 namespace {
 
-// 16 words, of a and b in turn, rounded.
-inline __m512i interleaved(__m512 a, __m512 b) {
-    alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    return _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh(b, a));
-}
-
-// Rows 2 p and 2 p + 1 of 32 columns of a right factor, whose two tiles begin at `to`.
-inline void put_pair(bf16* to, int64_t p, Row even, Row odd) {
-    _mm512_storeu_si512(to + 32 * p, interleaved(even.low, odd.low));
-    _mm512_storeu_si512(to + tile + 32 * p, interleaved(even.high, odd.high));
-}
-
 // What one thread works in: a block of L tokens of one head of width d, in N rows. Rows past L stay zero.
 struct Desk {
     int64_t L, D, d, N, inside, across;  // inside, across: steps of 32 features of a head, of 32 tokens
@@ -175,7 +162,7 @@ inline void absorb(Desk& w, float* S, float decay) {
 template <class Copy>
 inline void each_row(float* matrix, float* sums, int64_t d, Copy copy) {
     for (int64_t r = 0; r < d; r++)
-        for (int64_t c = 0; c < d; c += 32) copy(matrix + r * d + c, sums + (r / 32 * (d / 32) + c / 32) * block + r % 32 * 32);
+        for (int64_t c = 0; c < d; c += 32) copy(matrix + r * d + c, sums_at(sums, r, c, d / 32));
 }
 
 }  // namespace

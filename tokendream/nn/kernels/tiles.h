@@ -62,6 +62,11 @@ inline bf16* left_at(bf16* left, int64_t r, int64_t column, int64_t steps) {
     return left + (r / 16 * steps + column / 32) * tile + r % 16 * 32;
 }
 
+// The same among sums with `blocks` blocks a row.
+inline float* sums_at(float* sums, int64_t r, int64_t column, int64_t blocks) {
+    return sums + (r / 32 * blocks + column / 32) * block + r % 32 * 32;
+}
+
 // 32 floats, and 32 numbers of a tile's row.
 struct Row {
     __m512 low, high;
@@ -76,6 +81,9 @@ inline Row row(const bf16* x) {
     const auto wide = [](__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); };
     return {wide(_mm512_castsi512_si256(both)), wide(_mm512_extracti64x4_epi64(both, 1))};
 }
+
+// Past the caches: for what is not read again soon. `to` is at the beginning of a cache line.
+inline void stream(bf16* to, Row x) { _mm512_stream_si512((__m512i*)to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low)); }
 
 inline void put(float* to, Row x) {
     _mm512_storeu_ps(to, x.low);
@@ -107,8 +115,8 @@ inline void norm_left(const float* x, const float* scale, const float* offset, b
         put(to + i / 32 * tile, (row(x + i) - same(m.mean)) * same(m.scale) * row(scale + i) + row(offset + i));
 }
 
-// x / (1 + e^-x) to 2e-4 of it, in half of the time that `sigmoid` takes; infinities and NaN as in exact arithmetic.
-inline __m512 swish(__m512 x) {
+// 1 / (1 + e^-x) to 2e-4 of it, in half of the time that `sigmoid` takes; infinities and NaN as in exact arithmetic.
+inline __m512 squashed(__m512 x) {
     const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-log2_e));
     const __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);
     // 2^f for 0 <= f < 1, as a polynomial
@@ -117,10 +125,51 @@ inline __m512 swish(__m512 x) {
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69583353f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.99992522f));
     const __m512 d = _mm512_add_ps(_mm512_scalef_ps(p, t), _mm512_set1_ps(1.0f));  // scalef: times 2^floor(t)
-    return _mm512_mul_ps(x, _mm512_rcp14_ps(d));
+    return _mm512_rcp14_ps(d);
 }
 
-inline Row swish(Row x) { return {swish(x.low), swish(x.high)}; }
+inline Row squashed(Row x) { return {squashed(x.low), squashed(x.high)}; }
+
+inline Row swish(Row x) { return x * squashed(x); }
+
+// The derivative of swish.
+inline Row swish_slope(Row x) {
+    const Row s = squashed(x);
+    return s * (same(1) + x * (same(1) - s));
+}
+
+// Dropout's factors of the 32 elements from `first` on, as `Dropout::factors` gives them.
+inline Row factors(const Dropout& dropout, int64_t first) {
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i h = _mm512_add_epi32(_mm512_set1_epi32(int(first)), lanes);
+    const auto word = [](uint32_t x) { return _mm512_set1_epi32(int(x)); };
+    h = _mm512_add_epi32(_mm512_mullo_epi32(h, word(0x9e3779b9u)), word(dropout.low));
+    h = _mm512_xor_si512(h, _mm512_srli_epi32(h, 16));
+    h = _mm512_add_epi32(_mm512_mullo_epi32(h, word(0x85ebca6bu)), word(dropout.high));
+    h = _mm512_mullo_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 13)), word(0xc2b2ae35u));
+    h = _mm512_xor_si512(h, _mm512_srli_epi32(h, 16));
+    const __m512i threshold = word(dropout.threshold);
+    const __m512 scale = _mm512_set1_ps(dropout.scale);
+    return {_mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(_mm512_and_si512(h, word(0xffff)), threshold), scale),
+            _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(_mm512_srli_epi32(h, 16), threshold), scale)};
+}
+
+inline Row dropped(Row x, const Dropout& dropout, int64_t first) {
+    return dropout.threshold ? x * factors(dropout, first) : x;
+}
+
+// 16 words, of a and b in turn, rounded.
+inline __m512i interleaved(__m512 a, __m512 b) {
+    alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+
+// Rows 2 p and 2 p + 1 of 32 columns of a right factor, whose two tiles begin at `to`.
+inline void put_pair(bf16* to, int64_t p, Row even, Row odd) {
+    _mm512_storeu_si512(to + 32 * p, interleaved(even.low, odd.low));
+    _mm512_storeu_si512(to + tile + 32 * p, interleaved(even.high, odd.high));
+}
 
 // A tile of 16 x 16 words, transposed.
 inline void transpose(__m512i* rows) {
@@ -162,6 +211,17 @@ inline void pack(const float* weight, bf16* right, int64_t columns, int64_t inne
             alignas(64) bf16 rows[tile];
             for (int64_t i = 0; i < 16; i++) put(rows + 32 * i, row(weight + (c + i) * inner + 32 * s));
             transpose(rows, right + ((c / 32 * steps + s) * 2 + c / 16 % 2) * tile);
+        }
+}
+
+// The weight [inner, columns] of a linear map, as the right factor of x W; shared out in the same way.
+inline void pack_back(const float* weight, bf16* right, int64_t inner, int64_t columns) {
+    const int64_t steps = inner / 32;
+#pragma omp for schedule(static)
+    for (int64_t c = 0; c < columns; c += 32)
+        for (int64_t k = 0; k < inner; k += 2) {
+            const float* from = weight + k * columns + c;
+            put_pair(right + (c / 32 * steps + k / 32) * 2 * tile, k % 32 / 2, row(from), row(from + columns));
         }
 }
 

@@ -1,14 +1,17 @@
-"""Parts of a layer in one call each, without a gradient, on processors with AMX; `nn.passes` says what they compute."""
+"""Parts of a layer in one call each, on processors with AMX; `nn.passes` says what they compute."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tokendream.nn.kernels import build
-from tokendream.nn.kernels.call import call, rows
+from tokendream.nn.kernels.call import Grads, call, draw_seed, rows
 from tokendream.nn.retention import Turns
 
 
@@ -41,10 +44,45 @@ def pop(
     return out, leaving
 
 
-def feed(x: Tensor, y: Tensor, out: nn.Linear, norm: nn.LayerNorm, wide: nn.Linear, back: nn.Linear) -> Tensor:
-    """(x, y "*B D" in bf16, weights of D, M and D features) -> the layer's output for tokens x, retained y."""
-    x, y = x.contiguous(), y.contiguous()
+class Feed(torch.autograd.Function):
+    """(x, y "*B D" in bf16, p, weights and biases of out, norm, wide and back) -> `nn.passes.feed` of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, p: float, *weights: Tensor) -> Tensor:
+        x, y = x.contiguous(), y.contiguous()
+        n, M = x.numel() // x.shape[-1], len(weights[4])
+        total, normed, before, hidden = torch.empty_like(x), torch.empty_like(x), x.new_empty(n, M), x.new_empty(n, M)
+        ctx.p, ctx.seeds = p, [draw_seed(p) for _ in range(3)]
+        ctx.save_for_backward(y, total, normed, before, hidden, weights[0], weights[2], weights[4], weights[6])
+        return _feed(x, y, weights, (total, normed, before, hidden), ctx.seeds, p)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Grads:
+        y, total, normed, before, hidden, *weights = ctx.saved_tensors
+        (n, M), D = before.shape, y.shape[-1]
+        grad = grad.contiguous()
+        grad_x, grad_y, grad_out, grad_back = (torch.empty_like(y) for _ in range(4))
+        grad_in, sums = torch.empty_like(before), torch.empty(4 * D + M)
+        given = (grad, total, before, *weights)
+        made = (grad_x, grad_y, grad_out, grad_in, grad_back, sums)
+        call("feed_back", grad, *given, *made, n, D, M, *ctx.seeds, ctx.p)
+        of_out, of_in, of_back = (
+            (a.view(n, -1).T @ b.view(n, -1)).float()
+            for a, b in ((grad_out, y), (grad_in, normed), (grad_back, hidden))
+        )
+        out_bias, scale, offset, back_bias, in_bias = sums.split([D, D, D, D, M])
+        return grad_x, grad_y, None, of_out, out_bias, scale, offset, of_in, in_bias, of_back, back_bias
+
+
+def feed(x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
+    """`Feed` without dropout, and nothing kept for a gradient."""
+    return _feed(x.contiguous(), y.contiguous(), weights, (None,) * 4, [0, 0, 0], 0.0)
+
+
+def _feed(
+    x: Tensor, y: Tensor, weights: Sequence[Tensor], kept: Sequence[Tensor | None], seeds: list[int], p: float
+) -> Tensor:
     fed = torch.empty_like(x)
-    weights = [w for layer in (out, norm, wide, back) for w in (layer.weight, layer.bias)]
-    call("feed", x, x, y, *weights, fed, *rows(x), wide.out_features)
+    call("feed", x, x, y, *weights, fed, *kept, *rows(x), len(weights[4]), *seeds, p)
     return fed
