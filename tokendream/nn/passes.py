@@ -46,7 +46,9 @@ def split_heads(
 ) -> tuple[Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G L D"]]:
     """Queries, keys, values and gate, by one product; q and k turned, G/N rows alike each."""
     if _fused(x, linear) and q_turns.planes.dtype is torch.float32:
-        return layers.SplitHeads.apply(F.linear(x, linear.weight), linear.bias, q_turns.planes, k_turns.planes)
+        tiled = torch.is_grad_enabled() and _tiled(x, linear, *linear.weight.shape)
+        raw = tiles.Product.apply(x, linear.weight) if tiled else F.linear(x, linear.weight)
+        return layers.SplitHeads.apply(raw, linear.bias, q_turns.planes, k_turns.planes)
     *parts, gate = linear(x).chunk(4, dim=-1)
     q, k, v = (part.unflatten(2, (q_turns.pairs.shape[1], -1)).transpose(1, 2) for part in parts)
     return _turn(q, q_turns.pairs), _turn(k, k_turns.pairs), v, gate

@@ -20,11 +20,7 @@ from pathlib import Path
 
 import torch
 
-SOURCES = [
-    Path(__file__).with_name(name)
-    for name in ("layers.cpp", "images.cpp", "tiles.cpp", "retention.cpp", "feed.cpp", "feed_back.cpp")
-]
-HEADERS = [Path(__file__).with_name(name) for name in ("common.h", "rows.h", "tiles.h", "feed.h")]
+SOURCES, HEADERS = (sorted(Path(__file__).parent.glob(pattern)) for pattern in ("*.cpp", "*.h"))
 
 OPTIONS = [
     *["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"],

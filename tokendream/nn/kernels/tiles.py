@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -44,6 +45,34 @@ def pop(
     return out, leaving
 
 
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """(a "*B P", b "*B Q", contiguous, in bf16) -> "P Q" in float32: aᵀ b, summed over all rows."""
+    (n, P), (_, Q) = rows(a), rows(b)
+    out = torch.empty(P, Q)
+    if P <= Q:  # what each thread reads again should be the narrower one
+        call("outer", a, a, b, out, n, P, Q, 0)
+    else:
+        call("outer", a, b, a, out, n, Q, P, 1)
+    return out
+
+
+class Product(torch.autograd.Function):
+    """(x "*B D" in bf16, weight "M D") -> x Wᵀ; the gradient of W is summed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x, lowered = x.contiguous(), weight.to(x.dtype)
+        ctx.save_for_backward(x, lowered)
+        return F.linear(x, lowered)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Grads:
+        x, lowered = ctx.saved_tensors
+        grad = grad.contiguous()
+        return grad @ lowered, outer(grad, x)
+
+
 class Feed(torch.autograd.Function):
     """(x, y "*B D" in bf16, p, weights and biases of out, norm, wide and back) -> `nn.passes.feed` of them."""
 
@@ -67,10 +96,7 @@ class Feed(torch.autograd.Function):
         given = (grad, total, before, *weights)
         made = (grad_x, grad_y, grad_out, grad_in, grad_back, sums)
         call("feed_back", grad, *given, *made, n, D, M, *ctx.seeds, ctx.p)
-        of_out, of_in, of_back = (
-            (a.view(n, -1).T @ b.view(n, -1)).float()
-            for a, b in ((grad_out, y), (grad_in, normed), (grad_back, hidden))
-        )
+        of_out, of_in, of_back = outer(grad_out, y), outer(grad_in, normed), outer(grad_back, hidden)
         out_bias, scale, offset, back_bias, in_bias = sums.split([D, D, D, D, M])
         return grad_x, grad_y, None, of_out, out_bias, scale, offset, of_in, in_bias, of_back, back_bias
 
