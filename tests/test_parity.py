@@ -96,8 +96,12 @@ def apart(exact: tuple, rough: tuple) -> tuple[float, float]:
     return losses, 1 - float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
-BOUNDS = {"tokenizer": (4e-3, 7e-4), "world_model": (8e-4, 2.2e-3), "actor_critic": (0.05, 1e-4)}
-"""Of the losses and of the angle between the gradients."""
+BOUNDS = {"tokenizer": (8e-3, 7e-4), "world_model": (8e-4, 2.2e-3), "actor_critic": (0.05, 1e-4)}
+"""Of the losses and of the angle between the gradients.
+
+Where a frame's nearest code changes by a hair, the tokenizer's losses part: over eight seeds 20 updates apart they lay
+between 0.0004 and 0.006, with kernels and without; the angle of the first gradients, before that, is the sharper check.
+"""
 
 
 @pytest.mark.parametrize("part", BOUNDS)

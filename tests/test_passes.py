@@ -47,6 +47,8 @@ PASSES = {
     "feed": (lambda x, y: (passes.feed(x, y, *FFN, 0.0),), [X, X], FFN),
     "feed of many rows": (lambda x, y: (passes.feed(x, y, *FFN, 0.0),), [(300, D), (300, D)], FFN),
     "norm_swish": (lambda x: (passes.norm_swish(x, GROUPS),), [IMAGES], GROUPS),
+    "norm_swish, doubled": (lambda x: (passes.norm_swish(x, GROUPS, times=2),), [IMAGES], GROUPS),
+    "norm_swish, with an edge": (lambda x: (passes.norm_swish(x, GROUPS, edge=1),), [IMAGES], GROUPS),
     "unit_distance": (lambda x: (passes.unit_distance(torch.ones_like(x).cumsum(1), x, HEAD),), [IMAGES], None),
 }
 

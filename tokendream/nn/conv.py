@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tokendream.nn import passes
 
@@ -28,8 +27,7 @@ class Down(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
         """One row and one column of zeros at the right and the bottom only, so that 2n pixels become n."""
-        x = F.pad(passes.norm_swish(x, self.norm), (0, 1, 0, 1))
-        return self.conv(self.stride(x))
+        return self.conv(self.stride(passes.norm_swish(x, self.norm, edge=1)))
 
 
 class Up(nn.Module):
@@ -42,8 +40,7 @@ class Up(nn.Module):
         self.conv = nn.Conv2d(channels // 2, channels // 2, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
-        x = F.interpolate(passes.norm_swish(x, self.norm), scale_factor=2.0, mode="nearest")
-        return self.conv(self.widen(x))
+        return self.conv(self.widen(passes.norm_swish(x, self.norm, times=2)))
 
 
 class Encoder(nn.Module):

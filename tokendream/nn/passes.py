@@ -146,11 +146,15 @@ def swish(x: Float[Tensor, "*B D"], linear: nn.Linear, p: float) -> Float[Tensor
     return dropout(F.silu(linear(x)), p)
 
 
-def norm_swish(x: Float[Tensor, "B C H W"], norm: nn.GroupNorm) -> Float[Tensor, "B C H W"]:
-    """s ∘ sigmoid(s) for s = norm(x)."""
+def norm_swish(
+    x: Float[Tensor, "B C H W"], norm: nn.GroupNorm, *, times: int = 1, edge: int = 0
+) -> Float[Tensor, "B C H2 W2"]:
+    """s ∘ sigmoid(s) for s = norm(x); each pixel `times` x `times` times, `edge` rows and columns of zeros behind."""
     if _fused(x) and norm.weight.dtype is torch.float32:
-        return images.NormSwish.apply(x, norm.weight, norm.bias, norm.num_groups)
-    return F.silu(norm(x))
+        return images.NormSwish.apply(x, norm.weight, norm.bias, norm.num_groups, times, edge)
+    y = F.silu(norm(x))
+    y = F.interpolate(y, scale_factor=times, mode="nearest") if times > 1 else y
+    return F.pad(y, (0, edge, 0, edge)) if edge else y
 
 
 def unit_distance(

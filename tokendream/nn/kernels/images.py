@@ -21,15 +21,17 @@ def _last(x: Tensor) -> Tensor:
 
 
 class NormSwish(torch.autograd.Function):
-    """(x "B C H W", weight, bias, groups) -> swish(GroupNorm(x))."""
+    """(x "B C H W", weight, bias, groups, times, edge) -> `nn.passes.norm_swish` of them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, times: int, edge: int) -> Tensor:
         x = _last(x)
-        ctx.groups = groups
+        B, C, H, W = x.shape
+        ctx.sizes = (B, H, W, C, groups, times, edge)
         ctx.save_for_backward(x, weight, bias)
-        y = torch.empty_like(x)
-        call("norm_swish", x, x, weight, bias, y, *_sizes(x), groups)
+        larger = (B, C, times * H + edge, times * W + edge)
+        y = torch.empty(larger, dtype=x.dtype, memory_format=torch.channels_last)
+        call("norm_swish", x, x, weight, bias, y, *ctx.sizes)
         return y
 
     @staticmethod
@@ -37,8 +39,8 @@ class NormSwish(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Grads:
         x, weight, bias = ctx.saved_tensors
         grad_x, weights = torch.empty_like(x), torch.empty(2, len(weight))
-        call("norm_swish_back", x, x, weight, bias, _last(grad), grad_x, weights, *_sizes(x), ctx.groups)
-        return grad_x, *weights.unbind(0), None
+        call("norm_swish_back", x, x, weight, bias, _last(grad), grad_x, weights, *ctx.sizes)
+        return grad_x, *weights.unbind(0), None, None, None
 
 
 class Distance(torch.autograd.Function):
