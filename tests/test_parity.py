@@ -99,8 +99,8 @@ def apart(exact: tuple, rough: tuple) -> tuple[float, float]:
 BOUNDS = {"tokenizer": (8e-3, 7e-4), "world_model": (8e-4, 2.2e-3), "actor_critic": (0.05, 1e-4)}
 """Of the losses and of the angle between the gradients.
 
-Where a frame's nearest code changes by a hair, the tokenizer's losses part: over eight seeds 20 updates apart they lay
-between 0.0004 and 0.006, with kernels and without; the angle of the first gradients, before that, is the sharper check.
+Where a frame's nearest code changes by a hair, the tokenizer's losses part: over eight seeds by 0.0004 to 0.006 within
+these updates. The angle of the first gradients, before that, is the sharper check.
 """
 
 
