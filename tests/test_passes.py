@@ -225,17 +225,19 @@ def test_a_black_pixel_has_a_distance_and_no_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pop_with_kernels_is_pop(dtype):
+@pytest.mark.parametrize("width", [64, 128])  # heads that fill no tile, and heads that do
+def test_pop_with_kernels_is_pop(dtype, width):
     """Outputs, states and gradients of a whole network, over several blocks and layers."""
     torch.manual_seed(0)
-    net, K1 = RetNet(64, 3, 4), 10
-    x, u = torch.randn(2, 4, K1, 64), torch.randn(K1 - 1, 64)
+    net, K1 = RetNet(width, 3, 4), 10
+    x, u = torch.randn(2, 4, K1, width), torch.randn(K1 - 1, width)
 
     def outcome(kernels: bool) -> list[torch.Tensor]:
         net.zero_grad()
         with passes.kernels(kernels), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
             y, y_next, state = net.pop(x.to(dtype), u, net.initial_state(2), slice(1, None), tail=1)
         (y.float().square().sum() + y_next.float().square().sum() + state.S.square().sum()).backward()
+        assert all(p.grad is not None for p in net.parameters())
         return [t.detach().float() for t in (y, y_next, state.S)] + [p.grad for p in net.parameters()]
 
     assert apart(outcome(True), outcome(False)) < {torch.float32: 2e-5, torch.bfloat16: 0.04}[dtype]

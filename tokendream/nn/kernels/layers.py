@@ -139,6 +139,7 @@ class Swish(torch.autograd.Function):
 
 def swish_(x: Tensor, bias: Tensor) -> Tensor:
     """swish(x + bias) in the place of x; without a gradient."""
+    assert not torch.is_grad_enabled(), "this has no gradient"
     call("swish", x, x, bias, x, *rows(x), 0, 0.0)
     return x
 

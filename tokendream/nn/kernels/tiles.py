@@ -37,6 +37,7 @@ def pop(
 
     Predictions are made after the P blocks from `first` on.
     """
+    assert not torch.is_grad_enabled(), "this has no gradient"
     (B, H, d, _), (G, L, _) = S.shape, x.shape
     x = x.contiguous()
     out, leaving = torch.empty_like(x), torch.empty_like(S, memory_format=torch.contiguous_format)
@@ -103,6 +104,7 @@ class Feed(torch.autograd.Function):
 
 def feed(x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
     """`Feed` without dropout, and nothing kept for a gradient."""
+    assert not torch.is_grad_enabled(), "this has no gradient"
     return _feed(x.contiguous(), y.contiguous(), weights, (None,) * 4, [0, 0, 0], 0.0)
 
 
