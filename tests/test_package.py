@@ -19,9 +19,7 @@ def packaged() -> set[str]:
     command = build_py(distribution)
     command.finalize_options()
     modules = {Path(path).as_posix() for _, _, path in command.find_all_modules()}
-    return modules | {
-        (Path(folder) / name).as_posix() for _, folder, _, names in command.data_files for name in names
-    }
+    return modules | {(Path(folder) / name).as_posix() for _, folder, _, names in command.data_files for name in names}
 
 
 def test_every_file_of_the_package_is_in_a_wheel(monkeypatch):
