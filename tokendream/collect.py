@@ -111,8 +111,8 @@ class Collector:
             self._begin()
             return (
                 f"the open game came out differently when played again, first {different}: the environment does not "
-                "obey its seed, or is another one than before. The steps stay as they were recorded, an episode cut "
-                "off there, and a new game begins: no longer the run that was never cut"
+                "obey its seed, or is another one than before; the steps stay as they were recorded, as an episode cut "
+                "off there, and a new game begins: from here on no longer the run that was never cut"
             )
         if tensors:
             self._memory = PolicyState(*(tensors[name].to(self._compute.device) for name in ("h", "c")))
