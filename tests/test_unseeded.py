@@ -166,7 +166,7 @@ def test_actions_that_nobody_took_are_refused():
 
 
 class Wilful(Faulty):
-    """Catch whose balls fall where they like, whatever the seed; or which ends early from the second life on."""
+    """Catch whose first ball of a game falls elsewhere at every reset, whatever the seed."""
 
     shift = 0
 
