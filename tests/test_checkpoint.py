@@ -242,6 +242,28 @@ def test_rows_of_another_buffer_or_lost_files_are_written_again(run):
     assert rows_of(loaded(run)[2]) == rows_of(other)
 
 
+@pytest.mark.parametrize("sooner", [0, 4])
+def test_a_row_whose_episode_is_closed_is_written_again(run, tmp_path, sooner):
+    """The file that holds it, no other; and the checkpoint before keeps its own. Also with new rows before it."""
+    store, replay = Checkpoints(run), ReplayBuffer(40, SHAPE)
+    store.load_replay(12, replay)
+    saved, before = rows_of(replay), names(run / "replay")
+    open_row = collect(replay, sooner).total - 1
+    replay.close_episode()
+    store.save(13, snapshot(13), replay)
+    got = loaded(run)[2]
+    assert rows_of(got) == rows_of(replay) != saved
+    assert got.export(open_row, open_row + 1)["last"][0]
+    assert len(set(names(run / "replay")) - set(before)) == 1
+    older = shutil.copytree(run, tmp_path / "older")
+    shutil.rmtree(older / "checkpoints" / "epoch-000013")
+    assert rows_of(loaded(older)[2]) == saved
+    store.save(14, snapshot(14), collect(replay, 5))
+    got = loaded(run)[2]
+    assert rows_of(got) == rows_of(replay)
+    assert open_row + 1 in [start for start, _ in got.episodes()]
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing may be tidied up after it."""
 
@@ -329,7 +351,7 @@ def attempt(tmp_path: Path, at: int, error: Callable[[], BaseException], again: 
     # The next save works, by the same process or another, and leaves nothing of the failed one.
     if at % 2:
         store, replay = Checkpoints(tmp_path, keep=1), restored
-        store._saved = (None, [])
+        store._saved = (None, [], 0)
     store.save(3, snapshot(3), collect(replay, 3, salt=4))
     assert names(tmp_path / "checkpoints") == ["epoch-000003"]
     listed = json.loads((tmp_path / "checkpoints/epoch-000003/manifest.json").read_text())["replay"]

@@ -1,5 +1,6 @@
 """A run as a user meets it: folders, evaluation, report, being cut and going on, and what is refused."""
 
+import html
 import json
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tokendream import experiment
 from tokendream.checkpoint import Checkpoints
 from tokendream.cli.main import main
+from tokendream.compute import processor
 from tokendream.evaluate import Evaluation
 from tokendream.metrics import read_metrics
 from tokendream.plain import ConfigError
@@ -39,6 +41,8 @@ def test_a_finished_run_holds_what_it_promises(finished):
     assert any((finished / "tensorboard").iterdir())
     facts = json.loads((finished / "facts.json").read_text())
     assert facts["device"].startswith("CPU")
+    assert facts["processor"] == processor() != ""
+    assert f"processor <b>{html.escape(processor())}</b>" in page
     assert facts["deterministic"] == "yes"
 
 
@@ -88,7 +92,9 @@ def test_a_time_limit_stops_at_a_checkpoint(tmp_path, capsys):
     assert [r["epoch"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("change", ["nothing", "threads", "torch", "facts gone", "facts broken"])
+@pytest.mark.parametrize(
+    "change", ["nothing", "threads", "torch", "processor", "an older version's facts", "facts gone", "facts broken"]
+)
 def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
     """docs/trust.md promises the same bits on the same machine; where it is another one, a resume says so."""
     run_dir = tmp_path / "run"
@@ -97,6 +103,10 @@ def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
     facts = json.loads(path.read_text())
     if change == "torch":
         path.write_text(json.dumps(facts | {"torch": "1.0.0"}))
+    elif change == "processor":
+        path.write_text(json.dumps(facts | {"processor": "Some Processor"}))
+    elif change == "an older version's facts":
+        path.write_text(json.dumps({key: fact for key, fact in facts.items() if key != "processor"}))
     elif change == "facts gone":
         path.unlink()
     elif change == "facts broken":
@@ -110,7 +120,11 @@ def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
     said = [line for line in capsys.readouterr().out.splitlines() if "bit for bit" in line]
     rest = facts["device"].partition("threads, ")[2]
     device = f"begun with device 'CPU, {threads} threads, {rest}', now 'CPU, {threads + 1} threads, {rest}': "
-    begins = {"threads": device, "torch": f"begun with torch '1.0.0', now '{torch.__version__}': "}
+    begins = {
+        "threads": device,
+        "torch": f"begun with torch '1.0.0', now '{torch.__version__}': ",
+        "processor": f"begun with processor 'Some Processor', now {processor()!r}: ",
+    }
     assert [line.startswith(begins[change]) for line in said] == ([True] if change in begins else [])
 
 

@@ -77,7 +77,9 @@ def load_checkpoint(run_dir: Path) -> None:
     """All that a resume reads, into a trainer."""
     store = Checkpoints(run_dir)
     epoch, snapshot = store.load(say=lambda line: None)
-    store.load_replay(epoch, ReplayBuffer(SMALL.collect.capacity, (3, 16, 16)))
+    replay = ReplayBuffer(SMALL.collect.capacity, (3, 16, 16))
+    store.load_replay(epoch, replay)
+    trainer()._collector._replay = replay  # with whose rows the open game is compared
     trainer().restore(snapshot)
 
 

@@ -29,6 +29,7 @@ FLOORS = [
 
 DISK = {
     "checkpoint",
+    "compute",
     "durable",
     "manifest",
     "metrics",

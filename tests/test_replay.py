@@ -214,6 +214,19 @@ def test_arrays_that_no_export_made_are_refused(change):
     replay.restore(good, 0)
 
 
+@pytest.mark.parametrize("lengths", [[5, 3], [7], [4, 9]])
+def test_an_episode_that_is_closed_is_one_that_was_truncated(lengths):
+    closed = fill(ReplayBuffer(8, SHAPE), lengths, closed=False)
+    closed.close_episode()
+    assert fill(closed, [2]).episodes() == fill(ReplayBuffer(8, SHAPE), [*lengths, 2]).episodes()
+    assert closed.closed == 1
+    closed.close_episode()  # of an episode that is over already there is nothing to close
+    assert closed.closed == 1
+    empty = ReplayBuffer(8, SHAPE)
+    empty.close_episode()
+    assert empty.closed == 0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_buffer_on_the_gpu_gives_the_same_samples():

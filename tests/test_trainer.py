@@ -176,18 +176,40 @@ def test_encoding_every_frame_once_changes_no_result():
     assert same(*ends)
 
 
-@pytest.mark.parametrize(("temperature", "greedy"), [(1.0, False), (0.01, True)])
-def test_experience_is_collected_at_its_temperature(temperature, greedy):
-    config = dataclasses.replace(
-        TINY, collect=dataclasses.replace(TINY.collect, steps=60, epsilon=0.0, temperature=temperature)
-    )
+def collected(n: int, logits: list[float], **settings) -> np.ndarray:
+    """n actions of an agent whose logits are these whatever it sees, collected by a config with these settings."""
+    config = dataclasses.replace(TINY, collect=dataclasses.replace(TINY.collect, capacity=n, **settings))
     t = trainer(config)
     with torch.no_grad():
         t.agent.actor_critic.actor.weight.zero_()
-        t.agent.actor_critic.actor.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
-    for _ in range(60):
+        t.agent.actor_critic.actor.bias.copy_(torch.tensor(logits))
+    for _ in range(n):
         t.phases[0].update()
-    assert (t.replay.export(0, 60)["action"] == 1).all() == greedy
+    return t.replay.export(0, n)["action"]
+
+
+@pytest.mark.parametrize(("temperature", "epsilon"), [(0.5, 0.0), (0.5, 0.3), (1.0, 0.0), (2.0, 0.3)])
+def test_experience_is_collected_at_its_temperature(temperature, epsilon):
+    """Actions come as (1 - ε) softmax(logits / temperature) + ε / A says, and as no other temperature would have it."""
+    n, logits = 400, [0.0, 1.5, -1.0]
+    counts = np.bincount(collected(n, logits, temperature=temperature, epsilon=epsilon), minlength=3)
+
+    def worst(temperature: float) -> float:
+        """Of the three counts, the furthest from what is expected, in standard deviations of a binomial."""
+        p = (1 - epsilon) * torch.softmax(torch.tensor(logits) / temperature, -1).numpy() + epsilon / 3
+        return float((np.abs(counts - n * p) / np.sqrt(n * p * (1 - p))).max())
+
+    assert worst(temperature) < 4
+    for other in {0.5, 1.0, 2.0} - {temperature}:
+        assert worst(other) > 4
+
+
+def test_experience_is_collected_greedily_at_a_temperature_near_zero():
+    """Beside the best action only ε's uniform ones: a third of them each."""
+    logits = [0.0, 0.2, -1.0]
+    assert (collected(100, logits, temperature=1e-3, epsilon=0.0) == 1).all()
+    others = np.bincount(collected(300, logits, temperature=1e-3, epsilon=0.3), minlength=3)[[0, 2]]
+    assert (np.abs(others - 30) < 4 * np.sqrt(300 * 0.1 * 0.9)).all()
 
 
 def test_a_phase_can_end_before_training_does():

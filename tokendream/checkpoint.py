@@ -73,8 +73,8 @@ class Checkpoints:
         self.run_dir, self.keep = run_dir, keep
         self._home, self._rows = run_dir / "checkpoints", run_dir / "replay"
         self._damaged: set[str] = set()
-        # The buffer whose rows are on disk already, and where.
-        self._saved: tuple[ReplayBuffer | None, list[Chunk]] = (None, [])
+        # The buffer whose rows are on disk already, where, and its `closed` at that time.
+        self._saved: tuple[ReplayBuffer | None, list[Chunk], int] = (None, [], 0)
 
     def epochs(self) -> list[int]:
         """The epochs of which there is a checkpoint, whole or not, newest first."""
@@ -151,7 +151,7 @@ class Checkpoints:
                 replay.restore(arrays, chunk.start)
             except _MALFORMED as error:
                 raise Damaged(f"{path}: {one_line(error)}") from error
-        self._saved = replay, chunks
+        self._saved = replay, chunks, replay.closed
 
     def _save(self, epoch: int, snapshot: Snapshot, replay: ReplayBuffer | None) -> None:
         for folder in (self._home, self._rows):
@@ -180,8 +180,8 @@ class Checkpoints:
         os.replace(temporary, target)
         sync(self._home)
         self._damaged.discard(target.name)
-        if chunks is not None:
-            self._saved = replay, chunks
+        if replay is not None and chunks is not None:
+            self._saved = replay, chunks, replay.closed
         self._prune(target)
 
     def _save_rows(self, replay: ReplayBuffer) -> list[Chunk]:
@@ -200,7 +200,9 @@ class Checkpoints:
 
     def _known(self, replay: ReplayBuffer) -> list[Chunk]:
         """The files that hold the buffer's oldest rows without a gap, as far as they are still there."""
-        owner, chunks = self._saved
+        owner, chunks, closed = self._saved
+        if replay.closed != closed:  # the newest row that was saved may be another now
+            chunks = chunks[:-1]
         needed = (c for c in chunks if owner is replay and c.stop > replay.oldest)
         return list(itertools.takewhile(lambda c: size_on_disk(self._rows / c.name) == c.file.size, needed))
 

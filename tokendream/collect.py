@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tokendream.agent import Agent
 from tokendream.capture import Captured
 from tokendream.compute import Compute
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.vector import EnvError, Envs
+from tokendream.envs.vector import Envs
 from tokendream.model.actor_critic import PolicyState
 
 
@@ -84,32 +85,69 @@ class Collector:
         return action, memory.h, memory.c
 
     def state(self) -> dict[str, Any]:
-        """Plain data from which `restore` rebuilds the open game: its number and the actions taken in it."""
-        return {"game": self._game, "actions": list(self._actions)}
+        """Plain data from which `restore` rebuilds the open game: its number and the actions taken in it.
+
+        Also the hash of the frame that they led to, which no row of the replay buffer holds yet.
+        """
+        return {"game": self._game, "actions": list(self._actions), "frame": self._frame_hash()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The agent's memory of the open game."""
         return {} if self._memory is None else {"h": self._memory.h, "c": self._memory.c}
 
-    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
         """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was.
 
-        Raises EnvError if the game is over before its actions are: then the environment does not, or the state is
-        not one of ours.
+        What it gives is compared with the rows of the replay buffer, which must be there again. Where it differs,
+        those rows stay as a truncated episode, a new game begins, and a line to say so is returned; else nothing.
+        Raises ValueError for a state whose actions are not the ones in the rows, EnvError where the environment breaks.
         """
         self._game = int(state["game"]) - 1
         self._begin()
         actions = [int(action) for action in state["actions"]]
-        for i, action in enumerate(actions):
-            transition = self._envs.step(np.array([action]))
-            if transition.over[0]:
-                raise EnvError(f"the open game was over after {i + 1} of its {len(actions)} actions when replayed")
-            self._frame = transition.frame
-            self._score += float(transition.reward[0])
-            self._actions.append(action)
         self._memory = None
+        if different := self._play_again(actions, state.get("frame")):
+            self._replay.close_episode()
+            self._begin()
+            return (
+                f"the open game came out differently when played again, first {different}: the environment does not "
+                "obey its seed, or is another one than before; the steps stay as they were recorded, as an episode cut "
+                "off there, and a new game begins: from here on no longer the run that was never cut"
+            )
         if tensors:
             self._memory = PolicyState(*(tensors[name].to(self._compute.device) for name in ("h", "c")))
+        return ""
+
+    def _play_again(self, actions: Sequence[int], frame_hash: object) -> str:
+        """Take these actions in the game that has begun; stops at the first difference and says where and which.
+
+        They are those of the newest rows, the oldest of which the replay buffer may have dropped. `frame_hash` is
+        of the frame that they lead to, None in checkpoints of older versions.
+        """
+        n, first = len(actions), self._replay.total - len(actions)
+        for i, action in enumerate(actions):
+            row = first + i
+            known = self._replay.export(row, row + 1) if row >= self._replay.oldest else None
+            if known is not None and known["action"][0] != action:
+                raise ValueError(f"action {i + 1} of the open game is not the one in row {row} of the replay buffer")
+            if known is not None and not np.array_equal(known["frame"], self._frame):
+                return f"after {i} of its {n} steps (another frame)"
+            transition = self._envs.step(np.array([action]))
+            reward, end = transition.reward[0], transition.end[0]
+            after = f"after {i + 1} of its {n} steps"
+            if transition.over[0]:
+                return f"{after} (the game is over)"
+            if known is not None and end != known["end"][0]:
+                return f"{after} ({'an' if end else 'no'} end)"
+            if known is not None and reward != known["reward"][0]:
+                return f"{after} (a reward of {reward:g}, not {known['reward'][0]:g})"
+            self._frame = transition.frame
+            self._score += float(reward)
+            self._actions.append(action)
+        return "" if frame_hash in (None, self._frame_hash()) else f"after {n} of its {n} steps (another frame)"
+
+    def _frame_hash(self) -> str:
+        return hashlib.sha256(self._frame.tobytes()).hexdigest()
 
     def _begin(self) -> None:
         self._game += 1

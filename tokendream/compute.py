@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -92,6 +94,15 @@ class Compute:
         if self.device.type == "cuda" or not self.kernels:
             return said
         return f"{said}, {'own kernels' if (missing := build.why_not()) is None else f'no kernels ({missing})'}"
+
+
+def processor() -> str:
+    """The processor's name, as Linux has it; elsewhere what Python knows of it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def put(array: np.ndarray, device: torch.device) -> Tensor:

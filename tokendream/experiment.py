@@ -24,6 +24,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.display import Display, display_for, peak_memory
 from tokendream.durable import one_line
 from tokendream.envs.make import make
+from tokendream.envs.vector import SeedError
 from tokendream.evaluate import Evaluation, evaluate
 from tokendream.games import Game, Policy, random_policy, replay_game
 from tokendream.interrupt import EXIT_CODES, Stopped, StopRequest
@@ -134,6 +135,7 @@ class Run:
 
     def _begin(self, stack: contextlib.ExitStack, *, resumed: bool) -> None:
         """Build all that trains, and put it where the last checkpoint was."""
+        said = [_plan(self.config)]
         try:
             envs = make(self.config, 1, evaluation=False)
             stack.callback(envs.close)
@@ -145,7 +147,7 @@ class Run:
             if resumed:
                 epoch, snapshot = self._store.load()
                 self._store.load_replay(epoch, self._replay)
-                self._trainer.restore(snapshot)
+                said = [runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot)]
             self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1)
             stack.callback(self._log.close)
             self._display: Display = display_for(self.config, self._trainer.phases)
@@ -157,10 +159,8 @@ class Run:
                     f"{self.run_dir / 'config.json'}, or the widths"
                 ) from error
             raise
-        if not resumed:
-            self._display.say(_plan(self.config))
-        elif warning := runfolder.moved(self.run_dir, self.compute):
-            self._display.say(warning)
+        for line in filter(None, said):
+            self._display.say(line)
         self._display.say(
             f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
             f"seed {self.config.seed}) on {self.compute.describe()}, in {self.run_dir}"
@@ -236,6 +236,8 @@ class Run:
         result, games = self._evaluate(self._policy(epochs, stop), episodes, epochs)
         try:
             write_films(self.config, result, games, self.run_dir)
+        except SeedError as error:
+            self._display.say(f"no films: {error}")
         except OSError as error:  # an encoder that was killed is no reason to lose the result
             self._display.say(f"no films: {one_line(error)}; tokendream eval {self.run_dir} makes them")
         result.write(final)

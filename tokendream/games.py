@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
-from tokendream.envs.vector import EnvError, Envs
+from tokendream.envs.vector import EnvError, Envs, SeedError
 
 
 @runtime_checkable
@@ -130,7 +130,7 @@ def _refill(
 def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "3 S S"]]:
     """The frames of a finished game, its length + 1 of them, played again in lane 0 one at a time.
 
-    Raises EnvError where the game does not come out with the same score, which means that the environment does
+    Raises SeedError where the game does not come out with the same score, which means that the environment does
     not obey its seed.
     """
     rest: list[None] = [None] * (envs.n - 1)
@@ -147,6 +147,6 @@ def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "3 S S"]]:
     else:
         if score == game.score:
             return
-    raise EnvError(
+    raise SeedError(
         f"the game with seed {game.seed} came out differently when played again: the environment does not obey its seed"
     )

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from tokendream import __version__, durable, lock
-from tokendream.compute import Compute
+from tokendream.compute import Compute, processor
 from tokendream.config import Config
 from tokendream.optim import NonFiniteError
 from tokendream.plain import ConfigError
@@ -89,7 +89,12 @@ def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:
 
 def _machine(compute: Compute) -> dict[str, str]:
     """What must not change for a run to stay the same. `device` names the threads and the precision too."""
-    return {"device": compute.describe(), "torch": torch.__version__, "version": __version__}
+    return {
+        "device": compute.describe(),
+        "processor": processor(),
+        "torch": torch.__version__,
+        "version": __version__,
+    }
 
 
 def _facts(compute: Compute) -> dict[str, str]:

@@ -169,19 +169,20 @@ class Trainer:
             },
         )
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Snapshot) -> str:
         """Go on from a snapshot; the replay buffer must hold its rows already.
 
+        Returns a line to say where the environment does not give the open game again, else nothing.
         Raises CheckpointError for a snapshot of another config, or one that nobody took.
         """
         try:
-            self._restore(snapshot.tensors, snapshot.state)
+            return self._restore(snapshot.tensors, snapshot.state)
         except (CheckpointError, EnvError):
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError, IndexError) as error:
             raise CheckpointError(f"the checkpoint does not fit the config or is damaged: {one_line(error)}") from error
 
-    def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> str:
         epoch, phase, update = (int(state[name]) for name in ("epoch", "phase", "update"))
         updates = self.phases[phase].updates if 0 <= phase < len(self.phases) else 0
         if not (1 <= epoch <= self.config.epochs + 1 and 0 <= phase <= len(self.phases) and 0 <= update <= updates):
@@ -192,7 +193,7 @@ class Trainer:
         self.agent.load_state_dict(tensors["agent"])
         for name, optimiser in self._optimisers.items():
             restore_optimiser(optimiser, tensors[f"optimiser.{name}"])
-        self._collector.restore(state["collector"], tensors["collector"])
+        different = self._collector.restore(state["collector"], tensors["collector"])
         restore_random(self._generators, tensors["random"], state["random"])
         self._means.restore(state["means"])
         self._timings = {name: list(pair) for name, pair in state["timings"].items()}
@@ -201,6 +202,8 @@ class Trainer:
         self._cache.forget()
         for captured in self._updates.values():
             captured.forget()
+        collecting = self.epoch <= min(self.config.epochs, self.config.collect.last_epoch)
+        return different if collecting else ""  # else the game would not have gone on
 
     @property
     def captured(self) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tokendream.compute import processor
 from torture import FULL
 
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
@@ -50,12 +50,6 @@ def table(seconds: float) -> Iterator[str]:
         yield "What changes a run, each compared with the same run on one thread:"
         yield ""
         yield from (f"- {note}" for note in NOTES)
-
-
-def processor() -> str:
-    """What /proc calls the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def merge(output: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import torch
 
 import tokendream
 from tokendream.bench.clock import best_of
-from tokendream.compute import Compute
+from tokendream.compute import Compute, processor
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 """The names of the precisions in tables and JSON."""
@@ -77,7 +77,7 @@ def environment(compute: Compute) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": compute.describe(),
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -92,14 +92,6 @@ def environment(compute: Compute) -> dict[str, Any]:
         facts["cuda"] = torch.version.cuda
         facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
     return facts
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

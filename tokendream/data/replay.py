@@ -52,6 +52,8 @@ class ReplayBuffer:
         self.capacity, self.frame_shape, self.device = capacity, tuple(frame_shape), device
         self.total = 0
         """Rows ever added: the number of the next row."""
+        self.closed = 0
+        """How often `close_episode` changed a row that was there, so that a file of it is out of date."""
         self._first = 0  # the oldest row this buffer was ever given: 0 unless restored from a later one
         shape = (capacity, *frame_shape)
         on_host = device.type == "cpu"
@@ -86,6 +88,13 @@ class ReplayBuffer:
             self._column[name][slot] = value
         self._frame[slot] = torch.from_numpy(frame)
         self.total += 1
+
+    def close_episode(self) -> None:
+        """Let the next row begin a new episode whatever the last one said, as if it had been truncated there."""
+        newest = (self.total - 1) % self.capacity
+        if len(self) and not self._column["last"][newest]:
+            self._column["last"][newest] = True
+            self.closed += 1
 
     def draw(self, n: int, length: int, *, align: Literal["start", "end"], rng: np.random.Generator) -> Segments:
         """n segments of up to `length` rows that start, or end, at rows drawn uniformly from all that are held.

@@ -18,6 +18,10 @@ class EnvError(ValueError):
     """An environment that cannot be made or played; the message says what was expected and what came."""
 
 
+class SeedError(EnvError):
+    """An environment that gave something else for a seed and actions that it was given before."""
+
+
 @dataclass(frozen=True)
 class Transition:
     """What one step caused, in every lane.

@@ -99,7 +99,7 @@ def _head(folder: Folder) -> str:
         "state": state,
         "env steps": f"{steps:,}",
         "training time": f"{last.get('seconds', 0) / 60:.1f} min",
-        **{k: folder.facts[k] for k in ("device", "torch", "commit", "started") if folder.facts.get(k)},
+        **{k: folder.facts[k] for k in ("device", "processor", "torch", "commit", "started") if folder.facts.get(k)},
     }
     items = "".join(f"<li>{k} <b>{html.escape(str(v))}</b></li>" for k, v in facts.items())
     share = 100 * epoch / config.epochs
