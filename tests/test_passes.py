@@ -41,6 +41,7 @@ for norm in (NORM, GROUPS):
 PASSES = {
     "split_heads": (lambda x: passes.split_heads(x, QKVG, *TURNS), [X], QKVG),
     "gated_norm": (lambda y, gate: (passes.gated_norm(y, gate, 0.0),), [(T * B, H, L, D // H), X], None),
+    "normed": (lambda x: (passes.normed(x, NORM),), [X], NORM),
     "add_norm": (lambda x, y: passes.add_norm(x, y, OUT, NORM, 0.0), [X, X], nn.ModuleList([OUT, NORM])),
     "add": (lambda x, y: (passes.add(x, y, OUT, 0.0),), [X, X], OUT),
     "swish": (lambda x: (passes.swish(x, WIDE, 0.0),), [X], WIDE),

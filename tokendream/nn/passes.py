@@ -38,6 +38,13 @@ def kernels(wanted: bool) -> Iterator[None]:
         _wanted = before
 
 
+def normed(x: Float[Tensor, "*B D"], norm: nn.LayerNorm) -> Float[Tensor, "*B D"]:
+    """norm(x), stored as x is."""
+    if _fused(x) and norm.weight.dtype is torch.float32:
+        return layers.Norm.apply(x, norm.weight, norm.bias)
+    return norm(x)
+
+
 def split_heads(
     x: Float[Tensor, "G L D"],
     linear: nn.Linear,
@@ -86,7 +93,7 @@ def pop(
     ):
         decay, first = gamma ** x.shape[1], range(blocks)[predict].start
         return tiles.pop(x, norm, linear, turns, decay, S, blocks, first)
-    q, k, v, gate = split_heads(norm(x), linear, *turns)
+    q, k, v, gate = split_heads(normed(x, norm), linear, *turns)
     y, leaving = retention.pop(q, k, v, gamma, S, blocks, predict)
     return gated_norm(y, gate, p), leaving
 

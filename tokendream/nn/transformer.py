@@ -97,7 +97,7 @@ class TransformerLayer(nn.Module):
         self, x: Float[Tensor, "B L D"], attend: Attend, wanted: Int64[Tensor, " Q"] | None = None
     ) -> Float[Tensor, "B Q D"]:
         """The layer's output at the tokens `wanted` (all by default); k and v are those of all tokens."""
-        normed = self.norm_attention(x)
+        normed = passes.normed(x, self.norm_attention)
         if wanted is None:
             q, k, v = self._heads(self.qkv(normed))
         else:

@@ -160,6 +160,25 @@ inline void norm_row_back(const T* __restrict x, const float* __restrict weight,
     }
 }
 
+template <class T>
+void norm(const T* x, const float* scale, const float* offset, T* normed, int64_t rows, int64_t n) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) norm_row(x + r * n, scale, offset, normed + r * n, n);
+}
+
+// `grad_weights`: of scale and offset.
+template <class T>
+void norm_back(const T* x, const float* scale, const T* grad, T* grad_x, float* grad_weights, int64_t rows, int64_t n) {
+    Sums sums(2 * n);
+    const std::vector<T> nothing(n, T(0));
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        float* mine = sums.mine();
+        norm_row_back(x + r * n, scale, nothing.data(), grad + r * n, grad_x + r * n, mine, mine + n, n);
+    }
+    sums.write(grad_weights);
+}
+
 // Without `grad_normed` there was no norm and grad_x is known: grad_sum. `grad_weights`: of bias, scale and offset.
 template <class T>
 void add_norm_back(const T* sum, const float* scale, const T* grad_sum, const T* grad_normed, T* grad_x,
@@ -289,6 +308,15 @@ void td_add_norm_back(int half, const void* sum, const float* scale, const void*
                       double p) {
     STORED(add_norm_back((const T*)sum, scale, (const T*)grad_sum, (const T*)grad_normed, (T*)grad_x, (T*)grad_branch,
                          grad_weights, rows, n, seed, p));
+}
+
+void td_norm(int half, const void* x, const float* scale, const float* offset, void* normed, int64_t rows, int64_t n) {
+    STORED(norm((const T*)x, scale, offset, (T*)normed, rows, n));
+}
+
+void td_norm_back(int half, const void* x, const float* scale, const void* grad, void* grad_x, float* grad_weights,
+                  int64_t rows, int64_t n) {
+    STORED(norm_back((const T*)x, scale, (const T*)grad, (T*)grad_x, grad_weights, rows, n));
 }
 
 void td_swish(int half, const void* x, const float* bias, void* y, int64_t rows, int64_t n, uint64_t seed, double p) {

@@ -71,6 +71,26 @@ class GatedNorm(torch.autograd.Function):
         return grad_y, grad_gate, None
 
 
+class Norm(torch.autograd.Function):
+    """(x, scale, offset), rows of D -> their norm."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        x = x.contiguous()
+        normed = torch.empty_like(x)
+        call("norm", x, x, scale, offset, normed, *rows(x))
+        ctx.save_for_backward(x, scale)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Grads:
+        x, scale = ctx.saved_tensors
+        grad_x, weights = torch.empty_like(x), torch.empty(2, len(scale))
+        call("norm_back", x, x, scale, grad.contiguous(), grad_x, weights, *rows(x))
+        return grad_x, *weights.unbind(0)
+
+
 class AddNorm(torch.autograd.Function):
     """(x, branch, bias, scale, offset, p), rows of D -> x + drop(branch + bias), and its norm."""
 
