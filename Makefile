@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+KERNELS := $(wildcard tokendream/nn/kernels/*.cpp tokendream/nn/kernels/*.h)
 TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py any_config.py long_runs.py)
 TRAIN_FLAGS := $(PRESET) --game $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
@@ -31,6 +32,7 @@ test-fast: $(READY)  ## Run the tests that take seconds
 lint: $(READY)  ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
 
 torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (a quarter of an hour)
@@ -39,6 +41,7 @@ torture: $(READY)  ## Break runs on purpose, in full, and write the table of doc
 format: $(READY)  ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(KERNELS)
 
 bench: $(READY)  ## Time every phase at the paper's sizes
 	$(BIN)/tokendream bench $(ARGS)

@@ -1,5 +1,5 @@
-// What all passes share. A pass reads its inputs once, computes in float32 and writes its outputs once; what it computes
-// is said in nn/passes.py, in a line of PyTorch.
+// What all passes share. A pass reads its inputs once, computes in float32 and writes its outputs once; what it
+// computes is said in nn/passes.py, in a line of PyTorch.
 //
 // T is the storage type, float or bf16. Sizes and strides are in elements. Rows are short, so whatever is kept between
 // two loops over one stays in the nearest cache. Rows are dealt out to threads in equal shares: the number of threads
@@ -20,7 +20,9 @@ namespace {
 
 using bf16 = uint16_t;
 
-inline float up(float x) { return x; }
+inline float up(float x) {
+    return x;
+}
 
 inline float up(bf16 bits) {
     const uint32_t wide = uint32_t(bits) << 16;
@@ -29,7 +31,9 @@ inline float up(bf16 bits) {
     return x;
 }
 
-inline void put(float& to, float x) { to = x; }
+inline void put(float& to, float x) {
+    to = x;
+}
 
 inline void put(bf16& to, float x) {  // the nearest, ties to even
     uint32_t wide;

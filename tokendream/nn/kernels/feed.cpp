@@ -1,5 +1,5 @@
-// The rest of a layer in one pass: projection, residual, norm, feed-forward network and residual again. Of some rows at a
-// time nothing leaves the second cache, least of all the 4 D features between the last two products.
+// The rest of a layer in one pass: projection, residual, norm, feed-forward network and residual again. Of some rows at
+// a time nothing leaves the second cache, least of all the 4 D features between the last two products.
 
 #include "feed.h"
 
@@ -7,13 +7,13 @@
 
 extern "C" {
 
-// x, y [rows D] -> out [rows D]: s = x + drop(W_out y + b), then s + drop(W_back drop(swish(W_in norm(s) + b)) + b), with M
-// features in between. For the way back it keeps s, its norm, the features before swish and those that W_back takes;
-// without `total` it keeps nothing. Seeds: of the three dropouts.
+// x, y [rows D] -> out [rows D]: s = x + drop(W_out y + b), then s + drop(W_back drop(swish(W_in norm(s) + b)) + b),
+// with M features in between. For the way back it keeps s, its norm, the features before swish and those that W_back
+// takes; without `total` it keeps nothing. Seeds: of the three dropouts.
 void td_feed(int, const void* x_, const void* y_, const float* out_weight, const float* out_bias, const float* scale,
              const float* offset, const float* in_weight, const float* in_bias, const float* back_weight,
-             const float* back_bias, void* out_, void* total_, void* normed_, void* before_, void* hidden_, int64_t rows,
-             int64_t D, int64_t M, uint64_t out_seed, uint64_t in_seed, uint64_t back_seed, double p) {
+             const float* back_bias, void* out_, void* total_, void* normed_, void* before_, void* hidden_,
+             int64_t rows, int64_t D, int64_t M, uint64_t out_seed, uint64_t in_seed, uint64_t back_seed, double p) {
     const bf16 *x = (const bf16*)x_, *y = (const bf16*)y_;
     bf16 *out = (bf16*)out_, *total = (bf16*)total_, *normed = (bf16*)normed_;
     bf16 *before = (bf16*)before_, *hidden = (bf16*)hidden_;

@@ -19,10 +19,11 @@ inline int64_t rows_at_a_time(int64_t rows) {
 // What one thread works in, on up to `rows` rows.
 struct Desk {
     int64_t D;
-    Lines<bf16> left, hidden;              // left factors: rows D; rows chunk
-    Lines<float> sums, residual, fresh;    // in blocks: rows D; row by row: rows D; two blocks
+    Lines<bf16> left, hidden;            // left factors: rows D; rows chunk
+    Lines<float> sums, residual, fresh;  // in blocks: rows D; row by row: rows D; two blocks
 
-    Desk(int64_t rows, int64_t D) : D(D), left(rows * D), hidden(rows * chunk), sums(rows * D), residual(rows * D), fresh(2 * block) {}
+    Desk(int64_t rows, int64_t D)
+        : D(D), left(rows * D), hidden(rows * chunk), sums(rows * D), residual(rows * D), fresh(2 * block) {}
 
     bf16* left_row(int64_t r, int64_t c) const { return left_at(left, r, c, D / 32); }
     float* sums_row(int64_t r, int64_t c) const { return sums_at(sums, r, c, D / 32); }
@@ -34,7 +35,8 @@ struct Desk {
     }
 
     // sums += `from` right, for `steps` steps of 32, the right factor's from `first` on of `total`.
-    void add_product(const bf16* from, int64_t steps, const bf16* right, int64_t first, int64_t total, int64_t rows) const {
+    void add_product(const bf16* from, int64_t steps, const bf16* right, int64_t first, int64_t total,
+                     int64_t rows) const {
         for (int64_t j = 0; j < D / 32; j++)
             for (int64_t i = 0; i < rows; i += 32)
                 multiply<true, true>(from + i / 16 * steps * tile, steps * tile, right + 2 * (j * total + first) * tile,
@@ -58,8 +60,8 @@ struct Desk {
         for (int64_t c = 0; c < n; c += 32)
             for (int64_t i = 0; i < rows; i += 32) {
                 float* next = fresh + turn * block;
-                multiply<false, true>(left + i / 16 * steps * tile, steps * tile, right + (first + c) / 16 * steps * tile, next,
-                                      steps, finish_rows);
+                multiply<false, true>(left + i / 16 * steps * tile, steps * tile,
+                                      right + (first + c) / 16 * steps * tile, next, steps, finish_rows);
                 sums = next, top = i, column = c, turn = 1 - turn;
             }
         for (int64_t s = 0; s < steps; s++) finish_rows(s);

@@ -1,5 +1,5 @@
-// The way back through what `feed.cpp` computes, in one pass too but for the gradients of its matrices, which are sums over
-// all rows: those are products of what this pass leaves behind.
+// The way back through what `feed.cpp` computes, in one pass too but for the gradients of its matrices, which are sums
+// over all rows: those are products of what this pass leaves behind.
 
 #include "feed.h"
 
@@ -29,15 +29,17 @@ inline void norm_back(const float* x, const float* scale, const Desk& desk, int6
     }
 }
 
-inline void add_to(float* sums, Row x) { put(sums, row(sums) + x); }
+inline void add_to(float* sums, Row x) {
+    put(sums, row(sums) + x);
+}
 
 }  // namespace
 
 extern "C" {
 
 // grad [rows D] of `td_feed`'s out -> grad_x, grad_y [rows D]. What enters the gradients of the matrices: of W_back's
-// product grad_back [rows D], of W_in's grad_in [rows M], of W_out's grad_out [rows D]. `sums`: of the biases of W_out, the
-// norm's scale and offset, the biases of W_back [4, D], and those of W_in [M].
+// product grad_back [rows D], of W_in's grad_in [rows M], of W_out's grad_out [rows D]. `sums`: of the biases of W_out,
+// the norm's scale and offset, the biases of W_back [4, D], and those of W_in [M].
 void td_feed_back(int, const void* grad_, const void* total_, const void* before_, const float* out_weight,
                   const float* scale, const float* in_weight, const float* back_weight, void* grad_x_, void* grad_y_,
                   void* grad_out_, void* grad_in_, void* grad_back_, float* sums, int64_t rows, int64_t D, int64_t M,
@@ -57,7 +59,8 @@ void td_feed_back(int, const void* grad_, const void* total_, const void* before
         const Tiles tiles;
         const Desk desk(most, D);
         const Lines<float> x(D);
-        float *mine = shares.mine(), *of_scale = mine + D, *of_offset = mine + 2 * D, *of_back = mine + 3 * D, *of_in = mine + 4 * D;
+        float *mine = shares.mine(), *of_scale = mine + D, *of_offset = mine + 2 * D, *of_back = mine + 3 * D,
+              *of_in = mine + 4 * D;
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < rows; first += most) {
             const int64_t n = std::min(most, rows - first), at = first * D;

@@ -14,7 +14,7 @@ struct Groups {
     void moments(const T* __restrict x, float* __restrict memory, float* __restrict mean,
                  float* __restrict scale) const {
         const int64_t C = channels;
-        float *__restrict sums = memory, *__restrict squares = memory + C;
+        float* __restrict sums = memory, * __restrict squares = memory + C;
         std::fill_n(memory, 2 * C, 0.0f);
         for (int64_t p = 1; p < pixels; p++) {
             const T* __restrict row = x + p * C;
@@ -46,7 +46,8 @@ struct Groups {
     }
 };
 
-// Where the pixels of an image come to lie: each `times` x `times` times over, and then `edge` rows and columns of zeros.
+// Where the pixels of an image come to lie: each `times` x `times` times over, and then `edge` rows and columns of
+// zeros.
 struct Canvas {
     int64_t height, width, times, edge;
 
@@ -57,13 +58,15 @@ struct Canvas {
     template <class T>
     void clear_edge(T* y, int64_t C) const {
         if (!edge) return;
-        for (int64_t i = 0; i < times * height; i++) std::fill_n(y + (i * across() + times * width) * C, edge * C, T(0));
+        for (int64_t i = 0; i < times * height; i++)
+            std::fill_n(y + (i * across() + times * width) * C, edge * C, T(0));
         std::fill_n(y + times * height * across() * C, edge * across() * C, T(0));
     }
 };
 
 template <class T>
-void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_t images, Groups groups, Canvas canvas) {
+void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_t images, Groups groups,
+                Canvas canvas) {
     const int64_t C = groups.channels, size = groups.pixels * C;
 #pragma omp parallel
     {
@@ -83,7 +86,8 @@ void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_
                     put(to[c], z * sigmoid<T>(z));
                 }
                 for (int64_t j = 1; j < canvas.times; j++) std::copy_n(to, C, to + j * C);
-                for (int64_t i = 1; i < canvas.times; i++) std::copy_n(to, canvas.times * C, to + i * canvas.across() * C);
+                for (int64_t i = 1; i < canvas.times; i++)
+                    std::copy_n(to, canvas.times * C, to + i * canvas.across() * C);
             }
         }
     }
@@ -172,7 +176,7 @@ void distance(const T* a, const T* b, const float* weight, float* out, int64_t i
     for (int64_t i = 0; i < images; i++) {
         double total = 0;
         for (int64_t p = i * pixels; p < (i + 1) * pixels; p++) {
-            const T *__restrict at_a = a + p * C, *__restrict at_b = b + p * C;
+            const T* __restrict at_a = a + p * C, * __restrict at_b = b + p * C;
             const Norms n = norms(at_a, at_b, C);
             float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -192,7 +196,7 @@ void distance_back(const T* a, const T* b, const float* weight, const float* gra
                    int64_t pixels, int64_t C) {
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < images * pixels; p++) {
-        const T *__restrict at_a = a + p * C, *__restrict at_b = b + p * C;
+        const T* __restrict at_a = a + p * C, * __restrict at_b = b + p * C;
         T* __restrict to = grad_b + p * C;
         const Norms n = norms(at_a, at_b, C);
         const float by = 2 * grad[p / pixels] / pixels;

@@ -75,8 +75,7 @@ inline void gate_row_back(const T* __restrict y, const T* __restrict gate, const
     }
     sum /= d, dot /= d;
 #pragma omp simd
-    for (int64_t i = 0; i < d; i++)
-        put(grad_y[i], m.scale * (slope[i] - sum - (up(y[i]) - m.mean) * m.scale * dot));
+    for (int64_t i = 0; i < d; i++) put(grad_y[i], m.scale * (slope[i] - sum - (up(y[i]) - m.mean) * m.scale * dot));
 }
 
 // Row r of gate and out is token r % L of row r / L in heads y.
@@ -103,8 +102,8 @@ void gated_norm_back(const T* y, const T* gate, const T* grad, T* grad_y, T* gra
 }
 
 template <class T>
-inline void add_row(const T* __restrict x, const T* __restrict branch, const float* __restrict bias,
-                    T* __restrict sum, const float* __restrict factors, int64_t n) {
+inline void add_row(const T* __restrict x, const T* __restrict branch, const float* __restrict bias, T* __restrict sum,
+                    const float* __restrict factors, int64_t n) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) put(sum[i], up(x[i]) + (up(branch[i]) + bias[i]) * factors[i]);
 }
@@ -181,8 +180,8 @@ void norm_back(const T* x, const float* scale, const T* grad, T* grad_x, float* 
 
 // Without `grad_normed` there was no norm and grad_x is known: grad_sum. `grad_weights`: of bias, scale and offset.
 template <class T>
-void add_norm_back(const T* sum, const float* scale, const T* grad_sum, const T* grad_normed, T* grad_x,
-                   T* grad_branch, float* grad_weights, int64_t rows, int64_t n, uint64_t seed, double p) {
+void add_norm_back(const T* sum, const float* scale, const T* grad_sum, const T* grad_normed, T* grad_x, T* grad_branch,
+                   float* grad_weights, int64_t rows, int64_t n, uint64_t seed, double p) {
     Sums sums(3 * n);
     for_rows(rows, n, seed, p, [=, &sums](int64_t r, const float* factors, float*) {
         float* mine = sums.mine();
@@ -225,54 +224,9 @@ void swish_back(const T* x, const float* bias, const T* grad, T* grad_x, float* 
     sums.write(grad_bias);
 }
 
-// The first of n numbers up to which more than u of all of softmax(x / temperature) lies.
-template <class T>
-inline int64_t draw_row(const T* __restrict x, float u, float scale, float* __restrict weight, int64_t n) {
-    constexpr int64_t block = 16;
-    float top = up(x[0]), sums = 0;
-#pragma omp simd reduction(max : top)
-    for (int64_t i = 0; i < n; i++) top = up(x[i]) > top ? up(x[i]) : top;
-#pragma omp simd reduction(+ : sums)
-    for (int64_t i = 0; i < n; i++) {
-        const float power = (up(x[i]) - top) * scale;
-        weight[i] = power < -100.0f ? 0.0f : power_of_two<float>(power);  // what is next to impossible never happens
-        sums += weight[i];
-    }
-    const float wanted = u * sums;
-    float below = 0;
-    int64_t first = 0;
-    for (; first + block < n; first += block) {  // whole blocks first
-        float inside = 0;
-#pragma omp simd reduction(+ : inside)
-        for (int64_t i = first; i < first + block; i++) inside += weight[i];
-        if (below + inside > wanted) break;
-        below += inside;
-    }
-    for (int64_t i = first; i < n; i++) {
-        below += weight[i];
-        if (below > wanted) return i;
-    }
-    return n - 1;  // u was rounded up to 1
-}
-
-template <class T>
-void sample(const T* x, const float* u, int64_t* out, int64_t rows, int64_t n, double temperature) {
-    const float scale = float(log2_e / temperature);
-#pragma omp parallel
-    {
-        std::vector<float> weight(n);
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < rows; r++) out[r] = draw_row(x + r * n, u[r], scale, weight.data(), n);
-    }
-}
-
 }  // namespace
 
 extern "C" {
-
-void td_sample(int half, const void* x, const float* u, int64_t* out, int64_t rows, int64_t n, double temperature) {
-    STORED(sample((const T*)x, u, out, rows, n, temperature));
-}
 
 void td_heads(int half, const void* x, const float* bias, void* y, const float* table, int64_t blocks, int64_t G,
               int64_t H, int64_t L, int64_t d, int64_t stride) {

@@ -37,23 +37,22 @@ void td_outer(int, const void* a_, const void* b_, float* out, int64_t rows, int
         const Tiles tiles;
         const Lines<bf16> left(P * height), right(std::max(panels, int64_t(1)) * 32 * height), pairs(2 * tile);
         const Lines<float> sums(std::max(panels, int64_t(1)) * P * 32);
-        for (int64_t first = 0; panels && first < rows; first += height)
-            {
-                for (int64_t s = 0; s < steps; s++) {
-                    const int64_t r = first + 32 * s, n = rows - r;
-                    for (int64_t c = 0; c < P; c += 32) {
-                        put_rows(pairs, a + r * P + c, P, n);
-                        transpose(pairs, left_at(left, c, 32 * s, steps));
-                        transpose(pairs + tile, left_at(left, c + 16, 32 * s, steps));
-                    }
-                    for (int64_t j = 0; j < panels; j++)
-                        put_rows(right + (j * steps + s) * 2 * tile, b + r * Q + (from + j) * 32, Q, n);
+        for (int64_t first = 0; panels && first < rows; first += height) {
+            for (int64_t s = 0; s < steps; s++) {
+                const int64_t r = first + 32 * s, n = rows - r;
+                for (int64_t c = 0; c < P; c += 32) {
+                    put_rows(pairs, a + r * P + c, P, n);
+                    transpose(pairs, left_at(left, c, 32 * s, steps));
+                    transpose(pairs + tile, left_at(left, c + 16, 32 * s, steps));
                 }
                 for (int64_t j = 0; j < panels; j++)
-                    for (int64_t i = 0; i < P / 32; i++)
-                        multiply<true, true>(left + 2 * i * steps * tile, steps * tile, right + j * steps * 2 * tile,
-                                             sums + (j * (P / 32) + i) * block, steps, nothing);
+                    put_rows(right + (j * steps + s) * 2 * tile, b + r * Q + (from + j) * 32, Q, n);
             }
+            for (int64_t j = 0; j < panels; j++)
+                for (int64_t i = 0; i < P / 32; i++)
+                    multiply<true, true>(left + 2 * i * steps * tile, steps * tile, right + j * steps * 2 * tile,
+                                         sums + (j * (P / 32) + i) * block, steps, nothing);
+        }
         for (int64_t j = 0; j < panels; j++)
             for (int64_t i = 0; i < P / 32; i++) {
                 const float* from_sums = sums + (j * (P / 32) + i) * block;

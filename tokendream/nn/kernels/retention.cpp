@@ -1,9 +1,9 @@
-// POP's retention in one pass: tokens in, gated outputs and states out, and nothing in between leaves the nearest caches.
-// Norm, projection, heads, rotation, scores, their causal half, outputs, states, norm and gate of one head of one block
-// are 0.2 MB; as separate products and passes they are read and written ten times over.
+// POP's retention in one pass: tokens in, gated outputs and states out, and nothing in between leaves the nearest
+// caches. Norm, projection, heads, rotation, scores, their causal half, outputs, states, norm and gate of one head of
+// one block are 0.2 MB; as separate products and passes they are read and written ten times over.
 //
-// Of a sequence's T blocks, block t enters with the state S_{t-1} and leaves S_t; a prediction made after block t enters
-// with S_t, and its state is dropped (nn/retention.py, `pop`).
+// Of a sequence's T blocks, block t enters with the state S_{t-1} and leaves S_t; a prediction made after block t
+// enters with S_t, and its state is dropped (nn/retention.py, `pop`).
 
 #include "tiles.h"
 
@@ -22,7 +22,8 @@ struct Desk {
 
     Desk(int64_t L, int64_t D, int64_t d)
         : L(L), D(D), d(d), N((L + 31) / 32 * 32), inside(d / 32), across(N / 32), tokens(N * D), q(N * d), k(N * d),
-          k_left(d * N), k_right(d * N), v(N * d), entering(d * d), scores(32 * N), gate(N * d), y(32 * d), fresh(2 * block) {}
+          k_left(d * N), k_right(d * N), v(N * d), entering(d * d), scores(32 * N), gate(N * d), y(32 * d),
+          fresh(2 * block) {}
 
     // left [32 from row 32 i on] right, where rows past L are left out as far as they fill a tile.
     template <bool add, class Beside>
@@ -49,10 +50,12 @@ inline void put_turned(bf16* to, Row x, const float* bias, const float* table, i
     const __m512 a = _mm512_add_ps(_mm512_permutex2var_ps(x.low, even, x.high), _mm512_loadu_ps(bias));
     const __m512 b = _mm512_add_ps(_mm512_permutex2var_ps(x.low, odd, x.high), _mm512_loadu_ps(bias + e));
     const __m512 c = _mm512_loadu_ps(table), s = _mm512_loadu_ps(table + e);
-    _mm512_storeu_si512(to, interleaved(_mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)), _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c))));
+    _mm512_storeu_si512(
+        to, interleaved(_mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)), _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c))));
 }
 
-// The head of every token: q, k and v as factors, and the gate. Each 32 x 32 sums are worked up beside the next product.
+// The head of every token: q, k and v as factors, and the gate. Each 32 x 32 sums are worked up beside the next
+// product.
 inline void project(Desk& w, const Head& head, const float* q_table, const float* k_table) {
     const int64_t d = w.d, e = d / 2, steps = w.D / 32;
     const int64_t share = (32 + 2 * steps - 1) / (2 * steps) * 2;  // rows a step, in pairs
@@ -73,7 +76,8 @@ inline void project(Desk& w, const Head& head, const float* q_table, const float
             else if (part == 3)
                 put(w.gate + l * d + 32 * c, swish(x + row(head.gate_bias + 32 * c)));
             else if (r % 2 == 0) {
-                const Row bias = row(head.v_bias + 32 * c), mate = l + 1 < w.L ? row(sums + 32 * r + 32) + bias : same(0);
+                const Row bias = row(head.v_bias + 32 * c),
+                          mate = l + 1 < w.L ? row(sums + 32 * r + 32) + bias : same(0);
                 put_pair(w.v + 2 * (c * w.across + i) * tile, r / 2, x + bias, mate);
             }
         }
@@ -83,8 +87,8 @@ inline void project(Desk& w, const Head& head, const float* q_table, const float
         for (int now = 0; now < 4; now++)
             for (int64_t column = 0; column < w.inside; column++) {
                 float* next = w.fresh + turn * block;
-                w.product<false>(w.tokens + 2 * rows * steps * tile, rows, weights[now] + 2 * column * steps * tile, next,
-                                 steps, finish);
+                w.product<false>(w.tokens + 2 * rows * steps * tile, rows, weights[now] + 2 * column * steps * tile,
+                                 next, steps, finish);
                 part = now, i = rows, c = column, sums = next, turn = 1 - turn;
             }
     for (int64_t s = 0; s < steps; s++) finish(s);
@@ -127,7 +131,8 @@ inline void attend(Desk& w, const float* S, bf16* out) {
                 Row x = row(w.fresh + 32 * r);
                 if (i == j) {
                     const uint32_t kept = 0xffffffffu >> (31 - r);
-                    x = {_mm512_maskz_mov_ps(__mmask16(kept), x.low), _mm512_maskz_mov_ps(__mmask16(kept >> 16), x.high)};
+                    x = {_mm512_maskz_mov_ps(__mmask16(kept), x.low),
+                         _mm512_maskz_mov_ps(__mmask16(kept >> 16), x.high)};
                 }
                 put(left_at(w.scores, r, 32 * j, seen), x);
             }
@@ -152,8 +157,8 @@ inline void absorb(Desk& w, float* S, float decay) {
     for (int64_t i = 0; i < w.inside; i++)
         for (int64_t j = 0; j < w.inside; j++) {
             float* sums = S + (i * w.inside + j) * block;
-            multiply<true, true>(w.k_left + 2 * i * w.across * tile, w.across * tile, w.v + 2 * j * w.across * tile, sums,
-                                 w.across, nothing);
+            multiply<true, true>(w.k_left + 2 * i * w.across * tile, w.across * tile, w.v + 2 * j * w.across * tile,
+                                 sums, w.across, nothing);
             for (int64_t r = 0; r < 32; r++) put(sums + 32 * r, row(sums + 32 * r) * same(decay));
         }
 }
@@ -169,9 +174,9 @@ inline void each_row(float* matrix, float* sums, int64_t d, Copy copy) {
 
 extern "C" {
 
-// x [(T + P) B L D], tables [T + P, H, L, 2 d/2], S [B H d d]; out [(T + P) B L D], S_out [B H d d]. Predictions are made
-// after the P blocks from `first` on. `scale`, `offset`: of the norm; `weight` [4D, D], `bias`: of the projection to q, k,
-// v and gate; `decay`: of every head over a block.
+// x [(T + P) B L D], tables [T + P, H, L, 2 d/2], S [B H d d]; out [(T + P) B L D], S_out [B H d d]. Predictions are
+// made after the P blocks from `first` on. `scale`, `offset`: of the norm; `weight` [4D, D], `bias`: of the projection
+// to q, k, v and gate; `decay`: of every head over a block.
 void td_pop(int, const void* x_, const float* scale, const float* offset, const float* weight, const float* bias,
             const float* q_table, const float* k_table, const float* decay, const float* S, void* out_, float* S_out,
             int64_t B, int64_t T, int64_t first, int64_t P, int64_t H, int64_t L, int64_t d) {
@@ -200,8 +205,8 @@ void td_pop(int, const void* x_, const float* scale, const float* offset, const 
                     for (int64_t h = g * heads; h < (g + 1) * heads; h++) {
                         const int64_t at = h * d, turns = (slot * H + h) * L * d;
                         const auto weights = [&](int64_t part) { return right + (part * D + at) / 32 * panel; };
-                        const Head head{weights(0), weights(1), weights(2), weights(3), &parts[at], &parts[D + at],
-                                        bias + 2 * D + at, bias + 3 * D + at, decay[h]};
+                        const Head head{weights(0),     weights(1),        weights(2),        weights(3), &parts[at],
+                                        &parts[D + at], bias + 2 * D + at, bias + 3 * D + at, decay[h]};
                         float* state = states + (h - g * heads) * d * d;
                         project(w, head, q_table + turns, k_table + turns);
                         turn_keys(w);
@@ -211,13 +216,15 @@ void td_pop(int, const void* x_, const float* scale, const float* offset, const 
                 };
                 const int64_t mine = (b * H + g * heads) * d * d;
                 for (int64_t h = 0; h < heads; h++)
-                    each_row((float*)S + mine + h * d * d, states + h * d * d, d, [](float* a, float* b) { put(b, row(a)); });
+                    each_row((float*)S + mine + h * d * d, states + h * d * d, d,
+                             [](float* a, float* b) { put(b, row(a)); });
                 for (int64_t t = 0; t < T; t++) {
                     block(t, true);
                     if (first <= t && t < first + P) block(T + t - first, false);
                 }
                 for (int64_t h = 0; h < heads; h++)
-                    each_row(S_out + mine + h * d * d, states + h * d * d, d, [](float* a, float* b) { put(a, row(b)); });
+                    each_row(S_out + mine + h * d * d, states + h * d * d, d,
+                             [](float* a, float* b) { put(a, row(b)); });
             }
     }
 }

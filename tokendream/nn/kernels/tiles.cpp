@@ -14,6 +14,8 @@ extern "C" int td_has_tiles() {
 
 #else
 
-extern "C" int td_has_tiles() { return 0; }
+extern "C" int td_has_tiles() {
+    return 0;
+}
 
 #endif

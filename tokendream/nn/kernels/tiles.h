@@ -1,5 +1,5 @@
-// Matrix products by AMX tiles, made to be chained: what one product gives is laid out as the next one takes it, so that
-// rows go through several products without leaving the nearest caches. Factors are bf16, sums float32.
+// Matrix products by AMX tiles, made to be chained: what one product gives is laid out as the next one takes it, so
+// that rows go through several products without leaving the nearest caches. Factors are bf16, sums float32.
 //
 // A tile has 16 rows of 64 bytes: 16 x 32 bf16 of a left factor, 16 pairs of rows x 16 columns of a right one, or
 // 16 x 16 float sums. Whole matrices are kept tile by tile, so that a tile is 1 KB in a row:
@@ -17,12 +17,14 @@
 
 namespace {
 
-constexpr int64_t tile = 512;        // bf16 in a tile
+constexpr int64_t tile = 512;       // bf16 in a tile
 constexpr int64_t block = 32 * 32;  // floats in a block of sums
 
 // Compilers know that storing a tile writes memory, but not that loading one reads it (GCC 12): this keeps what was
 // written before it from being written after.
-inline void written() { asm volatile("" ::: "memory"); }
+inline void written() {
+    asm volatile("" ::: "memory");
+}
 
 // Tiles of 16 whole rows, for as long as this lives; whoever else uses tiles in this thread finds them as they were.
 class Tiles {
@@ -72,29 +74,47 @@ struct Row {
     __m512 low, high;
 };
 
-inline Row row(const float* x) { return {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)}; }
+inline Row row(const float* x) {
+    return {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)};
+}
 
-inline void put(bf16* to, Row x) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low)); }
+inline void put(bf16* to, Row x) {
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low));
+}
 
 inline Row row(const bf16* x) {
     const __m512i both = _mm512_loadu_si512(x);
-    const auto wide = [](__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); };
+    const auto wide = [](__m256i half) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    };
     return {wide(_mm512_castsi512_si256(both)), wide(_mm512_extracti64x4_epi64(both, 1))};
 }
 
 // Past the caches: for what is not read again soon. `to` is at the beginning of a cache line.
-inline void stream(bf16* to, Row x) { _mm512_stream_si512((__m512i*)to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low)); }
+inline void stream(bf16* to, Row x) {
+    _mm512_stream_si512((__m512i*)to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low));
+}
 
 inline void put(float* to, Row x) {
     _mm512_storeu_ps(to, x.low);
     _mm512_storeu_ps(to + 16, x.high);
 }
 
-inline Row operator+(Row a, Row b) { return {_mm512_add_ps(a.low, b.low), _mm512_add_ps(a.high, b.high)}; }
-inline Row operator-(Row a, Row b) { return {_mm512_sub_ps(a.low, b.low), _mm512_sub_ps(a.high, b.high)}; }
-inline Row operator*(Row a, Row b) { return {_mm512_mul_ps(a.low, b.low), _mm512_mul_ps(a.high, b.high)}; }
-inline Row same(float x) { return {_mm512_set1_ps(x), _mm512_set1_ps(x)}; }
-inline float total(Row x) { return _mm512_reduce_add_ps(_mm512_add_ps(x.low, x.high)); }
+inline Row operator+(Row a, Row b) {
+    return {_mm512_add_ps(a.low, b.low), _mm512_add_ps(a.high, b.high)};
+}
+inline Row operator-(Row a, Row b) {
+    return {_mm512_sub_ps(a.low, b.low), _mm512_sub_ps(a.high, b.high)};
+}
+inline Row operator*(Row a, Row b) {
+    return {_mm512_mul_ps(a.low, b.low), _mm512_mul_ps(a.high, b.high)};
+}
+inline Row same(float x) {
+    return {_mm512_set1_ps(x), _mm512_set1_ps(x)};
+}
+inline float total(Row x) {
+    return _mm512_reduce_add_ps(_mm512_add_ps(x.low, x.high));
+}
 
 // The moments of n floats, as `moments`; of which every 32 lie together, `stride` apart.
 inline Moments moments_of(const float* x, int64_t n, int64_t stride = 32) {
@@ -128,9 +148,13 @@ inline __m512 squashed(__m512 x) {
     return _mm512_rcp14_ps(d);
 }
 
-inline Row squashed(Row x) { return {squashed(x.low), squashed(x.high)}; }
+inline Row squashed(Row x) {
+    return {squashed(x.low), squashed(x.high)};
+}
 
-inline Row swish(Row x) { return x * squashed(x); }
+inline Row swish(Row x) {
+    return x * squashed(x);
+}
 
 // The derivative of swish.
 inline Row swish_slope(Row x) {
@@ -225,9 +249,9 @@ inline void pack_back(const float* weight, bf16* right, int64_t inner, int64_t c
         }
 }
 
-// sums [32 x 32] (+)= left [32, 32 steps] right [32 steps, 32]. `left`: the first of two rows of tiles, `stride` apart; of
-// only one row where not `both`, and then half of the sums. What is to be done `beside`, step by step, has the vector
-// units, which tiles leave idle: it must not touch these sums.
+// sums [32 x 32] (+)= left [32, 32 steps] right [32 steps, 32]. `left`: the first of two rows of tiles, `stride` apart;
+// of only one row where not `both`, and then half of the sums. What is to be done `beside`, step by step, has the
+// vector units, which tiles leave idle: it must not touch these sums.
 template <bool add, bool both, class Beside>
 inline void multiply(const bf16* left, int64_t stride, const bf16* right, float* sums, int64_t steps, Beside beside) {
     written();
