@@ -52,6 +52,7 @@ class Lines {
     explicit Lines(int64_t n) : memory(n * sizeof(T) + 64, 0) {
         start = (T*)(memory.data() + (64 - uintptr_t(memory.data()) % 64) % 64);
     }
+    Lines(const Lines&) = delete;  // `start` points into this one
     operator T*() const { return start; }
 
   private:
