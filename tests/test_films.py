@@ -62,6 +62,7 @@ def test_a_failing_source_leaves_the_old_film(tmp_path):
     with pytest.raises(RuntimeError, match="differently"):
         films.write_mp4(path, broken())
     assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_columns_and_strips_keep_every_pixel():

@@ -138,8 +138,16 @@ def test_replayed_frames_are_those_that_were_played(n: int) -> None:
     assert np.array_equal(frames[:-1], shown)
 
 
+def test_games_are_told_apart_by_their_frames() -> None:
+    one, again, other = (
+        play_games(make(TINY, n, evaluation=True), by_frame, 1, seed=seed)[0] for n, seed in ((1, 3), (2, 3), (1, 4))
+    )
+    assert one.checksum == again.checksum != other.checksum
+
+
 @pytest.mark.parametrize(
-    "change", [{"score": 77.0}, {"actions": np.zeros(3, np.uint8)}, {"actions": np.zeros(50, np.uint8)}]
+    "change",
+    [{"score": 77.0}, {"actions": np.zeros(3, np.uint8)}, {"actions": np.zeros(50, np.uint8)}, {"checksum": 7}],
 )
 def test_replay_notices_another_game(change: dict[str, object]) -> None:
     envs = make(TINY, 1, evaluation=True)

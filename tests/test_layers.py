@@ -21,6 +21,7 @@ FLOORS = [
     ["runfolder"],
     ["pictures", "report", "trained", "trainer"],
     ["bench", "display"],
+    ["evaluate_run"],
     ["diagnose", "experiment", "filming", "play", "sweep"],
     ["benchmark"],
     ["cli"],

@@ -14,6 +14,7 @@ from torture.games import Faulty
 from tokendream import experiment
 from tokendream.agent import Agent
 from tokendream.checkpoint import CheckpointError, Checkpoints
+from tokendream.cli.main import main
 from tokendream.compute import Compute
 from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.make import make
@@ -231,6 +232,10 @@ def test_a_run_of_such_an_environment_can_be_resumed_and_finished(tmp_path, caps
     assert f"the open game came out differently when played again, first {said}" in out
     assert ("no films: the game with seed" in out) == (name == "Wilful")
     assert (run_dir / "evaluation" / "final.json").exists()
+    assert main(["eval", str(run_dir), "--episodes", "2"]) == 0
+    assert ("no films: the game with seed" in capsys.readouterr().out) == (name == "Wilful")
+    of_games = [] if name == "Wilful" else ["best.mp4", "median.mp4"]
+    assert sorted(film.name for film in (run_dir / "films").iterdir()) == sorted([*of_games, "dream.mp4"])
 
     epoch, after, episodes = stored(Checkpoints(run_dir))
     assert (epoch, episodes[:2][0], episodes[1][0]) == (4, (0, 20), 20)

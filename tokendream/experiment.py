@@ -7,15 +7,13 @@ one process at a time, and whatever stops a run between two updates (Ctrl-C, SIG
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tokendream import films, pictures, runfolder
+from tokendream import pictures, runfolder
 from tokendream.agent import Agent, AgentPolicy
 from tokendream.checkpoint import Checkpoints
 from tokendream.compute import Compute, is_out_of_memory, keep_freed_memory
@@ -24,23 +22,19 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.display import Display, display_for, peak_memory
 from tokendream.durable import one_line
 from tokendream.envs.make import make
-from tokendream.envs.vector import SeedError
 from tokendream.evaluate import Evaluation, evaluate
-from tokendream.games import Game, Policy, random_policy, replay_game
+from tokendream.evaluate_run import write_films
+from tokendream.games import Game, Policy, random_policy
 from tokendream.interrupt import EXIT_CODES, Stopped, StopRequest
 from tokendream.metrics import Record, RunLog
 from tokendream.optim import NonFiniteError
-from tokendream.plain import require
 from tokendream.presets import DURATIONS
 from tokendream.report import write_pictures, write_report
-from tokendream.trained import Trained, read_config
+from tokendream.trained import read_config
 from tokendream.trainer import PARTS, OutOfMemory, Trainer
 
 REPORT_EVERY = 120.0
 """Seconds between two refreshes of the report while training."""
-
-FILM_STEPS = 1200
-"""Steps of a game that its film shows; Atari games can last an hour."""
 
 
 def start(config: Config, run_dir: Path | None = None, *, time_limit: float | None = None) -> int:
@@ -63,44 +57,6 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
         config = read_config(run_dir)
         compute = Compute.of(config)
         return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
-
-
-def evaluate_run(
-    run_dir: Path, *, episodes: int, temperature: float, seed: int = 0, device: str = "auto", with_films: bool = True
-) -> int:
-    """Evaluate a run's last checkpoint: print the score, write it, and films of two games, into the run folder."""
-    require(episodes >= 1, "episodes", "at least 1", episodes)
-    require(0 < temperature < math.inf, "temperature", "positive and finite", temperature)
-    trained = Trained.load(run_dir, device)
-    config = trained.config
-    policy = AgentPolicy(trained.agent, trained.compute, temperature=temperature, seed=seed)
-    display = display_for(config, ())
-    try:
-        result, games = evaluate(
-            config, policy, episodes, seed, temperature=temperature, epoch=trained.epoch,
-            progress=lambda done, total: display.games("games", done, total),
-        )  # fmt: skip
-    finally:
-        display.close()
-    path = run_dir / "evaluation" / f"{episodes}-games-temperature-{temperature:g}-seed-{seed}.json"
-    result.write(path)
-    print(result.describe())
-    print(f"scores of every game: {path}")
-    if with_films:
-        write_films(config, result, games, run_dir)
-        print(f"films of the best and the median game: {run_dir / 'films'}")
-    return 0
-
-
-def write_films(config: Config, result: Evaluation, games: list[Game], run_dir: Path) -> None:
-    """Films of the best and of the median game, played again from their seeds and actions."""
-    for name, index in (("best", result.best), ("median", result.middle)):
-        envs = make(config, 1, evaluation=True)
-        try:
-            frames = itertools.islice(replay_game(envs, games[index]), FILM_STEPS)
-            films.write_mp4(run_dir / "films" / f"{name}.mp4", frames, fps=15)
-        finally:
-            envs.close()
 
 
 class RunError(ValueError):
@@ -234,12 +190,7 @@ class Run:
         chance, _ = self._evaluate(_asking(stop, self._random()), episodes, epochs, player="random")
         chance.write(final.with_name("random.json"))
         result, games = self._evaluate(self._policy(epochs, stop), episodes, epochs)
-        try:
-            write_films(self.config, result, games, self.run_dir)
-        except SeedError as error:
-            self._display.say(f"no films: {error}")
-        except OSError as error:  # an encoder that was killed is no reason to lose the result
-            self._display.say(f"no films: {one_line(error)}; tokendream eval {self.run_dir} makes them")
+        self._display.say(write_films(self.config, result, games, self.run_dir))
         result.write(final)
         self._display.say(f"random {chance.describe()}")
         self._display.say(f"agent  {result.describe()}")

@@ -1,4 +1,4 @@
-"""`tokendream dream`: what a run dreams, as a film or a picture, for papers and READMEs."""
+"""Films of a run: games that an evaluation played, and what the agent dreams (`tokendream dream`)."""
 
 from __future__ import annotations
 

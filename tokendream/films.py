@@ -51,7 +51,8 @@ def write_png(path: Path, image: UInt8[np.ndarray, "3 H W"]) -> None:
 def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int = 15, scale: int = 4) -> None:
     """Write a film that browsers play (H.264, yuv420p), whole or not at all; makes its folder.
 
-    Pixels are enlarged by `scale`; an odd width or height gains a row of black. Raises ValueError without a frame.
+    Pixels are enlarged by `scale`; an odd width or height gains a row of black. Raises ValueError without a frame,
+    and whatever `frames` raises.
     """
     from imageio_ffmpeg import write_frames
 
@@ -80,7 +81,9 @@ def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: 
             writer.send(np.ascontiguousarray(picture))
         if writer is None:
             raise ValueError(f"{path}: a film needs at least one frame")
+        writer.close()
+        os.replace(half, path)
     finally:
         if writer is not None:
             writer.close()
-    os.replace(half, path)
+        half.unlink(missing_ok=True)

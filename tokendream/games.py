@@ -6,6 +6,7 @@ from those (`replay_game`), because environments obey their seeds. Numpy only; t
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -41,6 +42,8 @@ class Game:
     seed: int
     score: float
     actions: Integer[np.ndarray, " T"]
+    checksum: int | None = None
+    """Of its T + 1 frames, in order; None where nobody saw them."""
 
     @property
     def length(self) -> int:
@@ -53,6 +56,7 @@ class _Open:
     """A game being played in a lane."""
 
     index: int
+    checksum: int
     score: float = 0.0
     actions: list[int] = field(default_factory=list)
 
@@ -103,8 +107,10 @@ def play_games(
                 continue
             game.actions.append(int(actions[lane]))
             game.score += float(transition.reward[lane])
+            game.checksum = _checksum(frame[lane], game.checksum)
             if transition.over[lane]:
-                done[game.index] = Game(seeds[game.index], game.score, np.array(game.actions, small))
+                actions_taken = np.array(game.actions, small)
+                done[game.index] = Game(seeds[game.index], game.score, actions_taken, game.checksum)
                 lanes[lane] = None
                 finished = True
                 if progress:
@@ -118,35 +124,41 @@ def _refill(
     envs: Envs, lanes: list[_Open | None], first: Bool[np.ndarray, " n"], waiting: Iterator[int], seeds: Sequence[int]
 ) -> UInt8[np.ndarray, "n 3 S S"]:
     """Start the next games in the free lanes, marking them in `first`; returns every lane's frame."""
-    starting: list[int | None] = [None] * envs.n
-    for lane, game in enumerate(lanes):
-        if game is None and (index := next(waiting, None)) is not None:
-            lanes[lane] = _Open(index)
-            starting[lane] = seeds[index]
-            first[lane] = True
-    return envs.reset(starting)
+    free = [lane for lane, game in enumerate(lanes) if game is None]
+    starting = dict(zip(free, waiting, strict=False))  # in this order: a game that finds no lane goes on waiting
+    frame = envs.reset([seeds[starting[lane]] if lane in starting else None for lane in range(envs.n)])
+    for lane, index in starting.items():
+        lanes[lane] = _Open(index, _checksum(frame[lane]))
+        first[lane] = True
+    return frame
 
 
 def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "3 S S"]]:
     """The frames of a finished game, its length + 1 of them, played again in lane 0 one at a time.
 
-    Raises SeedError where the game does not come out with the same score, which means that the environment does
-    not obey its seed.
+    Raises SeedError where the game does not come out with the same score and, at its end, the same frames, which
+    means that the environment does not obey its seed.
     """
     rest: list[None] = [None] * (envs.n - 1)
-    yield envs.reset([game.seed, *rest])[0]
-    score = 0.0
+    frame = envs.reset([game.seed, *rest])[0]
+    score, checksum = 0.0, _checksum(frame)
+    yield frame
     for i, action in enumerate(game.actions.tolist()):
         actions = np.zeros(envs.n, np.int64)
         actions[0] = action
         transition = envs.step(actions)
         score += float(transition.reward[0])
+        checksum = _checksum(transition.frame[0], checksum)
         if bool(transition.over[0]) != (i == game.length - 1):
             break
         yield transition.frame[0]
     else:
-        if score == game.score:
+        if score == game.score and game.checksum in (None, checksum):
             return
     raise SeedError(
         f"the game with seed {game.seed} came out differently when played again: the environment does not obey its seed"
     )
+
+
+def _checksum(frame: UInt8[np.ndarray, "3 S S"], before: int = 0) -> int:
+    return zlib.crc32(frame.tobytes(), before)

@@ -171,9 +171,9 @@ def _sweep(options: Sweep) -> int:
 
 
 def _eval(options: Eval) -> int:
-    from tokendream import experiment
+    from tokendream.evaluate_run import evaluate_run
 
-    return experiment.evaluate_run(
+    return evaluate_run(
         options.run,
         episodes=options.episodes,
         temperature=options.temperature,
