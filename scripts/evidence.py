@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -56,6 +57,9 @@ CONTROLS = {
 }
 """The links that can be cut, in the order of the table."""
 
+TUNED_ON = {"CrazyClimber-cpu-seed0"}
+"""Runs whose seed helped to choose their preset: shown, and averaged with no other."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -94,6 +98,11 @@ class Result:
         return "frozen" if self.config.training.world_model.updates == 0 else self.config.control
 
     @property
+    def tuned_on(self) -> bool:
+        """Whether this run helped to choose its preset."""
+        return self.path.name in TUNED_ON
+
+    @property
     def settings(self) -> Config:
         """The config but for the seed: runs that differ in nothing else belong together."""
         return dataclasses.replace(self.config, seed=0)
@@ -114,11 +123,11 @@ def results(device: str) -> list[Result]:
 
 def whole(device: str) -> list[list[Result]]:
     """The runs with no link cut, those of one game and the same settings together."""
-    groups: dict[tuple[str, str, Config], list[Result]] = defaultdict(list)
+    groups: dict[tuple[str, str, bool, Config], list[Result]] = defaultdict(list)
     for run in results(device):
         if run.control == "none":
-            groups[run.config.env_name, run.preset, run.settings].append(run)
-    return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
+            groups[run.config.env_name, run.preset, run.tuned_on, run.settings].append(run)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[:3])]
 
 
 def collect(run_dir: Path, device: str) -> Path:
@@ -157,15 +166,15 @@ def _tokendream(*argv: str) -> None:
         raise ValueError(f"tokendream {' '.join(argv)} stopped with exit code {code}")
 
 
-def table(device: str) -> str:
-    """A row a run, and for each game with several seeds a row for all of them."""
+def table(device: str, page: Path) -> str:
+    """A row a run, and for each game with several seeds a row for all of them; its links are relative to `page`."""
     lines = [
         "| game, preset | seed | env steps | games | mean (95% interval) | random player (95% interval) | "
         "human-normalised | training |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for runs in whole(device):
-        lines += [_row(run) for run in runs]
+        lines += [_row(run, os.path.relpath(run.path, page.parent)) for run in runs]
         if len(runs) > 1:
             lines.append(_together(runs))
     return "\n".join(lines)
@@ -183,8 +192,8 @@ def controls(device: str) -> str:
     return "\n".join(lines)
 
 
-def _row(run: Result) -> str:
-    link = f"[{run.config.seed}](/{run.path.relative_to(ROOT)}/final.json)"
+def _row(run: Result, folder: str) -> str:
+    link = f"[{run.config.seed}]({folder}/final.json){', tuned on' if run.tuned_on else ''}"
     normalised = run.final.human_normalised
     return (
         f"| {run.config.env_name}, {run.preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
@@ -237,7 +246,8 @@ def draw(device: str) -> Path | None:
         axes.axhline(
             sum(chance) / len(chance), color="0.3", linewidth=0.9, linestyle=(0, (4, 3)), label="random player"
         )
-        axes.set_title(f"{runs[0].config.env_name}, preset {runs[0].preset}", fontsize=10)
+        tuned = ", tuned on" if runs[0].tuned_on else ""
+        axes.set_title(f"{runs[0].config.env_name}, preset {runs[0].preset}{tuned}", fontsize=10)
         axes.set_xlabel("env steps", fontsize=9)
         axes.set_ylabel("score of a game", fontsize=9)
         axes.tick_params(labelsize=8)
@@ -260,9 +270,9 @@ def write_between(text: str, marker: str, body: str) -> str:
 def pages(device: str) -> dict[Path, str]:
     """The pages that carry a device's tables, as they should read."""
     readme, evidence = ROOT / "README.md", ROOT / "docs" / "evidence.md"
-    body = write_between(evidence.read_text(), f"results {device}", table(device))
+    body = write_between(evidence.read_text(), f"results {device}", table(device, evidence))
     return {
-        readme: write_between(readme.read_text(), f"results {device}", table(device)),
+        readme: write_between(readme.read_text(), f"results {device}", table(device, readme)),
         evidence: write_between(body, f"controls {device}", controls(device)),
     }
 

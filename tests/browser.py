@@ -70,7 +70,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 20) -> object:
+    def until(self, expression: str, seconds: float = 60) -> object:
         """Wait until an expression is true; its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -41,8 +41,12 @@ class Crossings(TorchDispatchMode):
 
 @contextlib.contextmanager
 def fake_gpu() -> Iterator[Crossings]:
-    """A context in which tensors are fake, and `DEVICE` is a device that they can be on."""
-    with FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
+    """A context in which tensors are fake, and `DEVICE` is a device that they can be on.
+
+    Gradients are found on one thread: autograd has one for each device, but a `FakeTensorMode` serves one at a time.
+    """
+    one_thread = torch.autograd.set_multithreading_enabled(False)
+    with one_thread, FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
         yield crossings
 
 

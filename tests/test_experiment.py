@@ -2,6 +2,8 @@
 
 import html
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,14 @@ def finished(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     assert experiment.start(TINY, run_dir) == 0
     return run_dir
+
+
+def test_the_example_of_the_readme_plays_a_game(finished):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code, said = re.search(r"```python\n(.*?)```", readme, re.S)[1], {}
+    exec(code.replace("runs/Breakout-rem-seed3", str(finished)), said)
+    assert said["over"]
+    assert said["score"] in range(-5, 6)
 
 
 def test_a_finished_run_holds_what_it_promises(finished):

@@ -134,7 +134,7 @@ def test_a_recording_is_written_and_opens_again(page):
     page.key("KeyV")
     page.key("KeyC")
     page.until("document.querySelector('#notices a')?.href.includes('/files/play-')")
-    page.until("[...document.querySelectorAll('#episodes option')].some(o => o.text.startsWith('play-'))", 60)
+    page.until("[...document.querySelectorAll('#episodes option')].some(o => o.text.startsWith('play-'))")
     page.js("""(() => { const list = document.getElementById('episodes');
       list.value = [...list.options].findIndex(o => o.text.startsWith('play-'));
       list.dispatchEvent(new Event('change')); })()""")

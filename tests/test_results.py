@@ -36,7 +36,7 @@ def test_the_pages_say_what_the_files_say(evidence, device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_row_says_what_its_file_says(evidence, device):
     """The figures once more, straight from the scores."""
-    table = evidence.table(device)
+    table = evidence.table(device, ROOT / "README.md")
     for run in evidence.results(device):
         if run.control != "none":
             continue
@@ -81,6 +81,19 @@ def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkey
         config = dataclasses.replace(presets.CPU, game="CrazyClimber", seed=seed, epochs=60 if seed < 2 else 7)
         (folder / "config.json").write_text(config.to_json())
     assert [[run.config.seed for run in runs] for runs in evidence.whole("here")] == [[0, 1], [2, 3]]
-    rows = [line.split(" | ")[:2] for line in evidence.table("here").splitlines()]
+    rows = [line.split(" | ")[:2] for line in evidence.table("here", tmp_path / "README.md").splitlines()]
     assert ["| **CrazyClimber, cpu**", "all 2"] in rows
     assert ["| **CrazyClimber, cpu as it was**", "all 2"] in rows
+
+
+def test_a_run_that_chose_its_preset_is_averaged_with_no_other(evidence, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
+    (chosen,) = evidence.TUNED_ON
+    for seed, name in enumerate((chosen, "1", "2")):
+        shutil.copytree(ROOT / "results" / "two-cores" / chosen, tmp_path / "here" / name)
+        config = dataclasses.replace(presets.CPU, game="CrazyClimber", seed=seed)
+        (tmp_path / "here" / name / "config.json").write_text(config.to_json())
+    assert [[run.config.seed for run in runs] for runs in evidence.whole("here")] == [[1, 2], [0]]
+    rows = evidence.table("here", tmp_path / "README.md").splitlines()[2:]
+    assert ["all 2" in row for row in rows] == [False, False, True, False]
+    assert "| [0](here/CrazyClimber-cpu-seed0/final.json), tuned on |" in rows[3]

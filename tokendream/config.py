@@ -26,7 +26,7 @@ Control = Literal["none", "shuffled-actions", "zero-rewards", "dealt-rewards", "
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """The environment's protocol (Atari 100K, section 6 of the method)."""
+    """The environment's protocol (Atari 100K)."""
 
     size: int = 64
     """Height and width of a frame in pixels."""
@@ -48,7 +48,7 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """V, the VQ-VAE (section 3)."""
+    """V, the VQ-VAE."""
 
     channels: int = 32
     """Channels of the encoder's first convolution; each downsampling doubles them."""
@@ -74,7 +74,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class WorldModelConfig:
-    """M, the RetNet with parallel observation prediction (section 4)."""
+    """M, the RetNet with parallel observation prediction."""
 
     layers: int = 5
     """N, the number of RetNet layers."""
@@ -104,7 +104,7 @@ class WorldModelConfig:
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
-    """C, the controller (section 5)."""
+    """C, the controller."""
 
     lstm_width: int = 512
     """M, the width of the LSTM."""
@@ -116,7 +116,7 @@ class ActorCriticConfig:
 
 @dataclass(frozen=True)
 class DreamConfig:
-    """Imagination and its objective (section 5)."""
+    """Imagination and its objective."""
 
     horizon: int = 9
     """Imagined steps of a dream."""
@@ -140,7 +140,7 @@ class DreamConfig:
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Experience from the real environment (section 6)."""
+    """Experience from the real environment."""
 
     steps: int = 200
     """Env steps an epoch."""
@@ -156,7 +156,7 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """The updates of one part of the agent within an epoch (section 6)."""
+    """The updates of one part of the agent within an epoch."""
 
     first_epoch: int
     """First epoch in which this part is trained (epochs count from 1)."""
@@ -190,7 +190,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation on full games (section 6)."""
+    """Evaluation on full games."""
 
     episodes: int = 100
     """Episodes after training."""
@@ -207,7 +207,7 @@ class Config:
     """Everything that determines a run, apart from the machine."""
 
     preset: str = "rem"
-    """Name of the preset that this config started from."""
+    """Name of the preset that this config starts from."""
     game: str = "Breakout"
     """Atari game, by its name in the Atari 100K benchmark."""
     env_id: str = ""

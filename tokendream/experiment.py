@@ -190,10 +190,10 @@ class Run:
         chance, _ = self._evaluate(_asking(stop, self._random()), episodes, epochs, player="random")
         chance.write(final.with_name("random.json"))
         result, games = self._evaluate(self._policy(epochs, stop), episodes, epochs)
-        self._display.say(write_films(self.config, result, games, self.run_dir))
+        filmed = write_films(self.config, result, games, self.run_dir)
         result.write(final)
-        self._display.say(f"random {chance.describe()}")
-        self._display.say(f"agent  {result.describe()}")
+        for line in (f"random {chance.describe()}", f"agent  {result.describe()}", filmed):
+            self._display.say(line)
         self._report()
         self._display.say(f"peak memory of this process: {peak_memory() / 2**30:.2f} GiB")
         self._display.say(f"report: {self.run_dir / 'report.html'}")

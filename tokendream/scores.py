@@ -1,6 +1,6 @@
 """Scores of the Atari 100K benchmark and their statistics, in numpy only.
 
-The reference scores and REM's are those of REM's table of results (section 7 of the method); the aggregates and
+The reference scores and REM's are those of REM's table of results; the aggregates and
 their intervals follow "Deep RL at the Edge of the Statistical Precipice" (arXiv 2108.13264). A matrix of scores is
 `runs x games` of human-normalised scores; every aggregate reduces the last two axes.
 """

@@ -21,7 +21,11 @@ from tokendream.plain import ConfigError
 
 @dataclass(frozen=True)
 class Train:
-    """Train an agent from scratch, evaluate it and write its report; or go on with a run that was cut."""
+    """Train an agent from scratch, evaluate it and write its report; or go on with a run that was cut.
+
+    PRESET: rem, cpu, toy or tiny, perhaps with an ablation behind it (rem-no-pop); by default rem where there is a GPU,
+    cpu where there is none. Every flag changes one field of it; the defaults listed are the preset's.
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     run_dir: Path | None = None

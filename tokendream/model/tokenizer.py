@@ -1,4 +1,4 @@
-"""V, the VQ-VAE that turns a frame into K tokens and back (section 3 of the method).
+"""V, the VQ-VAE that turns a frame into K tokens and back.
 
 The only place where frames become floats: uint8 on the device -> [-1, 1]. The caller chooses the precision with
 `torch.autocast`; losses, distances and codes are float32 all the same.

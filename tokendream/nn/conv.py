@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder of the tokenizer (section 3 of the method). No codes, no losses here."""
+"""The convolutional encoder and decoder of the tokenizer. No codes, no losses here."""
 
 from __future__ import annotations
 

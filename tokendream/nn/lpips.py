@@ -2,8 +2,8 @@
 
     d(a, b) = Σ_l mean_{h,w} Σ_c w_lc (â_lchw - b̂_lchw)²
 
-over five taps l, with â the tap's relu output divided by its norm over channels. Section 3 of the method;
-source: Zhang et al., arXiv 1801.03924. The weights' origin stands in assets/README.md.
+over five taps l, with â the tap's relu output divided by its norm over channels.
+Source: Zhang et al., arXiv 1801.03924. The weights' origin stands in assets/README.md.
 """
 
 from __future__ import annotations

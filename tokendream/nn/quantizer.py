@@ -1,6 +1,6 @@
 """The codebook: nearest codes, straight-through gradients, and the optional revival of codes that nothing uses.
 
-Section 3 of the method. Distances and codes are float32 also under autocast.
+Source: VQ-VAE (arXiv 1711.00937). Distances and codes are float32 also under autocast.
 """
 
 from __future__ import annotations

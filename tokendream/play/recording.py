@@ -19,7 +19,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.durable import write
 
 LIMIT = 256 * 2**20
-"""Most bytes of pixels that a recording holds in memory: 10 minutes of three 64-pixel panels at 15 steps a second."""
+"""Most bytes of pixels that a recording holds in memory: six minutes of three 64-pixel panels at 15 steps a second."""
 
 
 class Row(NamedTuple):
