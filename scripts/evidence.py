@@ -203,17 +203,25 @@ def _row(run: Result, folder: str) -> str:
 
 
 def _together(runs: list[Result]) -> str:
-    """The mean over seeds, with the interval that comes from drawing the seeds again."""
-    means = [run.final.mean for run in runs]
-    low, high = scores.mean_interval(means, np.random.default_rng(0))
-    game = runs[0].config.env_name
-    normalised = scores.human_normalised(game, math.fsum(means) / len(means)) if scores.benchmark_name(game) else None
+    """The mean over seeds, with the interval from drawing the games of each again, and the one from drawing seeds."""
+    game, finals = runs[0].config.env_name, [run.final for run in runs]
+    mean = math.fsum(final.mean for final in finals) / len(finals)
+    low, high = scores.mean_interval([final.mean for final in finals], np.random.default_rng(0))
+    chances = [run.chance for run in runs]
+    chance = math.fsum(chance.mean for chance in chances) / len(chances)
+    normalised = scores.human_normalised(game, mean) if scores.benchmark_name(game) else None
     count = sum(run.above_chance for run in runs)
     return (
-        f"| **{game}, {runs[0].preset}** | all {len(runs)} | | | **{math.fsum(means) / len(means):,.1f}** over seeds "
-        f"({low:,.1f} to {high:,.1f}) | {count} of {len(runs)} seeds above it | "
-        f"{'' if normalised is None else f'**{normalised:.3f}**'} | |"
+        f"| **{game}, {runs[0].preset}** | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "
+        f"| **{mean:,.1f}** ({_over_games(finals)}; over seeds {low:,.1f} to {high:,.1f}) "
+        f"| {chance:,.1f} ({_over_games(chances)}); {count} of {len(runs)} seeds above it "
+        f"| {'' if normalised is None else f'**{normalised:.3f}**'} | |"
     )
+
+
+def _over_games(evaluations: list[Evaluation]) -> str:
+    low, high = scores.stratified_mean_interval([e.scores for e in evaluations], np.random.default_rng(0))
+    return f"{low:,.1f} to {high:,.1f}"
 
 
 def _mean(result: Evaluation) -> str:

@@ -111,6 +111,20 @@ def test_mean_interval(rng: np.random.Generator) -> None:
     assert scores.mean_interval([3.0], rng) == (3.0, 3.0)
 
 
+def test_runs_apart_widen_no_interval_over_their_episodes() -> None:
+    """Each run's episodes are drawn again by themselves, so that what differs between runs is no noise."""
+    rng = np.random.default_rng(0)
+    episodes = rng.normal(size=(3, 40))
+    apart = episodes + 100 * np.arange(3)[:, None]
+    near = scores.stratified_mean_interval(episodes.tolist(), np.random.default_rng(1))
+    far = scores.stratified_mean_interval(apart.tolist(), np.random.default_rng(1))
+    assert np.allclose(np.array(far) - 100, near)
+    expected = 1.96 * np.sqrt((episodes.var(1) / 40).sum()) / 3
+    assert abs((near[1] - near[0]) / 2 / expected - 1) < 0.1
+    with pytest.raises(scores.ScoreError):
+        scores.stratified_mean_interval([[1.0], []], rng)
+
+
 @pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.array([[np.nan]]), np.array([[np.inf, 1.0]])])
 def test_refuses(bad: np.ndarray, rng: np.random.Generator) -> None:
     with pytest.raises(ScoreError):

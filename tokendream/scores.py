@@ -210,9 +210,22 @@ def mean_interval(
 
     Raises ScoreError where there are no scores or one is not finite.
     """
-    values = _checked(np.asarray(scores, np.float64)[None])[0]
-    draws = rng.integers(len(values), size=(resamples, len(values)))
-    return _percentiles(values[draws].mean(-1), confidence)
+    return stratified_mean_interval([scores], rng, resamples=resamples, confidence=confidence)
+
+
+def stratified_mean_interval(
+    runs: Sequence[Sequence[float]], rng: np.random.Generator, *, resamples: int = 2000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over runs of the mean over each run's episodes.
+
+    The episodes of each run are drawn again separately: it says how well these runs are known, not how another seed
+    would do. Raises ScoreError where a run has no scores or one is not finite.
+    """
+    means = np.zeros(resamples)
+    for scores in runs:
+        values = _checked(np.asarray(scores, np.float64)[None])[0]
+        means += values[rng.integers(len(values), size=(resamples, len(values)))].mean(-1) / len(runs)
+    return _percentiles(means, confidence)
 
 
 def _resampled(

@@ -65,8 +65,8 @@ def _published(data: Data) -> Iterator[str]:
         )  # fmt: skip
     yield ""
     yield (
-        f"Published: REM's code on {PUBLISHED_MACHINE}; timed once, not in this run. Ours finds its frames encoded. A work "
-        "that was measured twice, against plain operators and against float32, has a row for each."
+        f"Published: REM's code on {PUBLISHED_MACHINE}; timed once, not in this run. Ours finds its frames encoded. A "
+        "work that was measured twice, against plain operators and against float32, has a row for each."
     )
     if threads != PUBLISHED_THREADS:
         yield (
