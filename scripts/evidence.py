@@ -12,31 +12,14 @@ claimed.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
-import re
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import numpy as np
+from evidence_pages import CONTROLS, RESULTS, ROOT, draw, pages
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-from tokendream import presets, scores
-from tokendream.config import Config
-from tokendream.evaluate import Evaluation
-from tokendream.metrics import Record, read_metrics
-
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results"
 COPIED = (
     "config.json",
     "facts.json",
@@ -46,88 +29,6 @@ COPIED = (
     "evaluation/random.json",
 )
 """Files of a run folder that prove something; in results/ they lie side by side."""
-
-CONTROLS = {
-    "none": "nothing",
-    "shuffled-actions": "M is trained on actions of other steps",
-    "frozen": "M stays as it was initialised",
-    "zero-rewards": "dreams pay nothing",
-    "dealt-rewards": "each dream is paid with another dream's rewards",
-    "blind-policy": "C sees no frame",
-}
-"""The links that can be cut, in the order of the table."""
-
-TUNED_ON = {"CrazyClimber-cpu-seed0"}
-"""Runs whose seed helped to choose their preset: shown, and averaged with no other."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One finished run, as it lies in results/."""
-
-    path: Path
-    config: Config
-    final: Evaluation
-    chance: Evaluation
-    curve: list[Record]
-
-    @staticmethod
-    def read(path: Path) -> Result:
-        """Read a folder of results/. Raises ValueError or OSError where a file is missing or damaged."""
-        return Result(
-            path,
-            Config.from_json((path / "config.json").read_text()),
-            Evaluation.from_json((path / "final.json").read_text()),
-            Evaluation.from_json((path / "random.json").read_text()),
-            read_metrics(path / "metrics.jsonl"),
-        )
-
-    @property
-    def minutes(self) -> float:
-        """Of training; evaluation and reports are not in it."""
-        return self.curve[-1]["seconds"] / 60
-
-    @property
-    def above_chance(self) -> bool:
-        """Whether the intervals of the agent's and of the random player's mean lie apart."""
-        return self.final.interval[0] > self.chance.interval[1]
-
-    @property
-    def control(self) -> str:
-        """Which link was cut, by its name in CONTROLS."""
-        return "frozen" if self.config.training.world_model.updates == 0 else self.config.control
-
-    @property
-    def tuned_on(self) -> bool:
-        """Whether this run helped to choose its preset."""
-        return self.path.name in TUNED_ON
-
-    @property
-    def settings(self) -> Config:
-        """The config but for the seed: runs that differ in nothing else belong together."""
-        return dataclasses.replace(self.config, seed=0)
-
-    @property
-    def preset(self) -> str:
-        """The preset's name; a run made before the preset was changed says so."""
-        c = self.config
-        now = dataclasses.replace(presets.preset(c.preset), game=c.game, env_id=c.env_id, seed=0)
-        return c.preset if self.settings == now else f"{c.preset} as it was"
-
-
-def results(device: str) -> list[Result]:
-    """All runs on a device, by game, preset, control and seed."""
-    found = [Result.read(path.parent) for path in (RESULTS / device).glob("*/final.json")]
-    return sorted(found, key=lambda r: (r.config.env_name, r.config.preset, r.control, r.config.seed))
-
-
-def whole(device: str) -> list[list[Result]]:
-    """The runs with no link cut, those of one game and the same settings together."""
-    groups: dict[tuple[str, str, bool, Config], list[Result]] = defaultdict(list)
-    for run in results(device):
-        if run.control == "none":
-            groups[run.config.env_name, run.preset, run.tuned_on, run.settings].append(run)
-    return [groups[key] for key in sorted(groups, key=lambda key: key[:3])]
 
 
 def collect(run_dir: Path, device: str) -> Path:
@@ -164,125 +65,6 @@ def _tokendream(*argv: str) -> None:
     code = subprocess.run([sys.executable, "-m", "tokendream", *argv], check=False).returncode
     if code:
         raise ValueError(f"tokendream {' '.join(argv)} stopped with exit code {code}")
-
-
-def table(device: str, page: Path) -> str:
-    """A row a run, and for each game with several seeds a row for all of them; its links are relative to `page`."""
-    lines = [
-        "| game, preset | seed | env steps | games | mean (95% interval) | random player (95% interval) | "
-        "human-normalised | training |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for runs in whole(device):
-        lines += [_row(run, os.path.relpath(run.path, page.parent)) for run in runs]
-        if len(runs) > 1:
-            lines.append(_together(runs))
-    return "\n".join(lines)
-
-
-def controls(device: str) -> str:
-    """A row for each link that was cut, with the score of every seed."""
-    runs = [run for run in results(device) if run.config.preset == "toy"]
-    lines = ["| what is cut | mean of each seed | above random play |", "|---|---|---|"]
-    for name, what in CONTROLS.items():
-        seeds = [run for run in runs if run.control == name]
-        if seeds:
-            means = ", ".join(f"{run.final.mean:.2f}" for run in seeds)
-            lines.append(f"| {what} | {means} | {sum(run.above_chance for run in seeds)} of {len(seeds)} |")
-    return "\n".join(lines)
-
-
-def _row(run: Result, folder: str) -> str:
-    link = f"[{run.config.seed}]({folder}/final.json){', tuned on' if run.tuned_on else ''}"
-    normalised = run.final.human_normalised
-    return (
-        f"| {run.config.env_name}, {run.preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
-        f"| {_mean(run.final)} | {_mean(run.chance)} | {'' if normalised is None else f'{normalised:.3f}'} "
-        f"| {run.minutes:.0f} min |"
-    )
-
-
-def _together(runs: list[Result]) -> str:
-    """The mean over seeds, with the interval from drawing the games of each again, and the one from drawing seeds."""
-    game, finals = runs[0].config.env_name, [run.final for run in runs]
-    mean = math.fsum(final.mean for final in finals) / len(finals)
-    low, high = scores.mean_interval([final.mean for final in finals], np.random.default_rng(0))
-    chances = [run.chance for run in runs]
-    chance = math.fsum(chance.mean for chance in chances) / len(chances)
-    normalised = scores.human_normalised(game, mean) if scores.benchmark_name(game) else None
-    count = sum(run.above_chance for run in runs)
-    return (
-        f"| **{game}, {runs[0].preset}** | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "
-        f"| **{mean:,.1f}** ({_over_games(finals)}; over seeds {low:,.1f} to {high:,.1f}) "
-        f"| {chance:,.1f} ({_over_games(chances)}); {count} of {len(runs)} seeds above it "
-        f"| {'' if normalised is None else f'**{normalised:.3f}**'} | |"
-    )
-
-
-def _over_games(evaluations: list[Evaluation]) -> str:
-    low, high = scores.stratified_mean_interval([e.scores for e in evaluations], np.random.default_rng(0))
-    return f"{low:,.1f} to {high:,.1f}"
-
-
-def _mean(result: Evaluation) -> str:
-    low, high = result.interval
-    return f"{result.mean:,.1f} ({low:,.1f} to {high:,.1f})"
-
-
-def draw(device: str) -> Path | None:
-    """Curves of all runs on a device: a panel a game, a colour a seed."""
-    groups = whole(device)
-    if not groups:
-        return None
-    columns = min(3, len(groups))
-    rows = math.ceil(len(groups) / columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows), squeeze=False, layout="tight")
-    for axes in panels.flat[len(groups) :]:
-        axes.remove()
-    for axes, runs in zip(panels.flat, groups, strict=False):
-        for i, run in enumerate(runs):
-            colour = f"C{i}"
-            returns = [(r["env_steps"], r["collect/return"]) for r in run.curve if "collect/return" in r]
-            axes.plot(*zip(*returns, strict=True), ".", color=colour, markersize=3, alpha=0.35)
-            points = [(r["env_steps"], r["evaluation/mean"], r["evaluation/low"], r["evaluation/high"])
-                      for r in run.curve if "evaluation/mean" in r]  # fmt: skip
-            points.append((run.curve[-1]["env_steps"], run.final.mean, *run.final.interval))
-            x, mean, low, high = zip(*points, strict=True)
-            axes.plot(x, mean, "o-", color=colour, markersize=4, linewidth=1.4, label=f"seed {run.config.seed}")
-            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        chance = [run.chance.mean for run in runs]
-        axes.axhline(
-            sum(chance) / len(chance), color="0.3", linewidth=0.9, linestyle=(0, (4, 3)), label="random player"
-        )
-        tuned = ", tuned on" if runs[0].tuned_on else ""
-        axes.set_title(f"{runs[0].config.env_name}, preset {runs[0].preset}{tuned}", fontsize=10)
-        axes.set_xlabel("env steps", fontsize=9)
-        axes.set_ylabel("score of a game", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
-    path = ROOT / "docs" / f"curves-{device}.png"
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    return path
-
-
-def write_between(text: str, marker: str, body: str) -> str:
-    """`text` with what stands between the comments `marker` and `/marker` replaced. ValueError where they lack."""
-    pattern = re.compile(rf"(<!-- {re.escape(marker)} -->\n).*?(<!-- /{re.escape(marker)} -->)", re.S)
-    if not pattern.search(text):
-        raise ValueError(f"no <!-- {marker} --> ... <!-- /{marker} --> to write between")
-    return pattern.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text)
-
-
-def pages(device: str) -> dict[Path, str]:
-    """The pages that carry a device's tables, as they should read."""
-    readme, evidence = ROOT / "README.md", ROOT / "docs" / "evidence.md"
-    body = write_between(evidence.read_text(), f"results {device}", table(device, evidence))
-    return {
-        readme: write_between(readme.read_text(), f"results {device}", table(device, readme)),
-        evidence: write_between(body, f"controls {device}", controls(device)),
-    }
 
 
 def write() -> None:

@@ -1,9 +1,9 @@
 """What the README and docs/evidence.md claim about learning is what the committed results say, and nothing more."""
 
 import dataclasses
-import importlib.util
+import importlib
+import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,16 @@ ROOT = Path(__file__).parents[1]
 DEVICES = sorted(path.name for path in (ROOT / "results").iterdir() if any(path.glob("*/final.json")))
 
 
-@pytest.fixture(scope="module")
-def evidence():
-    spec = importlib.util.spec_from_file_location("evidence", ROOT / "scripts" / "evidence.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evidence"] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def evidence(monkeypatch):
+    """The tables and curves; the commands are in the module beside it."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("evidence_pages")
+
+
+@pytest.fixture
+def commands(evidence):
+    return importlib.import_module("evidence")
 
 
 def test_there_are_results():
@@ -57,8 +60,8 @@ def test_agent_and_random_player_played_the_same_games_as_often(evidence, device
             assert run.final.protocol[name] == run.chance.protocol[name]
 
 
-def test_only_finished_runs_are_collected(evidence, tmp_path, capsys):
-    assert evidence.main(["collect", str(tmp_path), "nowhere"]) == 2
+def test_only_finished_runs_are_collected(commands, tmp_path, capsys):
+    assert commands.main(["collect", str(tmp_path), "nowhere"]) == 2
     assert "is not finished" in capsys.readouterr().err
     assert not (ROOT / "results" / "nowhere").exists()
 
@@ -97,3 +100,17 @@ def test_a_run_that_chose_its_preset_is_averaged_with_no_other(evidence, tmp_pat
     rows = evidence.table("here", tmp_path / "README.md").splitlines()[2:]
     assert ["all 2" in row for row in rows] == [False, False, True, False]
     assert "| [0](here/CrazyClimber-cpu-seed0/final.json), tuned on |" in rows[3]
+
+
+def test_every_diagnosed_run_of_todays_presets_has_its_parts_shown(evidence):
+    """And nothing of an agent whose preset is another one now."""
+    for device in DEVICES:
+        diagnosed = [
+            f"| {run.config.env_name}, seed {run.config.seed} "
+            for runs in evidence.whole(device)
+            for run in runs
+            if (run.path / "diagnosis.json").exists() and "as it was" not in run.preset
+        ]
+        rows = evidence.parts(device).splitlines()[2:]
+        assert [row[: row.index("|", 2)] for row in rows] == diagnosed
+        assert all(0 <= int(share) <= 100 for row in rows for share in re.findall(r"(\d+)%", row))

@@ -48,8 +48,8 @@ def diagnose(run_dir: Path, *, steps: int, seed: int, device: str) -> int:
         display.close()
     with trained.compute.autocast():
         parts = measure(trained, replay, seed)
-    facts = {"run": str(run_dir), "game": config.env_name, "epoch": trained.epoch, "steps": steps, "seed": seed,
-             "device": trained.compute.describe()}  # fmt: skip
+    facts = {"run": run_dir.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
+             "seed": seed, "device": trained.compute.describe()}  # fmt: skip
     data = {"format": FORMAT, **facts, "parts": [dataclasses.asdict(part) for part in parts]}
     durable.replace_text(run_dir / "diagnosis.json", json.dumps(data, indent=2) + "\n")
     path = run_dir / "diagnosis.html"
