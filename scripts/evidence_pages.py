@@ -109,14 +109,19 @@ def whole(device: str) -> list[list[Result]]:
     return [groups[key] for key in sorted(groups, key=lambda key: key[:3])]
 
 
-def table(device: str, page: Path) -> str:
-    """A row a run, and for each game with several seeds a row for all of them; its links are relative to `page`."""
+def table(device: str, page: Path, *, older: bool = True) -> str:
+    """A row a run, and for each game with several seeds a row for all of them; its links are relative to `page`.
+
+    Without `older`, runs of presets that were changed since are left out.
+    """
     lines = [
         "| game, preset | seed | env steps | games | mean (95% interval) | random player (95% interval) | "
         "human-normalised | training |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for runs in whole(device):
+        if not older and runs[0].preset != runs[0].config.preset:
+            continue
         lines += [_row(run, os.path.relpath(run.path, page.parent)) for run in runs]
         if len(runs) > 1:
             lines.append(_together(runs))
@@ -250,6 +255,6 @@ def pages(device: str) -> dict[Path, str]:
     body = write_between(evidence.read_text(), f"results {device}", table(device, evidence))
     body = write_between(body, f"controls {device}", controls(device))
     return {
-        readme: write_between(readme.read_text(), f"results {device}", table(device, readme)),
+        readme: write_between(readme.read_text(), f"results {device}", table(device, readme, older=False)),
         evidence: write_between(body, f"parts {device}", parts(device)),
     }

@@ -126,7 +126,7 @@ PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "toy": TOY, "tiny": TINY}
 
 DURATIONS = {
     "cpu": "Preset cpu took 18 minutes on two cores with AMX (CrazyClimber): 14 of training, 3 of evaluation.",
-    "toy": "Preset toy takes about five minutes on one core.",
+    "toy": "Preset toy takes about three minutes on one core.",
 }
 """What is known about how long a preset takes, from measurement; said before a run starts."""
 
