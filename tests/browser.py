@@ -77,7 +77,8 @@ class Page:
             if value := self.js(expression):
                 return value
             time.sleep(0.03)
-        raise AssertionError(f"not within {seconds} s: {expression}; {self.complaints}")
+        seen = self.js("JSON.stringify(document.body.dataset) + ' ' + document.body.innerText.replace(/\\s+/g, ' ')")
+        raise AssertionError(f"not within {seconds} s: {expression}; {self.complaints}; the page: {seen}")
 
     def key(self, code: str, *, shift: bool = False, hold: Callable[[], object] | None = None) -> None:
         """Press a key and let it go; between the two, `hold`."""

@@ -115,6 +115,7 @@ def test_futures_are_shown_and_one_is_chosen(page):
 
 
 def test_slow_motion_and_help(page):
+    pause(page, False)
     fps = int(page.js("document.body.dataset.fps"))
     page.key("Minus")
     page.until(f"Number(document.body.dataset.fps) < {fps}")
@@ -123,7 +124,10 @@ def test_slow_motion_and_help(page):
     page.key("Slash")
     page.until("document.getElementById('help').open")
     page.shoot(SHOTS / "help.png")
-    page.js("document.getElementById('help').close()")
+    page.js("""(() => { const help = document.getElementById('help'), button = document.getElementById('help-close');
+      button.focus(); help.close(); // until the next frame the focus stays where nothing is shown any more
+      button.dispatchEvent(new KeyboardEvent('keydown', {code: 'KeyP', bubbles: true})); })()""")
+    page.until("document.body.dataset.paused === 'true'")
 
 
 def test_a_recording_is_written_and_opens_again(page):

@@ -322,6 +322,7 @@ def test_one_holds_the_controls_and_others_watch(server):
     assert second.notices() == ["somebody else holds the controls"]
     assert not server.session.paused
     first.say("release")
+    second.until(lambda c: any(t.get("you", {}).get("free") for t in c.texts))  # two sockets have no common order
     second.say("take")
     second.until(lambda c: any(t.get("you", {}).get("controls") for t in c.texts))
     second.say("pause", on=True)

@@ -97,7 +97,7 @@ export function listen(keys, held, run, mode) {
   const commandOf = new Map(COMMANDS.filter(([id]) => id).map(([id, , code]) => [code, id]));
   window.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("select, dialog")) return;
+    if (event.target.closest("select, dialog[open]")) return; // a closed dialog keeps the focus for one more frame
     const button = buttonOf.get(event.code);
     const command = commandOf.get((event.shiftKey && event.code === "Comma" ? "<" : "") + event.code);
     const digit = /^Digit([1-8])$/.exec(event.code);

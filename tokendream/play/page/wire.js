@@ -23,6 +23,7 @@ export class Link {
     this.on = on;
     this.received = 0;
     this.newest = null;
+    this.drawing = false;
     this.open();
   }
 
@@ -36,8 +37,8 @@ export class Link {
     socket.onmessage = ({ data }) => {
       if (typeof data === "string") return this.on.text(JSON.parse(data));
       this.received += 1;
-      if (this.newest === null) requestAnimationFrame(() => this.draw(socket));
       this.newest = data; // of several that arrive between two drawings the last is drawn
+      this.schedule();
     };
     socket.onclose = () => {
       this.on.lost();
@@ -45,11 +46,27 @@ export class Link {
     };
   }
 
+  /** Draw what is newest in the next animation frame; one drawing at a time, else an older picture may come last. */
+  schedule() {
+    if (this.drawing || this.newest === null) return;
+    this.drawing = true;
+    requestAnimationFrame(async () => {
+      try {
+        await this.draw(this.socket);
+      } finally {
+        this.drawing = false;
+        this.schedule();
+      }
+    });
+  }
+
   async draw(socket) {
     const data = this.newest;
     this.newest = null;
-    if (data === null || socket !== this.socket) return;
-    this.on.picture(await unpack(data));
+    if (data === null) return;
+    const picture = await unpack(data);
+    if (socket !== this.socket) return; // lost meanwhile: the next one begins with a picture of its own
+    this.on.picture(picture);
     const pictures = this.received;
     this.received = 0;
     if (pictures > 0) this.send({ do: "ack", pictures }); // only now: who draws slowly is sent less
