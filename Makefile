@@ -35,7 +35,7 @@ lint: $(READY)  ## Style and types
 	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
 
-torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (half an hour)
+torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (8 minutes on two quiet cores)
 	TORTURE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TORTURES)
 
 format: $(READY)  ## Rewrite the code in the house style
