@@ -132,7 +132,9 @@ def draw_and_train(values: dict[str, Any]) -> None:
 def test_every_small_config_trains_or_is_refused_by_name(tally: Tally):
     draw_and_train()
     assert TRAINED["trained"] >= count(20, 200), TRAINED
-    tally("random small configs trained one epoch", TRAINED["trained"], 0, f"another {TRAINED['refused']} refused by name")
+    tally(
+        "random small configs trained one epoch", TRAINED["trained"], 0, f"another {TRAINED['refused']} refused by name"
+    )
 
 
 WRONG = [None, "x", [], {}, -1, 0, 2**40, 10**400, True, -0.5, 1e308, math.nan, math.inf, -math.inf, "\n", [[]]]
