@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import dataclasses
+import time
 import warnings
 
 import pytest
@@ -307,6 +308,20 @@ def test_a_deterministic_run_repeats_itself_to_the_bit():
     compute = Compute(torch.device("cuda"), torch.bfloat16)
     runs = [run_phase(compute, part, 6)[0] for part in PARTS for _ in range(2)]
     assert all(a == b for a, b in zip(runs[::2], runs[1::2], strict=True))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_seconds_of_an_epoch_on_a_gpu_are_those_of_the_clock():
+    """Although the host hands updates over and goes on."""
+    made = trainer(Compute(torch.device("cuda"), torch.float32))
+    for _ in range(4):
+        before, began = made.seconds, time.perf_counter()
+        assert made.run_epoch()
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - began
+        made.close_epoch()
+        assert 0.7 * wall < made.seconds - before <= wall
 
 
 @pytest.mark.gpu

@@ -1,11 +1,12 @@
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from tokendream.agent import Agent
-from tokendream.compute import Compute
+from tokendream.compute import Compute, Pace
 from tokendream.config import Config, PhaseConfig
 from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.make import make
@@ -222,3 +223,53 @@ def test_a_phase_can_end_before_training_does():
     assert "tokenizer/seconds" in t.close_epoch()
     t.run_epoch()
     assert "tokenizer/seconds" not in t.close_epoch()
+
+
+def test_the_host_runs_at_most_two_updates_ahead_of_a_gpu(monkeypatch):
+    done: list[str] = []
+
+    class Event:
+        made = 0
+
+        def __init__(self):
+            Event.made += 1
+            self.number = Event.made
+
+        def record(self, stream):
+            assert stream == "the current one"
+            done.append(f"recorded {self.number}")
+
+        def synchronize(self):
+            done.append(f"waited for {self.number}")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the current one")
+    pace = Pace(torch.device("cuda"))
+    for _ in range(4):
+        pace.keep()
+    assert done == [*(f"recorded {i}" for i in (1, 2, 3)), "waited for 1", "recorded 4", "waited for 2"]
+    Pace(torch.device("cpu")).keep()
+    assert Event.made == 4
+
+
+def test_waiting_for_the_device_is_on_the_phase_s_account():
+    class Slow:
+        def __int__(self):
+            time.sleep(0.1)
+            return -1
+
+    t = trainer()
+    update = t.phases[1].update
+
+    def handed_over():
+        figures = update()
+        t._not_finite = Slow()
+        return figures
+
+    t.phases[1] = dataclasses.replace(t.phases[1], update=handed_over)
+    assert t.phases[1].name == "tokenizer"
+    t.run_epoch()
+    record = t.close_epoch()
+    assert record["tokenizer/seconds"] >= 0.1
+    assert record["seconds"] >= record["tokenizer/seconds"]
+    assert record["tokenizer/updates_per_s"] == pytest.approx(t.phases[1].updates / record["tokenizer/seconds"])

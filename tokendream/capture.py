@@ -132,5 +132,5 @@ def _synchronisations() -> Iterator[list[str]]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
     for warning in heard:
-        if "synchronizing" in str(warning.message):
+        if "called a synchronizing" in str(warning.message):  # the mode also warns that it exists
             found.append(f"the host waits for the device at {warning.filename}:{warning.lineno}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import ctypes
 import os
@@ -111,6 +112,29 @@ def put(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+class Pace:
+    """Lets the host run at most two updates ahead of a GPU, which keeps it busy.
+
+    Without that a whole phase is handed over in an instant: clocks, progress and Ctrl-C would all be wrong about it.
+    """
+
+    AHEAD = 2
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._handed_over: collections.deque[torch.cuda.Event] = collections.deque()
+
+    def keep(self) -> None:
+        """An update has been handed over: wait for the one AHEAD updates before it. Nothing on a CPU."""
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        self._handed_over.append(event)
+        if len(self._handed_over) > self.AHEAD:
+            self._handed_over.popleft().synchronize()
 
 
 def _switch(*, deterministic: bool) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tokendream.agent import Agent
 from tokendream.capture import Captured
 from tokendream.collect import Collector
-from tokendream.compute import Compute, is_out_of_memory
+from tokendream.compute import Compute, Pace, is_out_of_memory
 from tokendream.config import Config, PhaseConfig
 from tokendream.data.batch import Segments, Steps
 from tokendream.data.replay import ReplayBuffer
@@ -76,6 +76,7 @@ class Trainer:
         self._not_finite: Tensor | None = None
         """On a GPU, the first such update of the phase, or -1."""
         self._waits = compute.device.type == "cpu"
+        self._pace = Pace(compute.device)
         self._rng = np.random.default_rng(config.seed)
         self._acting = torch.Generator(compute.device).manual_seed(config.seed)
         self._dreaming = torch.Generator(compute.device).manual_seed(config.seed + 1)
@@ -123,6 +124,7 @@ class Trainer:
                 began = time.perf_counter()
                 try:
                     self._means.add(phase.name, phase.update())
+                    self._pace.keep()
                 except Exception as error:
                     if is_out_of_memory(error):
                         raise OutOfMemory(f"{self._where()}: out of memory: lower {self._lower(phase)}") from error
@@ -214,10 +216,10 @@ class Trainer:
     def _generators(self) -> dict[str, Any]:
         return {"replay": self._rng, "acting": self._acting, "dreaming": self._dreaming}
 
-    def _time(self, name: str, seconds: float) -> None:
+    def _time(self, name: str, seconds: float, updates: int = 1) -> None:
         count, total = self._timings.get(name, (0, 0.0))
         seconds = max(0.0, seconds)  # some virtual machines' clocks step back when they are moved
-        self._timings[name] = [count + 1, total + seconds]
+        self._timings[name] = [count + updates, total + seconds]
         self.seconds += seconds
 
     def _where(self) -> str:
@@ -243,11 +245,13 @@ class Trainer:
         self._not_finite = torch.where(bad & (none < 0), torch.full_like(norm, self._update), none)
 
     def _check_device(self) -> None:
-        """Raise NonFiniteError if `_watch` noted an update. Waits for the device."""
-        first = -1 if self._not_finite is None else int(self._not_finite)
-        self._not_finite = None
+        """Raise NonFiniteError if `_watch` noted an update. Waits for the device, on the phase's account."""
+        if self._not_finite is None:
+            return
+        phase, began = self.phases[self._phase].name, time.perf_counter()
+        first, self._not_finite = int(self._not_finite), None
+        self._time(phase, time.perf_counter() - began, updates=0)
         if first >= 0:
-            phase = self.phases[self._phase].name
             error = NonFiniteError(
                 f"epoch {self.epoch}, {phase}, update {first + 1}: a loss or the gradient is not finite"
             )
