@@ -1,5 +1,6 @@
 """`bench gpu`, tried on a CPU at tiny sizes: where there is a GPU its time is too dear to find a slip of the pen."""
 
+import contextlib
 import json
 import math
 
@@ -11,6 +12,7 @@ from tokendream.bench import measure as measure_module
 from tokendream.bench.measure import Effort
 from tokendream.cli.main import main
 from tokendream.compute import Compute
+from tokendream.nn import passes
 from tokendream.presets import TINY
 from tokendream.trainer import PARTS
 
@@ -21,6 +23,8 @@ def _short(monkeypatch):
     monkeypatch.setattr(gpu, "ROWS", 400)
     monkeypatch.setattr(gpu, "matmul_peak", lambda device, dtype: 1e9)
     monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
+    # torch.compile would take minutes over wrappers that check types; `test_passes` compiles, without them.
+    monkeypatch.setattr(passes, "compiled", contextlib.nullcontext)
 
 
 def bench(out, capsys):
@@ -42,10 +46,12 @@ def test_every_part_is_measured_and_every_target_judged(tmp_path, capsys):
     assert data["copy_gb_per_s"] > 0
     assert {(c["fast"], c["slow"]) for c in data["comparisons"]} - {("own kernels", "PyTorch's operators")} == {
         ("captured", "plain"),
+        ("captured and compiled", "captured"),
         ("POP", "token by token"),
         ("bf16", "float32"),
     }
-    assert len(data["targets"]) == 7
+    assert data["epoch, compiled"]["seconds"].keys() == data["epoch"]["seconds"].keys()
+    assert len(data["targets"]) == 8
     for target in data["targets"]:
         assert target["found"] > 0
         assert math.isfinite(target["found"])
@@ -61,9 +67,10 @@ def test_a_part_that_fails_takes_no_other_with_it(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(gpu, "epoch", broken)
     monkeypatch.setattr(gpu, "items", lambda *_, **__: iter(()))
     data, said = bench(tmp_path / "bench.json", capsys)
-    assert data["errors"] == {"epoch": "RuntimeError: CUDA error: an illegal memory access"}
-    assert len(data["rows"]) == 8
-    assert [t["found"] is None for t in data["targets"]] == [True, True, True, False, False, False, True]
+    said_of_both = "RuntimeError: CUDA error: an illegal memory access"
+    assert data["errors"] == {"epoch": said_of_both, "epoch, compiled": said_of_both}
+    assert len(data["rows"]) == 14
+    assert [t["found"] is None for t in data["targets"]] == [True, True, True, True, False, False, False, True]
     assert "not measured" in said
     assert "failed: epoch: RuntimeError" in said
 

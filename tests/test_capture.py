@@ -1,8 +1,12 @@
 import contextlib
 import copy
 import dataclasses
+import json
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -308,6 +312,22 @@ def test_a_deterministic_run_repeats_itself_to_the_bit():
     compute = Compute(torch.device("cuda"), torch.bfloat16)
     runs = [run_phase(compute, part, 6)[0] for part in PARTS for _ in range(2)]
     assert all(a == b for a, b in zip(runs[::2], runs[1::2], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_compiled_updates_are_the_plain_ones(device):
+    """Gradients of updates one after the other, so that a wrong one would show in all that follow."""
+    program = Path(__file__).with_name("compiled_updates.py")
+    ended = subprocess.run([sys.executable, program, device], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "without torch.compile" not in ended.stderr
+    parts = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [p["part"] for p in parts] == ["tokenizer", "world_model"]
+    for found in parts:
+        assert found["compiled"] == pytest.approx(found["plain"], rel=1e-3)
+        assert found["compiled"] != found["plain"]  # it did compile
+        assert found["status"] == ("captured" if device == "cuda" else "no graphs on a cpu")
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """The compiled passes against the lines of PyTorch that say what they compute, and where they come from."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,6 +41,7 @@ for norm in (NORM, GROUPS):
 
 PASSES = {
     "split_heads": (lambda x: passes.split_heads(x, QKVG, *TURNS), [X], QKVG),
+    "project": (lambda x: passes.project(x, NORM, QKVG, *TURNS), [X], nn.ModuleList([NORM, QKVG])),
     "gated_norm": (lambda y, gate: (passes.gated_norm(y, gate, 0.0),), [(T * B, H, L, D // H), X], None),
     "normed": (lambda x: (passes.normed(x, NORM),), [X], NORM),
     "add_norm": (lambda x, y: passes.add_norm(x, y, OUT, NORM, 0.0), [X, X], nn.ModuleList([OUT, NORM])),
@@ -348,3 +350,30 @@ def test_the_compiled_library_is_made_once_and_a_damaged_one_anew(tmp_path):
 def test_off_means_off():
     code = f"from tokendream.nn.kernels import build; {SAY.replace(chr(39) + 'cpu' + chr(39), 'kernels=False')}"
     assert "kernels" not in child(code + "; assert not build.library.cache_info().currsize")
+
+
+COMPILED = """
+import json, sys, torch
+sys.path.insert(0, {here!r})
+from test_passes import PASSES, apart, results
+from tokendream.nn import passes
+for name in {names}:
+    exact, plain = (results(name, dtype, kernels=False) for dtype in (torch.float32, torch.bfloat16))
+    with passes.compiled():
+        made = [results(name, dtype, kernels=True) for dtype in (torch.float32, torch.bfloat16)]
+    print(json.dumps([name, apart(made[0], exact), apart(made[1], exact), apart(plain, exact)]))
+"""
+
+
+@pytest.mark.slow
+def test_what_torch_compiles_is_the_definition():
+    """As for a GPU, and no worse in bf16; in another process, since checks of types are not to be compiled."""
+    names = ["project", "gated_norm", "feed", "norm_swish, with an edge", "norm_swish, doubled", "unit_distance"]
+    code = COMPILED.format(here=str(Path(__file__).parent), names=names)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [name for name, *_ in found] == names
+    for name, in_float32, in_bf16, plain in found:
+        assert 0 < in_float32 < 1e-6, name  # not 0: it was not the plain one that ran
+        assert in_bf16 < 1.2 * plain, name

@@ -32,6 +32,8 @@ class Compute:
     """Whether a CPU may use the compiled passes (`nn.passes`)."""
     capture: bool = True
     """Whether a GPU replays each update as one captured graph (see `capture`); a CPU has none."""
+    compile: bool = False
+    """Whether updates compute with the passes that torch.compile makes (`nn.passes.compiled`)."""
     deterministic: bool = False
     """Whether the same seed gives the same run to the bit on a GPU; on a CPU it does so anyway."""
 
@@ -42,6 +44,7 @@ class Compute:
         *,
         kernels: bool = True,
         capture: bool = True,
+        compile: bool = False,
         deterministic: bool = False,
     ) -> Compute:
         """Turn the config's words into what this machine has, and set torch's global switches to match.
@@ -63,7 +66,8 @@ class Compute:
         bf16 = precision == "bf16" or (precision == "auto" and fast)
         if found.type == "cuda":
             _switch(deterministic=deterministic)
-        return Compute(found, torch.bfloat16 if bf16 else torch.float32, kernels, capture, deterministic)
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        return Compute(found, dtype, kernels, capture, compile, deterministic)
 
     @staticmethod
     def of(config: Config, device: str = "") -> Compute:
@@ -73,6 +77,7 @@ class Compute:
             config.precision,
             kernels=config.kernels,
             capture=config.capture,
+            compile=config.compile,
             deterministic=config.deterministic,
         )
 
@@ -85,6 +90,12 @@ class Compute:
         ):
             yield
 
+    @contextlib.contextmanager
+    def updating(self) -> Iterator[None]:
+        """`autocast`, for an update: whose shapes stay the same from one to the next."""
+        with self.autocast(), passes.compiled() if self.compile else contextlib.nullcontext():
+            yield
+
     def describe(self) -> str:
         """Device and precision for people."""
         if self.device.type == "cuda":
@@ -92,9 +103,9 @@ class Compute:
         else:
             name = f"CPU, {torch.get_num_threads()} threads"
         said = f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'float32'}"
-        if self.device.type == "cuda" or not self.kernels:
-            return said
-        return f"{said}, {'own kernels' if (missing := build.why_not()) is None else f'no kernels ({missing})'}"
+        if self.device.type == "cpu" and self.kernels:
+            said += ", own kernels" if (missing := build.why_not()) is None else f", no kernels ({missing})"
+        return f"{said}, updates by torch.compile" if self.compile else said
 
 
 def processor() -> str:

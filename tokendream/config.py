@@ -224,6 +224,8 @@ class Config:
     """On a CPU with a C++ compiler, do what lies between matrix products in compiled passes of our own."""
     capture: bool = True
     """Whether a GPU captures each update as one graph and replays it; the same figures, launched at once."""
+    compile: bool = False
+    """Let torch.compile make the passes of updates, for a minute at the start; for GPUs, no gain on a CPU."""
     deterministic: bool = False
     """Whether a run on a GPU repeats itself to the bit, at some cost; a run on a CPU always does."""
     control: Control = "none"

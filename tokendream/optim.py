@@ -71,7 +71,7 @@ class Update:
 
     def __call__(self, *inputs: Tensor) -> Updated:
         self._module.train()
-        with self._compute.autocast():
+        with self._compute.updating():
             losses = self._loss(*inputs)
         norm = apply(losses, self._optimiser, self._clip)
         self._module.eval()

@@ -28,7 +28,7 @@ def count(run: Callable[[], object]) -> tuple[int, int]:
 
     The operations are the same with kernels, which these counters do not see; the bytes are what kernels save from.
     """
-    with passes.kernels(False), Traffic() as traffic:
+    with passes.plain(), Traffic() as traffic:
         flops = count_flops(run)
     return flops, traffic.bytes
 
@@ -38,7 +38,7 @@ def count_flops(run: Callable[[], object]) -> int:
 
     Attention is counted over all keys, masked or not.
     """
-    with passes.kernels(False), FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+    with passes.plain(), FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         run()
     return counter.get_total_flops()
 

@@ -96,6 +96,7 @@ class Bench:
             [
                 ("machine", self._machine),
                 ("epoch", lambda: epoch(self.config, self.compute)),
+                ("epoch, compiled", lambda: epoch(self.config, dataclasses.replace(self.compute, compile=True))),
                 *((f"phases: {item.title}", lambda item=item: self._phase(item)) for item in self._items()),
                 ("tests", lambda: run_tests(self.compute)),
             ]
@@ -132,10 +133,11 @@ class Bench:
         take(item, self.findings, EFFORT)
 
     def _items(self) -> Iterator[Item]:
-        """Captured against plain first, then what `tokendream bench` measures."""
+        """Captured against plain and compiled against captured first, then what `tokendream bench` measures."""
         config, device, dtype = self.config, self.compute.device, self.compute.dtype
         replay = synthetic_replay(1536, config.env.size, device)
         plain, captured = (Workload(config, device, replay, capture=on) for on in (False, True))
+        compiled = Workload(dataclasses.replace(config, compile=True), device, replay)
         for name in ("collect", *PARTS):
             batch = getattr(config.training, name).batch if name in PARTS else 1
 
@@ -145,12 +147,17 @@ class Bench:
             def replayed(n: int, name: str = name) -> Work:
                 return captured.phase(name, n, dtype)
 
+            def fused(n: int, name: str = name) -> Work:
+                return compiled.phase(name, n, dtype).named(f"{name}, compiled")
+
             yield Item(f"{name}, captured", (eager, replayed), batch, ("plain", "captured"))
+            if name in PARTS:
+                yield Item(f"{name}, compiled", (replayed, fused), batch, ("captured", "captured and compiled"))
         yield from (item for item in items(config, self.compute, quick=False) if item.title not in ("collect", *PARTS))
 
     def targets(self) -> list[Target]:
         """The figures to reach, beside what was found."""
-        measured = self.facts.get("epoch", {}).get("seconds", {})
+        measured, compiled = (self.facts.get(name, {}).get("seconds", {}) for name in ("epoch", "epoch, compiled"))
         pop = [
             statistics.median(c.ratios)
             for c in self.findings.comparisons
@@ -158,6 +165,7 @@ class Bench:
         ]
         targets = [
             _at_most("seconds of an epoch, all phases due, replay full", EPOCH_SECONDS, measured.get("total")),
+            _at_most("seconds of such an epoch with --compile", EPOCH_SECONDS, compiled.get("total")),
             _at_most(f"seconds of its {self.config.collect.steps} env steps", COLLECT_SECONDS, measured.get("collect")),
             _at_least("POP, times as fast as token by token, largest batch", POP_TIMES, pop[-1] if pop else None),
         ]
@@ -188,7 +196,7 @@ class Bench:
         """Print everything for people, the targets last."""
         if self.findings.peaks:
             self.findings.show(console)
-        for name in ("epoch", "tests"):
+        for name in ("epoch", "epoch, compiled", "tests"):
             if name in self.facts:
                 console.print(f"{name}: {json.dumps({k: v for k, v in self.facts[name].items() if k != 'said'})}")
         for name, error in self.errors.items():

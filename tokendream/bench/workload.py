@@ -208,7 +208,7 @@ class Workload:
         return Work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
 
     def _compute(self, dtype: torch.dtype) -> Compute:
-        return Compute(self.device, dtype, self.config.kernels, self._capture)
+        return Compute(self.device, dtype, self.config.kernels, self._capture, self.config.compile)
 
     def _label(self, name: str, batch: int, dtype: torch.dtype) -> Label:
         config, K, K1 = self.config, self.config.tokens_per_frame, self.config.block_length

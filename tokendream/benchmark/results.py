@@ -25,8 +25,8 @@ from tokendream.sweep.plan import expected, fields_that_differ
 MOST_NAMED = 4
 """Fields that an agent's name may list: a table and a plot must have room for it."""
 
-NOT_THE_AGENT = {"preset", "game", "env_id", "seed", "device", "precision", "kernels", "checkpoint_every",
-                 "training.cache_tokens"}  # fmt: skip
+NOT_THE_AGENT = {"preset", "game", "env_id", "seed", "device", "precision", "kernels", "capture", "compile",
+                 "deterministic", "checkpoint_every", "training.cache_tokens"}  # fmt: skip
 """Fields in which the runs of one agent may differ. `env` and `evaluation` are not the agent's either: what counts of
 them is the protocol, which must be equal anyway."""
 

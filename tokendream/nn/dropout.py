@@ -11,10 +11,10 @@ from torch import Tensor
 def dropout(x: Float[Tensor, "*S"], p: float) -> Float[Tensor, "*S"]:
     """Zero every element with probability p and scale the others by 1 / (1 - p).
 
-    For bfloat16 on a CPU the mask is made here (see `cpu_mask`), else this is `F.dropout`. Both draw from torch's
-    default generator, though not the same numbers.
+    For bfloat16 on a CPU the mask is made here (see `cpu_mask`), else, and by torch.compile, this is `F.dropout`. All
+    draw from torch's default generator, though not the same numbers.
     """
-    if 0 < p < 1 and x.dtype is torch.bfloat16 and x.device.type == "cpu":
+    if 0 < p < 1 and x.dtype is torch.bfloat16 and x.device.type == "cpu" and not torch.compiler.is_compiling():
         return x * cpu_mask(x.shape, p)
     return F.dropout(x, p) if p > 0 else x
 

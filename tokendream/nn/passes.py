@@ -2,17 +2,21 @@
 
 On a CPU most of a plain step goes into reading and writing memory for it. There, where a C++ compiler is at hand, what
 follows a product is one pass over memory (see `kernels`), in float32 and rounded once; the lines of PyTorch here are
-what runs everywhere else, and what the kernels are tested against. `p` is dropout's probability, 0 outside of training.
+what runs everywhere else, and what the kernels are tested against. A GPU has the same trouble: there torch.compile can
+make the passes of these lines (see `compiled`). `p` is dropout's probability, 0 outside of training.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
@@ -21,7 +25,13 @@ from tokendream.nn.kernels import build, images, layers, tiles
 from tokendream.nn.kernels.call import STORED
 from tokendream.nn.retention import Turns
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _wanted: bool | None = None
+_compiling = False
+_compiles = True
+"""Whether torch.compile may be used: not in `plain`, nor once it has failed."""
 
 
 @contextlib.contextmanager
@@ -36,6 +46,56 @@ def kernels(wanted: bool) -> Iterator[None]:
         yield
     finally:
         _wanted = before
+
+
+@contextlib.contextmanager
+def compiled() -> Iterator[None]:
+    """Within this context torch.compile makes the passes, of the plain lines and at their first use; no kernels."""
+    global _compiling
+    before, _compiling = _compiling, True
+    try:
+        with kernels(False):
+            yield
+    finally:
+        _compiling = before
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Within this context PyTorch's operators alone compute, whatever contexts within it ask for."""
+    global _compiles
+    before, _compiles = _compiles, False
+    try:
+        with kernels(False):
+            yield
+    finally:
+        _compiles = before
+
+
+def _compilable(run: Callable[P, R]) -> Callable[P, R]:
+    """A pass as it is, or within `compiled` as torch.compile makes it. One within another is part of that one.
+
+    Where torch.compile fails, for want of a compiler, say, all passes stay as they are after one warning.
+    """
+    made: list[Callable[P, R]] = []
+
+    @functools.wraps(run)
+    def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
+        global _compiles
+        if not (_compiling and _compiles) or torch.compiler.is_compiling():
+            return run(*args, **kwargs)
+        if not made:
+            # Shapes are those of a phase, and few: each gets passes of its own.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+            made.append(torch.compile(run, dynamic=False))
+        try:
+            return made[0](*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            _compiles = False
+            warnings.warn(f"going on without torch.compile: {error}".split("\n")[0], RuntimeWarning, stacklevel=2)
+            return run(*args, **kwargs)
+
+    return chosen
 
 
 def normed(x: Float[Tensor, "*B D"], norm: nn.LayerNorm) -> Float[Tensor, "*B D"]:
@@ -58,9 +118,18 @@ def split_heads(
         return layers.SplitHeads.apply(raw, linear.bias, q_turns.planes, k_turns.planes)
     *parts, gate = linear(x).chunk(4, dim=-1)
     q, k, v = (part.unflatten(2, (q_turns.pairs.shape[1], -1)).transpose(1, 2) for part in parts)
-    return _turn(q, q_turns.pairs), _turn(k, k_turns.pairs), v, gate
+    return _turn(q, q_turns), _turn(k, k_turns), v, gate
 
 
+@_compilable
+def project(
+    x: Float[Tensor, "G L D"], norm: nn.LayerNorm, linear: nn.Linear, *turns: Turns
+) -> tuple[Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G H L d"], Float[Tensor, "G L D"]]:
+    """`split_heads` of norm(x)."""
+    return split_heads(normed(x, norm), linear, *turns)
+
+
+@_compilable
 def gated_norm(y: Float[Tensor, "G H L d"], gate: Float[Tensor, "G L D"], p: float) -> Float[Tensor, "G L D"]:
     """swish(gate) ∘ drop(GroupNorm_H(y)): a group per head, without affine."""
     if _fused(gate) and y.dtype is gate.dtype:
@@ -80,7 +149,7 @@ def pop(
     predict: slice,
     p: float,
 ) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "B H d d"]]:
-    """`split_heads` of the norm, `retention.pop`, `gated_norm`; also the state after the last block.
+    """`project`, `retention.pop`, `gated_norm`; also the state after the last block.
 
     Without gradient and dropout, in bf16, and on a processor with AMX this is one pass.
     """
@@ -93,11 +162,12 @@ def pop(
     ):
         decay, first = gamma ** x.shape[1], range(blocks)[predict].start
         return tiles.pop(x, norm, linear, turns, decay, S, blocks, first)
-    q, k, v, gate = split_heads(normed(x, norm), linear, *turns)
+    q, k, v, gate = project(x, norm, linear, *turns)
     y, leaving = retention.pop(q, k, v, gamma, S, blocks, predict)
     return gated_norm(y, gate, p), leaving
 
 
+@_compilable
 def feed(
     x: Float[Tensor, "*B D"],
     y: Float[Tensor, "*B D"],
@@ -127,6 +197,7 @@ def invert(logits: Float[Tensor, "*B V"], u: Float[Tensor, "*B 1"], temperature:
     return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
+@_compilable
 def add_norm(
     x: Float[Tensor, "*B D"], y: Float[Tensor, "*B M"], linear: nn.Linear, norm: nn.LayerNorm, p: float
 ) -> tuple[Float[Tensor, "*B D"], Float[Tensor, "*B D"]]:
@@ -137,6 +208,7 @@ def add_norm(
     return total, norm(total)
 
 
+@_compilable
 def add(x: Float[Tensor, "*B D"], y: Float[Tensor, "*B M"], linear: nn.Linear, p: float) -> Float[Tensor, "*B D"]:
     """x + drop(W y + b)."""
     if _fused(x, linear):
@@ -144,6 +216,7 @@ def add(x: Float[Tensor, "*B D"], y: Float[Tensor, "*B M"], linear: nn.Linear, p
     return x + dropout(linear(y), p)
 
 
+@_compilable
 def swish(x: Float[Tensor, "*B D"], linear: nn.Linear, p: float) -> Float[Tensor, "*B M"]:
     """drop(s ∘ sigmoid(s)) for s = W x + b."""
     if _fused(x, linear):
@@ -154,6 +227,7 @@ def swish(x: Float[Tensor, "*B D"], linear: nn.Linear, p: float) -> Float[Tensor
     return dropout(F.silu(linear(x)), p)
 
 
+@_compilable
 def norm_swish(
     x: Float[Tensor, "B C H W"], norm: nn.GroupNorm, *, times: int = 1, edge: int = 0
 ) -> Float[Tensor, "B C H2 W2"]:
@@ -165,6 +239,7 @@ def norm_swish(
     return F.pad(y, (0, edge, 0, edge)) if edge else y
 
 
+@_compilable
 def unit_distance(
     a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], weight: Float[Tensor, " C"]
 ) -> Float[Tensor, " B"]:
@@ -204,6 +279,9 @@ def _tiled(x: Tensor, linear: nn.Linear, *widths: int) -> bool:
     )
 
 
-def _turn(x: Float[Tensor, "G H L d"], table: Complex[Tensor, "T H L e"]) -> Float[Tensor, "G H L d"]:
-    T = len(table)
-    return retention.rotate(x.unflatten(0, (T, len(x) // max(T, 1))), table[:, None]).flatten(0, 1)
+def _turn(x: Float[Tensor, "G H L d"], turns: Turns) -> Float[Tensor, "G H L d"]:
+    T = len(turns.pairs)
+    split = x.unflatten(0, (T, len(x) // max(T, 1)))
+    if torch.compiler.is_compiling():  # it makes no passes of complex numbers
+        return retention.rotate_planes(split, turns.planes[:, None]).flatten(0, 1)
+    return retention.rotate(split, turns.pairs[:, None]).flatten(0, 1)

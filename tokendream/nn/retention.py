@@ -58,6 +58,14 @@ def rotate(x: Float[Tensor, "*B d"], table: Complex[Tensor, "*#B e"]) -> Float[T
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 
+def rotate_planes(x: Float[Tensor, "*B d"], planes: Float[Tensor, "*#B 2 e"]) -> Float[Tensor, "*B d"]:
+    """`rotate` in real numbers, by the table's real and imaginary parts: as many operators, for a compiler to fuse."""
+    real, imaginary = planes.unbind(-2)
+    a, b = x.to(planes.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((a * real - b * imaginary, a * imaginary + b * real), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
 def parallel(
     q: Float[Tensor, "B H L d"],
     k: Float[Tensor, "B H L d"],

@@ -74,7 +74,7 @@ class RetNetLayer(nn.Module):
 
     def retain(self, x: Float[Tensor, "G L D"], retention: Retention, *turns: Turns) -> Float[Tensor, "G L D"]:
         """The gated output of any form of retention, which maps q, k, v to y, each `G H L d`."""
-        q, k, v, gate = passes.split_heads(passes.normed(x, self.norm_retention), self.qkvg, *turns)
+        q, k, v, gate = passes.project(x, self.norm_retention, self.qkvg, *turns)
         return passes.gated_norm(retention(q, k, v), gate, self.drop)
 
     def feed(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
