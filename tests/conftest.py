@@ -5,6 +5,8 @@ import time
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
+if not os.environ.get("GPU_TESTS"):  # as `bench gpu` sets it
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a run that is compared to the bit is one on a CPU
 
 from jaxtyping import install_import_hook
 

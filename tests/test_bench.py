@@ -193,7 +193,7 @@ def test_the_profile_names_what_ran():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and GPU_TESTS=1")
 def test_a_bench_on_the_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "QUICK", Effort(least=2, most=2, seconds=0.0))
     out = tmp_path / "bench.json"

@@ -111,7 +111,7 @@ def test_a_full_replay_repeats_whole_episodes():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and GPU_TESTS=1")
 def test_an_epoch_on_the_gpu_captures_every_phase():
     found = gpu.epoch(TINY, Compute.resolve("cuda"))
     assert found["captured"] == dict.fromkeys(["collect", *PARTS], "captured")

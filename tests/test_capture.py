@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tokendream.trainer import PARTS, Trainer
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 PHASE = PhaseConfig(1, 1, 4, 1e-2, 0.01, 1.0)
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and GPU_TESTS=1")
 
 
 def trainer(compute: Compute) -> Trainer:
@@ -86,7 +87,8 @@ class FakeGraph:
 
 
 @contextlib.contextmanager
-def recording(graph, **_):
+def recording(graph, *_):
+    assert not gc.isenabled()  # what it frees would spoil a capture
     before = torch.get_rng_state()
     FakeGraph.running = graph
     try:
@@ -110,6 +112,12 @@ class FakeGenerator(torch.Generator):
         self.restored += 1
 
 
+@pytest.fixture(autouse=True)
+def _whole(monkeypatch):
+    """What a test breaks is whole again after it."""
+    monkeypatch.setattr(Captured, "broken", "")
+
+
 @pytest.fixture
 def pretend(monkeypatch):
     """The calls of torch.cuda that `Captured` makes, played on the CPU."""
@@ -130,17 +138,20 @@ def pretend(monkeypatch):
         "device": anything,
         "current_stream": Stream,
         "current_device": lambda: 0,
+        "graph_pool_handle": lambda: (0, 1),
         "default_generators": [FakeGenerator()],
         "set_stream": lambda stream: None,
         "get_sync_debug_mode": lambda: 0,
         "set_sync_debug_mode": lambda mode: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, lambda *_: None, raising=False)
     monkeypatch.setattr(FakeGraph, "fails", "")
 
     def captured(run, generators=()) -> Captured:
         made = Captured(run, CPU, generators, "phase x")
-        made.plain = ""
+        made._plain = ""
         return made
 
     return captured
@@ -205,8 +216,25 @@ def test_a_capture_that_fails_says_why_and_goes_on_without(pretend, monkeypatch)
     with pytest.warns(RuntimeWarning, match="phase x runs without a CUDA graph: operation not permitted"):
         captured(torch.ones(2))
     assert generator.restored == 1
+    assert gc.isenabled()
     assert float(captured(torch.ones(2))) == 2
     assert captured.plain == "operation not permitted when stream is capturing"
+
+
+def test_after_a_capture_that_failed_no_graph_is_trusted(pretend, monkeypatch):
+    run = Counter()
+    earlier, later = pretend(run), pretend(Counter())
+    for _ in range(WARM_UP + 1):
+        earlier(torch.ones(2))
+    assert earlier.status == "captured"
+    monkeypatch.setattr(FakeGraph, "fails", "out of memory")
+    with pytest.warns(RuntimeWarning, match="phase x runs without a CUDA graph: out of memory"):
+        for _ in range(WARM_UP + 1):
+            later(torch.ones(2))
+    before = run.called
+    assert float(earlier(torch.full((2,), 3.0))) == 6
+    assert run.called == before + 1  # not replayed
+    assert earlier.status == later.status == "out of memory"
 
 
 def test_a_call_that_waits_for_the_device_is_not_captured(pretend):
@@ -234,8 +262,16 @@ def test_capture_can_be_switched_off():
 
 
 def test_nothing_of_torch_s_capture_api_is_missing():
-    """The attributes that `capture` names exist in this version of torch, GPU or not."""
-    for name in ("CUDAGraph", "graph", "Stream", "stream", "default_generators", "set_sync_debug_mode"):
+    """The attributes that `capture` names exist in this version of torch, GPU or not (of torch._C, only with CUDA)."""
+    for name in (
+        "CUDAGraph",
+        "graph",
+        "graph_pool_handle",
+        "Stream",
+        "stream",
+        "default_generators",
+        "set_sync_debug_mode",
+    ):
         assert hasattr(torch.cuda, name)
     assert all(hasattr(torch.Generator, name) for name in ("clone_state", "graphsafe_set_state"))
     assert capture.WARM_UP >= 3  # torch asks for as many before a capture
@@ -356,10 +392,17 @@ def test_a_failed_capture_leaves_a_gpu_that_still_draws():
             y.cpu()
         return y
 
-    captured = Captured(allocates_on_the_host, Compute(device, torch.float32), [generator], "it")
+    earlier, captured = (
+        Captured(run, Compute(device, torch.float32), [generator], "it")
+        for run in (lambda x: x + torch.rand(2, device=device, generator=generator), allocates_on_the_host)
+    )
+    for _ in range(WARM_UP + 1):
+        earlier(torch.ones(2))
     for _ in range(WARM_UP):
         captured(torch.ones(2))
     with pytest.warns(RuntimeWarning, match="it runs without a CUDA graph"):
         captured(torch.ones(2))
     assert captured(torch.ones(2)).isfinite().all()
+    assert not torch.equal(earlier(torch.ones(2)).clone(), earlier(torch.ones(2)))
+    torch.cuda.empty_cache()
     assert torch.cuda.current_stream() == torch.cuda.default_stream()

@@ -635,6 +635,18 @@ def test_random_states_that_do_not_fit_are_refused(change):
         restore_random({"c": np.random.default_rng()}, tensors, state)
 
 
+def test_a_random_state_of_another_kind_of_device_seeds_this_one():
+    """A run that began on a GPU goes on here, as far as its random numbers are concerned always in the same way."""
+    generators = {"b": torch.Generator().manual_seed(2)}
+    tensors, state = capture_random(generators)
+    draws = []
+    for last in (0, 0, 1):
+        tensors["generator.b"] = torch.tensor([7] * 15 + [last], dtype=torch.uint8)  # of a CUDA device
+        restore_random(generators, tensors, state)
+        draws.append(torch.rand(3, generator=generators["b"]).tolist())
+    assert draws[0] == draws[1] != draws[2]
+
+
 def trained(steps: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))

@@ -228,7 +228,7 @@ def test_an_episode_that_is_closed_is_one_that_was_truncated(lengths):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and GPU_TESTS=1")
 def test_a_buffer_on_the_gpu_gives_the_same_samples():
     host, device = (fill(ReplayBuffer(20, SHAPE, torch.device(d)), [9, 4, 12]) for d in ("cpu", "cuda"))
     copy = ReplayBuffer(20, SHAPE, torch.device("cuda"))

@@ -32,3 +32,10 @@ def test_low_precision_stays_near_float64_over_650_tokens_and_5_layers(dtype, bo
 
 def test_decays_survive_a_change_of_precision():
     assert torch.equal(net(torch.bfloat16).gamma, net().gamma)
+
+
+def test_moving_to_where_it_is_replaces_nothing():
+    """A captured graph reads the tensors that were there."""
+    made = net()
+    gamma = made.gamma
+    assert made.to("cpu").gamma is gamma

@@ -12,6 +12,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.make import make
 from tokendream.optim import NonFiniteError
 from tokendream.presets import TINY
+from tokendream.tokens import filled
 from tokendream.trainer import Trainer
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -163,6 +164,13 @@ def test_tokens_are_encoded_once_and_again_after_the_tokenizer_changed():
     assert encoded == [3, 3]
     t._cache.refresh()
     assert encoded == [3, 3, 27]
+
+
+def test_a_gpu_encodes_full_batches_only():
+    row = np.arange(5, 205)
+    assert filled(row, torch.device("cpu")) is row
+    assert filled(row, torch.device("cuda")).tolist() == [*row, *row[:56]]
+    assert len(filled(np.arange(128), torch.device("cuda"))) == 128
 
 
 def test_encoding_every_frame_once_changes_no_result():

@@ -8,9 +8,10 @@ where a capture fails, the function is called as it is.
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,17 +32,27 @@ class Captured(Generic[Output]):
     as they would without. `generators` are the ones that `run` draws from beside torch's default one. Inputs may lie
     on the host. What is returned is overwritten by the next call. Inputs of another shape or type than the first
     call's are run as they are.
+
+    A capture that fails half-way leaves torch's random states and allocator in a state in which no other graph of the
+    process can be trusted: from then on none is replayed.
     """
+
+    broken: ClassVar[str] = ""
+    """Why no graph of this process is replayed any more."""
 
     def __init__(
         self, run: Callable[..., Output], compute: Compute, generators: Sequence[torch.Generator] = (), name: str = ""
     ) -> None:
         self._run, self._device, self._generators, self._name = run, compute.device, generators, name
-        self.plain = "" if compute.capture else "switched off"
-        """Why calls are not replayed; empty where they are, or will be."""
+        self._plain = "" if compute.capture else "switched off"
         if compute.device.type != "cuda":
-            self.plain = f"no graphs on a {compute.device.type}"
+            self._plain = f"no graphs on a {compute.device.type}"
         self.forget()
+
+    @property
+    def plain(self) -> str:
+        """Why calls are not replayed; empty where they are, or will be."""
+        return self._plain or Captured.broken
 
     @property
     def status(self) -> str:
@@ -93,29 +104,43 @@ class Captured(Generic[Output]):
         return output
 
     def _capture(self) -> bool:
-        """Record one call; nothing runs. Returns False, having said why, if that cannot be done."""
+        """Record one call; nothing runs. Returns False, having said why, if that cannot be done.
+
+        Not while Python collects garbage: a graph or kernel that is freed meanwhile would spoil the capture.
+        """
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         index = torch.cuda.current_device()
         # A generator in a failed capture refuses to draw ever after: keep what it was.
         kept = [(g, g.clone_state()) for g in (torch.cuda.default_generators[index], *self._generators)]
+        pool = torch.cuda.graph_pool_handle()
+        gc.collect()
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # newer versions find the generators themselves, and say so
                 for generator in self._generators:
                     graph.register_generator_state(generator)
-            with torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool, self._side, "thread_local"):
                 self._output = self._run(*self._inputs)
         except RuntimeError as error:
             torch.cuda.set_stream(before)  # torch leaves the stream of a failed capture current
             for generator, state in kept:
                 generator.graphsafe_set_state(state)
-            self._give_up(one_line(error.__context__ or error))
+            for end in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+                with contextlib.suppress(RuntimeError):  # newer versions have done so
+                    end(index, pool)
+            Captured.broken = one_line(error.__context__ or error)
+            self._give_up(Captured.broken)
             return False
+        finally:
+            if collecting:
+                gc.enable()
         self._graph = graph
         return True
 
     def _give_up(self, reason: str) -> None:
-        self.plain = reason
+        self._plain, self._graph = reason, None
         warnings.warn(f"{self._name or 'this'} runs without a CUDA graph: {reason}", RuntimeWarning, stacklevel=4)
 
 

@@ -5,6 +5,7 @@ Nothing here touches the disk. Everything comes back to the bit, or CheckpointEr
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from tokendream.durable import CheckpointError, one_line
+
+RANDOM_BYTES = (5056, 16)
+"""How long the states of torch's generators are: on a CPU, on a CUDA device."""
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 """What AdamW remembers of a parameter."""
@@ -52,7 +56,8 @@ def restore_random(
 ) -> None:
     """Put these generators and torch's default ones back into captured states.
 
-    States of CUDA devices that this machine lacks are left out: such a run could not go on to the bit anyway.
+    A run that goes on with another kind of device could not do so to the bit anyway: states of CUDA devices that this
+    machine lacks are left out, and a generator whose state was of the other kind is seeded by it.
     """
     for name, generator in generators.items():
         on_numpy = isinstance(generator, np.random.Generator)
@@ -67,7 +72,12 @@ def restore_random(
             if isinstance(generator, np.random.Generator):
                 generator.bit_generator.state = state[name]
             else:
-                generator.set_state(tensors[f"generator.{name}"])
+                saved = tensors[f"generator.{name}"]
+                if len(saved) != len(generator.get_state()) and len(saved) in RANDOM_BYTES:
+                    seed = hashlib.sha256(saved.numpy().tobytes()).digest()
+                    generator.manual_seed(int.from_bytes(seed[:8], "little") >> 1)
+                else:
+                    generator.set_state(saved)
     except (RuntimeError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CheckpointError(f"a random state does not fit this machine or is damaged: {one_line(error)}") from error
 

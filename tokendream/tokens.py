@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokendream.compute import Compute, put
 from tokendream.data.replay import ReplayBuffer
-from tokendream.model.tokenizer import Tokenizer
+from tokendream.model.tokenizer import CHUNK, Tokenizer
 
 
 class TokenCache:
@@ -47,6 +47,11 @@ class TokenCache:
                 continue
             slot = some % self._replay.capacity
             with self._compute.autocast():
-                tokens = self._tokenizer.encode(self._replay.frames(some))
-            self._tokens[put(slot, self._compute.device)] = tokens.int()
+                tokens = self._tokenizer.encode(self._replay.frames(filled(some, self._compute.device)))
+            self._tokens[put(slot, self._compute.device)] = tokens[: len(some)].int()
             self._row_of[slot] = some
+
+
+def filled(row: Int64[np.ndarray, " n"], device: torch.device) -> Int64[np.ndarray, " m"]:
+    """Rows to encode: on a GPU, which plans every size of a batch anew, repeated until the last batch is full."""
+    return np.resize(row, -(-len(row) // CHUNK) * CHUNK) if device.type == "cuda" else row

@@ -98,18 +98,21 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
     Two calls go before: one in which operations are counted, and one more, as allocators settle in the second (on a
     CPU a large update's second call took 0.8 s of 6 for page faults, its third a tenth of that); `effort` may spare it.
     """
-    counts, times = [], []
+    counts, times, memory = [], [], []
     for work in works:
         began = time.perf_counter()
         counts.append(count(work.run))
         once = time.perf_counter() - began
-        if device.type == "cuda":  # the next ones tune, capture and allocate
-            seconds_of(work.run, device, WARM_UP + 2)
+        memory.append(0)
+        if device.type == "cuda":
+            watch_memory(device)
+            seconds_of(work.run, device)  # not captured yet: what a replayed graph works in would count as free
+            memory[-1] = peak_memory(device)
+            seconds_of(work.run, device, WARM_UP + 1)  # these tune, capture and allocate
         if once < effort.settle:
             once = seconds_of(work.run, device)
         times.append(max(1, math.ceil(SHORTEST / once)))
     seconds: list[list[float]] = [[] for _ in works]
-    memory = [0] * len(works)
     began, rounds = time.perf_counter(), 0
     while rounds < effort.least or (rounds < effort.most and time.perf_counter() - began < effort.seconds * len(works)):
         for i, work in enumerate(works):

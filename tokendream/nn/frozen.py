@@ -31,15 +31,20 @@ class FrozenConv(nn.Module):
         self._kept: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenConv:
-        self._kept = {}
-        return super()._apply(fn, recurse)
+        before = self.weight
+        super()._apply(fn, recurse)
+        if self.weight is not before:  # what reads the others, such as a captured graph, may go on where nothing moved
+            self._kept = {}
+        return self
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B M h w"]:
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         if dtype not in self._kept:
-            weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-            self._kept[dtype] = weight, bias, weight.transpose(0, 1).flip(2, 3).contiguous()
+            # As the frames lie, channels last; on a CPU the library lays weights out by itself.
+            layout = torch.channels_last if kind == "cuda" else torch.contiguous_format
+            weight, bias = self.weight.to(dtype, memory_format=layout), self.bias.to(dtype)
+            self._kept[dtype] = weight, bias, weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=layout)
         with torch.autocast(kind, enabled=False):
             return _Convolve.apply(x.to(dtype), *self._kept[dtype], self.stride, self.padding)
 
@@ -48,7 +53,8 @@ class _Convolve(torch.autograd.Function):
     """(x, weight, bias, turned, stride, padding), `turned` being the weight as its own adjoint needs it.
 
     At stride 1 the gradient is a convolution too. On a CPU the library's own backward of one of 512 channels on 4x4
-    pixels took 26 ms for 32 images, that convolution 7 (bf16, one thread).
+    pixels took 26 ms for 32 images, that convolution 7 (bf16, one thread). On a GPU it keeps channels last, which
+    `conv2d_input` does not.
     """
 
     @staticmethod
@@ -60,7 +66,7 @@ class _Convolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight, turned), (stride, padding) = ctx.weights, ctx.plan
-        if stride == 1 and grad.device.type == "cpu":
+        if stride == 1:
             grad_x = F.conv2d(grad, turned, padding=weight.shape[-1] - 1 - padding)
         else:
             grad_x = conv2d_input(ctx.shape, weight, grad, stride, padding)

@@ -234,7 +234,9 @@ def norm_swish(
     """s ∘ sigmoid(s) for s = norm(x); each pixel `times` x `times` times, `edge` rows and columns of zeros behind."""
     if _fused(x) and norm.weight.dtype is torch.float32:
         return images.NormSwish.apply(x, norm.weight, norm.bias, norm.num_groups, times, edge)
-    y = F.silu(norm(x))
+    y = F.silu(norm(x)).to(x.dtype)  # autocast norms in float32
+    if y.device.type == "cuda":  # where the norm has left channels last, which the convolutions want
+        y = y.contiguous(memory_format=torch.channels_last)
     y = F.interpolate(y, scale_factor=times, mode="nearest") if times > 1 else y
     return F.pad(y, (0, edge, 0, edge)) if edge else y
 

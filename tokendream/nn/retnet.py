@@ -100,8 +100,10 @@ class RetNet(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RetNet:
         """Follow `.to(device)`, but keep the decays in float64 whatever `.to(dtype)` asks for."""
+        before = self.gamma
         super()._apply(fn, recurse)
-        self.gamma = retention.decay_rates(self.heads).to(self.gamma.device)
+        if self.gamma is not before:  # else whatever reads it, such as a captured graph, may go on
+            self.gamma = retention.decay_rates(self.heads).to(self.gamma.device)
         return self
 
     @property
