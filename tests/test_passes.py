@@ -259,8 +259,20 @@ def test_pop_with_kernels_is_pop(dtype, width):
 )
 @torch.no_grad()
 def test_pop_in_one_pass_is_as_near_to_float32_as_plain_pop(width, heads, K1, T, B, predict):
-    """Without a gradient, on a processor with AMX; elsewhere these are the separate passes, and as near."""
-    torch.manual_seed(0)
+    """Without a gradient, on a processor with AMX; elsewhere these are the separate passes, and as near.
+
+    The error of one draw scatters by a third, so eight are compared in pairs: were both as near, the mean difference
+    would lie within 3 of its own standard errors of zero. More than that on the wrong side is a kernel that is worse.
+    """
+    errors = torch.tensor([_errors_in_bf16(seed, width, heads, K1, T, B, predict) for seed in range(8)])
+    ours, plain = errors.unbind(1)
+    assert ours.mean() < 0.02
+    assert (ours - plain).mean() < 3 * (ours - plain).std() / len(errors) ** 0.5
+
+
+def _errors_in_bf16(seed, width, heads, K1, T, B, predict) -> tuple[float, float]:
+    """How far a network of random weights is from float32, with kernels and without."""
+    torch.manual_seed(seed)
     net = RetNet(width, 3, heads).eval()
     for layer in net.layers:
         nn.init.normal_(layer.qkvg.bias)
@@ -275,8 +287,7 @@ def test_pop_in_one_pass_is_as_near_to_float32_as_plain_pop(width, heads, K1, T,
 
     exact = outcome(torch.float32, kernels=False)
     ours, plain = (apart(outcome(torch.bfloat16, kernels=k), exact) for k in (True, False))
-    assert ours < 0.02
-    assert ours < 1.1 * plain
+    return ours, plain
 
 
 @torch.no_grad()
