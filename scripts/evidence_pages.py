@@ -18,10 +18,12 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from tokendream import presets, scores
-from tokendream.config import Config
-from tokendream.evaluate import Evaluation
-from tokendream.metrics import Record, read_metrics
+from tokendream.config import presets
+from tokendream.config.config import Config
+from tokendream.envs import atari100k
+from tokendream.evaluation import scores
+from tokendream.evaluation.evaluation import Evaluation
+from tokendream.runfolder.metrics import Record, read_metrics
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -183,7 +185,7 @@ def _together(runs: list[Result]) -> str:
     low, high = scores.mean_interval([final.mean for final in finals], np.random.default_rng(0))
     chances = [run.chance for run in runs]
     chance = math.fsum(chance.mean for chance in chances) / len(chances)
-    normalised = scores.human_normalised(game, mean) if scores.benchmark_name(game) else None
+    normalised = scores.human_normalised(game, mean) if atari100k.benchmark_name(game) else None
     count = sum(run.above_chance for run in runs)
     return (
         f"| **{game}, {runs[0].preset}** | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "

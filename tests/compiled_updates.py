@@ -7,11 +7,11 @@ import sys
 
 import torch
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.bench.workload import ACTIONS, StillEnvs, synthetic_replay
-from tokendream.compute import Compute
-from tokendream.presets import TINY, vary
-from tokendream.trainer import Trainer
+from tokendream.config.presets import TINY, vary
+from tokendream.device import Compute
+from tokendream.training.trainer import Trainer
 
 CONFIG = vary(TINY, "world_model", dropout=0.0)  # else the random numbers are others
 UPDATES = 6
@@ -23,8 +23,7 @@ def norms(part: str, device: torch.device, *, compiled: bool) -> tuple[list[floa
     compute = Compute(device, torch.float32, kernels=False, compile=compiled)
     agent = Agent.from_config(CONFIG, ACTIONS)
     trainer = Trainer(CONFIG, agent, StillEnvs(64), synthetic_replay(64, 64, device), compute)
-    phase = next(phase for phase in trainer.phases if phase.name == part)
-    return [float(phase.update()["gradient_norm"]) for _ in range(UPDATES)], trainer.captured[part]
+    return [float(trainer.update(part)["gradient_norm"]) for _ in range(UPDATES)], trainer.captured[part]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch  # noqa: E402
 from torture.runs import digest, train  # noqa: E402
 from torture.tally import Tally, finish, merge  # noqa: E402
 
-from tokendream.nn.kernels import build  # noqa: E402
+from tokendream.kernels.cpu import build  # noqa: E402
 
 BEGAN = pytest.StashKey[float]()
 

@@ -1,7 +1,7 @@
 """Train an agent on Catch and print its mean score: `python learn_catch.py SEED [CONTROL]`.
 
 A script rather than a function of the test, so that it runs without the checks of shapes and types at every call.
-A control (see `tokendream/controls.py`) trains to the end; else training stops once the game looks solved.
+A control (see `tokendream/agent/ablated.py`) trains to the end; else training stops once the game looks solved.
 """
 
 import dataclasses
@@ -9,14 +9,14 @@ import sys
 
 import torch
 
-from tokendream.agent import Agent, AgentPolicy
-from tokendream.compute import Compute, keep_freed_memory
-from tokendream.config import Control
+from tokendream.agent.agent import Agent, AgentPolicy
+from tokendream.config.config import Control
+from tokendream.config.presets import TOY
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.make import make
-from tokendream.evaluate import evaluate
-from tokendream.presets import TOY
-from tokendream.trainer import Trainer
+from tokendream.device import Compute, keep_freed_memory
+from tokendream.envs.registry import make
+from tokendream.evaluation.evaluation import evaluate
+from tokendream.training.trainer import Trainer
 
 
 def score(trainer: Trainer, games: int) -> float:

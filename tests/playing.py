@@ -15,20 +15,20 @@ import safetensors.numpy
 import torch
 from websockets.sync.client import ClientConnection, connect
 
-from tokendream.agent import Agent
-from tokendream.checkpoint import Checkpoints, Snapshot
-from tokendream.collect import Collector
-from tokendream.compute import Compute
-from tokendream.config import Config
+from tokendream.agent.agent import Agent
+from tokendream.agent.collect import Collector
+from tokendream.config.config import Config
+from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.make import make
+from tokendream.device import Compute
+from tokendream.envs.registry import make
 from tokendream.play.hub import Hub
 from tokendream.play.player import Player, episodes
 from tokendream.play.run import host_until_stopped
 from tokendream.play.server import Doorkeeper, application, listen, serve
 from tokendream.play.session import Session
-from tokendream.presets import TINY
-from tokendream.trained import Trained
+from tokendream.runfolder.checkpoint import Checkpoints, Snapshot
+from tokendream.runfolder.load import Trained
 
 PLAIN = dataclasses.replace(TINY, precision="float32")
 

@@ -5,14 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.bench.workload import Workload, synthetic_replay
-from tokendream.compute import Compute
+from tokendream.config.presets import ABLATIONS, PRESETS, REM, preset
+from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.make import make
-from tokendream.plain import ConfigError
-from tokendream.presets import ABLATIONS, PRESETS, REM, preset
-from tokendream.trainer import PARTS, Trainer
+from tokendream.device import Compute
+from tokendream.envs.registry import make
+from tokendream.errors import ConfigError
+from tokendream.training.trainer import Trainer
 
 
 def leaves(config, prefix=""):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from tokendream.agent import Agent
-from tokendream.model.actor_critic import ActorCritic, PolicyState
-from tokendream.presets import preset
+from tokendream.agent.actor_critic import ActorCritic, PolicyState
+from tokendream.agent.agent import Agent
+from tokendream.config.presets import preset
 
 A, GRID, E, M = 5, 4, 16, 12
 

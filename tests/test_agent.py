@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from tokendream.agent import Agent, AgentPolicy
-from tokendream.compute import Compute
-from tokendream.presets import TINY
+from tokendream.agent.agent import Agent, AgentPolicy
+from tokendream.config.presets import TINY
+from tokendream.device import Compute
 
 A = 4
 CPU = Compute(torch.device("cpu"), torch.float32)

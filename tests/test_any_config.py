@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from torture import count
 from torture.tally import Tally
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
-from tokendream.compute import Compute
-from tokendream.config import Config
+from tokendream.config.config import Config
+from tokendream.config.limits import LONGEST_BLOCK, SMALLEST_FRAME
+from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.make import make
-from tokendream.limits import LONGEST_BLOCK, SMALLEST_FRAME
+from tokendream.device import Compute
+from tokendream.envs.registry import make
+from tokendream.errors import ConfigError
 from tokendream.nn.lpips import LPIPS
 from tokendream.nn.retention import fold
-from tokendream.plain import ConfigError
-from tokendream.presets import TINY
-from tokendream.trainer import Trainer
+from tokendream.training.trainer import Trainer
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 

@@ -15,8 +15,8 @@ from ale_py.vector_env import AtariVectorEnv
 from jaxtyping import UInt8
 
 from tokendream.envs.atari import AtariEnvs, find_game
+from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.gym import resize
-from tokendream.scores import ATARI_100K
 
 
 def emulator(game: str, *, seed: int = 0, noops: int = 0) -> ALEInterface:

@@ -14,10 +14,10 @@ from tokendream.bench.page import WALL
 from tokendream.bench.profiling import top_operators
 from tokendream.bench.speed_page import SECTION, markdown
 from tokendream.bench.workload import Workload, synthetic_replay
-from tokendream.nn.kernels import build
+from tokendream.config.presets import REM, TINY, vary
+from tokendream.errors import ConfigError
+from tokendream.kernels.cpu import build
 from tokendream.nn.retnet import RetNet
-from tokendream.plain import ConfigError
-from tokendream.presets import REM, TINY, vary
 
 CPU = torch.device("cpu")
 FLOAT32 = torch.float32

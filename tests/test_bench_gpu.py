@@ -11,10 +11,10 @@ from tokendream.bench import gpu
 from tokendream.bench import measure as measure_module
 from tokendream.bench.measure import Effort
 from tokendream.cli.main import main
-from tokendream.compute import Compute
+from tokendream.config.presets import TINY
+from tokendream.config.schedule import PARTS
+from tokendream.device import Compute
 from tokendream.nn import passes
-from tokendream.presets import TINY
-from tokendream.trainer import PARTS
 
 
 @pytest.fixture(autouse=True)

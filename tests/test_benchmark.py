@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokendream import published, scores
-from tokendream.benchmark.export import latex, to_json, write_benchmark
-from tokendream.benchmark.page import game_cell, page
-from tokendream.benchmark.results import ResultError, label, read_results
-from tokendream.benchmark.summary import curve, summarise, text
 from tokendream.cli.main import main
-from tokendream.config import Config, DreamConfig
-from tokendream.evaluate import summarise as evaluation
-from tokendream.games import Game
-from tokendream.plain import ConfigError
-from tokendream.presets import REM, TINY
-from tokendream.scores import ATARI_100K, REM_PUBLISHED
+from tokendream.config.config import Config, DreamConfig
+from tokendream.config.presets import REM, TINY
+from tokendream.envs.atari100k import ATARI_100K
+from tokendream.errors import ConfigError
+from tokendream.evaluation import published, scores
+from tokendream.evaluation.evaluation import summarise as evaluation
+from tokendream.evaluation.games import Game
+from tokendream.evaluation.scores import REM_PUBLISHED
 from tokendream.sweep.plan import Cell, prepare
+from tokendream.sweep.report.export import latex, to_json, write_benchmark
+from tokendream.sweep.report.page import game_cell, page
+from tokendream.sweep.report.results import ResultError, label, read_results
+from tokendream.sweep.report.summary import curve, summarise, text
 
 ROOT = Path(__file__).parents[1]
 SMALL = dataclasses.replace(REM, epochs=40, evaluation=dataclasses.replace(REM.evaluation, episodes=4))

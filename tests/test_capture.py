@@ -13,16 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from tokendream import capture
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.bench.workload import ACTIONS, StillEnvs, synthetic_replay
-from tokendream.capture import WARM_UP, Captured
-from tokendream.compute import Compute
-from tokendream.config import PhaseConfig
-from tokendream.losses import Losses
-from tokendream.optim import Update, adamw, apply
-from tokendream.presets import TINY
-from tokendream.trainer import PARTS, Trainer
+from tokendream.config.config import PhaseConfig
+from tokendream.config.presets import TINY
+from tokendream.config.schedule import PARTS
+from tokendream.device import Compute
+from tokendream.kernels import cuda_graph
+from tokendream.kernels.cuda_graph import WARM_UP, Captured
+from tokendream.nn.losses import Losses
+from tokendream.training.trainer import Trainer
+from tokendream.training.update import Update, adamw, apply
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 PHASE = PhaseConfig(1, 1, 4, 1e-2, 0.01, 1.0)
@@ -267,13 +268,12 @@ def test_nothing_of_torch_s_capture_api_is_missing():
     for name in ("CUDAGraph", "graph", "graph_pool_handle", "Stream", "stream", "Event", "set_sync_debug_mode"):
         assert hasattr(torch.cuda, name)
     assert all(hasattr(torch.Generator, name) for name in ("clone_state", "graphsafe_set_state"))
-    assert capture.WARM_UP >= 3  # torch asks for as many before a capture
+    assert cuda_graph.WARM_UP >= 3  # torch asks for as many before a capture
 
 
 def run_phase(compute: Compute, part: str, updates: int) -> tuple[list[dict[str, float]], Trainer]:
     made = trainer(compute)
-    phase = next(p for p in made.phases if p.name == part)
-    figures = [{k: float(v) for k, v in phase.update().items()} for _ in range(updates)]
+    figures = [{k: float(v) for k, v in made.update(part).items()} for _ in range(updates)]
     return figures, made
 
 
@@ -312,7 +312,7 @@ def test_random_numbers_advance_on_a_gpu_as_without_a_graph():
         torch.cuda.manual_seed(3)
         for phase in made.phases:
             for _ in range(8):
-                phase.update()
+                made.update(phase.name)
         generators = (made._dreaming, made._acting, torch.cuda.default_generators[torch.cuda.current_device()])
         assert made.captured == dict.fromkeys(["collect", *PARTS], "captured" if on else "switched off")
         states.append([g.get_state() for g in generators])

@@ -15,8 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from tokendream import durable
-from tokendream.checkpoint import (
+from tokendream.data.replay import ReplayBuffer
+from tokendream.runfolder import files
+from tokendream.runfolder.checkpoint import (
     CheckpointError,
     Checkpoints,
     Snapshot,
@@ -25,8 +26,7 @@ from tokendream.checkpoint import (
     restore_optimiser,
     restore_random,
 )
-from tokendream.data.replay import ReplayBuffer
-from tokendream.durable import seal_of
+from tokendream.runfolder.files import seal_of
 
 SHAPE = (3, 2, 2)
 
@@ -111,11 +111,11 @@ def test_everything_comes_back_to_the_bit(tmp_path):
 def test_only_new_rows_are_written_and_only_listed_ones_are_kept(tmp_path, monkeypatch):
     written: list[str] = []
 
-    def write(path: Path, data: bytes) -> durable.FileHash:
+    def write(path: Path, data: bytes) -> files.FileHash:
         written.append(path.name)
-        return durable.write(path, data)
+        return files.write(path, data)
 
-    monkeypatch.setattr("tokendream.checkpoint.write", write)
+    monkeypatch.setattr("tokendream.runfolder.checkpoint.write", write)
     store, replay = Checkpoints(tmp_path, keep=3), ReplayBuffer(40, SHAPE)
     for epoch in range(1, 20):
         written.clear()
@@ -131,7 +131,7 @@ def test_only_new_rows_are_written_and_only_listed_ones_are_kept(tmp_path, monke
 
 
 def test_rows_are_split_into_files_of_bounded_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("tokendream.checkpoint.CHUNK_ROWS", 7)
+    monkeypatch.setattr("tokendream.runfolder.checkpoint.CHUNK_ROWS", 7)
     replay = collect(ReplayBuffer(40, SHAPE), 30)
     Checkpoints(tmp_path).save(1, snapshot(1), replay)
     assert [n[5:24] for n in names(tmp_path / "replay")] == [f"{a:09d}-{min(a + 7, 30):09d}" for a in range(0, 30, 7)]
@@ -395,7 +395,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     if not small.exists():
         pytest.skip("needs /dev/full")
     with pytest.raises(OSError, match="No space"):
-        durable.write(small, b"x" * 10)
+        files.write(small, b"x" * 10)
 
 
 def reseal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -477,7 +477,7 @@ def forge(run: Path, name: str, data: bytes) -> None:
     """Replace a file and list it properly."""
     folder = run / "checkpoints" / "epoch-000012"
     (folder / name).write_bytes(data)
-    entry = vars(durable.write(folder / name, data))
+    entry = vars(files.write(folder / name, data))
     reseal(folder / "manifest.json", lambda record: record["files"].update({name: entry}))
 
 
@@ -513,7 +513,7 @@ def test_files_that_are_listed_but_lie_are_passed_over(run, name, data):
 
 def test_row_files_that_lie_are_refused(run):
     def relist(data: bytes) -> None:
-        record = vars(durable.write(run / "replay" / "new", data)) | {"start": 20, "stop": 30}
+        record = vars(files.write(run / "replay" / "new", data)) | {"start": 20, "stop": 30}
         os.replace(run / "replay/new", run / f"replay/rows-000000020-000000030-{record['sha256'][:16]}.safetensors")
         reseal(run / "checkpoints/epoch-000012/manifest.json", lambda m: m["replay"].__setitem__(1, record))
 
@@ -704,7 +704,7 @@ def test_optimiser_states_that_do_not_fit_are_refused(change, message):
 
 
 def test_nothing_in_the_package_unpickles():
-    package = Path(durable.__file__).parent
+    package = Path(files.__file__).parent
     for path in package.rglob("*.py"):
         text = path.read_text()
         for word in ("import pickle", " torch.load(", "allow_pickle=True", "weights_only=False", "joblib", "marshal"):

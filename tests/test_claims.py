@@ -14,8 +14,8 @@ from tokendream.bench.claims_page import SECTION, draw, markdown
 from tokendream.bench.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims
 from tokendream.bench.measure import Effort
 from tokendream.bench.page import WALL
-from tokendream.plain import ConfigError
-from tokendream.presets import PRESETS, TINY
+from tokendream.config.presets import PRESETS, TINY
+from tokendream.errors import ConfigError
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = SECTION.begin, SECTION.end

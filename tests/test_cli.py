@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tokendream.cli import commands, flags, main
-from tokendream.presets import CPU, REM
+from tokendream.config.presets import CPU, REM
 
 
 def run(capsys, *argv):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tokendream.config import Config, EnvConfig, PhaseConfig, TokenizerConfig, WorldModelConfig
-from tokendream.plain import ConfigError
-from tokendream.presets import PRESETS, REM, preset
+from tokendream.config.config import Config, EnvConfig, PhaseConfig, TokenizerConfig, WorldModelConfig
+from tokendream.config.presets import PRESETS, REM, preset
+from tokendream.errors import ConfigError
 
 SOURCE = "\n".join(
     path.read_text()

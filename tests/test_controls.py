@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
-from tokendream.presets import TINY
 
 A, B, T, K = 4, 64, 5, 16
 

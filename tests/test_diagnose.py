@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from tokendream import experiment
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
-from tokendream.diagnose.control import control, returns_ahead
-from tokendream.diagnose.figures import Figure, calibration_error, classification
-from tokendream.diagnose.vision import vision
-from tokendream.diagnose.world import Segment, drift, world
-from tokendream.model.tokenizer import Tokenizer
-from tokendream.presets import TINY
+from tokendream.evaluation.diagnosis.control import control, returns_ahead
+from tokendream.evaluation.diagnosis.figures import Figure, calibration_error, classification
+from tokendream.evaluation.diagnosis.vision import vision
+from tokendream.evaluation.diagnosis.world import Segment, drift, world
+from tokendream.tokenizers.vq import Tokenizer
+from tokendream.training import run as experiment
 
 
 def by_name(figures: tuple[Figure, ...] | list[Figure]) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokendream.presets import REM
+from tokendream.config.presets import REM
 
 ROOT = Path(__file__).parents[1]
 PAPER = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tokendream.config import Config
+from tokendream.config.config import Config
+from tokendream.config.presets import REM, TINY
 from tokendream.envs.atari import AtariEnvs, find_game, games
-from tokendream.envs.make import make
+from tokendream.envs.atari100k import ATARI_100K
+from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs, Transition
-from tokendream.presets import REM, TINY
-from tokendream.scores import ATARI_100K
 
 
 def game(name: str, **env: int | bool) -> Config:

@@ -11,11 +11,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokendream.config import Config
+from tokendream.config.config import Config
+from tokendream.config.presets import TINY
 from tokendream.envs.gym import resize
-from tokendream.envs.make import make
+from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
-from tokendream.presets import TINY
 
 IMAGE = spaces.Box(0, 255, (96, 128, 3), np.uint8)
 

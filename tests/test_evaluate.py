@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokendream.evaluate import Evaluation, EvaluationError, evaluate, summarise
-from tokendream.games import Game, random_policy
-from tokendream.presets import REM, TINY
+from tokendream.config.presets import REM, TINY
+from tokendream.evaluation.evaluation import Evaluation, EvaluationError, evaluate, summarise
+from tokendream.evaluation.games import Game, random_policy
 
 
 def evaluation(scores: Sequence[float] = (3.0, 1.0, 4.0, 1.0), env: str = "Breakout") -> Evaluation:
@@ -84,7 +84,7 @@ def test_json_refuses_other_text(text: str) -> None:
 
 
 def test_playing_needs_no_torch() -> None:
-    code = "import sys, tokendream.evaluate, tokendream.envs.make; sys.exit('torch' in sys.modules)"
+    code = "import sys, tokendream.evaluation.evaluation, tokendream.envs.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,7 +10,7 @@ from torture.child import PLACES
 from torture.runs import Cut, Ended, digest, process, train
 from torture.tally import Tally
 
-from tokendream.checkpoint import Checkpoints
+from tokendream.runfolder.checkpoint import Checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokendream import experiment
-from tokendream.checkpoint import Checkpoints
 from tokendream.cli.main import main
-from tokendream.compute import processor
-from tokendream.evaluate import Evaluation
-from tokendream.metrics import read_metrics
-from tokendream.plain import ConfigError
-from tokendream.presets import TINY
-from tokendream.runfolder import free_name, locked
+from tokendream.config.presets import TINY
+from tokendream.device import processor
+from tokendream.errors import ConfigError
+from tokendream.evaluation.evaluation import Evaluation
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.folder import free_name, locked
+from tokendream.runfolder.metrics import read_metrics
+from tokendream.training import run as experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -5,13 +5,14 @@ import pytest
 import torch
 from fake_gpu import DEVICE, TYPE, fake_gpu, moved
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.bench.workload import ACTIONS, StillEnvs, synthetic_replay
-from tokendream.compute import Compute
+from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
-from tokendream.losses import Losses
-from tokendream.presets import TINY, preset, vary
-from tokendream.trainer import PARTS, Trainer
+from tokendream.device import Compute
+from tokendream.nn.losses import Losses
+from tokendream.training.trainer import Trainer
 
 CONFIG = vary(vary(TINY, "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0), "world_model", stay=True)
 ROWS = 64
@@ -74,7 +75,7 @@ def test_a_phase_takes_rows_in_and_nothing_out(build):
         trainer._cache.refresh()
         for phase in trainer.phases[1:]:
             crossings.found.clear()
-            phase.update()
+            trainer.update(phase.name)
             assert 1 <= len(crossings.found) <= 7
             assert set(crossings.found) == {f"cpu to {TYPE}"}
 

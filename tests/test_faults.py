@@ -18,18 +18,20 @@ from torture.games import FAULTS, Faulty
 from torture.runs import digest, run
 from torture.tally import Tally
 
-from tokendream import experiment, films
-from tokendream.agent import Agent
-from tokendream.checkpoint import Checkpoints
+from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
-from tokendream.compute import Compute, is_out_of_memory
+from tokendream.config.presets import TINY
+from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.make import make
-from tokendream.losses import Losses
-from tokendream.metrics import read_metrics
-from tokendream.optim import NonFiniteError
-from tokendream.presets import TINY
-from tokendream.trainer import PARTS, Trainer
+from tokendream.device import Compute, is_out_of_memory
+from tokendream.envs.registry import make
+from tokendream.errors import NonFiniteError
+from tokendream.nn.losses import Losses
+from tokendream.reports import media
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.metrics import read_metrics
+from tokendream.training import run as experiment
+from tokendream.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -181,8 +183,8 @@ def test_a_device_that_is_not_waited_for_tells_at_the_end_of_the_phase(tally: Ta
         return Losses({k: v * float("nan") for k, v in losses.terms.items()}) if len(seen) == 1 else losses
 
     t._modules["actor_critic"].train()
-    phase = t._training_phase("actor_critic", functools.partial(t._segments, 4, "end"), poisoned)
-    t.phases[-1] = dataclasses.replace(phase, first_epoch=1)
+    t._do["actor_critic"] = t._updating("actor_critic", functools.partial(t._segments, 4, "end"), poisoned)
+    t.phases[-1] = dataclasses.replace(t.phases[-1], first_epoch=1)
     with pytest.raises(NonFiniteError, match="epoch 1, actor_critic, update 1: a loss or the gradient") as caught:
         t.run_epoch()
     assert len(seen) == 2
@@ -200,12 +202,11 @@ def test_a_device_that_is_not_waited_for_tells_at_the_end_of_the_phase(tally: Ta
 def test_no_memory_names_the_phase_and_what_to_lower(phase, field, kind, tally: Tally):
     t = trainer()
     t.epoch = 3
-    i = next(i for i, p in enumerate(t.phases) if p.name == phase)
 
     def full() -> dict[str, torch.Tensor]:
         raise kind("CUDA out of memory. Tried to allocate 2 GiB")
 
-    t.phases[i] = dataclasses.replace(t.phases[i], update=full)
+    t._do[phase] = full
     with pytest.raises(ValueError, match="out of memory") as caught:
         t.run_epoch()
     assert str(caught.value) == f"epoch 3, {phase}, update 1: out of memory: lower {field}"
@@ -278,7 +279,7 @@ def test_a_film_encoder_that_is_killed_costs_a_film(straight, tmp_path, capsys, 
 
     monkeypatch.setattr(imageio_ffmpeg, "write_frames", short_lived)
     with pytest.raises(OSError, match=r"."):
-        films.write_mp4(tmp_path / "film.mp4", (np.zeros((3, 512, 512), np.uint8) for _ in range(500)))
+        media.write_mp4(tmp_path / "film.mp4", (np.zeros((3, 512, 512), np.uint8) for _ in range(500)))
     assert not (tmp_path / "film.mp4").exists()
     assert main(["train", *FLAGS, "--run-dir", str(tmp_path / "run")]) == 0
     assert len(killed) >= 3

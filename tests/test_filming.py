@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokendream import experiment, filming
 from tokendream.cli.main import main
-from tokendream.presets import TINY
+from tokendream.config.presets import TINY
+from tokendream.reports import films
+from tokendream.training import run as experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -46,8 +47,8 @@ def test_films_of_a_dream_and_of_many_futures(run, tmp_path, capsys):
 
 
 def test_a_grid_is_as_square_as_it_can_be():
-    films = [np.full((2, 3, 4, 4), i + 1, np.uint8) for i in range(5)]
-    grid = filming._grid(films)
+    five = [np.full((2, 3, 4, 4), i + 1, np.uint8) for i in range(5)]
+    grid = films._grid(five)
     assert grid.shape == (2, 3, 8, 3 * 4 + 2 * 2)
     assert (grid[:, :, 4:, :4] == 4).all()
     assert (grid[:, :, 4:, -4:] == 0).all()

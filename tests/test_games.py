@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tokendream.collect import game_seed
-from tokendream.envs.make import make
+from tokendream.agent.collect import game_seed
+from tokendream.config.presets import REM, TINY
+from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Transition
-from tokendream.games import Game, Policy, game_seeds, play_games, random_policy, replay_game
-from tokendream.presets import REM, TINY
+from tokendream.evaluation.games import Game, Policy, game_seeds, play_games, random_policy, replay_game
 
 
 class Fake:

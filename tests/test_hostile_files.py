@@ -24,22 +24,23 @@ import pytest
 from torture import FULL, count
 from torture.tally import Tally
 
-from tokendream import durable, experiment
-from tokendream.agent import Agent
-from tokendream.checkpoint import Checkpoints
+from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
-from tokendream.compute import Compute
+from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.make import make
-from tokendream.evaluate import Evaluation
-from tokendream.manifest import read_manifest
-from tokendream.metrics import read_metrics
+from tokendream.device import Compute
+from tokendream.envs.registry import make
+from tokendream.evaluation.evaluation import Evaluation
 from tokendream.nn import lpips
-from tokendream.presets import TINY
-from tokendream.report import write_report
-from tokendream.report.folder import Folder
-from tokendream.trained import read_config
-from tokendream.trainer import Trainer
+from tokendream.reports.results import Folder
+from tokendream.reports.run_page import write_report
+from tokendream.runfolder import files
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.load import read_config
+from tokendream.runfolder.manifest import read_manifest
+from tokendream.runfolder.metrics import read_metrics
+from tokendream.training import run as experiment
+from tokendream.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -99,7 +100,7 @@ class Loader:
 
 
 def load_evaluation(run_dir: Path) -> None:
-    Evaluation.from_json(durable.read_text(run_dir / "evaluation" / "final.json"))
+    Evaluation.from_json(files.read_text(run_dir / "evaluation" / "final.json"))
 
 
 def load_manifest(run_dir: Path) -> None:
@@ -164,14 +165,14 @@ def relist(run_dir: Path, path: Path, data: bytes) -> Path:
     elif path.parent.name == "replay":
         entry = record["replay"][-1]
         path.unlink()
-        entry |= vars(durable.write(path, data))
+        entry |= vars(files.write(path, data))
         path = path.with_name(f"rows-{entry['start']:09d}-{entry['stop']:09d}-{entry['sha256'][:16]}.safetensors")
     if path.name in record["files"] or path.parent.name == "replay":
-        listed = vars(durable.write(path, data))
+        listed = vars(files.write(path, data))
         if path.name in record["files"]:
             record["files"][path.name] = listed
     record.pop("seal", None)
-    manifest.write_text(json.dumps({**record, "seal": durable.seal_of(record)}))
+    manifest.write_text(json.dumps({**record, "seal": files.seal_of(record)}))
     return path
 
 
@@ -267,14 +268,14 @@ def test_mutated_files(finished, tmp_path, tally: Tally):
 BIG = """
 import resource, sys, numpy as np, safetensors.numpy, safetensors.torch
 from pathlib import Path
-from tokendream import durable
+from tokendream.runfolder import files
 path = Path(sys.argv[1])
-listed = durable.FileHash(path.stat().st_size, sys.argv[2])
+listed = files.FileHash(path.stat().st_size, sys.argv[2])
 def peak():
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
 safetensors.torch.load(safetensors.numpy.save({"x": np.zeros(3)}))
 before = peak()
-tensors = safetensors.torch.load(durable.read(path, listed))
+tensors = safetensors.torch.load(files.read(path, listed))
 print((peak() - before) / path.stat().st_size)
 """
 
@@ -283,13 +284,13 @@ def test_a_large_file_of_tensors_takes_twice_its_size_and_a_lie_takes_nothing(tm
     import safetensors.numpy
 
     path = tmp_path / "big.safetensors"
-    listed = durable.write(path, safetensors.numpy.save({c: np.ones(2**22, np.float32) for c in "abcdef"}))  # 100 MB
+    listed = files.write(path, safetensors.numpy.save({c: np.ones(2**22, np.float32) for c in "abcdef"}))  # 100 MB
     ended = subprocess.run(
         [sys.executable, "-c", BIG, str(path), listed.sha256], capture_output=True, text=True, check=True
     )
     assert 1.5 < float(ended.stdout) < 2.1
     header = b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
-    lie = durable.write(path, len(header).to_bytes(8, "little") + header + bytes(64))
+    lie = files.write(path, len(header).to_bytes(8, "little") + header + bytes(64))
     ended = subprocess.run(
         [sys.executable, "-c", BIG, str(path), lie.sha256], capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30)),

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
-from tokendream.presets import TINY
 
 B, L, A = 3, 6, 4
 K, V = TINY.tokens_per_frame, TINY.tokenizer.codebook_size

@@ -18,12 +18,12 @@ from torture import FULL, count
 from torture.runs import digest, train
 from torture.tally import Tally
 
-from tokendream import experiment
-from tokendream.agent import Agent
-from tokendream.checkpoint import Checkpoints
+from tokendream.agent.agent import Agent
+from tokendream.config.presets import REM, TINY
 from tokendream.data.replay import ReplayBuffer
-from tokendream.presets import REM, TINY
-from tokendream.snapshot import Snapshot
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.snapshot import Snapshot
+from tokendream.training import run as experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

@@ -4,10 +4,10 @@ import math
 import pytest
 import torch
 
-from tokendream.display import LineDisplay, Remaining, clock
-from tokendream.metrics import Means, MetricsError, RunLog, read_metrics
-from tokendream.presets import TINY
-from tokendream.trainer import Phase
+from tokendream.config.presets import TINY
+from tokendream.config.schedule import Phase
+from tokendream.reports.display import LineDisplay, Remaining, clock
+from tokendream.runfolder.metrics import Means, MetricsError, RunLog, read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
@@ -85,7 +85,7 @@ def test_no_file_is_no_record(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-PHASES = [Phase("collect", 1, 4, 100, dict), Phase("late", 3, 9, 10, dict)]
+PHASES = [Phase("collect", 1, 4, 100), Phase("late", 3, 9, 10)]
 
 
 def test_time_left_counts_the_phases_that_are_to_come():

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from tokendream.config import PhaseConfig
-from tokendream.losses import Losses
-from tokendream.optim import NonFiniteError, adamw, apply, check
+from tokendream.config.config import PhaseConfig
+from tokendream.errors import NonFiniteError
+from tokendream.nn.losses import Losses
+from tokendream.training.update import adamw, apply, check
 
 PHASE = PhaseConfig(first_epoch=1, updates=1, batch=1, learning_rate=0.1, weight_decay=0.5, clip=1.0)
 

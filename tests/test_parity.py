@@ -9,14 +9,14 @@ import dataclasses
 import pytest
 import torch
 
-from tokendream.agent import Agent
-from tokendream.compute import Compute
-from tokendream.config import Config, PhaseConfig
+from tokendream.agent.agent import Agent
+from tokendream.config.config import Config, PhaseConfig
 from tokendream.data.batch import Steps
+from tokendream.device import Compute
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss
-from tokendream.losses import Losses
-from tokendream.optim import adamw, apply
+from tokendream.nn.losses import Losses
+from tokendream.training.update import adamw, apply
 
 A, B, T = 4, 6, 8
 CONFIG = Config(

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from tokendream.kernels.cpu import build, layers
 from tokendream.nn import passes, retention
-from tokendream.nn.kernels import build, layers
 from tokendream.nn.retnet import RetNet
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=f"no kernels here: {build.why_not()}")
@@ -332,7 +332,7 @@ def child(code: str, **env: str) -> str:
     return done.stdout.strip()
 
 
-SAY = "from tokendream.compute import Compute; print(Compute.resolve('cpu').describe())"
+SAY = "from tokendream.device import Compute; print(Compute.resolve('cpu').describe())"
 
 
 def test_without_a_compiler_the_plain_passes_do_the_work(tmp_path):
@@ -359,7 +359,7 @@ def test_the_compiled_library_is_made_once_and_a_damaged_one_anew(tmp_path):
 
 
 def test_off_means_off():
-    code = f"from tokendream.nn.kernels import build; {SAY.replace(chr(39) + 'cpu' + chr(39), 'kernels=False')}"
+    code = f"from tokendream.kernels.cpu import build; {SAY.replace(chr(39) + 'cpu' + chr(39), 'kernels=False')}"
     assert "kernels" not in child(code + "; assert not build.library.cache_info().currsize")
 
 

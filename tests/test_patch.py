@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tokendream.model.tokenizer import Tokenizer
 from tokendream.nn.patch import PatchDecoder, PatchEncoder
+from tokendream.tokenizers.vq import Tokenizer
 
 
 @pytest.mark.parametrize(("channels", "downsamples", "size"), [(8, 1, 6), (16, 3, 24), (4, 2, 32)])

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tokendream.config import Config, EnvConfig
-from tokendream.envs.make import make
+from tokendream.config.config import Config, EnvConfig
+from tokendream.envs.atari100k import ATARI_100K
+from tokendream.envs.registry import make
 from tokendream.play.keys import BUTTONS, SPARE, Layout
-from tokendream.scores import ATARI_100K
 
 PAGE = Path(__file__).parents[1] / "tokendream" / "play" / "page"
 

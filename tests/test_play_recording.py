@@ -9,14 +9,14 @@ import torch
 from playing import PLAIN, load, make_run
 from test_films import read
 
-from tokendream.checkpoint import Checkpoints
-from tokendream.config import EnvConfig
+from tokendream.config.config import EnvConfig
 from tokendream.data.replay import ReplayBuffer
 from tokendream.play import recording
 from tokendream.play.library import RecordingError, open_recording, scan
 from tokendream.play.recording import Recorder, Row
 from tokendream.play.session import Session
 from tokendream.play.view import picture
+from tokendream.runfolder.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_what_is_no_recording_is_refused(trained, tmp_path):
 
 def test_only_the_newest_rows_of_a_replay_are_read(tmp_path):
     """A buffer smaller than the run's takes its newest rows, and the files before them are not even opened."""
-    from tokendream import checkpoint
+    from tokendream.runfolder import checkpoint
 
     run = make_run(tmp_path / "run", steps=10)
     store = Checkpoints(run)

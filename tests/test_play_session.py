@@ -8,7 +8,8 @@ import pytest
 import torch
 from playing import load, make_run
 
-from tokendream.config import EnvConfig
+from tokendream.config.config import EnvConfig
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.play.player import episodes
@@ -16,7 +17,6 @@ from tokendream.play.recording import Recorder
 from tokendream.play.session import FUTURES, HISTORY, PlayError, Session
 from tokendream.play.view import MODES, SPEEDS, picture
 from tokendream.play.worlds import Game
-from tokendream.presets import TINY
 
 
 @pytest.fixture(scope="module")

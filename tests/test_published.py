@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from tokendream import published, scores
-from tokendream.scores import ATARI_100K, REM_PUBLISHED, ScoreError
+from tokendream.envs.atari100k import ATARI_100K
+from tokendream.evaluation import published, scores
+from tokendream.evaluation.scores import REM_PUBLISHED, ScoreError
 
 GAMES = tuple(ATARI_100K)
 

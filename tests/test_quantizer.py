@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokendream.nn.quantizer import Quantizer, straight_through
+from tokendream.tokenizers.quantizer import Quantizer, straight_through
 
 
 def test_codebook_starts_uniform_within_one_over_V() -> None:

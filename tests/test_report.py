@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from tokendream.config import Config
-from tokendream.evaluate import summarise
-from tokendream.games import Game
-from tokendream.plain import ConfigError
-from tokendream.report import write_pictures, write_report
+from tokendream.config.config import Config
+from tokendream.errors import ConfigError
+from tokendream.evaluation.evaluation import summarise
+from tokendream.evaluation.games import Game
+from tokendream.reports.run_page import write_pictures, write_report
 
 BREAKOUT = dataclasses.replace(Config(), game="Breakout", epochs=40)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokendream import presets
+from tokendream.config import presets
 
 ROOT = Path(__file__).parents[1]
 DEVICES = sorted(path.name for path in (ROOT / "results").iterdir() if any(path.glob("*/final.json")))

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tokendream import scores
-from tokendream.scores import ATARI_100K, REM_PUBLISHED, ScoreError
+from tokendream.envs import atari100k
+from tokendream.envs.atari100k import ATARI_100K
+from tokendream.evaluation import scores
+from tokendream.evaluation.scores import REM_PUBLISHED, ScoreError
 
 MATRIX = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 7)), elements=st.floats(-2, 20))
 
@@ -37,7 +39,7 @@ def test_human_normalised() -> None:
 
 
 def test_benchmark_name() -> None:
-    assert [scores.benchmark_name(name) for name in ("up_n_down", "JAMESBOND", "Kung Fu Master", "Tetris")] == [
+    assert [atari100k.benchmark_name(name) for name in ("up_n_down", "JAMESBOND", "Kung Fu Master", "Tetris")] == [
         "UpNDown",
         "Jamesbond",
         "KungFuMaster",

@@ -13,7 +13,7 @@ from tokendream.bench import machine
 from tokendream.bench.counting import Traffic, count, count_flops
 from tokendream.bench.reference import PUBLISHED, TARGETS
 from tokendream.bench.speed_page import SECTION, markdown
-from tokendream.presets import REM
+from tokendream.config.presets import REM
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tokendream import lock
 from tokendream.cli.main import main
-from tokendream.interrupt import StopRequest
-from tokendream.metrics import read_metrics
-from tokendream.plain import ConfigError
-from tokendream.presets import TINY
+from tokendream.config.presets import TINY
+from tokendream.errors import ConfigError
+from tokendream.runfolder import lock
+from tokendream.runfolder.metrics import read_metrics
+from tokendream.stop import StopRequest
 from tokendream.sweep.engine import TIMED_OUT, Engine, Resources, why
 from tokendream.sweep.plan import Cell, expected, fields_that_differ, plan, prepare
 from tokendream.sweep.progress import LineDashboard, LiveDashboard, progress

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tokendream import lock
 from tokendream.cli.main import main
-from tokendream.presets import TINY
+from tokendream.config.presets import TINY
+from tokendream.runfolder import lock
 from tokendream.sweep.engine import Engine, Resources
 from tokendream.sweep.plan import plan, prepare
 

@@ -16,8 +16,8 @@ from tokendream.bench.measure import Effort
 from tokendream.bench.page import WALL
 from tokendream.bench.sweeps_page import AXES, SECTION, draw, markdown
 from tokendream.bench.workload import Workload, synthetic_replay
-from tokendream.plain import ConfigError
-from tokendream.presets import PRESETS, REM, TINY, vary
+from tokendream.config.presets import PRESETS, REM, TINY, vary
+from tokendream.errors import ConfigError
 
 DOCS = Path(__file__).parents[1] / "docs"
 FACTS = {

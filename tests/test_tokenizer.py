@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokendream import presets
-from tokendream.model import tokenizer as module
-from tokendream.model.tokenizer import Tokenizer, to_float, to_uint8
+from tokendream.config import presets
+from tokendream.tokenizers import vq as module
+from tokendream.tokenizers.vq import Tokenizer, to_float, to_uint8
 
 
 def tiny(**options: object) -> Tokenizer:

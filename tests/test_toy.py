@@ -4,9 +4,9 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
-from tokendream.envs.make import make
+from tokendream.config.presets import TINY
+from tokendream.envs.registry import make
 from tokendream.envs.toy import BACKGROUND, BALL, CATCH, PADDLE, Catch, register
-from tokendream.presets import TINY
 
 
 def look(frame: np.ndarray) -> tuple[int, int, int]:

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from tokendream.agent import Agent
-from tokendream.compute import Compute, Pace
-from tokendream.config import Config, PhaseConfig
+from tokendream.agent.agent import Agent
+from tokendream.agent.token_cache import filled
+from tokendream.config.config import Config, PhaseConfig
+from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.make import make
-from tokendream.optim import NonFiniteError
-from tokendream.presets import TINY
-from tokendream.tokens import filled
-from tokendream.trainer import Trainer
+from tokendream.device import Compute, Pace
+from tokendream.envs.registry import make
+from tokendream.errors import NonFiniteError
+from tokendream.training.trainer import Trainer
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 
@@ -69,10 +69,10 @@ def test_each_phase_changes_its_own_part_only():
     t.epoch = 3
     for phase in t.phases[:1]:
         for _ in range(30):
-            phase.update()
+            t.update(phase.name)
     for phase in t.phases[1:]:
         before = {k: v.clone() for k, v in t.agent.state_dict().items()}
-        phase.update()
+        t.update(phase.name)
         changed = {k.split(".")[0] for k, v in t.agent.state_dict().items() if not torch.equal(v, before[k])}
         assert changed == {phase.name}
 
@@ -131,7 +131,7 @@ def test_the_dream_sends_no_gradient_into_tokenizer_and_world_model():
     t = trainer()
     t.epoch = 3
     for _ in range(30):
-        t.phases[0].update()
+        t.update("collect")
     t._actor_critic_loss(*t._segments(4, "end", 4)).total.backward()
     assert all(p.grad is None for p in t.agent.tokenizer.parameters())
     assert all(p.grad is None for p in t.agent.world_model.parameters())
@@ -141,7 +141,7 @@ def test_the_dream_sends_no_gradient_into_tokenizer_and_world_model():
 def test_the_world_model_sends_no_gradient_into_the_codebook():
     t = trainer()
     for _ in range(30):
-        t.phases[0].update()
+        t.update("collect")
     t._world_model_loss(*t._segments(5, "start", 4)).total.backward()
     assert all(p.grad is None for p in t.agent.tokenizer.parameters())
 
@@ -149,7 +149,7 @@ def test_the_world_model_sends_no_gradient_into_the_codebook():
 def test_tokens_are_encoded_once_and_again_after_the_tokenizer_changed():
     t = trainer()
     for _ in range(30):
-        t.phases[0].update()
+        t.update("collect")
     encoded = []
     original = t.agent.tokenizer.encode
     t.agent.tokenizer.encode = lambda frame: encoded.append(len(frame)) or original(frame)
@@ -193,7 +193,7 @@ def collected(n: int, logits: list[float], **settings) -> np.ndarray:
         t.agent.actor_critic.actor.weight.zero_()
         t.agent.actor_critic.actor.bias.copy_(torch.tensor(logits))
     for _ in range(n):
-        t.phases[0].update()
+        t.update("collect")
     return t.replay.export(0, n)["action"]
 
 
@@ -267,15 +267,14 @@ def test_waiting_for_the_device_is_on_the_phase_s_account():
             return -1
 
     t = trainer()
-    update = t.phases[1].update
+    update = t._do["tokenizer"]
 
     def handed_over():
         figures = update()
         t._not_finite = Slow()
         return figures
 
-    t.phases[1] = dataclasses.replace(t.phases[1], update=handed_over)
-    assert t.phases[1].name == "tokenizer"
+    t._do["tokenizer"] = handed_over
     t.run_epoch()
     record = t.close_epoch()
     assert record["tokenizer/seconds"] >= 0.1

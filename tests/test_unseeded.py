@@ -11,18 +11,18 @@ import pytest
 import torch
 from torture.games import Faulty
 
-from tokendream import experiment
-from tokendream.agent import Agent
-from tokendream.checkpoint import CheckpointError, Checkpoints
+from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
-from tokendream.compute import Compute
+from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
-from tokendream.envs.make import make
+from tokendream.device import Compute
+from tokendream.envs.registry import make
 from tokendream.envs.toy import GRID
 from tokendream.envs.vector import Transition
-from tokendream.presets import TINY
-from tokendream.snapshot import Snapshot
-from tokendream.trainer import Trainer
+from tokendream.runfolder.checkpoint import CheckpointError, Checkpoints
+from tokendream.runfolder.snapshot import Snapshot
+from tokendream.training import run as experiment
+from tokendream.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -72,7 +72,7 @@ def trainer(envs: Whimsical, capacity: int = 1000) -> Trainer:
 
 def collect(t: Trainer, steps: int) -> None:
     for _ in range(steps):
-        t.phases[0].update()
+        t.update("collect")
 
 
 def cut(capacity: int = 1000) -> tuple[Trainer, dict[str, np.ndarray], Snapshot]:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from tokendream.agent.world_model import WorldModel
 from tokendream.data.batch import Steps
-from tokendream.model.world_model import WorldModel
 
 B, T, K, D, V, A = 2, 5, 4, 16, 11, 3
 
@@ -46,7 +46,7 @@ def test_training_logits_are_imagination_logits(case, monkeypatch, how, stay):
             return torch.zeros(logits.shape[:-1], dtype=torch.int64)
         return tokens[:, t + 1] if logits.ndim == 3 else tokens[:, t + 1, len(dreamed) - 1]
 
-    monkeypatch.setattr("tokendream.model.world_model.sample", replay)
+    monkeypatch.setattr("tokendream.agent.world_model.sample", replay)
     whole, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
     state = M.initial_state(B)
     for t in range(T - 1):

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 PLACES = {
-    "start": ("tokendream.experiment", "make"),
-    "collect": ("tokendream.trainer", "Collector.step"),
-    "update": ("tokendream.optim", "apply"),
-    "dream": ("tokendream.trainer", "dream_loss"),
-    "evaluation": ("tokendream.experiment", "AgentPolicy.__call__"),
-    "checkpoint file": ("tokendream.checkpoint", "write"),
-    "checkpoint name": ("tokendream.checkpoint", "sync"),
-    "old checkpoint": ("tokendream.checkpoint", "Checkpoints._prune"),
-    "metrics line": ("tokendream.metrics", "RunLog.append"),
-    "restore": ("tokendream.trainer", "restore_optimiser"),
-    "film": ("tokendream.films", "enlarge"),
-    "report": ("tokendream.experiment", "write_report"),
+    "start": ("tokendream.training.run", "make"),
+    "collect": ("tokendream.training.trainer", "Collector.step"),
+    "update": ("tokendream.training.update", "apply"),
+    "dream": ("tokendream.training.trainer", "dream_loss"),
+    "evaluation": ("tokendream.training.run", "AgentPolicy.__call__"),
+    "checkpoint file": ("tokendream.runfolder.checkpoint", "write"),
+    "checkpoint name": ("tokendream.runfolder.checkpoint", "sync"),
+    "old checkpoint": ("tokendream.runfolder.checkpoint", "Checkpoints._prune"),
+    "metrics line": ("tokendream.runfolder.metrics", "RunLog.append"),
+    "restore": ("tokendream.training.trainer", "restore_optimiser"),
+    "film": ("tokendream.reports.media", "enlarge"),
+    "report": ("tokendream.training.run", "write_report"),
 }
 """Where a run can be cut: the function that is about to be called."""
 

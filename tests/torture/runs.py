@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokendream.checkpoint import Checkpoints
 from tokendream.data.replay import ReplayBuffer
-from tokendream.metrics import read_metrics
-from tokendream.trained import read_config
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.load import read_config
+from tokendream.runfolder.metrics import read_metrics
 
 FLAGS = ("tiny", "--epochs", "5", "--collect.steps", "30", "--checkpoint-every", "1", "--evaluation.every", "2")
 """Five epochs of every phase, of which each is checkpointed; some seconds on one core."""

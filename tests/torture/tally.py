@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokendream.compute import processor
+from tokendream.device import processor
 from torture import FULL
 
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"

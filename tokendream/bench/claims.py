@@ -12,16 +12,16 @@ import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.bench.claims_page import SECTION, draw, markdown
 from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
 from tokendream.bench.figures import ABSORB, FOUR, REM, Cell, Claims
 from tokendream.bench.machine import environment
 from tokendream.bench.measure import Effort, Work, fitting_batch, measure
 from tokendream.bench.workload import ACTIONS, HALVINGS, Workload, frames_encoded, grids, synthetic_replay
-from tokendream.compute import Compute
-from tokendream.config import Config
-from tokendream.presets import vary
+from tokendream.config.config import Config
+from tokendream.config.presets import vary
+from tokendream.device import Compute
 
 QUICK = Effort(least=3, most=5, seconds=0.5, longest=4.0, settle=2.0, total=480.0)
 FULL = Effort(least=5, most=20, seconds=5.0, longest=60.0)

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from tokendream import durable
 from tokendream.bench.measure import Effort
 from tokendream.bench.page import PROCESSOR, WALL, Section, Text
-from tokendream.compute import Compute, keep_freed_memory
-from tokendream.config import Config
-from tokendream.plain import ConfigError
+from tokendream.config.config import Config
+from tokendream.device import Compute, keep_freed_memory
+from tokendream.errors import ConfigError
+from tokendream.runfolder import files
 
 
 def begin(
@@ -50,7 +50,7 @@ def prepare(flag: str, path: Path | None) -> None:
 def save(figures: dict[str, Any], out: Path | None) -> None:
     """Write figures as JSON where a file was asked for; it appears complete or not at all."""
     if out is not None:
-        durable.replace_text(out, json.dumps(figures, indent=1) + "\n")
+        files.replace_text(out, json.dumps(figures, indent=1) + "\n")
         print(f"Written to {out}")
 
 

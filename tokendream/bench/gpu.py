@@ -23,18 +23,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.bench.command import Progress, prepare, save
 from tokendream.bench.machine import PRECISIONS, copy_bandwidth, environment, matmul_peak
 from tokendream.bench.measure import Effort, Work
 from tokendream.bench.report import Findings, short
 from tokendream.bench.run import Item, items, take
 from tokendream.bench.workload import ACTIONS, EPISODE, StillEnvs, Workload, synthetic_replay
-from tokendream.compute import Compute
-from tokendream.config import Config
+from tokendream.config.config import Config
+from tokendream.config.schedule import PARTS, Phase
 from tokendream.data.replay import ReplayBuffer
-from tokendream.durable import one_line
-from tokendream.trainer import PARTS, Phase, Trainer
+from tokendream.device import Compute
+from tokendream.errors import one_line
+from tokendream.training.trainer import Trainer
 
 SECONDS = 450.0
 """After these no further part is begun; one takes some ten seconds."""

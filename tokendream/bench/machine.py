@@ -19,7 +19,7 @@ import torch
 
 import tokendream
 from tokendream.bench.clock import best_of
-from tokendream.compute import Compute, processor
+from tokendream.device import Compute, processor
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 """The names of the precisions in tables and JSON."""

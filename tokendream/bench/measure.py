@@ -13,7 +13,7 @@ import torch
 from tokendream.bench.clock import seconds_of
 from tokendream.bench.counting import count
 from tokendream.bench.machine import peak_memory, watch_memory
-from tokendream.capture import WARM_UP
+from tokendream.kernels.cuda_graph import WARM_UP
 
 SHORTEST = 0.05
 """Seconds of one repetition at least: shorter work is done several times in a row."""

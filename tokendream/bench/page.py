@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokendream import durable
-from tokendream.plain import ConfigError
+from tokendream.errors import ConfigError
+from tokendream.runfolder import files
 
 WALL, PROCESSOR = "wall-clock time", "processor time of one thread, as the machine did other work"
 
@@ -47,12 +47,12 @@ class Section:
         `text` gets the file names of the plots, by the plots' names. Returns what was written.
         """
         before, after = self._around(page) if page.is_file() else (f"{self.begin}\n", f"{self.end}\n")
-        files = {name: page.with_name(f"{page.stem}-{name}.svg") for name in plots}
-        for name, file in files.items():
-            durable.replace_text(file, plots[name])
-        lines = "\n".join(text({name: file.name for name, file in files.items()}))
-        durable.replace_text(page, f"{before}{lines}\n{after}")
-        return [page, *files.values()]
+        drawn = {name: page.with_name(f"{page.stem}-{name}.svg") for name in plots}
+        for name, file in drawn.items():
+            files.replace_text(file, plots[name])
+        lines = "\n".join(text({name: file.name for name, file in drawn.items()}))
+        files.replace_text(page, f"{before}{lines}\n{after}")
+        return [page, *drawn.values()]
 
     def _around(self, page: Path) -> tuple[str, str]:
         """The page up to and with the first marker, and from the second on."""

@@ -18,9 +18,9 @@ from tokendream.bench.page import WALL, short
 from tokendream.bench.profiling import Operator
 from tokendream.bench.reference import PUBLISHED, PUBLISHED_MACHINE, TARGETS
 from tokendream.bench.workload import frames_encoded
-from tokendream.config import Config
-from tokendream.presets import REM
-from tokendream.trainer import PARTS
+from tokendream.config.config import Config
+from tokendream.config.presets import REM
+from tokendream.config.schedule import PARTS
 
 FORMAT = 2
 """Version of the JSON."""

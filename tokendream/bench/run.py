@@ -24,11 +24,11 @@ from tokendream.bench.profiling import top_operators
 from tokendream.bench.report import Comparison, Entry, Findings
 from tokendream.bench.speed_page import SECTION, markdown
 from tokendream.bench.workload import Workload, synthetic_replay
-from tokendream.compute import Compute
-from tokendream.config import Config
-from tokendream.nn.kernels import build
-from tokendream.presets import vary
-from tokendream.trainer import PARTS
+from tokendream.config.config import Config
+from tokendream.config.presets import vary
+from tokendream.config.schedule import PARTS
+from tokendream.device import Compute
+from tokendream.kernels.cpu import build
 
 QUICK = Effort(least=2, most=10, seconds=2.0, longest=8.0, total=120.0)
 FULL = Effort(least=5, most=50, seconds=20.0)

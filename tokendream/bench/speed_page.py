@@ -8,8 +8,8 @@ from typing import Any
 
 from tokendream.bench.page import Section, head, header, line, short
 from tokendream.bench.reference import H100_BANDWIDTH, H100_FLOPS, PUBLISHED, PUBLISHED_MACHINE, PUBLISHED_THREADS
-from tokendream.config import Config
-from tokendream.trainer import PARTS
+from tokendream.config.config import Config
+from tokendream.config.schedule import PARTS
 
 SECTION = Section("bench")
 

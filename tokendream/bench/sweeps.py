@@ -21,9 +21,9 @@ from tokendream.bench.machine import PRECISIONS, environment, give_back_freed_me
 from tokendream.bench.measure import Effort, Work, measure
 from tokendream.bench.sweeps_page import SECTION, draw, markdown
 from tokendream.bench.workload import Workload, grids, synthetic_replay
-from tokendream.compute import Compute
-from tokendream.config import Config
-from tokendream.presets import vary
+from tokendream.config.config import Config
+from tokendream.config.presets import vary
+from tokendream.device import Compute
 
 QUICK = Effort(least=3, most=5, seconds=0.5, longest=2.5, total=240.0)
 FULL = Effort(least=5, most=20, seconds=4.0, longest=30.0)

@@ -7,6 +7,7 @@ of work costs more or less for having learnt.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -15,17 +16,18 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 
-from tokendream.agent import Agent
+from tokendream.agent.agent import Agent
 from tokendream.bench.measure import Label, Work
-from tokendream.capture import Captured
-from tokendream.compute import Compute
-from tokendream.config import Config
+from tokendream.config.config import Config
+from tokendream.config.presets import vary
+from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
+from tokendream.device import Compute
 from tokendream.dream import imagine
 from tokendream.envs.vector import Transition
-from tokendream.plain import ConfigError
-from tokendream.presets import vary
-from tokendream.trainer import PARTS, Trainer
+from tokendream.errors import ConfigError
+from tokendream.kernels.cuda_graph import Captured
+from tokendream.training.trainer import Trainer
 
 ACTIONS = 18
 """Actions of the agent: the most that an Atari game has."""
@@ -129,8 +131,7 @@ class Workload:
         trainer = Trainer(config, self._agent, StillEnvs(config.env.size), replay, self._compute(dtype))
         if name in ("world_model", "actor_critic"):
             trainer._cache.refresh()
-        phase = next(phase for phase in trainer.phases if phase.name == name)
-        return Work(self._label(name, batch, dtype), phase.update)
+        return Work(self._label(name, batch, dtype), functools.partial(trainer.update, name))
 
     def dream(self, batch: int, dtype: torch.dtype, horizon: int, history: int = 1) -> Work:
         """Imagination alone, from `history` blocks in the world model's memory on: no burn-in, no gradient."""

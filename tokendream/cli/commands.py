@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import tyro
 
 from tokendream.cli import timings
-from tokendream.config import Config
-from tokendream.plain import ConfigError
+from tokendream.config.config import Config
+from tokendream.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Report:
 
 
 def _train(options: Train) -> int:
-    from tokendream import experiment
+    from tokendream.training import run as experiment
 
     if options.resume is not None:
         return experiment.resume(options.resume, time_limit=options.time_limit)
@@ -175,7 +175,7 @@ def _sweep(options: Sweep) -> int:
 
 
 def _eval(options: Eval) -> int:
-    from tokendream.evaluate_run import evaluate_run
+    from tokendream.reports.evaluate import evaluate_run
 
     return evaluate_run(
         options.run,
@@ -188,15 +188,15 @@ def _eval(options: Eval) -> int:
 
 
 def _diagnose(options: Diagnose) -> int:
-    from tokendream.diagnose.run import diagnose
+    from tokendream.reports.diagnose import diagnose
 
     return diagnose(options.run, steps=options.steps, seed=options.seed, device=options.device)
 
 
 def _dream(options: DreamFilm) -> int:
-    from tokendream import filming
+    from tokendream.reports import films
 
-    return filming.film(
+    return films.film(
         options.run,
         options.out,
         at=options.at,
@@ -224,7 +224,7 @@ def _play(options: Play) -> int:
 
 
 def _report(options: Report) -> int:
-    from tokendream.report import write_report
+    from tokendream.reports.run_page import write_report
 
     paths = options.results
     if bool(paths) == options.published:
@@ -232,8 +232,8 @@ def _report(options: Report) -> int:
     if len(paths) == 1 and options.out is None and (paths[0] / "config.json").exists():
         print(write_report(paths[0]))
         return 0
-    from tokendream.benchmark.export import write_benchmark
-    from tokendream.benchmark.summary import text
+    from tokendream.sweep.report.export import write_benchmark
+    from tokendream.sweep.report.summary import text
 
     in_sweep = len(paths) == 1 and (paths[0] / "sweep.json").exists()
     out = options.out or (paths[0] if in_sweep else Path("benchmark-report"))

@@ -13,9 +13,9 @@ from typing import Any, TypeVar, cast, get_type_hints
 import tyro
 
 from tokendream.cli.commands import Sweep, Train
-from tokendream.config import Config
-from tokendream.plain import ConfigError, nearest, require
-from tokendream.presets import preset
+from tokendream.config.config import Config
+from tokendream.config.presets import preset
+from tokendream.errors import ConfigError, nearest, require
 
 Options = TypeVar("Options")
 

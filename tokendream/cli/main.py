@@ -15,8 +15,8 @@ from typing import NoReturn
 from tokendream import __version__
 from tokendream.cli.commands import COMMANDS, Sweep, Train
 from tokendream.cli.flags import parse, parse_sweep, parse_train
-from tokendream.plain import nearest
-from tokendream.presets import ABLATIONS, PRESETS
+from tokendream.config.presets import ABLATIONS, PRESETS
+from tokendream.errors import nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokendream.presets import preset
+from tokendream.config.presets import preset
 
 
 @dataclass(frozen=True)

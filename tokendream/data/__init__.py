@@ -1,0 +1,1 @@
+"""Real experience as batches, and the buffer that holds it."""

@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from tokendream.compute import put
 from tokendream.data.batch import Batch, Segments, Steps
+from tokendream.device import put
 
 COLUMNS = {
     "action": np.dtype(np.int16),

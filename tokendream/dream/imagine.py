@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tokendream.agent import Agent
+from tokendream.agent.actor_critic import PolicyState
+from tokendream.agent.agent import Agent
+from tokendream.agent.world_model import Outcome, Prediction
 from tokendream.data.batch import Steps
-from tokendream.model.actor_critic import PolicyState
-from tokendream.model.world_model import Outcome, Prediction
 from tokendream.nn.backbone import State
 from tokendream.nn.sampling import sample
 

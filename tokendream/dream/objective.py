@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tokendream.agent import Agent
-from tokendream.config import DreamConfig
+from tokendream.agent.agent import Agent
+from tokendream.config.config import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
-from tokendream.losses import Losses
+from tokendream.nn.losses import Losses
 
 SMALLEST_SCALE = 0.05
 """Advantages are never divided by less, in reward units: where nothing is paid, their noise stays small."""

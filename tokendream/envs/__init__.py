@@ -1,0 +1,1 @@
+"""Environments: what every one looks like to the agent, and the families of them."""

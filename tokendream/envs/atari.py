@@ -16,9 +16,9 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from jaxtyping import Bool, Int, UInt8
 
+from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
-from tokendream.plain import nearest
-from tokendream.scores import ATARI_100K
+from tokendream.errors import nearest
 
 SEEDS = 2**31
 """ALE takes seeds below this; larger ones are folded into the range."""

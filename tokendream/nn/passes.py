@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from tokendream.kernels.cpu import build, images, layers, tiles
+from tokendream.kernels.cpu.call import STORED
 from tokendream.nn import retention
 from tokendream.nn.dropout import dropout
-from tokendream.nn.kernels import build, images, layers, tiles
-from tokendream.nn.kernels.call import STORED
 from tokendream.nn.retention import Turns
 
 P = ParamSpec("P")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokendream.plain import nearest
+from tokendream.errors import nearest
 
 BUTTONS = {
     "UP": ("ArrowUp", "KeyW"),

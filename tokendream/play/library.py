@@ -8,10 +8,11 @@ from pathlib import Path
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from tokendream.checkpoint import Checkpoints
 from tokendream.data.replay import ReplayBuffer
-from tokendream.durable import CheckpointError, one_line, size_on_disk
-from tokendream.trained import Trained
+from tokendream.errors import one_line
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.files import CheckpointError, size_on_disk
+from tokendream.runfolder.load import Trained
 
 ROWS = 4_000
 """Most rows taken from the run's replay buffer, its newest: 49 MB of 64-pixel frames."""

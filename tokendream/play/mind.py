@@ -12,7 +12,7 @@ from torch import Tensor
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Dream
-from tokendream.trained import Trained
+from tokendream.runfolder.load import Trained
 
 # From OKLab to linear sRGB, by way of the cones' cube roots (Ottosson 2020).
 _LMS = torch.tensor(

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tokendream import films
-from tokendream.checkpoint import Checkpoints
-from tokendream.durable import one_line
+from tokendream.errors import one_line
 from tokendream.play import library, wire
 from tokendream.play.recording import Recorder
 from tokendream.play.session import Session
 from tokendream.play.view import MODES, SPEEDS, picture
-from tokendream.trained import Trained
+from tokendream.reports import media
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.load import Trained
 
 LOOK_AGAIN = 5.0
 """Seconds between two looks for a newer checkpoint."""
@@ -185,7 +185,7 @@ class Player:
                 self._record(on)
             case wire.Picture():
                 name = f"{self._stamp()}.png"
-                films.write_png(self._recordings / name, films.enlarge(picture(s.view()), 4))
+                media.write_png(self._recordings / name, media.enlarge(picture(s.view()), 4))
                 self._wrote(self._recordings / name)
             case wire.Reload():
                 self._reload()

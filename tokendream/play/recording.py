@@ -14,9 +14,9 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Int32, UInt8
 
-from tokendream import films
 from tokendream.data.replay import ReplayBuffer
-from tokendream.durable import write
+from tokendream.reports import media
+from tokendream.runfolder.files import write
 
 LIMIT = 256 * 2**20
 """Most bytes of pixels that a recording holds in memory: six minutes of three 64-pixel panels at 15 steps a second."""
@@ -66,7 +66,7 @@ class Recorder:
         half = folder / f".part-{file.name}"
         write(half, safetensors.numpy.save(self._arrays()))
         os.replace(half, file)
-        films.write_mp4(film, self._even(), fps=max(fps, 8))
+        media.write_mp4(film, self._even(), fps=max(fps, 8))
         return file, film
 
     def _arrays(self) -> dict[str, np.ndarray]:

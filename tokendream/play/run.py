@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from tokendream.plain import ConfigError, require
+from tokendream.errors import ConfigError, require
 from tokendream.play import library
 from tokendream.play.hub import Hub
 from tokendream.play.player import Player, episodes
 from tokendream.play.server import Doorkeeper, Server, application, is_loopback, listen, serve
 from tokendream.play.session import Session
-from tokendream.trained import Trained
+from tokendream.runfolder.load import Trained
 
 
 def play(

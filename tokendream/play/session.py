@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from tokendream.dream.imagine import Dream
-from tokendream.plain import nearest
+from tokendream.errors import nearest
 from tokendream.play.keys import Hands, Layout
 from tokendream.play.library import Episode
 from tokendream.play.mind import Futures, Mind, ids
 from tokendream.play.recording import Row
 from tokendream.play.view import MODES, SPEEDS, Facts, Moment, View
 from tokendream.play.worlds import Game, Tape, World
-from tokendream.trained import Trained
+from tokendream.runfolder.load import Trained
 
 HISTORY = 256
 """Steps that can be undone: 13 MB of M's memories for preset cpu, 84 MB for rem."""

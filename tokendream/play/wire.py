@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from tokendream.plain import nearest, read, require
+from tokendream.config.parsing import read
+from tokendream.errors import nearest, require
 from tokendream.play.view import View
 
 LARGEST = 1024

@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from tokendream.config import Config
+from tokendream.config.config import Config
 from tokendream.data.batch import Segments, Steps
-from tokendream.envs.make import make
+from tokendream.envs.registry import make
 from tokendream.play.library import Episode
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tokendream import lock
-from tokendream.plain import ConfigError, nearest
+from tokendream.errors import ConfigError, nearest
+from tokendream.runfolder import lock
 from tokendream.sweep.plan import Cell
 
 CLUSTERS = ("local", "slurm")

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokendream import durable
-from tokendream.config import Config
-from tokendream.envs.make import make
-from tokendream.plain import ConfigError, nearest
-from tokendream.scores import ATARI_100K, benchmark_name
-from tokendream.trained import read_config
+from tokendream.config.config import Config
+from tokendream.envs.atari100k import ATARI_100K, benchmark_name
+from tokendream.envs.registry import make
+from tokendream.errors import ConfigError, nearest
+from tokendream.runfolder import files
+from tokendream.runfolder.load import read_config
 
 FORMAT = 1
 """Version of sweep.json."""
@@ -91,10 +91,10 @@ def prepare(cells: Sequence[Cell], folder: Path) -> None:
                 )
     for cell in cells:
         if not (cell.run_dir / "config.json").exists():
-            durable.replace_text(cell.run_dir / "config.json", cell.config.to_json())
+            files.replace_text(cell.run_dir / "config.json", cell.config.to_json())
     names = {**dict(expected(folder)), **{cell.name: (cell.game, cell.config.seed) for cell in cells}}
     runs = [{"folder": name, "game": game, "seed": seed} for name, (game, seed) in names.items()]
-    durable.replace_text(folder / "sweep.json", json.dumps({"format": FORMAT, "runs": runs}, indent=1) + "\n")
+    files.replace_text(folder / "sweep.json", json.dumps({"format": FORMAT, "runs": runs}, indent=1) + "\n")
 
 
 def expected(folder: Path) -> list[tuple[str, tuple[str, int]]]:
@@ -105,7 +105,7 @@ def expected(folder: Path) -> list[tuple[str, tuple[str, int]]]:
     path = folder / "sweep.json"
     if not path.is_file():
         return []
-    data = durable.parse(path, durable.read(path))
+    data = files.parse(path, files.read(path))
     if data.get("format") != FORMAT:
         raise ConfigError(f"{path} has format {data.get('format')!r}; this tokendream reads format {FORMAT}")
     try:

@@ -18,12 +18,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tokendream.config import Config
-from tokendream.display import Remaining
-from tokendream.evaluate import Evaluation, EvaluationError
-from tokendream.metrics import MetricsError, Record, read_metrics
+from tokendream.config.config import Config
+from tokendream.config.schedule import schedule
+from tokendream.evaluation.evaluation import Evaluation, EvaluationError
+from tokendream.reports.display import Remaining
+from tokendream.runfolder.metrics import MetricsError, Record, read_metrics
 from tokendream.sweep.plan import Cell
-from tokendream.trainer import PARTS, Phase
 
 EVERY = 60.0
 """Seconds between two lines of a run in a log."""
@@ -69,7 +69,7 @@ def progress(config: Config, records: Sequence[Record], score: float | None = No
     """What the records of a run say about how far it is."""
     if not records:
         return Progress(score=score)
-    remaining = Remaining(_phases(config), config.epochs)
+    remaining = Remaining(schedule(config), config.epochs)
     for record in records[-20:]:
         remaining.learn(record)
     returns = [r["collect/return"] for r in records if r.get("collect/return") is not None]
@@ -78,15 +78,6 @@ def progress(config: Config, records: Sequence[Record], score: float | None = No
     return Progress(
         epoch, int(records[-1]["env_steps"]), returns[-1] if returns else None, "" if score is not None else left, score
     )
-
-
-def _phases(config: Config) -> list[Phase]:
-    """The schedule, without the updates themselves."""
-    parts = [(name, getattr(config.training, name)) for name in PARTS]
-    return [
-        Phase("collect", 1, config.collect.last_epoch, config.collect.steps, dict),
-        *(Phase(name, part.first_epoch, part.last_epoch, part.updates, dict) for name, part in parts),
-    ]
 
 
 @runtime_checkable

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from tokendream import lock
-from tokendream.interrupt import EXIT_CODES, StopRequest
-from tokendream.metrics import MetricsError, read_metrics
+from tokendream.runfolder import lock
+from tokendream.runfolder.metrics import MetricsError, read_metrics
+from tokendream.stop import EXIT_CODES, StopRequest
 from tokendream.sweep.engine import TIMED_OUT, Job, clean, why
 from tokendream.sweep.plan import Cell, prepare
 from tokendream.sweep.progress import Dashboard

@@ -1,0 +1,155 @@
+"""Real experience: one env step at a time into the replay buffer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from tokendream.agent.actor_critic import PolicyState
+from tokendream.agent.agent import Agent
+from tokendream.data.replay import ReplayBuffer
+from tokendream.device import Compute
+from tokendream.envs.vector import Envs
+from tokendream.kernels.cuda_graph import Captured
+
+
+def game_seed(run_seed: int, game: int) -> int:
+    """The seed of the run's n-th game. Every game has its own, so that an open one can be replayed on resume."""
+    return int(np.random.SeedSequence((run_seed, game)).generate_state(1)[0] >> 1)
+
+
+class Collector:
+    """Plays one environment with the agent's current policy and remembers where it stands.
+
+    After an `end` (a lost life) the game goes on, but the agent's memory and the replay's episode begin anew.
+    """
+
+    def __init__(
+        self,
+        envs: Envs,
+        replay: ReplayBuffer,
+        agent: Agent,
+        compute: Compute,
+        *,
+        seed: int,
+        epsilon: float,
+        generator: torch.Generator,
+        temperature: float = 1.0,
+    ) -> None:
+        if envs.n != 1:
+            raise ValueError(f"collection plays one environment, not {envs.n}")
+        self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
+        self._seed, self._generator = seed, generator
+        self._epsilon, self._temperature = epsilon, temperature
+        self.policy = Captured(self._act, compute, [generator], "the policy")
+        """One choice of an action, from a frame and the memory's two vectors."""
+        self._game = -1
+        self._memory: PolicyState | None = None
+        self._frame: UInt8[np.ndarray, "1 3 S S"]
+        self._score: float
+        self._actions: list[int]
+        self._begin()
+
+    def step(self) -> float | None:
+        """One env step. Returns the score of the game if it is over, else None."""
+        if self._memory is None:
+            self._memory = self._agent.actor_critic.initial_state(1)
+        chosen, h, c = self.policy(torch.from_numpy(self._frame), self._memory.h, self._memory.c)
+        self._memory = PolicyState(h, c)
+        actions = chosen.cpu().numpy()  # the one wait of a step
+        action = int(actions[0])
+        transition = self._envs.step(actions)
+        reward, end, over = float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0])
+        self._replay.add(self._frame[0], action, reward, end, end or over)
+        self._actions.append(action)
+        self._score += reward
+        self._frame = transition.frame
+        if end or over:
+            self._memory = None
+        if not over:
+            return None
+        score = self._score
+        self._begin()
+        return score
+
+    def _act(self, frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with self._compute.autocast():
+            action, memory = self._agent.act(
+                frame, PolicyState(h, c), self._generator, temperature=self._temperature, epsilon=self._epsilon
+            )
+        return action, memory.h, memory.c
+
+    def state(self) -> dict[str, Any]:
+        """Plain data from which `restore` rebuilds the open game: its number and the actions taken in it.
+
+        Also the hash of the frame that they led to, which no row of the replay buffer holds yet.
+        """
+        return {"game": self._game, "actions": list(self._actions), "frame": self._frame_hash()}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The agent's memory of the open game."""
+        return {} if self._memory is None else {"h": self._memory.h, "c": self._memory.c}
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+        """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was.
+
+        What it gives is compared with the rows of the replay buffer, which must be there again. Where it differs,
+        those rows stay as a truncated episode, a new game begins, and a line to say so is returned; else nothing.
+        Raises ValueError for a state whose actions are not the ones in the rows, EnvError where the environment breaks.
+        """
+        self._game = int(state["game"]) - 1
+        self._begin()
+        actions = [int(action) for action in state["actions"]]
+        self._memory = None
+        if different := self._play_again(actions, state.get("frame")):
+            self._replay.close_episode()
+            self._begin()
+            return (
+                f"the open game came out differently when played again, first {different}: the environment does not "
+                "obey its seed, or is another one than before; the steps stay as they were recorded, as an episode cut "
+                "off there, and a new game begins: from here on no longer the run that was never cut"
+            )
+        if tensors:
+            self._memory = PolicyState(*(tensors[name].to(self._compute.device) for name in ("h", "c")))
+        return ""
+
+    def _play_again(self, actions: Sequence[int], frame_hash: object) -> str:
+        """Take these actions in the game that has begun; stops at the first difference and says where and which.
+
+        They are those of the newest rows, the oldest of which the replay buffer may have dropped. `frame_hash` is
+        of the frame that they lead to, None in checkpoints of older versions.
+        """
+        n, first = len(actions), self._replay.total - len(actions)
+        for i, action in enumerate(actions):
+            row = first + i
+            known = self._replay.export(row, row + 1) if row >= self._replay.oldest else None
+            if known is not None and known["action"][0] != action:
+                raise ValueError(f"action {i + 1} of the open game is not the one in row {row} of the replay buffer")
+            if known is not None and not np.array_equal(known["frame"], self._frame):
+                return f"after {i} of its {n} steps (another frame)"
+            transition = self._envs.step(np.array([action]))
+            reward, end = transition.reward[0], transition.end[0]
+            after = f"after {i + 1} of its {n} steps"
+            if transition.over[0]:
+                return f"{after} (the game is over)"
+            if known is not None and end != known["end"][0]:
+                return f"{after} ({'an' if end else 'no'} end)"
+            if known is not None and reward != known["reward"][0]:
+                return f"{after} (a reward of {reward:g}, not {known['reward'][0]:g})"
+            self._frame = transition.frame
+            self._score += float(reward)
+            self._actions.append(action)
+        return "" if frame_hash in (None, self._frame_hash()) else f"after {n} of its {n} steps (another frame)"
+
+    def _frame_hash(self) -> str:
+        return hashlib.sha256(self._frame.tobytes()).hexdigest()
+
+    def _begin(self) -> None:
+        self._game += 1
+        self._frame = self._envs.reset([game_seed(self._seed, self._game)])
+        self._actions, self._score = [], 0.0

@@ -1,0 +1,238 @@
+"""M, the world model: blocks of codes and actions to the next frame, the reward's sign and the end.
+
+It sees codes (vectors), never frames, and does not know which tokenizer made them or who chooses the actions.
+Source: REM (arXiv 2402.05643), section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from tokendream.data.batch import Steps
+from tokendream.nn.backbone import Backbone, State
+from tokendream.nn.losses import Losses
+from tokendream.nn.retnet import RetNet
+from tokendream.nn.sampling import sample
+from tokendream.nn.transformer import Transformer
+
+Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K D"]]
+"""Tokens to codes."""
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {"retnet": RetNet, "transformer": Transformer}
+"""By their names in the config."""
+
+
+class Prediction(NamedTuple):
+    """Logits about T blocks: their own reward and end, and the frames after P of them."""
+
+    next_frame: Float[Tensor, "B P K V"]
+    reward: Float[Tensor, "B T 3"]
+    end: Float[Tensor, "B T 2"]
+
+
+class Outcome(NamedTuple):
+    """A sample of what one step of the world brings."""
+
+    tokens: Int64[Tensor, "B K"]
+    reward: Float[Tensor, " B"]
+    end: Bool[Tensor, " B"]
+
+
+class WorldModel(nn.Module):
+    """A sequence backbone over blocks |z_1 .. z_K a|, and three heads.
+
+    `reward` and `end` of block t are read at its action token. `decoding` says where `next_frame` is: with "pop" (the
+    paper's) at K prediction tokens, all in one call; with "token" at the action token and then at each token of the
+    next frame itself, which is trained on all tokens at once but dreamed in K sequential calls (the way of IRIS).
+
+    With `stay` a fourth head says how much likelier each token is to stay what it is, a logit added to that token's
+    own: most of a frame stays, and a network of few updates spends most of them on learning to copy. Not published;
+    measured on CrazyClimber, 48 pixels, 300 updates of 16 x 10 frames: cross-entropy 0.49 against 0.86 (where
+    copying every token is right 92.6% of the time).
+    """
+
+    def __init__(
+        self,
+        *,
+        n_actions: int,
+        tokens_per_frame: int,
+        codebook_size: int,
+        width: int = 256,
+        layers: int = 5,
+        heads: int = 4,
+        ffn_factor: int = 4,
+        dropout: float = 0.1,
+        context: int = 2,
+        stay: bool = False,
+        token_temperature: float = 1.0,
+        backbone: Literal["retnet", "transformer"] = "retnet",
+        decoding: Literal["pop", "token"] = "pop",
+        own_embedding: bool = False,
+        shared_prediction_token: bool = False,
+    ) -> None:
+        super().__init__()
+        self.context, self.token_temperature, self.decoding = context, token_temperature, decoding
+        self.tokens_per_frame = tokens_per_frame
+        self.action_embedding = nn.Embedding(n_actions, width)
+        self.token_embedding = nn.Embedding(codebook_size, width) if own_embedding else None
+        if decoding == "pop":
+            learned = 1 if shared_prediction_token else tokens_per_frame
+            self.prediction_tokens = nn.Parameter(torch.randn(learned, width) * 0.02)
+        self.backbone = BACKBONES[backbone](width, layers, heads, ffn_factor, dropout)
+        self.next_frame = _head(width, codebook_size)
+        self.reward = _head(width, 3)
+        self.end = _head(width, 2)
+        self.stay = nn.Linear(width, 1) if stay else None
+        self.register_load_state_dict_pre_hook(_rename_retnet)
+
+    def initial_state(self, batch: int) -> State:
+        """No past."""
+        return self.backbone.initial_state(batch)
+
+    def forward(
+        self,
+        codes: Float[Tensor, "B T K D"],
+        tokens: Int64[Tensor, "B T K"],
+        action: Int64[Tensor, "B T"],
+        state: State,
+        predict: slice = slice(None),
+    ) -> tuple[Prediction, State]:
+        """Absorb T blocks of `tokens`, seen as `codes`; predict the frame after each block that `predict` selects.
+
+        Token by token, a frame's own tokens say what comes next: then `predict` cannot select the last block.
+        """
+        blocks = self._blocks(codes, tokens, action)
+        if self.decoding == "pop":
+            u = self.prediction_tokens.expand(self.tokens_per_frame, -1)
+            y, y_next, state = self.backbone.pop(blocks, u, state, predict, tail=1)
+        else:
+            y, state = self.backbone.absorb(blocks, state)
+            chosen = range(tokens.shape[1])[predict]
+            assert tokens.shape[1] - 1 not in chosen, "the last block's next frame is not there to be read"
+            y_next = torch.cat((y[:, predict, -1:], y[:, chosen.start + 1 : chosen.stop + 1, :-2]), dim=2)
+        at_action = y[:, :, -1]
+        next_frame = self._next_frame(y_next, tokens[:, predict])
+        return Prediction(next_frame, self.reward(at_action), self.end(at_action)), state
+
+    @torch.no_grad()
+    def imagine(
+        self,
+        codes: Float[Tensor, "B K D"],
+        tokens: Int64[Tensor, "B K"],
+        action: Int64[Tensor, " B"],
+        state: State,
+        generator: torch.Generator | None = None,
+        *,
+        embed: Embed,
+    ) -> tuple[Outcome, Prediction, State]:
+        """One step of the world: absorb (frame, action), sample the reward's sign, the end and the next frame.
+
+        Also what they were drawn from (T = P = 1): the frame's tokens at `token_temperature`, the rest as predicted.
+        The state has absorbed the block and nothing of the next frame. `embed` gives the codes of sampled tokens
+        where they are needed at once.
+        """
+        if self.decoding == "pop":
+            prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
+            frame = sample(prediction.next_frame[:, 0], generator, temperature=self.token_temperature)
+        else:
+            blocks = self._blocks(codes[:, None], tokens[:, None], action[:, None])
+            y, state = self.backbone.absorb(blocks, state, tail=1)
+            frame, logits = self._token_by_token(y[:, 0, 0], tokens, state, generator, embed)
+            prediction = Prediction(logits[:, None], self.reward(y[:, :, 0]), self.end(y[:, :, 0]))
+        reward, end = prediction.reward[:, 0], prediction.end[:, 0]
+        outcome = Outcome(frame, sample(reward, generator).float() - 1, sample(end, generator).bool())
+        return outcome, prediction, state
+
+    def _token_by_token(
+        self,
+        y: Float[Tensor, "B D"],
+        before: Int64[Tensor, "B K"],
+        state: State,
+        generator: torch.Generator | None,
+        embed: Embed,
+    ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K V"]]:
+        """Sample the frame after `before`, whose action token gave y, in K - 1 sequential calls; also the logits."""
+        frame: list[Tensor] = []
+        logits: list[Tensor] = []
+        for k in range(self.tokens_per_frame):
+            if k > 0:
+                token = frame[-1][:, None]
+                y, state = self.backbone.step(self._embedded(embed(token), token)[:, 0], state)
+            logits.append(self._next_frame(y, before[:, k]))
+            frame.append(sample(logits[-1], generator, temperature=self.token_temperature))
+        return torch.stack(frame, dim=1), torch.stack(logits, dim=1)
+
+    def loss(self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
+        """Cross-entropies of next frame, reward sign and end, each a mean over what is scored.
+
+        The first `context` blocks are not scored, nor is padding: block `context - 1` predicts the first scored
+        frame, and the last block's next frame lies outside the segment.
+        """
+        c = self.context
+        prediction, _ = self(codes, tokens, steps.action, self.initial_state(len(codes)), slice(c - 1, -1))
+        scored = steps.mask[:, c:]
+        sign = steps.reward.sign().long() + 1
+        in_frame = scored[:, :, None].expand(tokens[:, c:].shape)
+        return Losses(
+            {
+                "next_frame": _cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
+                "reward": _cross_entropy(prediction.reward[:, c:], sign[:, c:], scored),
+                "end": _cross_entropy(prediction.end[:, c:], steps.end[:, c:].long(), scored),
+            },
+            {"accuracy": _accuracy(prediction.next_frame, tokens[:, c:], in_frame)},
+        )
+
+    def _blocks(
+        self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], action: Int64[Tensor, "B T"]
+    ) -> Float[Tensor, "B T K1 D"]:
+        """What enters the backbone: frames and then actions, in the precision of autocast."""
+        return torch.cat((self._embedded(codes, tokens), _lowered(self.action_embedding(action)[:, :, None])), dim=2)
+
+    def _embedded(self, codes: Float[Tensor, "*B K D"], tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K D"]:
+        """Frame tokens as the backbone sees them: V's codes, or those of a table of M's own."""
+        return _lowered(codes if self.token_embedding is None else self.token_embedding(tokens))
+
+    def _next_frame(self, y: Float[Tensor, "*B D"], before: Int64[Tensor, " *B"]) -> Float[Tensor, "*B V"]:
+        """Logits of a token of the next frame, whose place held the token `before`."""
+        logits = self.next_frame(y)
+        if self.stay is None:
+            return logits
+        return logits.scatter_add(-1, before[..., None], self.stay(y).to(logits.dtype))
+
+
+def _rename_retnet(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Checkpoints from when the backbone could only be RetNet call it that."""
+    for name in [n for n in tensors if n.startswith(f"{prefix}retnet.")]:
+        tensors[name.replace(f"{prefix}retnet.", f"{prefix}backbone.", 1)] = tensors.pop(name)
+
+
+def _lowered(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """In the type of matrix products, in which tokens enter the layers."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def _head(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
+
+
+def _cross_entropy(
+    logits: Float[Tensor, "*B V"], target: Int64[Tensor, "*B"], mask: Bool[Tensor, "*B"]
+) -> Float[Tensor, ""]:
+    """Mean over the masked-in entries, in float32; 0 where the mask is empty (a batch of very short episodes)."""
+    target = target.masked_fill(~mask, -100).flatten()
+    total = F.cross_entropy(logits.flatten(0, -2).float(), target, ignore_index=-100, reduction="sum")
+    return total / mask.sum().clamp(min=1)
+
+
+def _accuracy(
+    logits: Float[Tensor, "*B V"], target: Int64[Tensor, "*B"], mask: Bool[Tensor, "*B"]
+) -> Float[Tensor, ""]:
+    hit = (logits.detach().argmax(-1) == target) & mask
+    return hit.sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Hyper-parameters as frozen dataclasses, named sets of them, and plain JSON into both."""

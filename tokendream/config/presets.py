@@ -1,0 +1,143 @@
+"""Presets: named configs to start from.
+
+`rem` is the paper; `cpu` learns visibly on two cores within half an hour; `toy` solves the built-in game Catch in
+minutes; `tiny` is for tests. Behind any of them `-` and the name of an ablation changes that one thing: `rem-no-pop`,
+`cpu-transformer`, `rem-transformer-no-pop`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from tokendream.config.config import (
+    ActorCriticConfig,
+    CollectConfig,
+    Config,
+    DreamConfig,
+    EnvConfig,
+    EvalConfig,
+    PhaseConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    WorldModelConfig,
+)
+from tokendream.errors import ConfigError, nearest
+
+REM = Config()
+
+CPU = Config(
+    preset="cpu",
+    epochs=60,
+    checkpoint_every=5,
+    env=EnvConfig(size=48),
+    tokenizer=TokenizerConfig(
+        channels=16,
+        downsamples=3,
+        codebook_size=512,
+        code_width=128,
+        network="patch",
+        perceptual="none",
+        revive_after=20,
+        lost_weight=10.0,
+    ),
+    world_model=WorldModelConfig(layers=3, heads=4, dropout=0.0, stay=True, token_temperature=0.5),
+    actor_critic=ActorCriticConfig(lstm_width=256),
+    # A short horizon of value and a centred advantage: 1,200 updates are too few for values to catch up with γ = 0.995.
+    dream=DreamConfig(
+        discount=0.98, mask_after_end=True, centre_advantage=True, scale_advantage=True, entropy_weight=0.05
+    ),
+    collect=CollectConfig(steps=1000, last_epoch=1_000_000, temperature=0.5, capacity=60_000),
+    training=TrainingConfig(
+        # One after the other: M learns little while V moves, and C learns only to stand still from a poor M.
+        tokenizer=PhaseConfig(6, 200, 64, 1e-3, 0.01, 10.0, last_epoch=15),
+        world_model=PhaseConfig(16, 50, 16, 1.5e-3, 0.05, 100.0),
+        actor_critic=PhaseConfig(27, 36, 64, 3e-4, 0.01, 3.0),
+    ),
+    evaluation=EvalConfig(episodes=50, every=20, episodes_during=8),
+)  # fmt: skip
+
+TOY = Config(
+    preset="toy",
+    env_id="tokendream/Catch-v0",
+    epochs=40,
+    checkpoint_every=5,
+    env=EnvConfig(size=32),
+    tokenizer=TokenizerConfig(
+        channels=16,
+        downsamples=3,
+        codebook_size=32,
+        code_width=64,
+        network="patch",
+        perceptual="none",
+        revive_after=20,
+        changed_weight=3.0,
+    ),
+    world_model=WorldModelConfig(layers=2, heads=2, dropout=0.0),
+    actor_critic=ActorCriticConfig(lstm_width=128),
+    dream=DreamConfig(horizon=10, burn_in=4, entropy_weight=0.01, mask_after_end=True),
+    collect=CollectConfig(steps=100, last_epoch=1_000_000, capacity=20_000),
+    training=TrainingConfig(
+        # One after the other, as in the preset cpu.
+        tokenizer=PhaseConfig(6, 200, 32, 1e-3, 0.01, 10.0, last_epoch=10),
+        world_model=PhaseConfig(11, 60, 16, 2e-3, 0.05, 100.0),
+        actor_critic=PhaseConfig(21, 40, 64, 1e-3, 0.01, 3.0),
+    ),
+    evaluation=EvalConfig(episodes=64, every=10, episodes_during=32),
+)  # fmt: skip
+
+TINY = Config(
+    preset="tiny",
+    env_id="tokendream/Catch-v0",
+    epochs=4,
+    checkpoint_every=2,
+    tokenizer=TokenizerConfig(channels=8, downsamples=4, codebook_size=16, code_width=16, perceptual="none"),
+    world_model=WorldModelConfig(layers=2, heads=2, segment_length=5),
+    actor_critic=ActorCriticConfig(lstm_width=16),
+    dream=DreamConfig(horizon=4, burn_in=3),
+    collect=CollectConfig(steps=20, capacity=1000),
+    training=TrainingConfig(
+        tokenizer=PhaseConfig(1, 2, 4, 1e-3, 0.01, 10.0),
+        world_model=PhaseConfig(2, 2, 2, 1e-3, 0.05, 100.0),
+        actor_critic=PhaseConfig(3, 2, 2, 1e-3, 0.01, 3.0),
+    ),
+    evaluation=EvalConfig(episodes=2, every=2, episodes_during=2),
+)  # fmt: skip
+
+
+def vary(config: Config, part: str, **changes: Any) -> Config:
+    """The config with other values in one of its parts."""
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **changes)})
+
+
+ABLATIONS: dict[str, Callable[[Config], Config]] = {
+    "no-pop": lambda c: vary(c, "world_model", decoding="token"),
+    "coarse-tokens": lambda c: vary(c, "tokenizer", downsamples=c.tokenizer.downsamples + 1),  # 4x4 in rem, 3x3 in cpu
+    "own-embedding": lambda c: vary(c, "world_model", own_embedding=True),
+    "no-action-inputs": lambda c: vary(c, "actor_critic", action_inputs=False),
+    "pixels": lambda c: vary(c, "actor_critic", sees="pixels"),
+    "one-prediction-token": lambda c: vary(c, "world_model", shared_prediction_token=True),
+    "transformer": lambda c: vary(c, "world_model", backbone="transformer"),
+}
+"""The paper's ablations and the other backbone, each as a change of one field."""
+
+PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "toy": TOY, "tiny": TINY}
+
+DURATIONS = {
+    "cpu": "Preset cpu took 18 minutes on two cores with AMX (CrazyClimber): 14 of training, 3 of evaluation.",
+    "toy": "Preset toy takes about three minutes on one core.",
+}
+"""What is known about how long a preset takes, from measurement; said before a run starts."""
+
+
+def preset(name: str) -> Config:
+    """A preset by name, varied by the ablations behind it. Raises ConfigError naming the nearest ones."""
+    if name in PRESETS:
+        return PRESETS[name]
+    for ablation, change in ABLATIONS.items():
+        base = name.removesuffix(f"-{ablation}")
+        if base != name:
+            return dataclasses.replace(change(preset(base)), preset=name)
+    names = [*PRESETS, *(f"{base}-{ablation}" for base in PRESETS for ablation in ABLATIONS)]
+    raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, names)}")

@@ -1,0 +1,37 @@
+"""The training cycle as plain data: an epoch is a list of phases, a phase a number of equal updates.
+
+Display, sweep and benchmarks read a run's schedule from here, without what trains.
+Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokendream.config.config import Config
+
+PARTS = ("tokenizer", "world_model", "actor_critic")
+"""The parts that have gradient phases, in their order within an epoch; also their names in config and logs."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One share of an epoch: `updates` updates, from `first_epoch` to `last_epoch`."""
+
+    name: str
+    first_epoch: int
+    last_epoch: int
+    updates: int
+
+    def due(self, epoch: int) -> bool:
+        """Whether this epoch has this phase."""
+        return self.first_epoch <= epoch <= self.last_epoch and self.updates > 0
+
+
+def schedule(config: Config) -> tuple[Phase, ...]:
+    """The phases of an epoch in their order: collecting, where an update is one env step, and the parts."""
+    parts = ((name, getattr(config.training, name)) for name in PARTS)
+    return (
+        Phase("collect", 1, config.collect.last_epoch, config.collect.steps),
+        *(Phase(name, part.first_epoch, part.last_epoch, part.updates) for name, part in parts),
+    )

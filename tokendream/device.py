@@ -1,0 +1,192 @@
+"""Where the computation runs and in which precision: the one place where both are decided."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokendream.config.config import Config, Precision
+from tokendream.errors import ConfigError
+from tokendream.kernels.cpu import build
+from tokendream.nn import passes
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, and the type of its matrix products. Parameters, norms, losses and states stay float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+    kernels: bool = True
+    """Whether a CPU may use the compiled passes (`nn.passes`)."""
+    capture: bool = True
+    """Whether a GPU replays each update as one captured graph (see `capture`); a CPU has none."""
+    compile: bool = False
+    """Whether updates compute with the passes that torch.compile makes (`nn.passes.compiled`)."""
+    deterministic: bool = False
+    """Whether the same seed gives the same run to the bit on a GPU; on a CPU it does so anyway."""
+
+    @staticmethod
+    def resolve(
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        kernels: bool = True,
+        capture: bool = True,
+        compile: bool = False,
+        deterministic: bool = False,
+    ) -> Compute:
+        """Turn the config's words into what this machine has, and set torch's global switches to match.
+
+        Raises ConfigError for a device that is not there.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            found = torch.device(device)
+        except RuntimeError:
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}") from None
+        if found.type not in ("cpu", "cuda"):
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+        count = torch.cuda.device_count()
+        if found.type == "cuda" and (found.index or 0) >= count:
+            raise ConfigError(f"device {device} is not there: this machine has {count or 'no'} CUDA device(s)")
+        fast = found.type == "cuda" or _cpu_is_fast_at_bf16()
+        bf16 = precision == "bf16" or (precision == "auto" and fast)
+        if found.type == "cuda":
+            _switch(deterministic=deterministic)
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        return Compute(found, dtype, kernels, capture, compile, deterministic)
+
+    @staticmethod
+    def of(config: Config, device: str = "") -> Compute:
+        """What a config asks for, or on another device."""
+        return Compute.resolve(
+            device or config.device,
+            config.precision,
+            kernels=config.kernels,
+            capture=config.capture,
+            compile=config.compile,
+            deterministic=config.deterministic,
+        )
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context in which every forward pass runs."""
+        with (
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16),
+            passes.kernels(self.kernels),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def updating(self) -> Iterator[None]:
+        """`autocast`, for an update: whose shapes stay the same from one to the next."""
+        with self.autocast(), passes.compiled() if self.compile else contextlib.nullcontext():
+            yield
+
+    def describe(self) -> str:
+        """Device and precision for people."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"CPU, {torch.get_num_threads()} threads"
+        said = f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'float32'}"
+        if self.device.type == "cpu" and self.kernels:
+            said += ", own kernels" if (missing := build.why_not()) is None else f", no kernels ({missing})"
+        return f"{said}, updates by torch.compile" if self.compile else said
+
+
+def processor() -> str:
+    """The processor's name, as Linux has it; elsewhere what Python knows of it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def put(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array of the host on the device. A GPU fetches it from pinned memory, so nobody waits for it."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class Pace:
+    """Lets the host run at most two updates ahead of a GPU, which keeps it busy.
+
+    Without that a whole phase is handed over in an instant: clocks, progress and Ctrl-C would all be wrong about it.
+    """
+
+    AHEAD = 2
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._handed_over: collections.deque[torch.cuda.Event] = collections.deque()
+
+    def keep(self) -> None:
+        """An update has been handed over: wait for the one AHEAD updates before it. Nothing on a CPU."""
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        self._handed_over.append(event)
+        if len(self._handed_over) > self.AHEAD:
+            self._handed_over.popleft().synchronize()
+
+
+def _switch(*, deterministic: bool) -> None:
+    """Torch's global switches on a GPU: the one place where they are set.
+
+    No TF32, in either mode: whoever asks for float32 wants an oracle, the bf16 path keeps in float32 only what needs
+    it, and the nearest code by TF32 distances is the wrong one at times (see `Quantizer.nearest`). By default torch
+    would use it in convolutions. Of what has no deterministic kernel torch warns once: `cumsum` in `sample`, whose
+    rows are summed in a fixed order all the same.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    # Not cudnn.benchmark: stale frames are encoded in batches of any size, and each would be searched for anew.
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there was no memory left, on the host or on the device."""
+    # On the host, torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        type(error) is RuntimeError and "can't allocate memory" in str(error)
+    )
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks for the next update instead of giving them back to the system each time.
+
+    By default every tensor of some megabytes is mapped, zeroed page by page and unmapped anew: without that, dreams
+    run 20% faster and world-model updates 4% on two cores. Does nothing where there is no glibc.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: below a gigabyte, no mapping of its own
+            libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: free memory at the top stays
+
+
+def _cpu_is_fast_at_bf16() -> bool:
+    """Whether the CPU has AMX tiles: bf16 products run ten times faster there, and slower than float32 elsewhere."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())

@@ -1,0 +1,55 @@
+"""What a user, a config or a file can get wrong, and the words of a message: the nearest valid name, one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the field and what it would accept."""
+
+
+def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
+    """The valid names closest to a misspelt one, as text for an error message."""
+    valid = list(valid)
+    folded = {v.lower(): v for v in valid}
+    close = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.4)
+    return ", ".join(folded[c] for c in close) or ", ".join(sorted(valid)[:8])
+
+
+def shorten(value: object) -> str:
+    """A value as a message shows it: on one line, and not longer than one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def require(condition: bool, where: str, expected: str, got: object) -> None:
+    """Raise ConfigError saying what a field must be and what it is, unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{where} must be {expected}, not {shorten(got)}")
+
+
+def one_line(value: object) -> str:
+    """A short single line about an exception or a value."""
+    text = " ".join((str(value) or type(value).__name__).split())
+    return text if len(text) <= 160 else text[:159] + "…"
+
+
+class NonFiniteError(ValueError):
+    """A loss or a gradient is NaN or infinite: the run must stop before its weights are spoilt.
+
+    `batch` is what the update had drawn, by name, once whoever drew it has put it there.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.batch: dict[str, Any] = {}
+
+
+class OutOfMemory(ValueError):
+    """A phase that needs more memory than there is; the message names the field to lower."""

@@ -1,0 +1,64 @@
+"""The controller: are its values what it gets, and does it still choose?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from tokendream.agent.agent import Agent
+from tokendream.data.batch import Steps
+from tokendream.evaluation.diagnosis.figures import Bars, Figure, Part, number
+
+
+def returns_ahead(
+    reward: Float32[np.ndarray, " L"], discount: float, *, over: bool, ahead: int
+) -> Float[np.ndarray, " L"]:
+    """Discounted sums of the reward's sign over the `ahead` steps from each step on; NaN where fewer were seen.
+
+    `over`: the episode ended after its last step, so that nothing more was to come.
+    """
+    sign = np.sign(reward).astype(np.float64)
+    weights = discount ** np.arange(ahead)
+    padded = np.concatenate((sign, np.full(ahead, 0.0 if over else np.nan)))
+    return np.array([padded[t : t + ahead] @ weights for t in range(len(sign))])
+
+
+@torch.no_grad()
+def control(
+    agent: Agent,
+    tokens: Int64[Tensor, "B L K"],
+    steps: Steps,
+    real_return: Float[Tensor, " B"],
+    action_names: tuple[str, ...],
+) -> Part:
+    """Measure C at the last frame of each segment, its memory warmed by the frames before.
+
+    `real_return[b]` is what really followed, NaN where it is not known. The caller chooses the precision.
+    """
+    view, C = agent.view(tokens, agent.tokenizer.codes(tokens)), agent.actor_critic
+    memory = C.burn_in(view[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
+    output, _ = C(view[:, -1], memory)
+    pi = output.logits.float().softmax(-1)
+    entropy = torch.special.entr(pi).sum(-1).mean()
+    known = ~real_return.isnan()
+    value, ahead = output.value[known].double(), real_return[known].double()
+    nan = torch.tensor(math.nan)
+    spread, scale = (ahead.std(), (ahead - value).std()) if len(ahead) > 1 else (nan, nan)
+    corr = torch.corrcoef(torch.stack((value, ahead)))[0, 1] if len(ahead) > 1 else nan
+    return Part(
+        "Controller",
+        (
+            Figure("mean value", number(value.mean()), f"near {ahead.mean():.3g}, the mean return that followed"),
+            Figure("correlation of value and return", number(corr), "above 0.3"),
+            Figure("scale of the advantage, G - v", number(scale), f"below {spread:.3g}, the returns' own deviation"),
+            Figure("policy entropy", number(entropy), f"between 0.1 and {0.9 * math.log(len(action_names)):.2f}: "
+                   f"0 is a policy that no longer tries, {math.log(len(action_names)):.2f} one that does not care"),
+            Figure("likeliest action's share", number(pi.mean(0).max()), "below 0.9: near 1 it presses one key"),
+        ),
+        bars=(Bars("how often each action is chosen", action_names, tuple(pi.mean(0).tolist()),
+                   "several actions in use"),),
+    )  # fmt: skip

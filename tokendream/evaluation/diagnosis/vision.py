@@ -1,0 +1,56 @@
+"""The tokenizer: what it keeps of a frame, above all of what moves."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from tokendream.evaluation.diagnosis.figures import Figure, Part, number
+from tokendream.nn.lpips import LPIPS
+from tokendream.tokenizers.vq import CHANGED, CHUNK, Tokenizer, to_float
+
+STILL = 1 / 255
+"""A cell is still when none of its pixels moves by more than this, in units of [-1, 1]."""
+
+
+@torch.no_grad()
+def vision(tokenizer: Tokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[Tensor, " N"]) -> Part:
+    """Measure V on consecutive frames; `follows[n]` says whether frame n came after frame n-1 in the same game.
+
+    The caller chooses the precision with autocast.
+    """
+    tokens = tokenizer.encode(frame)
+    x, y = to_float(frame), to_float(tokenizer.decode(tokens))
+    error = (y - x).square().mean(1)
+    after = follows.nonzero().flatten()
+    step = (x[after] - x[after - 1]).abs().amax(1)
+    moving = step > CHANGED
+    ignorant = (x.mean(0) - x).square().mean(1)  # of a tokenizer that shows the mean frame whatever it sees
+    still = F.max_pool2d(step[:, None], tokenizer.cell).flatten(1) <= STILL
+    turned = tokens[after] != tokens[after - 1]
+    frequency = torch.bincount(tokens.flatten(), minlength=len(tokenizer.quantizer.codebook)) / tokens.numel()
+    moved, blind = error[after][moving].mean(), ignorant[after][moving].mean()
+    return Part(
+        "Tokenizer",
+        (
+            Figure("PSNR, dB", number(10 * (4 / error.mean()).log10()), "above 25"),
+            Figure("LPIPS (AlexNet)", _lpips(x, y), "below 0.1"),
+            Figure("error on moving pixels", number(moved), f"far below {blind:.3g}, the mean frame's"),
+            Figure("moving pixels lost", number(moved / blind), "below 0.3; near 1 small moving things are gone"),
+            Figure("pixels that move", number(moving.float().mean()), "a fact about the game, for the line above"),
+            Figure("codebook perplexity", number(torch.special.entr(frequency).sum().exp()), "tens, not a handful"),
+            Figure("codes never used", number((frequency == 0).float().mean()), "below a half"),
+            Figure("still tokens that flicker", number(turned[still].float().mean()), "below 0.05: to M it is noise"),
+            Figure("moving tokens that turn", number(turned[~still].float().mean()), "above 0.5"),
+        ),
+    )  # fmt: skip
+
+
+def _lpips(x: Tensor, y: Tensor) -> float | None:
+    network = LPIPS("alexnet").to(x.device)
+    if x.shape[-1] < network.smallest:
+        return None
+    distances = [network(a, b) for a, b in zip(x.split(CHUNK), y.split(CHUNK), strict=True)]
+    return number(torch.cat(distances).mean())

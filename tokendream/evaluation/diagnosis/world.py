@@ -1,0 +1,89 @@
+"""The world model: the next frame against copying the last one, rewards and ends, and how fast a dream drifts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from tokendream.agent.agent import Agent
+from tokendream.data.batch import Steps
+from tokendream.dream import imagine
+from tokendream.evaluation.diagnosis.figures import Curve, Figure, Part, classification, number
+from tokendream.tokenizers.vq import to_float
+
+DISTANCES = (1, 2, 5, 10, 20)
+"""Dreamed steps at which the drift is measured."""
+
+
+class Segment(NamedTuple):
+    """Real segments without padding."""
+
+    tokens: Int64[Tensor, "B T K"]
+    steps: Steps
+
+
+@torch.no_grad()
+def world(agent: Agent, one_step: Segment, long: Segment | None, *, burn_in: int, seed: int = 0) -> Part:
+    """Measure M: one step ahead on segments as it was trained on, and over `long` ones, whose first `burn_in` + 1
+    frames are seen and whose rest is dreamed under the actions that were really taken.
+
+    The caller chooses the precision with autocast.
+    """
+    M, c = agent.world_model, agent.world_model.context
+    tokens, steps = one_step
+    prediction, _ = M(
+        agent.tokenizer.codes(tokens), tokens, steps.action, M.initial_state(len(tokens)), slice(c - 1, -1)
+    )
+    logits, target, before = prediction.next_frame.float(), tokens[:, c:], tokens[:, c - 1 : -1]
+    hit, changed = logits.argmax(-1) == target, target != before
+    loss = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
+    frequency = torch.bincount(target.flatten()) / target.numel()
+    marginal, copied = torch.special.entr(frequency).sum(), 1 - changed.float().mean()
+    shares = (
+        Figure("token accuracy", number(hit.float().mean()), f"above {copied:.3f}, copying the last frame"),
+        Figure(
+            "token accuracy where tokens change", number(hit[changed].float().mean()), "well above 0, as copying is"
+        ),
+        Figure("next-frame cross-entropy", number(loss.mean()), f"far below {marginal:.3g}, the tokens' own entropy"),
+        Figure("cross-entropy where tokens change", number(loss[changed].mean()), f"below {marginal:.3g} too"),
+    )
+    sign = steps.reward[:, c:].sign().long().flatten() + 1
+    rewards = classification(prediction.reward[:, c:].flatten(0, 1), sign, ("negative", "none", "positive"), "reward")
+    end = steps.end[:, c:].long().flatten()
+    ends = classification(prediction.end[:, c:].flatten(0, 1), end, ("no", "yes"), "end")
+    curves = () if long is None else drift(agent, long, burn_in=burn_in, seed=seed)
+    return Part("World model", (*shares, *rewards, *ends), curves)
+
+
+@torch.no_grad()
+def drift(agent: Agent, long: Segment, *, burn_in: int, seed: int) -> tuple[Curve, ...]:
+    """Dreams against what really happened, at `DISTANCES` steps, beside a dream in which nothing ever moves."""
+    tokens, s = long
+    seen = slice(0, burn_in + 1)
+    context = Steps(s.action[:, seen], s.reward[:, seen], s.end[:, seen], s.mask[:, seen])
+    generator = torch.Generator(tokens.device).manual_seed(seed)
+    actions = s.action[:, burn_in:]
+    rollout = imagine.imagine(
+        imagine.start(agent, tokens[:, seen], context), agent, actions.shape[1], generator, actions=actions
+    )
+    at = [d for d in DISTANCES if d < actions.shape[1]]
+    agreement: dict[str, list[float]] = {"dream": [], "frozen": []}
+    error: dict[str, list[float]] = {"dream": [], "frozen": []}
+    start = tokens[:, burn_in]
+    for d in at:
+        real = tokens[:, burn_in + d]
+        shown = to_float(agent.tokenizer.decode(real))
+        for name, other in (("dream", rollout.tokens[:, d]), ("frozen", start)):
+            agreement[name].append(float((other == real).float().mean()))
+            error[name].append(float((to_float(agent.tokenizer.decode(other)) - shown).square().mean()))
+    x = tuple(map(float, at))
+    return (
+        Curve("tokens that agree with what happened", "dreamed steps", x, {k: tuple(v) for k, v in agreement.items()},
+              "the dream stays above the frozen frame for as long as the horizon"),
+        Curve("squared error of the frame", "dreamed steps", x, {k: tuple(v) for k, v in error.items()},
+              "the dream stays below the frozen frame for as long as the horizon"),
+    )  # fmt: skip

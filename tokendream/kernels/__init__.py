@@ -1,0 +1,1 @@
+"""The same arithmetic, faster: C++ for CPUs, captured updates for GPUs."""

@@ -1,0 +1,96 @@
+"""A diagnosis from a run folder: fresh games, the three parts measured on them, a page and its JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokendream.data.batch import Segments
+from tokendream.data.replay import ReplayBuffer
+from tokendream.errors import ConfigError
+from tokendream.evaluation.diagnosis.control import control, returns_ahead
+from tokendream.evaluation.diagnosis.figures import Part
+from tokendream.evaluation.diagnosis.vision import vision
+from tokendream.evaluation.diagnosis.world import DISTANCES, Segment, world
+from tokendream.reports.diagnosis_page import lines, page
+from tokendream.reports.display import display_for
+from tokendream.runfolder import files
+from tokendream.runfolder.load import Trained
+
+FORMAT = 1
+"""Version of a diagnosis's JSON."""
+
+AHEAD = 100
+"""Steps over which real returns are summed to judge the values; later rewards are left out."""
+
+BATCH = 128
+"""Segments a part is measured on; enough for two digits."""
+
+
+def diagnose(run_dir: Path, *, steps: int, seed: int, device: str) -> int:
+    """Measure a run's last checkpoint: print the figures, write `diagnosis.html` and `diagnosis.json` into its folder.
+
+    Raises ConfigError where there are fewer steps than a dream's burn-in and a segment need.
+    """
+    trained = Trained.load(run_dir, device)
+    config = trained.config
+    least = 2 * (config.dream.burn_in + config.world_model.segment_length)
+    if steps < least:
+        raise ConfigError(f"steps must be at least {least} for this run's segments, not {steps}")
+    display = display_for(config, ())
+    try:
+        replay = trained.play(steps, seed, lambda done: display.games("env steps", done, steps))
+    finally:
+        display.close()
+    with trained.compute.autocast():
+        parts = measure(trained, replay, seed)
+    facts = {"run": run_dir.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
+             "seed": seed, "device": trained.compute.describe()}  # fmt: skip
+    data = {"format": FORMAT, **facts, "parts": [dataclasses.asdict(part) for part in parts]}
+    files.replace_text(run_dir / "diagnosis.json", json.dumps(data, indent=2) + "\n")
+    path = run_dir / "diagnosis.html"
+    files.replace_text(path, page(facts, parts))
+    for line in lines(parts):
+        print(line)
+    print(f"diagnosis: {path}")
+    return 0
+
+
+def measure(trained: Trained, replay: ReplayBuffer, seed: int = 0) -> list[Part]:
+    """The three parts on these steps."""
+    agent, config, rng = trained.agent, trained.config, np.random.default_rng(seed)
+    burn_in = config.dream.burn_in
+    row = np.arange(replay.oldest, replay.total)
+    first = {start for start, _ in replay.episodes()}
+    follows = torch.tensor([r not in first for r in row.tolist()], device=trained.compute.device)
+    one_step = _whole(trained, replay, config.world_model.segment_length, rng)
+    if one_step is None:
+        raise ConfigError("no episode is as long as a training segment: ask for more steps")
+    long = _whole(trained, replay, burn_in + 1 + max(DISTANCES), rng)
+    moments = replay.draw(4 * BATCH, burn_in + 1, align="end", rng=rng)
+    ahead = np.full(replay.total, np.nan)
+    for start, stop in replay.episodes():
+        rows = replay.export(start, stop)
+        over = bool(rows["end"][-1])
+        ahead[start:stop] = returns_ahead(rows["reward"], config.dream.discount, over=over, ahead=AHEAD)
+    real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
+    tokens = agent.tokenizer.encode(replay.frames(moments.row))
+    return [
+        vision(agent.tokenizer, replay.frames(row), follows),
+        world(agent, one_step, long, burn_in=burn_in, seed=seed),
+        control(agent, tokens, replay.steps(moments), real, trained.action_names),
+    ]
+
+
+def _whole(trained: Trained, replay: ReplayBuffer, length: int, rng: np.random.Generator) -> Segment | None:
+    """Up to `BATCH` segments that no episode's end cuts short; None where there is no such place."""
+    drawn = replay.draw(16 * BATCH, length, align="start", rng=rng)
+    kept = np.flatnonzero(drawn.mask.all(1))[:BATCH]
+    if not len(kept):
+        return None
+    segments = Segments(drawn.row[kept], drawn.mask[kept])
+    return Segment(trained.agent.tokenizer.encode(replay.frames(segments.row)), replay.steps(segments))

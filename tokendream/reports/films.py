@@ -1,0 +1,61 @@
+"""Films of a run: games that an evaluation played, and what the agent dreams (`tokendream dream`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from tokendream.errors import ConfigError, nearest, require
+from tokendream.reports import media, pictures
+from tokendream.runfolder.load import Trained
+
+SUFFIXES = (".mp4", ".png")
+
+MOMENTS = 10
+"""Moments of a film that a picture shows."""
+
+MOST_FUTURES = 256
+"""Most futures in one film: a grid of 16 by 16, dreamt in one batch."""
+
+
+def film(run_dir: Path, out: Path, *, at: int, length: int, futures: int, seed: int, device: str) -> int:
+    """Write a dream of a run's last checkpoint to `out`: an MP4, or a PNG of some of its moments.
+
+    It starts at step `at` of fresh games, or a little beside it where an episode begins or ends there. Without
+    `futures`, three columns (rows in a picture): what happened, its reconstruction, and the dream under the same
+    actions. With it, that many dreams of one moment, each choosing its own actions. Raises ConfigError for another
+    kind of file or for sizes that make no film.
+    """
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"a film ends in .mp4 and a picture in .png, not {out.name!r}; nearest: "
+                          f"{nearest(out.suffix, SUFFIXES)}")  # fmt: skip
+    require(length >= 2, "length", "at least 2", length)
+    require(at >= 1, "at", "at least 1", at)
+    require(0 <= futures <= MOST_FUTURES, "futures", f"in 0..{MOST_FUTURES}", futures)
+    trained = Trained.load(run_dir, device)
+    what = trained.agent, trained.play(at + length, seed), trained.config, trained.compute
+    if futures:
+        several = pictures.futures(*what, n=futures, length=length, seed=seed)
+        rows = [] if several is None else list(several)
+    else:
+        drawn = pictures.draw(*what, length=length, seed=seed)
+        rows = [] if drawn is None else list(drawn)
+    if not rows:
+        raise ConfigError("every episode of the fresh games was shorter than 4 steps: try another --seed")
+    if out.suffix == ".png":
+        shown = np.linspace(0, len(rows[0]) - 1, min(MOMENTS, len(rows[0]))).astype(int)
+        media.write_png(out, media.enlarge(np.concatenate([media.strip(row[shown]) for row in rows], axis=-2), 2))
+    else:
+        media.write_mp4(out, _grid(rows) if futures else media.columns(*rows), fps=8)
+    print(out)
+    return 0
+
+
+def _grid(rows: list[UInt8[np.ndarray, "T 3 S S"]]) -> UInt8[np.ndarray, "T 3 H W"]:
+    """Films in as square a grid as their number allows; what is left over stays black."""
+    side = int(np.ceil(len(rows) ** 0.5))
+    black = np.zeros_like(rows[0])
+    rows = rows + [black] * (-len(rows) % side)
+    return np.concatenate([media.columns(*rows[i : i + side]) for i in range(0, len(rows), side)], axis=-2)

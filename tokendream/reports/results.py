@@ -1,0 +1,72 @@
+"""What a run folder holds, read as far as it is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokendream.config.config import Config
+from tokendream.envs import atari100k
+from tokendream.envs.atari100k import Reference
+from tokendream.errors import ConfigError
+from tokendream.evaluation.evaluation import Evaluation, EvaluationError
+from tokendream.runfolder.folder import files, read_facts
+from tokendream.runfolder.metrics import Record, read_metrics
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The parts of a run folder that a report shows; empty or None where a run has not got that far.
+
+    Where results are kept (results/), the final evaluations lie beside the config, not in evaluation/.
+    """
+
+    path: Path
+    config: Config
+    facts: dict[str, str]
+    records: list[Record]
+    during: list[Evaluation]
+    final: Evaluation | None
+    chance: Evaluation | None
+
+    @property
+    def reference(self) -> Reference | None:
+        """Published scores of the game, if it is one of Atari 100K."""
+        name = None if self.config.env_id else atari100k.benchmark_name(self.config.game)
+        return atari100k.ATARI_100K[name] if name else None
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Env steps and values of a figure, where it was recorded."""
+        points = [(float(r["env_steps"]), float(r[name])) for r in self.records if r.get(name) is not None]
+        return [p[0] for p in points], [p[1] for p in points]
+
+    @staticmethod
+    def read(path: Path) -> Folder:
+        """Raises ConfigError for a folder that is no run; half-finished runs are welcome."""
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{path} is no run folder: it has no config.json")
+        try:
+            files.refuse_links(path)
+            config = Config.from_json(files.read_text(path / "config.json"))
+        except ConfigError as error:
+            raise ConfigError(f"{path / 'config.json'}: {error}") from None
+        evaluations = path / "evaluation"
+        during = [_evaluation(p) for p in sorted(evaluations.glob("epoch-*.json"))]
+        return Folder(
+            path,
+            config,
+            read_facts(path),
+            read_metrics(path / "metrics.jsonl"),
+            [e for e in during if e is not None],
+            _evaluation(evaluations / "final.json") or _evaluation(path / "final.json"),
+            _evaluation(evaluations / "random.json") or _evaluation(path / "random.json"),
+        )
+
+
+def _evaluation(path: Path) -> Evaluation | None:
+    if not path.is_file():
+        return None
+    try:
+        return Evaluation.from_json(files.read_text(path))
+    except EvaluationError as error:
+        raise EvaluationError(f"{path}: {error}") from None

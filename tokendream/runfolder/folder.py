@@ -1,0 +1,118 @@
+"""A run folder from outside: a free name for it, its first files, its lock, and what is left in it after a fault."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from tokendream import __version__
+from tokendream.config.config import Config
+from tokendream.device import Compute, processor
+from tokendream.errors import ConfigError, NonFiniteError
+from tokendream.runfolder import files, lock
+
+
+def free_name(config: Config) -> Path:
+    """A folder under runs/ that does not exist yet, named after the game, the preset and the seed."""
+    name = f"{config.env_name.replace('/', '-').replace(':', '-')}-{config.preset}-seed{config.seed}"
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(path for n in names if not (path := Path("runs") / n).exists())
+
+
+def check_free(run_dir: Path) -> None:
+    """Raise ConfigError unless a run may begin in this folder: there is none, or nothing in it.
+
+    The half of a config that a crash in the first instant of a run leaves behind counts as nothing.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"{run_dir} is no folder: name another --run-dir")
+    if run_dir.exists() and (names := {p.name for p in run_dir.iterdir()} - {"config.json.part"}):
+        advice = f"go on with --resume {run_dir} or " if "config.json" in names else ""
+        raise ConfigError(f"{run_dir} exists and is not empty: {advice}name another --run-dir")
+
+
+def begin(run_dir: Path, config: Config, compute: Compute) -> None:
+    """Make the folder and write what a run is: from here on it can be resumed."""
+    files.replace_text(run_dir / "config.json", config.to_json())
+    write_facts(run_dir, compute)
+
+
+def write_facts(run_dir: Path, compute: Compute) -> None:
+    """Write what a reader of the results asks, unless it is there: a sweep begins its runs by their config alone."""
+    if not (run_dir / "facts.json").exists():
+        files.replace_text(run_dir / "facts.json", json.dumps(_facts(compute), indent=2) + "\n")
+
+
+def read_facts(run_dir: Path) -> dict[str, str]:
+    """What `write_facts` wrote; nothing where it is not there or broken, for no run depends on it."""
+    path = run_dir / "facts.json"
+    try:
+        facts = json.loads(files.read_text(path)) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
+
+
+def moved(run_dir: Path, compute: Compute) -> str:
+    """A line to say when a run goes on elsewhere than it began, so that its bits will differ; else nothing."""
+    began, now = read_facts(run_dir), _machine(compute)
+    changed = [f"{key} {began[key]!r}, now {now[key]!r}" for key in now if began.get(key, now[key]) != now[key]]
+    if not changed or (run_dir / "evaluation" / "final.json").exists():  # nothing is left to differ
+        return ""
+    return f"begun with {', '.join(changed)}: from here on no longer bit for bit the run that was never cut"
+
+
+def locked(run_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
+    return lock.hold(run_dir, f"another process is training in {run_dir}")
+
+
+def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:
+    """Write the batch that was not finite into `faults/`, with the message in the file's metadata."""
+    where = str(error).split(": ")[0]
+    path = run_dir / "faults" / f"{where.replace(', ', '-').replace(' ', '-')}.safetensors"
+    files.make_folder(path.parent)
+    half = path.with_name(path.name + ".part")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}
+    files.write(half, safetensors.torch.save(tensors, {"message": str(error)}))
+    os.replace(half, path)
+    return path
+
+
+def _machine(compute: Compute) -> dict[str, str]:
+    """What must not change for a run to stay the same. `device` names the threads and the precision too."""
+    return {
+        "device": compute.describe(),
+        "processor": processor(),
+        "torch": torch.__version__,
+        "version": __version__,
+    }
+
+
+def _facts(compute: Compute) -> dict[str, str]:
+    """What a reader of the results asks about the machine and the code."""
+    return {
+        **_machine(compute),
+        "deterministic": "yes" if compute.deterministic or compute.device.type == "cpu" else "no",
+        "precision": str(compute.dtype).removeprefix("torch."),
+        "commit": _commit(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str:
+    """The commit of the code, or nothing where there is no git or it does not answer."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    return ""

@@ -1,0 +1,1 @@
+"""Tokenizers: an observation into tokens, tokens into codes, and back."""

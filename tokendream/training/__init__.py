@@ -1,0 +1,1 @@
+"""Training: updates, an epoch's phases, and a run around them."""

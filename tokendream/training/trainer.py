@@ -1,0 +1,294 @@
+"""The training cycle of the paper (`config.schedule`), and everything that it changes.
+
+Collecting is a phase like any other (an update is one env step), so the trainer can stop between any two updates,
+be saved, and go on as if nothing had happened. Files, evaluation and display are not known here.
+Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokendream.agent.agent import Agent
+from tokendream.agent.collect import Collector
+from tokendream.agent.token_cache import TokenCache
+from tokendream.config.config import Config, PhaseConfig
+from tokendream.config.schedule import PARTS, Phase, schedule
+from tokendream.data.batch import Segments, Steps
+from tokendream.data.replay import ReplayBuffer
+from tokendream.device import Compute, Pace, is_out_of_memory
+from tokendream.dream.objective import dream_loss
+from tokendream.envs.vector import EnvError, Envs
+from tokendream.errors import NonFiniteError, OutOfMemory, one_line
+from tokendream.kernels.cuda_graph import Captured
+from tokendream.nn.losses import Losses
+from tokendream.runfolder.files import CheckpointError
+from tokendream.runfolder.metrics import Means, Record
+from tokendream.runfolder.snapshot import (
+    Snapshot,
+    capture_random,
+    optimiser_tensors,
+    restore_optimiser,
+    restore_random,
+)
+from tokendream.training.update import Update, Updated, adamw, check
+
+
+class Trainer:
+    """Everything that changes while training, and the loop that changes it."""
+
+    def __init__(self, config: Config, agent: Agent, envs: Envs, replay: ReplayBuffer, compute: Compute) -> None:
+        self.config, self.agent, self.replay, self.compute = config, agent, replay, compute
+        self.epoch, self.seconds = 1, 0.0
+        self._phase, self._update = 0, 0
+        self._drawn: dict[int, Segments] = {}
+        """What the gradient updates of the current phase drew, for the one that turns out to be not finite."""
+        self._not_finite: Tensor | None = None
+        """On a GPU, the first such update of the phase, or -1."""
+        self._waits = compute.device.type == "cpu"
+        self._pace = Pace(compute.device)
+        self._rng = np.random.default_rng(config.seed)
+        self._acting = torch.Generator(compute.device).manual_seed(config.seed)
+        self._dreaming = torch.Generator(compute.device).manual_seed(config.seed + 1)
+        self._cache = TokenCache(agent.tokenizer, replay, config.tokens_per_frame, compute)
+        self._means = Means()
+        self._timings: dict[str, list[float]] = {}
+        agent.to(compute.device).eval()  # before the optimisers: where the parameters are decides how they step
+        self._collector = Collector(
+            envs, replay, agent, compute,
+            seed=config.seed, generator=self._acting,
+            epsilon=config.collect.epsilon, temperature=config.collect.temperature,
+        )  # fmt: skip
+        self._modules: dict[str, nn.Module] = {name: getattr(agent, name) for name in PARTS}
+        self._optimisers = {
+            name: adamw(module, getattr(config.training, name), decay_matrices_only=name == "world_model")
+            for name, module in self._modules.items()
+        }
+        self._updates: dict[str, Captured[Updated]] = {}
+        segments = functools.partial(self._segments, config.world_model.segment_length, "start")
+        pasts = functools.partial(self._segments, config.dream.burn_in + 1, "end")
+        self.phases = list(schedule(config))
+        self._do = {
+            "collect": self._collect,
+            "tokenizer": self._updating("tokenizer", self._frames, self._tokenizer_loss),
+            "world_model": self._updating("world_model", segments, self._world_model_loss),
+            "actor_critic": self._updating("actor_critic", pasts, self._actor_critic_loss),
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch is done."""
+        return self.epoch > self.config.epochs
+
+    def run_epoch(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[Phase, int], None] = lambda phase, done: None,
+    ) -> bool:
+        """Do what is left of the current epoch. Returns False if `stop()` asked to break off between two updates."""
+        while self._phase < len(self.phases):
+            phase = self.phases[self._phase]
+            while phase.due(self.epoch) and self._update < phase.updates:
+                if stop():
+                    self._check_device()
+                    return False
+                began = time.perf_counter()
+                try:
+                    self._means.add(phase.name, self.update(phase.name))
+                    self._pace.keep()
+                except Exception as error:
+                    if is_out_of_memory(error):
+                        raise OutOfMemory(f"{self._where()}: out of memory: lower {self._lower(phase)}") from error
+                    raise
+                self._update += 1
+                self._time(phase.name, time.perf_counter() - began)
+                progress(phase, self._update)
+            self._check_device()
+            self._phase, self._update = self._phase + 1, 0
+            self._drawn = {}
+        return True
+
+    def update(self, name: str) -> Mapping[str, Tensor]:
+        """One update of a phase, by its name; returns figures for the log, on the device."""
+        return self._do[name]()
+
+    def close_epoch(self) -> Record:
+        """Step to the next epoch. Returns the figures of the one that ended."""
+        assert self._phase == len(self.phases), "an epoch can be closed when all its phases are done"
+        record: Record = {"epoch": self.epoch, "env_steps": self.replay.total, "seconds": self.seconds}
+        record |= self._means.flush()
+        for name, (count, seconds) in self._timings.items():
+            record[f"{name}/updates_per_s"] = count / max(seconds, 1e-9)
+            record[f"{name}/seconds"] = seconds
+        self.epoch, self._phase = self.epoch + 1, 0
+        self._timings = {}
+        return record
+
+    def snapshot(self) -> Snapshot:
+        """All that a resumed run needs, except the replay buffer, which is saved by rows."""
+        random_tensors, random_state = capture_random(self._generators)
+        return Snapshot(
+            {
+                "agent": self.agent.state_dict(),
+                **{f"optimiser.{name}": optimiser_tensors(o) for name, o in self._optimisers.items()},
+                "collector": self._collector.tensors(),
+                "random": random_tensors,
+            },
+            {
+                "epoch": self.epoch,
+                "phase": self._phase,
+                "update": self._update,
+                "seconds": self.seconds,
+                "timings": self._timings,
+                "means": self._means.state(),
+                "collector": self._collector.state(),
+                "random": random_state,
+            },
+        )
+
+    def restore(self, snapshot: Snapshot) -> str:
+        """Go on from a snapshot; the replay buffer must hold its rows already.
+
+        Returns a line to say where the environment does not give the open game again, else nothing.
+        Raises CheckpointError for a snapshot of another config, or one that nobody took.
+        """
+        try:
+            return self._restore(snapshot.tensors, snapshot.state)
+        except (CheckpointError, EnvError):
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the config or is damaged: {one_line(error)}") from error
+
+    def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> str:
+        epoch, phase, update = (int(state[name]) for name in ("epoch", "phase", "update"))
+        updates = self.phases[phase].updates if 0 <= phase < len(self.phases) else 0
+        if not (1 <= epoch <= self.config.epochs + 1 and 0 <= phase <= len(self.phases) and 0 <= update <= updates):
+            raise CheckpointError(f"the checkpoint is of no moment of this run: epoch {epoch}, phase {phase}, {update}")
+        memory = self.agent.actor_critic.initial_state(1)
+        if any(t.shape != getattr(memory, name).shape for name, t in tensors["collector"].items()):
+            raise CheckpointError("the checkpoint's memory of the open game is of another width than the config's")
+        self.agent.load_state_dict(tensors["agent"])
+        for name, optimiser in self._optimisers.items():
+            restore_optimiser(optimiser, tensors[f"optimiser.{name}"])
+        different = self._collector.restore(state["collector"], tensors["collector"])
+        restore_random(self._generators, tensors["random"], state["random"])
+        self._means.restore(state["means"])
+        self._timings = {name: list(pair) for name, pair in state["timings"].items()}
+        self.epoch, self._phase, self._update = epoch, phase, update
+        self.seconds = float(state["seconds"])
+        self._cache.forget()
+        for captured in self._updates.values():
+            captured.forget()
+        collecting = self.epoch <= min(self.config.epochs, self.config.collect.last_epoch)
+        return different if collecting else ""  # else the game would not have gone on
+
+    @property
+    def captured(self) -> dict[str, str]:
+        """Whether a phase is replayed from a captured graph, or why not, by its name."""
+        return {"collect": self._collector.policy.status} | {name: u.status for name, u in self._updates.items()}
+
+    @property
+    def _generators(self) -> dict[str, Any]:
+        return {"replay": self._rng, "acting": self._acting, "dreaming": self._dreaming}
+
+    def _time(self, name: str, seconds: float, updates: int = 1) -> None:
+        count, total = self._timings.get(name, (0, 0.0))
+        seconds = max(0.0, seconds)  # some virtual machines' clocks step back when they are moved
+        self._timings[name] = [count + updates, total + seconds]
+        self.seconds += seconds
+
+    def _where(self) -> str:
+        return f"epoch {self.epoch}, {self.phases[self._phase].name}, update {self._update + 1}"
+
+    def _lower(self, phase: Phase) -> str:
+        """The field to lower where a phase needs too much memory, and what it is."""
+        if phase.name in PARTS:
+            return f"training.{phase.name}.batch ({getattr(self.config.training, phase.name).batch})"
+        return f"collect.capacity ({self.config.collect.capacity})"
+
+    def _watch(self, losses: Losses, norm: Float[Tensor, ""]) -> None:
+        """Raise NonFiniteError for an update that is not finite; on a GPU, which nobody waits for, note it."""
+        if self._waits:
+            try:
+                check(losses, norm, self._where())
+            except NonFiniteError as error:
+                error.batch = self._content(self._drawn[self._update])
+                raise
+            return
+        bad = torch.isfinite(losses.total + norm).logical_not()
+        none = torch.full_like(norm, -1) if self._not_finite is None else self._not_finite
+        self._not_finite = torch.where(bad & (none < 0), torch.full_like(norm, self._update), none)
+
+    def _check_device(self) -> None:
+        """Raise NonFiniteError if `_watch` noted an update. Waits for the device, on the phase's account."""
+        if self._not_finite is None:
+            return
+        phase, began = self.phases[self._phase].name, time.perf_counter()
+        first, self._not_finite = int(self._not_finite), None
+        self._time(phase, time.perf_counter() - began, updates=0)
+        if first >= 0:
+            error = NonFiniteError(
+                f"epoch {self.epoch}, {phase}, update {first + 1}: a loss or the gradient is not finite"
+            )
+            error.batch = self._content(self._drawn[first])
+            raise error
+
+    def _content(self, segments: Segments) -> dict[str, Tensor]:
+        """Everything that is known of drawn segments; the rows are still there, since nothing is collected between."""
+        rows = {"row": torch.from_numpy(segments.row), "frame": self.replay.frames(segments.row)}
+        return {**rows, **vars(self.replay.steps(segments))}
+
+    def _draw(self, batch: int, length: int, align: Literal["start", "end"]) -> Segments:
+        segments = self.replay.draw(batch, length, align=align, rng=self._rng)
+        self._drawn[self._update] = segments
+        return segments
+
+    def _updating(
+        self, name: str, draw: Callable[[int], tuple[Tensor, ...]], loss: Callable
+    ) -> Callable[[], Mapping[str, Tensor]]:
+        """An update by `loss` of what `draw` drew on the host: only the former is captured."""
+        settings: PhaseConfig = getattr(self.config.training, name)
+        step = Update(loss, self._modules[name], self._optimisers[name], settings.clip, self.compute)
+        self._updates[name] = Captured(step, self.compute, [self._dreaming], f"phase {name}")
+
+        def update() -> Mapping[str, Tensor]:
+            losses, norm = self._updates[name](*draw(settings.batch))
+            self._watch(losses, norm)
+            return {**losses.figures(), "gradient_norm": norm}
+
+        return update
+
+    def _collect(self) -> Mapping[str, Tensor]:
+        score = self._collector.step()
+        return {} if score is None else {"return": torch.tensor(score)}
+
+    def _frames(self, batch: int) -> tuple[Tensor]:
+        """Random frames of the replay, for V, which is about to change."""
+        segments = self._draw(batch, 1, "start")
+        self._cache.forget()
+        return (self.replay.frames(segments.row[:, 0]),)
+
+    def _segments(self, length: int, align: Literal["start", "end"], batch: int) -> tuple[Tensor, ...]:
+        """Random segments of the replay: their tokens, `B T K`, and the fields of their `Steps`."""
+        segments = self._draw(batch, length, align)
+        if not self.config.training.cache_tokens:
+            self._cache.forget()
+        return self._cache.tokens(segments.row, segments.mask), *vars(self.replay.steps(segments)).values()
+
+    def _tokenizer_loss(self, frame: Tensor) -> Losses:
+        return self.agent.tokenizer.loss(frame)
+
+    def _world_model_loss(self, tokens: Tensor, *steps: Tensor) -> Losses:
+        # The codebook is shared, but M sends no gradient into V.
+        return self.agent.world_model.loss(self.agent.tokenizer.codes(tokens).detach(), tokens, Steps(*steps))
+
+    def _actor_critic_loss(self, tokens: Tensor, *steps: Tensor) -> Losses:
+        return dream_loss(self.agent, tokens, Steps(*steps), self.config.dream, self._dreaming)

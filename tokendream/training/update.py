@@ -1,0 +1,92 @@
+"""One gradient update: AdamW with the method's decay groups, clipping, and a stop on anything non-finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokendream.config.config import PhaseConfig
+from tokendream.device import Compute
+from tokendream.errors import NonFiniteError
+from tokendream.nn.losses import Losses
+
+
+def adamw(module: nn.Module, phase: PhaseConfig, *, decay_matrices_only: bool = False) -> torch.optim.AdamW:
+    """AdamW over a part's trainable parameters; weight decay on everything, or on tensors of two or more axes.
+
+    Fused everywhere. On a GPU its step can be captured: call it once the module is where it will train.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if not decay_matrices_only or p.ndim >= 2]},
+        {"params": [p for p in parameters if decay_matrices_only and p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=phase.learning_rate,
+        weight_decay=phase.weight_decay,
+        fused=True,
+        capturable=parameters[0].is_cuda,
+    )
+
+
+class Updated(NamedTuple):
+    """What an update leaves for the log, on the device."""
+
+    losses: Losses
+    norm: Float[Tensor, ""]
+
+
+class Update:
+    """One gradient update of one part as a function of tensors: forward, backward, clip and step.
+
+    Whatever is drawn on the host is among `inputs`. Nothing in it waits for the device, takes anything from the host
+    or depends on a value for its shapes, so that a GPU can capture it whole (see `capture`).
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Losses],
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        clip: float,
+        compute: Compute,
+    ) -> None:
+        self._loss, self._module, self._optimiser, self._clip = loss, module, optimiser, clip
+        self._compute = compute
+
+    def __call__(self, *inputs: Tensor) -> Updated:
+        self._module.train()
+        with self._compute.updating():
+            losses = self._loss(*inputs)
+        norm = apply(losses, self._optimiser, self._clip)
+        self._module.eval()
+        return Updated(losses.detach(), norm)
+
+
+def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> Float[Tensor, ""]:
+    """Backward, clip to `max_norm`, step. Returns the gradient's norm before clipping, on the device.
+
+    With a non-finite norm nothing is stepped, on any device and without waiting for it: the fused AdamW takes the
+    same `found_inf` flag that gradient scalers use. The caller reads the norm when it can and stops (see `check`).
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+    setattr(optimiser, "found_inf", torch.isfinite(norm).logical_not().float())  # noqa: B010, undeclared there
+    optimiser.step()
+    return norm
+
+
+def check(losses: Losses, norm: Tensor, where: str) -> None:
+    """Raise NonFiniteError naming the first non-finite loss, or the norm. Waits for the device."""
+    for name, term in losses.terms.items():
+        if not bool(torch.isfinite(term.detach())):
+            raise NonFiniteError(f"{where}: loss {name!r} is {float(term.detach())}")
+    if not bool(torch.isfinite(norm)):
+        raise NonFiniteError(f"{where}: the gradient's norm is {float(norm)}")
