@@ -44,7 +44,8 @@ def make_run(folder: Path, config: Config = PLAIN, *, steps: int = 100, epoch: i
         agent.world_model.end[-1].bias.copy_(torch.tensor([9.0, -9.0]))  # else every other dreamed step is the last
     replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size))
     compute, generator = Compute.resolve("cpu", config.precision), torch.Generator().manual_seed(seed)
-    collector = Collector(envs, replay, agent, compute, seed=0, epsilon=1.0, generator=generator)
+    settings = dataclasses.replace(config.collect, epsilon=1.0)
+    collector = Collector(envs, replay, agent, compute, settings, seed=0, generator=generator)
     for _ in range(steps):
         collector.step()
     envs.close()

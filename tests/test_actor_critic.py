@@ -3,17 +3,21 @@ import torch
 
 from tokendream.agent.actor_critic import ActorCritic, PolicyState
 from tokendream.agent.agent import Agent
+from tokendream.config.config import ActorCriticConfig, DreamConfig
 from tokendream.config.presets import preset
+from tokendream.spaces.actions import Discrete
+from tokendream.spaces.observations import image_block
 
 A, GRID, E, M = 5, 4, 16, 12
 
 
-def controller(dtype=torch.float64):
-    return ActorCritic(n_actions=A, grid=GRID, code_width=E, lstm_width=M).to(dtype)
+def controller(dtype=torch.float64, *, grid=GRID, n=A, downsamples=0, **settings):
+    config = ActorCriticConfig(**{"lstm_width": M} | settings)
+    return ActorCritic(config, image_block(grid, 1, Discrete(n)), E, downsamples).to(dtype)
 
 
 def test_the_paper_sizes_have_the_published_parameters():
-    paper = ActorCritic(n_actions=18, grid=8, code_width=256, lstm_width=512)
+    paper = Agent.from_config(preset("rem"), 18).actor_critic
     assert sum(p.numel() for p in paper.parameters()) == 4_586_707
 
 
@@ -40,7 +44,7 @@ def test_burn_in_is_acting():
     C = controller()
     codes = torch.randn(3, 6, GRID * GRID, E, dtype=torch.float64)
     action = torch.randint(A, (3, 6))
-    state = C.burn_in(codes, action, torch.ones(3, 6, dtype=torch.bool))
+    state = C.burn_in(codes, action, torch.ones(3, 6, dtype=torch.bool), DreamConfig())
     expected = acted(C, codes, action)
     assert torch.allclose(state.h, expected.h, atol=1e-12)
     assert torch.allclose(state.c, expected.c, atol=1e-12)
@@ -53,7 +57,7 @@ def test_padding_leaves_no_trace_in_the_memory():
     action = torch.randint(A, (2, 6))
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[0, :4] = False
-    state = C.burn_in(codes, action, mask)
+    state = C.burn_in(codes, action, mask, DreamConfig())
     assert torch.allclose(state.h[:1], acted(C, codes[:1, 4:], action[:1, 4:]).h, atol=1e-12)
     assert torch.allclose(state.h[1:], acted(C, codes[1:], action[1:]).h, atol=1e-12)
 
@@ -63,8 +67,9 @@ def test_burn_in_hears_actions_unless_told_otherwise():
     codes = torch.randn(1, 3, GRID * GRID, E, dtype=torch.float64)
     mask = torch.ones(1, 3, dtype=torch.bool)
     one, other = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 4, 2]])
-    assert not torch.allclose(C.burn_in(codes, one, mask).h, C.burn_in(codes, other, mask).h)
-    deaf = [C.burn_in(codes, a, mask, actions=False).h for a in (one, other)]
+    told = [C.burn_in(codes, a, mask, DreamConfig()).h for a in (one, other)]
+    assert not torch.allclose(*told)
+    deaf = [C.burn_in(codes, a, mask, DreamConfig(burn_in_actions=False)).h for a in (one, other)]
     assert torch.equal(*deaf)
 
 
@@ -90,13 +95,13 @@ def test_bf16_stays_near_float32():
 
 
 def test_without_action_inputs_nothing_is_heard():
-    C = ActorCritic(n_actions=A, grid=GRID, code_width=E, lstm_width=M, action_inputs=False).double()
+    C = controller(action_inputs=False)
     codes = torch.randn(1, 3, GRID * GRID, E, dtype=torch.float64)
     _, state = C(codes[:, 0], C.initial_state(1))
     assert C.absorb_action(torch.tensor([2]), state) is state
     assert not any("action" in name for name, _ in C.named_parameters())
     mask = torch.ones(1, 3, dtype=torch.bool)
-    one, other = (C.burn_in(codes, torch.tensor([a]), mask).h for a in ([0, 1, 2], [3, 4, 0]))
+    one, other = (C.burn_in(codes, torch.tensor([a]), mask, DreamConfig()).h for a in ([0, 1, 2], [3, 4, 0]))
     assert torch.equal(one, other)
 
 
@@ -120,15 +125,15 @@ def test_a_controller_on_pixels_sees_what_the_tokens_decode_to():
 
 @pytest.mark.parametrize("size", [24, 32, 48, 64])
 def test_pixels_reach_the_grid_of_the_tokens(size):
-    C = ActorCritic(n_actions=A, grid=size >> 3, code_width=E, lstm_width=M, halvings=3)
+    C = controller(torch.float32, grid=size >> 3, sees="pixels", downsamples=3)
     frame = torch.randint(256, (2, 3, size, size), dtype=torch.uint8)
-    assert C.retina(frame.float()).shape == (2, E, size >> 3, size >> 3)
+    assert C.pixel_encoder(frame.float()).shape == (2, E, size >> 3, size >> 3)
     assert C.features(frame).shape == (2, M)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_memory_is_torch_s_lstm_cell_and_stays_float32(dtype):
-    C = ActorCritic(n_actions=3, grid=2, code_width=8, lstm_width=16)
+    C = controller(torch.float32, lstm_width=16)
     x, state = torch.randn(5, 16), PolicyState(torch.randn(5, 16), torch.randn(5, 16))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
         ours, cell = C._remember(x, state), C.lstm(x, (state.h, state.c))

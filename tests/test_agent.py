@@ -62,7 +62,7 @@ def test_acting_remembers_frame_and_action_as_burn_in_does(agent):
         seen.append(agent.tokenizer.codes(agent.tokenizer.encode(frame)))
         taken.append(action)
     codes, action = torch.stack(seen, dim=1), torch.stack(taken, dim=1)
-    expected = agent.actor_critic.burn_in(codes, action, torch.ones_like(action, dtype=torch.bool))
+    expected = agent.actor_critic.burn_in(codes, action, torch.ones_like(action, dtype=torch.bool), TINY.dream)
     assert torch.allclose(state.h, expected.h, atol=1e-6)
 
 

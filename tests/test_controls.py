@@ -40,7 +40,7 @@ def behaviour(made: Agent, tokens, steps):
         outcome, _, _ = M.imagine(
             codes[:, 0], tokens[:, 0], steps.action[:, 0], M.initial_state(B), draws, embed=made.tokenizer.codes
         )
-        memory = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
+        memory = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], TINY.dream)
         output, _ = C(codes[:, -1], memory)
     return loss, outcome, output
 

@@ -1,5 +1,6 @@
 """The diagnosis: every measure against a case whose answer is known, and the whole command on a tiny run."""
 
+import dataclasses
 import json
 import math
 
@@ -9,13 +10,14 @@ import torch
 
 from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
+from tokendream.config.config import TokenizerConfig
 from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Figure, calibration_error, classification
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.evaluation.diagnosis.world import Segment, drift, world
-from tokendream.tokenizers.vq import Tokenizer
+from tokendream.tokenizers.vq import VQTokenizer
 from tokendream.training import run as experiment
 
 
@@ -65,13 +67,13 @@ def test_flicker_counts_still_cells_only() -> None:
     for i in range(4):
         frame[i, :, 0:8, 8 * i : 8 * i + 8] = torch.randint(200, 256, (3, 8, 8), dtype=torch.uint8)
     follows = torch.tensor([False, True, True, True])
-    patch = Tokenizer(8, 3, 64, 16, perceptual="none", network="patch")
+    patch = VQTokenizer(TokenizerConfig(8, 3, 64, 16, perceptual="none", network="patch"))
     torch.nn.init.normal_(patch.quantizer.codebook)
     found = by_name(vision(patch, frame, follows).figures)
     assert found["still tokens that flicker"] == 0
     assert found["pixels that move"] == pytest.approx(2 / 16)
     assert found["moving tokens that turn"] > 0
-    conv = Tokenizer(8, 3, 64, 16, perceptual="none")
+    conv = VQTokenizer(TokenizerConfig(8, 3, 64, 16, perceptual="none"))
     with torch.no_grad():
         conv.quantizer.codebook.copy_(conv._embed(frame[:2] / 255).flatten(0, 1).repeat(2, 1))
     assert by_name(vision(conv, frame, follows).figures)["still tokens that flicker"] > 0
@@ -93,7 +95,7 @@ def segment(length: int, n: int = 6) -> Segment:
 
 
 def test_an_untrained_world_model_knows_nothing(agent: Agent) -> None:
-    found = by_name(world(agent, segment(5), None, burn_in=3).figures)
+    found = by_name(world(agent, segment(5), None, TINY.dream).figures)
     assert found["token accuracy"] < 0.2
     assert abs(found["next-frame cross-entropy"] - math.log(16)) < 1.0
     assert found["token accuracy where tokens change"] is not None
@@ -101,15 +103,15 @@ def test_an_untrained_world_model_knows_nothing(agent: Agent) -> None:
 
 def test_a_world_model_that_always_copies_has_no_changed_token_right(agent: Agent) -> None:
     M = agent.world_model
-    M.stay = torch.nn.Linear(M.backbone.width, 1)
-    torch.nn.init.zeros_(M.stay.weight)
-    torch.nn.init.constant_(M.stay.bias, 100.0)
+    M.copy_head = torch.nn.Linear(M.backbone.width, 1)
+    torch.nn.init.zeros_(M.copy_head.weight)
+    torch.nn.init.constant_(M.copy_head.bias, 100.0)
     one = segment(5)
-    found = by_name(world(agent, one, None, burn_in=3).figures)
+    found = by_name(world(agent, one, None, TINY.dream).figures)
     same = (one.tokens[:, 2:] == one.tokens[:, 1:-1]).float().mean()
     assert found["token accuracy"] == pytest.approx(float(same))
     assert found["token accuracy where tokens change"] == 0
-    for curve in drift(agent, segment(12), burn_in=3, seed=0):
+    for curve in drift(agent, segment(12), TINY.dream, seed=0):
         assert curve.x == (1, 2, 5)
         assert curve.lines["dream"] == curve.lines["frozen"]
 
@@ -120,13 +122,28 @@ def test_the_controller_s_figures(agent: Agent) -> None:
     torch.nn.init.zeros_(C.actor.bias)
     tokens, steps = segment(4, n=8)
     real = torch.linspace(-1, 1, 8, dtype=torch.float64)
-    part = control(agent, tokens, steps, real, ("a", "b", "c"))
+    part = control(agent, tokens, steps, real, ("a", "b", "c"), TINY.dream)
     found = by_name(part.figures)
     assert found["policy entropy"] == pytest.approx(math.log(3), abs=1e-5)
     assert found["likeliest action's share"] == pytest.approx(1 / 3, abs=1e-5)
     assert part.bars[0].values == pytest.approx((1 / 3,) * 3, abs=1e-5)
-    nothing = by_name(control(agent, tokens, steps, real * math.nan, ("a", "b", "c")).figures)
+    nothing = by_name(control(agent, tokens, steps, real * math.nan, ("a", "b", "c"), TINY.dream).figures)
     assert nothing["mean value"] is None
+
+
+def test_the_controller_is_warmed_up_as_its_dreams_are(agent: Agent) -> None:
+    """Without past actions in the burn-in, as in the published code, what was done is not seen in any figure."""
+    tokens, steps = segment(4, n=8)
+    others = dataclasses.replace(steps, action=(steps.action + 1) % 3)
+    real, names = torch.linspace(-1, 1, 8, dtype=torch.float64), ("a", "b", "c")
+
+    def figures(what: Steps, told: bool) -> dict[str, float | None]:
+        settings = dataclasses.replace(TINY.dream, burn_in_actions=told)
+        return by_name(control(agent, tokens, what, real, names, settings).figures)
+
+    assert figures(steps, False) == figures(others, False)
+    assert figures(steps, True) != figures(others, True)
+    assert figures(steps, True) != figures(steps, False)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -13,6 +13,7 @@ import pytest
 from tokendream.config.presets import REM, TINY
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError, evaluate, summarise
 from tokendream.evaluation.games import Game, random_policy
+from tokendream.spaces.actions import Discrete
 
 
 def evaluation(scores: Sequence[float] = (3.0, 1.0, 4.0, 1.0), env: str = "Breakout") -> Evaluation:
@@ -90,7 +91,7 @@ def test_playing_needs_no_torch() -> None:
 
 def test_evaluate_a_random_player() -> None:
     def run(lanes: int) -> tuple[Evaluation, list[Game]]:
-        policy = random_policy(3, np.random.default_rng(0))
+        policy = random_policy(Discrete(3).random, np.random.default_rng(0))
         return evaluate(TINY, policy, 30, 1, lanes=lanes, policy_name="random")
 
     got, games = run(8)

@@ -11,6 +11,7 @@ from tokendream.config.presets import REM, TINY
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Transition
 from tokendream.evaluation.games import Game, Policy, game_seeds, play_games, random_policy, replay_game
+from tokendream.spaces.actions import Discrete
 
 
 class Fake:
@@ -116,7 +117,9 @@ def test_lanes_do_not_matter_on_real_games() -> None:
 
 def test_random_policy_is_reproducible() -> None:
     def games(n: int) -> list[Game]:
-        return play_games(make(TINY, n, evaluation=True), random_policy(3, np.random.default_rng(5)), 5, seed=3)
+        return play_games(
+            make(TINY, n, evaluation=True), random_policy(Discrete(3).random, np.random.default_rng(5)), 5, seed=3
+        )
 
     assert same(games(2), games(2))
     assert {game.length for game in games(2)} == {39}
@@ -126,7 +129,7 @@ def test_random_policy_is_reproducible() -> None:
 def test_replayed_frames_are_those_that_were_played(n: int) -> None:
     envs = make(TINY, n, evaluation=True)
     shown: list[np.ndarray] = []
-    policy = random_policy(3, np.random.default_rng(0))
+    policy = random_policy(Discrete(3).random, np.random.default_rng(0))
 
     def watching(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
         shown.append(frame[0])

@@ -34,26 +34,26 @@ def steps():
 
 def test_a_dream_starts_at_the_last_frame_with_both_memories_warm(agent, tokens, steps):
     """The LSTM has lived through the frames before it, M has absorbed the one block before it and nothing else."""
-    dream = imagine.start(agent, tokens, steps)
+    dream = imagine.start(agent, tokens, steps, TINY.dream)
     codes = agent.tokenizer.codes(tokens)
     assert torch.equal(dream.tokens, tokens[:, -1])
 
-    block = torch.cat((codes[:, -2], agent.world_model.action_embedding(steps.action[:, -2])[:, None]), dim=1)
+    block = torch.cat((codes[:, -2], agent.world_model.action_embedding(steps.action[:, -2])), dim=1)
     _, world = agent.world_model.backbone.chunk(block, agent.world_model.initial_state(B))
     assert torch.allclose(dream.world.S, world.S, atol=1e-12)
     assert int(dream.world.position) == K + 1
 
-    policy = agent.actor_critic.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
+    policy = agent.actor_critic.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], TINY.dream)
     assert torch.equal(dream.policy.h, policy.h)
     steps.action[:, -1] = (steps.action[:, -1] + 1) % A  # what was done at the start itself is not known yet
-    again = imagine.start(agent, tokens, steps)
+    again = imagine.start(agent, tokens, steps, TINY.dream)
     assert torch.equal(again.policy.h, dream.policy.h)
     assert torch.equal(again.world.S, dream.world.S)
 
 
 def test_where_an_episode_has_just_begun_nothing_is_remembered(agent, tokens, steps):
     steps.mask[0, :-1] = False
-    dream = imagine.start(agent, tokens, steps)
+    dream = imagine.start(agent, tokens, steps, TINY.dream)
     assert not dream.world.S[:, 0].any()
     assert not dream.policy.h[0].any()
     assert dream.world.S[:, 1:].any()
@@ -61,7 +61,7 @@ def test_where_an_episode_has_just_begun_nothing_is_remembered(agent, tokens, st
 
 
 def test_a_step_is_one_call_of_each_part(agent, tokens, steps):
-    dream = imagine.start(agent, tokens, steps)
+    dream = imagine.start(agent, tokens, steps, TINY.dream)
     after, one = imagine.step(dream, agent, torch.Generator().manual_seed(5))
 
     codes = agent.tokenizer.codes(dream.tokens)
@@ -84,7 +84,7 @@ def test_a_step_is_one_call_of_each_part(agent, tokens, steps):
 
 def test_a_rollout_shows_what_was_seen_when_each_action_was_taken(agent, tokens, steps):
     horizon = 4
-    dream = imagine.start(agent, tokens, steps)
+    dream = imagine.start(agent, tokens, steps, TINY.dream)
     rollout = imagine.imagine(dream, agent, horizon, torch.Generator().manual_seed(6))
     assert rollout.tokens.shape == (B, horizon, K)
     assert rollout.logits.shape == (B, horizon, A)
@@ -99,7 +99,7 @@ def test_a_rollout_shows_what_was_seen_when_each_action_was_taken(agent, tokens,
 
 
 def test_recorded_actions_are_taken(agent, tokens, steps):
-    dream = imagine.start(agent, tokens, steps)
+    dream = imagine.start(agent, tokens, steps, TINY.dream)
     actions = torch.randint(A, (B, 3))
     rollout = imagine.imagine(dream, agent, 3, torch.Generator().manual_seed(0), actions=actions)
     assert torch.equal(rollout.actions, actions)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "tokendream"
 FLOORS = [
     ["errors", "stop"],
     ["config", "nn", "kernels.cpu"],
-    ["device", "tokenizers", "envs"],
+    ["device", "spaces", "tokenizers", "envs"],
     ["data", "kernels"],
     ["agent"],
     ["dream", "runfolder"],

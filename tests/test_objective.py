@@ -1,8 +1,12 @@
 import pytest
 import torch
 
+from tokendream.config.config import DreamConfig
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss, lambda_returns
+from tokendream.spaces.actions import Discrete
+
+SPACE = Discrete(3)
 
 
 def random_case(B=3, T=6, ends=False):
@@ -60,7 +64,7 @@ def test_the_loss_raises_what_paid_off_and_fits_values():
     logits = torch.zeros(1, 2, 3, requires_grad=True)
     values = torch.tensor([[0.0, 2.0]], requires_grad=True)
     r = rollout(logits, values, rewards=torch.tensor([[1.0, 0.0]]))
-    losses = actor_critic_loss(r, discount=0.5, lam=0.5, entropy_weight=0.0)
+    losses = actor_critic_loss(r, SPACE, DreamConfig(discount=0.5, lam=0.5, entropy_weight=0.0))
     assert torch.allclose(losses.terms["value"], torch.tensor(4.0))  # (v - (1 + 0.5 * 2))²
     losses.total.backward()
     a = int(r.actions[0, 0])
@@ -73,7 +77,7 @@ def test_the_loss_raises_what_paid_off_and_fits_values():
 def test_entropy_bonus_flattens_the_policy():
     logits = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]], requires_grad=True)
     r = rollout(logits, torch.zeros(1, 2), rewards=torch.zeros(1, 2))
-    actor_critic_loss(r, discount=0.9, lam=0.9, entropy_weight=1.0).total.backward()
+    actor_critic_loss(r, SPACE, DreamConfig(discount=0.9, lam=0.9, entropy_weight=1.0)).total.backward()
     assert logits.grad[0, 0, 0] > 0 > logits.grad[0, 0, 1]
 
 
@@ -83,7 +87,8 @@ def test_steps_after_an_end_weigh_nothing_when_masked():
     logits = torch.randn(2, 5, 3, requires_grad=True)
     values = torch.randn(2, 5, requires_grad=True)
     r = rollout(logits, values, ends=ends)
-    actor_critic_loss(r, discount=0.9, lam=0.9, entropy_weight=0.1, mask_after_end=True).total.backward()
+    settings = DreamConfig(discount=0.9, lam=0.9, entropy_weight=0.1, mask_after_end=True)
+    actor_critic_loss(r, SPACE, settings).total.backward()
     assert not logits.grad[0, 2:].any()
     assert not values.grad[0, 2:].any()
     assert logits.grad[0, :2].abs().sum(-1).all()
@@ -95,7 +100,8 @@ def test_centring_takes_out_what_all_actions_share(centre):
     """Every action earns 1 and the values have not noticed: nothing to prefer, though each one looks good."""
     logits, values = torch.zeros(4, 3, 2, requires_grad=True), torch.zeros(4, 3, requires_grad=True)
     r = rollout(logits, values, rewards=torch.ones(4, 3))
-    losses = actor_critic_loss(r, discount=0.0, lam=0.9, entropy_weight=0.0, centre_advantage=centre)
+    settings = DreamConfig(discount=0.0, lam=0.9, entropy_weight=0.0, centre_advantage=centre)
+    losses = actor_critic_loss(r, SPACE, settings)
     losses.terms["policy"].backward()
     assert bool(logits.grad.any()) is not centre
     assert losses.terms["value"] == 1.0  # the critic learns as before
@@ -105,7 +111,7 @@ def policy_gradient(size, *, scale):
     torch.manual_seed(0)
     logits = torch.zeros(4, 6, 3, requires_grad=True)
     r = rollout(logits, size * torch.randn(4, 6), rewards=size * torch.randn(4, 6))
-    losses = actor_critic_loss(r, discount=0.9, lam=0.9, entropy_weight=0.0, scale_advantage=scale)
+    losses = actor_critic_loss(r, SPACE, DreamConfig(discount=0.9, lam=0.9, entropy_weight=0.0, scale_advantage=scale))
     losses.terms["policy"].backward()
     return logits.grad
 

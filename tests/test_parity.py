@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.config import Config, PhaseConfig
+from tokendream.config.config import Config, DreamConfig, PhaseConfig
 from tokendream.data.batch import Steps
 from tokendream.device import Compute
 from tokendream.dream.imagine import Rollout
@@ -69,7 +69,7 @@ def history(part: str, dtype: torch.dtype, *, round_decay: bool = False) -> tupl
             rewards=steps.reward,
             ends=steps.end,
         )
-        return actor_critic_loss(rollout, discount=0.99, lam=0.95, entropy_weight=0.001)
+        return actor_critic_loss(rollout, agent.actor_critic.actions, DreamConfig(discount=0.99))
 
     loss = {
         "tokenizer": lambda: agent.tokenizer.loss(frames.flatten(0, 1)),

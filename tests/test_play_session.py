@@ -252,7 +252,7 @@ def test_a_moment_of_a_replay_is_warm_as_a_dream_of_training(session, trained, r
     )
     with trained.compute.autocast():
         tokens = trained.agent.tokenizer.encode(torch.from_numpy(rows["frame"]))[None]
-        expected = imagine.start(trained.agent, tokens, steps)
+        expected = imagine.start(trained.agent, tokens, steps, trained.config.dream)
     assert torch.equal(session.now.seen.world.S, expected.world.S)
     assert torch.equal(session.now.seen.policy.h, expected.policy.h)
     session.set_mode("person-dream")

@@ -1,17 +1,20 @@
 """The tokenizer: sizes, uint8 <-> tokens, where each loss term's gradient goes, precision, learning."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
 from tokendream.config import presets
+from tokendream.config.config import TokenizerConfig
 from tokendream.tokenizers import vq as module
-from tokendream.tokenizers.vq import Tokenizer, to_float, to_uint8
+from tokendream.tokenizers.vq import VQTokenizer, to_float, to_uint8
 
 
-def tiny(**options: object) -> Tokenizer:
+def tiny(**options: object) -> VQTokenizer:
     settings = {"perceptual": "none", **options}
-    return Tokenizer(8, 2, 32, 16, **settings)  # type: ignore[arg-type]
+    return VQTokenizer(TokenizerConfig(8, 2, 32, 16, **settings))  # type: ignore[arg-type]
 
 
 def toy_frames(n: int, size: int = 16) -> Tensor:
@@ -29,8 +32,7 @@ def noise(*lead: int, size: int = 16) -> Tensor:
 
 @pytest.mark.parametrize("perceptual", ["none", "vgg16"])
 def test_the_paper_has_3_189_667_parameters_without_lpips(perceptual: str) -> None:
-    c = presets.REM.tokenizer
-    tokenizer = Tokenizer(c.channels, c.downsamples, c.codebook_size, c.code_width, perceptual)  # type: ignore[arg-type]
+    tokenizer = VQTokenizer(dataclasses.replace(presets.REM.tokenizer, perceptual=perceptual))
     assert sum(p.numel() for p in tokenizer.parameters()) == 3_189_667
     assert sum(t.numel() for t in tokenizer.state_dict().values()) == 3_189_667
 
@@ -74,7 +76,7 @@ def test_tokens_lie_row_by_row() -> None:
     torch.testing.assert_close(tokenizer._draw(embedded), expected)
 
 
-def gradients(tokenizer: Tokenizer, term: str, frames: Tensor) -> dict[str, bool]:
+def gradients(tokenizer: VQTokenizer, term: str, frames: Tensor) -> dict[str, bool]:
     """Which parts receive gradient from one term."""
     tokenizer.zero_grad()
     tokenizer.loss(frames).terms[term].backward()

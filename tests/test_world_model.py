@@ -2,15 +2,18 @@ import pytest
 import torch
 
 from tokendream.agent.world_model import WorldModel
+from tokendream.config.config import WorldModelConfig
 from tokendream.data.batch import Steps
+from tokendream.spaces.actions import Discrete
+from tokendream.spaces.observations import image_block
 
 B, T, K, D, V, A = 2, 5, 4, 16, 11, 3
 
 
-def world_model(dtype=torch.float64, **overrides):
+def world_model(dtype=torch.float64, width=D, **overrides):
     torch.manual_seed(1)
-    sizes = {"width": D, "layers": 2, "heads": 2, "dropout": 0.0} | overrides
-    return WorldModel(n_actions=A, tokens_per_frame=K, codebook_size=V, **sizes).to(dtype)
+    config = WorldModelConfig(**{"layers": 2, "heads": 2, "dropout": 0.0} | overrides)
+    return WorldModel(config, image_block(2, V, Discrete(A)), width).to(dtype)
 
 
 four_ways = pytest.mark.parametrize(
@@ -139,17 +142,17 @@ def test_imagination_samples_from_the_predictions(case):
     assert not state.S.requires_grad
 
 
-def test_stay_adds_one_logit_to_each_token_s_own(case):
+def test_the_copy_head_adds_one_logit_to_each_token_s_own(case):
     """With the bonus at 50 every token stays; at 0 the logits are those of a model without it."""
     codebook, tokens, steps = case
     M, plain = world_model(stay=True), world_model()
     plain.load_state_dict(M.state_dict(), strict=False)
-    torch.nn.init.zeros_(M.stay.weight)
-    torch.nn.init.zeros_(M.stay.bias)
+    torch.nn.init.zeros_(M.copy_head.weight)
+    torch.nn.init.zeros_(M.copy_head.bias)
     same, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
     without, _ = plain(codebook[tokens], tokens, steps.action, plain.initial_state(B))
     assert torch.equal(same.next_frame, without.next_frame)
-    torch.nn.init.constant_(M.stay.bias, 50.0)
+    torch.nn.init.constant_(M.copy_head.bias, 50.0)
     for predict in (slice(None), slice(1, -1)):
         kept, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), predict)
         assert torch.equal(kept.next_frame.argmax(-1), tokens[:, predict])
@@ -226,15 +229,3 @@ def test_one_prediction_token_differs_by_its_place_alone(case):
     assert torch.equal(one, same)
     out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
     assert not torch.allclose(out.next_frame[:, :, 0], out.next_frame[:, :, 1])
-
-
-def test_checkpoints_that_call_the_backbone_retnet_can_be_read(case):
-    codebook, tokens, steps = case
-    M, other = world_model(), world_model()
-    torch.nn.init.normal_(M.backbone.layers[0].out.weight)
-    older = {name.replace("backbone.", "retnet."): tensor for name, tensor in M.state_dict().items()}
-    holder, target = torch.nn.ModuleDict({"world_model": M}), torch.nn.ModuleDict({"world_model": other})
-    assert holder.state_dict().keys() == {f"world_model.{name}" for name in M.state_dict()}
-    target.load_state_dict({f"world_model.{name}": tensor for name, tensor in older.items()})
-    assert torch.equal(other.loss(codebook[tokens], tokens, steps).total, M.loss(codebook[tokens], tokens, steps).total)
-    assert "retnet.layers.0.out.weight" in older

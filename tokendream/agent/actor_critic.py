@@ -1,4 +1,4 @@
-"""C, the controller: a frame's codes to action logits and a value, with an LSTM that also hears its own actions.
+"""C, the controller: a frame's codes to action logits and a value, with an LSTM that is also told its own actions.
 
 It does not know what a world model is; real frames and dreamed ones look the same to it.
 Source: REM (arXiv 2402.05643), appendix on the controller.
@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
+
+from tokendream.config.config import ActorCriticConfig, DreamConfig
+from tokendream.spaces.observations import Block
 
 View = Float[Tensor, "*N K E"] | UInt8[Tensor, "*N 3 S S"]
 """What C sees of a frame: its codes, or (an ablation) its pixels."""
@@ -45,36 +48,28 @@ class PolicyOutput(NamedTuple):
 class ActorCritic(nn.Module):
     """conv3x3 E -> E/2, SiLU, conv3x3 -> E/4, SiLU, dense -> M, SiLU, LSTM(M) -> action logits and value.
 
-    For the paper's ablations: without `action_inputs` the LSTM never hears what was done; with `halvings` C sees
-    frames instead of codes, brought to E channels on the grid by that many convolutions of stride 2 before all else
-    (the network is ours: the paper does not say which it used).
+    For the paper's ablations: without `action_inputs` the LSTM is never told what was done; where C `sees` pixels, it
+    gets frames instead of codes, brought to E channels on the grid by `downsamples` convolutions of stride 2 before
+    all else (the network is ours: the paper does not say which it used).
     """
 
-    def __init__(
-        self,
-        *,
-        n_actions: int,
-        grid: int,
-        code_width: int = 256,
-        lstm_width: int = 512,
-        action_inputs: bool = True,
-        halvings: int = 0,
-    ) -> None:
+    def __init__(self, config: ActorCriticConfig, block: Block, code_width: int, downsamples: int) -> None:
+        """`downsamples`: how often a frame's side is halved to that of its grid of tokens."""
         super().__init__()
-        E = code_width
-        self.grid, self.n_actions, self.width = grid, n_actions, lstm_width
+        self.config, self.actions, self.grid = config, block.actions, block.grid
+        E, M = code_width, config.lstm_width
         self.conv_1 = nn.Conv2d(E, E // 2, 3, padding=1)
         self.conv_2 = nn.Conv2d(E // 2, E // 4, 3, padding=1)
-        self.dense = nn.Linear(E // 4 * grid * grid, lstm_width)
-        self.lstm = nn.LSTMCell(lstm_width, lstm_width)
-        self.actor = nn.Linear(lstm_width, n_actions)
-        self.critic = nn.Linear(lstm_width, 1)
-        self.action_embedding = nn.Embedding(n_actions, lstm_width) if action_inputs else None
-        self.retina = _retina(halvings, E) if halvings else None
+        self.dense = nn.Linear(E // 4 * block.K, M)
+        self.lstm = nn.LSTMCell(M, M)
+        self.actor = nn.Linear(M, self.actions.logits)
+        self.critic = nn.Linear(M, 1)
+        self.action_embedding = self.actions.embedding(M) if config.action_inputs else None
+        self.pixel_encoder = _pixel_encoder(downsamples, E) if config.sees == "pixels" else None
 
     def initial_state(self, batch: int) -> PolicyState:
         """No past."""
-        zeros = torch.zeros(batch, self.width, device=self.actor.weight.device, dtype=self.actor.weight.dtype)
+        zeros = self.actor.weight.new_zeros(batch, self.config.lstm_width)
         return PolicyState(zeros, zeros)
 
     def forward(self, view: View, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
@@ -83,17 +78,18 @@ class ActorCritic(nn.Module):
         return PolicyOutput(self.actor(state.h).float(), self.critic(state.h).float().squeeze(-1)), state
 
     def absorb_action(self, action: Int64[Tensor, " B"], state: PolicyState) -> PolicyState:
-        """Hear which action was taken."""
-        if self.action_embedding is None:
-            return state
-        return self._remember(self.action_embedding(action), state)
+        """Remember which action was taken, token by token."""
+        if self.action_embedding is not None:
+            for token in self.action_embedding(action).unbind(1):
+                state = self._remember(token, state)
+        return state
 
     def features(self, view: View) -> Float[Tensor, "B M"]:
         """What the LSTM receives of a frame."""
-        if self.retina is None:  # B K E is already the channels-last layout of a B E grid grid image: no copy
-            x = view.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        if self.pixel_encoder is None:  # B K E is already the channels-last layout of a B E rows columns image: no copy
+            x = view.unflatten(1, self.grid).permute(0, 3, 1, 2)
         else:
-            x = self.retina(view.float() / 127.5 - 1)
+            x = self.pixel_encoder(view.float() / 127.5 - 1)
         x = F.silu(self.conv_2(F.silu(self.conv_1(x))))
         return F.silu(self.dense(x.flatten(1)))
 
@@ -111,30 +107,30 @@ class ActorCritic(nn.Module):
         view: View,
         action: Int64[Tensor, "B T"],
         mask: Bool[Tensor, "B T"],
-        *,
-        actions: bool = True,
+        settings: DreamConfig,
     ) -> PolicyState:
         """The memory after T real steps, frame then action, as in acting; masked steps leave it empty.
 
-        `actions=False` reproduces the published code, whose LSTM never gets the past actions here.
+        `burn_in_actions` of the settings as false reproduces the published code, whose LSTM never gets the past actions
+        here.
         """
         B, T = action.shape
         features = self.features(view.flatten(0, 1)).unflatten(0, (B, T))
         state = self.initial_state(B)
         for t in range(T):
             state = self._remember(features[:, t], state)
-            if actions:
+            if settings.burn_in_actions:
                 state = self.absorb_action(action[:, t], state)
             state = state.keep(mask[:, t])
         return state
 
 
-def _retina(halvings: int, width: int) -> nn.Sequential:
-    """Frames to `width` channels on a grid, halved that often; channels double from 32 on.
+def _pixel_encoder(downsamples: int, width: int) -> nn.Sequential:
+    """Frames to `width` channels on a grid, by convolutions of stride 2; channels double from 32 on.
 
     Without the norms a fresh one shows nothing: black and white frames differ in the fourth figure of its output.
     """
-    channels = [3, *(min(32 << i, width) for i in range(halvings - 1)), width]
+    channels = [3, *(min(32 << i, width) for i in range(downsamples - 1)), width]
     layers = [
         layer
         for before, after in itertools.pairwise(channels)

@@ -12,66 +12,39 @@ from tokendream.agent.actor_critic import ActorCritic, PolicyState, View
 from tokendream.agent.world_model import WorldModel
 from tokendream.config.config import Config
 from tokendream.device import Compute
-from tokendream.nn.sampling import sample
-from tokendream.tokenizers.vq import Tokenizer
+from tokendream.spaces.actions import Discrete
+from tokendream.spaces.observations import Block, image_block
+from tokendream.tokenizers.vq import VQTokenizer
 
 
 class Agent(nn.Module):
     """Tokenizer V, world model M and controller C. Acting needs V and C; dreaming needs all three."""
 
-    def __init__(self, tokenizer: Tokenizer, world_model: WorldModel, actor_critic: ActorCritic) -> None:
+    def __init__(self, tokenizer: VQTokenizer, world_model: WorldModel, actor_critic: ActorCritic) -> None:
         super().__init__()
         self.tokenizer, self.world_model, self.actor_critic = tokenizer, world_model, actor_critic
+
+    @property
+    def block(self) -> Block:
+        """The slots of a step."""
+        return self.world_model.block
 
     @classmethod
     def from_config(cls, config: Config, n_actions: int) -> Agent:
         """A fresh agent for an environment with `n_actions` actions, in training mode."""
-        V, M, C = config.tokenizer, config.world_model, config.actor_critic
+        V = config.tokenizer
+        block = image_block(config.grid, V.codebook_size, Discrete(n_actions))
         agent = cls(
-            Tokenizer(
-                channels=V.channels,
-                downsamples=V.downsamples,
-                codebook_size=V.codebook_size,
-                code_width=V.code_width,
-                perceptual=V.perceptual,
-                perceptual_weight=V.perceptual_weight,
-                revive_after=V.revive_after,
-                changed_weight=V.changed_weight,
-                lost_weight=V.lost_weight,
-                network=V.network,
-            ),
-            WorldModel(
-                n_actions=n_actions,
-                tokens_per_frame=config.tokens_per_frame,
-                codebook_size=V.codebook_size,
-                width=V.code_width,
-                layers=M.layers,
-                heads=M.heads,
-                ffn_factor=M.ffn_factor,
-                dropout=M.dropout,
-                context=M.context,
-                stay=M.stay,
-                token_temperature=M.token_temperature,
-                backbone=M.backbone,
-                decoding=M.decoding,
-                own_embedding=M.own_embedding,
-                shared_prediction_token=M.shared_prediction_token,
-            ),
-            ActorCritic(
-                n_actions=n_actions,
-                grid=config.grid,
-                code_width=V.code_width,
-                lstm_width=C.lstm_width,
-                action_inputs=C.action_inputs,
-                halvings=V.downsamples if C.sees == "pixels" else 0,
-            ),
+            VQTokenizer(V),
+            WorldModel(config.world_model, block, V.code_width),
+            ActorCritic(config.actor_critic, block, V.code_width, V.downsamples),
         )
         ablated.apply(config.control, agent.world_model, agent.actor_critic)
         return agent
 
     def view(self, tokens: Int64[Tensor, "*B K"], codes: Float[Tensor, "*B K E"]) -> View:
         """What the controller sees of frames: their codes, or in an ablation what they decode to."""
-        return codes if self.actor_critic.retina is None else self.tokenizer.decode(tokens)
+        return codes if self.actor_critic.pixel_encoder is None else self.tokenizer.decode(tokens)
 
     @torch.no_grad()
     def act(
@@ -86,16 +59,12 @@ class Agent(nn.Module):
         """Choose an action for each frame, uniformly random with probability ε, and remember it."""
         tokens = self.tokenizer.encode(frame)
         output, state = self.actor_critic(self.view(tokens, self.tokenizer.codes(tokens)), state)
-        action = sample(output.logits, generator, temperature=temperature)
-        if epsilon > 0:
-            u = torch.rand(2, len(frame), device=frame.device, generator=generator)
-            uniform = (u[0] * output.logits.shape[-1]).long().clamp(max=output.logits.shape[-1] - 1)
-            action = torch.where(u[1] < epsilon, uniform, action)
+        action = self.actor_critic.actions.sample(output.logits, generator, temperature=temperature, epsilon=epsilon)
         return action, self.actor_critic.absorb_action(action, state)
 
 
 class AgentPolicy:
-    """The agent as a player of games: numpy frames in, actions out, one memory a lane.
+    """The agent as a player of games: numpy frames in, actions out, one memory an environment.
 
     Its random numbers are its own, so that evaluating changes nothing about training.
     """
@@ -106,11 +75,11 @@ class AgentPolicy:
         self._memory: PolicyState | None = None
 
     def __call__(self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Actions for the current frames; lanes where `first` is True have begun a new game."""
+        """Actions for the current frames; where `first` is True a new game has begun."""
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(len(frame))
         memory = self._memory.keep(torch.from_numpy(~first).to(self._compute.device))
         seen = torch.from_numpy(frame).to(self._compute.device)
         with self._compute.autocast():
             action, self._memory = self._agent.act(seen, memory, self._generator, temperature=self._temperature)
-        return action.cpu().numpy()
+        return self._agent.actor_critic.actions.to_env(action)

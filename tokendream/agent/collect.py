@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
+from tokendream.config.config import CollectConfig
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.vector import Envs
@@ -35,17 +36,15 @@ class Collector:
         replay: ReplayBuffer,
         agent: Agent,
         compute: Compute,
+        config: CollectConfig,
         *,
         seed: int,
-        epsilon: float,
         generator: torch.Generator,
-        temperature: float = 1.0,
     ) -> None:
         if envs.n != 1:
             raise ValueError(f"collection plays one environment, not {envs.n}")
         self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
-        self._seed, self._generator = seed, generator
-        self._epsilon, self._temperature = epsilon, temperature
+        self._config, self._seed, self._generator = config, seed, generator
         self.policy = Captured(self._act, compute, [generator], "the policy")
         """One choice of an action, from a frame and the memory's two vectors."""
         self._game = -1
@@ -61,7 +60,7 @@ class Collector:
             self._memory = self._agent.actor_critic.initial_state(1)
         chosen, h, c = self.policy(torch.from_numpy(self._frame), self._memory.h, self._memory.c)
         self._memory = PolicyState(h, c)
-        actions = chosen.cpu().numpy()  # the one wait of a step
+        actions = self._agent.actor_critic.actions.to_env(chosen)  # the one wait of a step
         action = int(actions[0])
         transition = self._envs.step(actions)
         reward, end, over = float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0])
@@ -80,8 +79,9 @@ class Collector:
     def _act(self, frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with self._compute.autocast():
             action, memory = self._agent.act(
-                frame, PolicyState(h, c), self._generator, temperature=self._temperature, epsilon=self._epsilon
-            )
+                frame, PolicyState(h, c), self._generator,
+                temperature=self._config.temperature, epsilon=self._config.epsilon,
+            )  # fmt: skip
         return action, memory.h, memory.c
 
     def state(self) -> dict[str, Any]:

@@ -12,17 +12,18 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from tokendream.agent.agent import Agent
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, put
-from tokendream.tokenizers.vq import CHUNK, Tokenizer
+from tokendream.tokenizers.vq import CHUNK
 
 
 class TokenCache:
     """Tokens of replay rows, on the device. `forget()` after every change of the tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, replay: ReplayBuffer, tokens_per_frame: int, compute: Compute) -> None:
-        self._tokenizer, self._replay, self._compute = tokenizer, replay, compute
-        self._tokens = torch.zeros(replay.capacity, tokens_per_frame, dtype=torch.int32, device=compute.device)
+    def __init__(self, agent: Agent, replay: ReplayBuffer, compute: Compute) -> None:
+        self._tokenizer, self._replay, self._compute = agent.tokenizer, replay, compute
+        self._tokens = torch.zeros(replay.capacity, agent.block.K, dtype=torch.int32, device=compute.device)
         self._row_of = np.full(replay.capacity, -1, dtype=np.int64)  # the row whose tokens a slot holds
 
     def forget(self) -> None:

@@ -7,19 +7,21 @@ Source: REM (arXiv 2402.05643), section 3.2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from tokendream.config.config import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import Backbone, State
 from tokendream.nn.losses import Losses
 from tokendream.nn.retnet import RetNet
 from tokendream.nn.sampling import sample
 from tokendream.nn.transformer import Transformer
+from tokendream.spaces.observations import Block
 
 Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K D"]]
 """Tokens to codes."""
@@ -51,45 +53,26 @@ class WorldModel(nn.Module):
     paper's) at K prediction tokens, all in one call; with "token" at the action token and then at each token of the
     next frame itself, which is trained on all tokens at once but dreamed in K sequential calls (the way of IRIS).
 
-    With `stay` a fourth head says how much likelier each token is to stay what it is, a logit added to that token's
-    own: most of a frame stays, and a network of few updates spends most of them on learning to copy. Not published;
-    measured on CrazyClimber, 48 pixels, 300 updates of 16 x 10 frames: cross-entropy 0.49 against 0.86 (where
-    copying every token is right 92.6% of the time).
+    With `stay` a fourth head, `copy_head`, says how much likelier each token is to stay what it is, a logit added to
+    that token's own: most of a frame stays, and a network of few updates spends most of them on learning to copy. Not
+    published; measured on CrazyClimber, 48 pixels, 300 updates of 16 x 10 frames: cross-entropy 0.49 against 0.86
+    (where copying every token is right 92.6% of the time).
     """
 
-    def __init__(
-        self,
-        *,
-        n_actions: int,
-        tokens_per_frame: int,
-        codebook_size: int,
-        width: int = 256,
-        layers: int = 5,
-        heads: int = 4,
-        ffn_factor: int = 4,
-        dropout: float = 0.1,
-        context: int = 2,
-        stay: bool = False,
-        token_temperature: float = 1.0,
-        backbone: Literal["retnet", "transformer"] = "retnet",
-        decoding: Literal["pop", "token"] = "pop",
-        own_embedding: bool = False,
-        shared_prediction_token: bool = False,
-    ) -> None:
+    def __init__(self, config: WorldModelConfig, block: Block, width: int) -> None:
         super().__init__()
-        self.context, self.token_temperature, self.decoding = context, token_temperature, decoding
-        self.tokens_per_frame = tokens_per_frame
-        self.action_embedding = nn.Embedding(n_actions, width)
-        self.token_embedding = nn.Embedding(codebook_size, width) if own_embedding else None
-        if decoding == "pop":
-            learned = 1 if shared_prediction_token else tokens_per_frame
-            self.prediction_tokens = nn.Parameter(torch.randn(learned, width) * 0.02)
-        self.backbone = BACKBONES[backbone](width, layers, heads, ffn_factor, dropout)
-        self.next_frame = _head(width, codebook_size)
-        self.reward = _head(width, 3)
-        self.end = _head(width, 2)
-        self.stay = nn.Linear(width, 1) if stay else None
-        self.register_load_state_dict_pre_hook(_rename_retnet)
+        self.config, self.block = config, block
+        D, V = width, block.vocabulary
+        self.action_embedding = block.actions.embedding(D)
+        self.token_embedding = nn.Embedding(V, D) if config.own_embedding else None
+        if config.decoding == "pop":
+            learned = 1 if config.shared_prediction_token else block.K
+            self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * 0.02)
+        self.backbone = BACKBONES[config.backbone](D, config.layers, config.heads, config.ffn_factor, config.dropout)
+        self.next_frame = _head(D, V)
+        self.reward = _head(D, 3)
+        self.end = _head(D, 2)
+        self.copy_head = nn.Linear(D, 1) if config.stay else None
 
     def initial_state(self, batch: int) -> State:
         """No past."""
@@ -108,8 +91,8 @@ class WorldModel(nn.Module):
         Token by token, a frame's own tokens say what comes next: then `predict` cannot select the last block.
         """
         blocks = self._blocks(codes, tokens, action)
-        if self.decoding == "pop":
-            u = self.prediction_tokens.expand(self.tokens_per_frame, -1)
+        if self.config.decoding == "pop":
+            u = self.prediction_tokens.expand(self.block.K, -1)
             y, y_next, state = self.backbone.pop(blocks, u, state, predict, tail=1)
         else:
             y, state = self.backbone.absorb(blocks, state)
@@ -137,9 +120,9 @@ class WorldModel(nn.Module):
         The state has absorbed the block and nothing of the next frame. `embed` gives the codes of sampled tokens
         where they are needed at once.
         """
-        if self.decoding == "pop":
+        if self.config.decoding == "pop":
             prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
-            frame = sample(prediction.next_frame[:, 0], generator, temperature=self.token_temperature)
+            frame = sample(prediction.next_frame[:, 0], generator, temperature=self.config.token_temperature)
         else:
             blocks = self._blocks(codes[:, None], tokens[:, None], action[:, None])
             y, state = self.backbone.absorb(blocks, state, tail=1)
@@ -160,12 +143,12 @@ class WorldModel(nn.Module):
         """Sample the frame after `before`, whose action token gave y, in K - 1 sequential calls; also the logits."""
         frame: list[Tensor] = []
         logits: list[Tensor] = []
-        for k in range(self.tokens_per_frame):
+        for k in range(self.block.K):
             if k > 0:
                 token = frame[-1][:, None]
                 y, state = self.backbone.step(self._embedded(embed(token), token)[:, 0], state)
             logits.append(self._next_frame(y, before[:, k]))
-            frame.append(sample(logits[-1], generator, temperature=self.token_temperature))
+            frame.append(sample(logits[-1], generator, temperature=self.config.token_temperature))
         return torch.stack(frame, dim=1), torch.stack(logits, dim=1)
 
     def loss(self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
@@ -174,7 +157,7 @@ class WorldModel(nn.Module):
         The first `context` blocks are not scored, nor is padding: block `context - 1` predicts the first scored
         frame, and the last block's next frame lies outside the segment.
         """
-        c = self.context
+        c = self.config.context
         prediction, _ = self(codes, tokens, steps.action, self.initial_state(len(codes)), slice(c - 1, -1))
         scored = steps.mask[:, c:]
         sign = steps.reward.sign().long() + 1
@@ -192,7 +175,7 @@ class WorldModel(nn.Module):
         self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], action: Int64[Tensor, "B T"]
     ) -> Float[Tensor, "B T K1 D"]:
         """What enters the backbone: frames and then actions, in the precision of autocast."""
-        return torch.cat((self._embedded(codes, tokens), _lowered(self.action_embedding(action)[:, :, None])), dim=2)
+        return torch.cat((self._embedded(codes, tokens), _lowered(self.action_embedding(action))), dim=2)
 
     def _embedded(self, codes: Float[Tensor, "*B K D"], tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K D"]:
         """Frame tokens as the backbone sees them: V's codes, or those of a table of M's own."""
@@ -201,15 +184,9 @@ class WorldModel(nn.Module):
     def _next_frame(self, y: Float[Tensor, "*B D"], before: Int64[Tensor, " *B"]) -> Float[Tensor, "*B V"]:
         """Logits of a token of the next frame, whose place held the token `before`."""
         logits = self.next_frame(y)
-        if self.stay is None:
+        if self.copy_head is None:
             return logits
-        return logits.scatter_add(-1, before[..., None], self.stay(y).to(logits.dtype))
-
-
-def _rename_retnet(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Checkpoints from when the backbone could only be RetNet call it that."""
-    for name in [n for n in tensors if n.startswith(f"{prefix}retnet.")]:
-        tensors[name.replace(f"{prefix}retnet.", f"{prefix}backbone.", 1)] = tensors.pop(name)
+        return logits.scatter_add(-1, before[..., None], self.copy_head(y).to(logits.dtype))
 
 
 def _lowered(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:

@@ -170,9 +170,7 @@ class Workload:
         segments = self._replay.draw(batch, settings.burn_in + 1, align="end", rng=np.random.default_rng(0))
         with compute.autocast():
             seen = self._agent.tokenizer.encode(self._replay.frames(segments.row))
-            dream = imagine.start(
-                self._agent, seen, self._replay.steps(segments), burn_in_actions=settings.burn_in_actions
-            )
+            dream = imagine.start(self._agent, seen, self._replay.steps(segments), settings)
             for _ in range(history - 1):
                 dream = self._absorbed(dream)
         return dream

@@ -33,6 +33,10 @@ class Steps:
     end: Bool[Tensor, "B T"]
     mask: Bool[Tensor, "B T"]
 
+    def during(self, when: slice) -> Steps:
+        """The steps at these times of every segment."""
+        return Steps(self.action[:, when], self.reward[:, when], self.end[:, when], self.mask[:, when])
+
 
 @dataclass(frozen=True)
 class Batch(Steps):

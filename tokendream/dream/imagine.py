@@ -19,9 +19,9 @@ from torch import Tensor
 from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
 from tokendream.agent.world_model import Outcome, Prediction
+from tokendream.config.config import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
-from tokendream.nn.sampling import sample
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Rollout:
 
 
 @torch.no_grad()
-def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, *, burn_in_actions: bool = True) -> Dream:
+def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig) -> Dream:
     """The moment before the last frame of each real segment (left-padded), with both memories warm.
 
     The L-1 frames before it warm the LSTM; M absorbs the one block before the start, so that the first prediction
@@ -74,9 +74,8 @@ def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, *, burn_in
     """
     codes = agent.tokenizer.codes(tokens)
     view = agent.view(tokens[:, :-1], codes[:, :-1])
-    policy = agent.actor_critic.burn_in(view, steps.action[:, :-1], steps.mask[:, :-1], actions=burn_in_actions)
-    M = agent.world_model
-    before = slice(-2, -1)
+    policy = agent.actor_critic.burn_in(view, steps.action[:, :-1], steps.mask[:, :-1], settings)
+    M, before = agent.world_model, slice(-2, -1)
     _, world = M(
         codes[:, before], tokens[:, before], steps.action[:, before], M.initial_state(len(tokens)), slice(0, 0)
     )
@@ -99,7 +98,7 @@ def step(
     codes = V.codes(dream.tokens).detach()
     output, policy = agent.actor_critic(agent.view(dream.tokens, codes), dream.policy)
     if action is None:
-        action = sample(output.logits.detach(), generator, temperature=temperature)
+        action = agent.actor_critic.actions.sample(output.logits, generator, temperature=temperature)
     policy = agent.actor_critic.absorb_action(action, policy)
     outcome, prediction, world = M.imagine(codes, dream.tokens, action, dream.world, generator, embed=V.codes)
     return Dream(outcome.tokens, world, policy), Step(output.logits, output.value, action, outcome, prediction)

@@ -6,7 +6,6 @@ Source: REM (arXiv 2402.05643), appendix on the controller; IRIS (arXiv 2209.005
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
 from tokendream.nn.losses import Losses
+from tokendream.spaces.actions import ActionSpace
 
 SMALLEST_SCALE = 0.05
 """Advantages are never divided by less, in reward units: where nothing is paid, their noise stays small."""
@@ -54,28 +54,12 @@ def dream_loss(
     agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig, generator: torch.Generator | None
 ) -> Losses:
     """`actor_critic_loss` of dreams that begin where these real segments end."""
-    dream = imagine.start(agent, tokens, steps, burn_in_actions=settings.burn_in_actions)
-    return actor_critic_loss(
-        imagine.imagine(dream, agent, settings.horizon, generator),
-        discount=settings.discount,
-        lam=settings.lam,
-        entropy_weight=settings.entropy_weight,
-        mask_after_end=settings.mask_after_end,
-        centre_advantage=settings.centre_advantage,
-        scale_advantage=settings.scale_advantage,
-    )
+    dream = imagine.start(agent, tokens, steps, settings)
+    rollout = imagine.imagine(dream, agent, settings.horizon, generator)
+    return actor_critic_loss(rollout, agent.actor_critic.actions, settings)
 
 
-def actor_critic_loss(
-    rollout: Rollout,
-    *,
-    discount: float,
-    lam: float,
-    entropy_weight: float,
-    mask_after_end: bool = False,
-    centre_advantage: bool = False,
-    scale_advantage: bool = False,
-) -> Losses:
+def actor_critic_loss(rollout: Rollout, actions: ActionSpace, settings: DreamConfig) -> Losses:
     """Policy, value and entropy terms of a rollout, on its first T-1 steps.
 
         policy   -log π(a_t) (G_t - v_t),  advantage detached, not normalised
@@ -89,31 +73,32 @@ def actor_critic_loss(
     serves games that pay in every tenth step and games that pay in every thousandth.
     """
     values = rollout.values.float()
-    returns = lambda_returns(rollout.rewards, values.detach(), rollout.ends, discount=discount, lam=lam)
-    values, log_pi = values[:, :-1], F.log_softmax(rollout.logits[:, :-1].float(), dim=-1)
-    chosen = log_pi.gather(-1, rollout.actions[:, :-1, None]).squeeze(-1)
-    entropy = -(log_pi.exp() * log_pi).sum(-1)
+    returns = lambda_returns(
+        rollout.rewards, values.detach(), rollout.ends, discount=settings.discount, lam=settings.lam
+    )
+    values, policy = values[:, :-1], actions.policy(rollout.logits[:, :-1])
+    chosen, entropy = policy.log_prob(rollout.actions[:, :-1]), policy.entropy()
     advantage = returns - values.detach()
 
     weight = torch.ones_like(returns)
-    if mask_after_end:
+    if settings.mask_after_end:
         ended = rollout.ends[:, :-2].cumsum(dim=1) > 0
         weight[:, 1:] = (~ended).to(weight.dtype)
 
     def mean(x: Tensor) -> Tensor:
         return (x * weight).sum() / weight.sum()
 
-    if centre_advantage:
+    if settings.centre_advantage:
         advantage = advantage - mean(advantage)
     size = mean(advantage.abs())
-    if scale_advantage:
+    if settings.scale_advantage:
         advantage = advantage / mean(advantage.square()).sqrt().clamp(min=SMALLEST_SCALE)
 
     return Losses(
         {
             "policy": -mean(chosen * advantage),
             "value": mean((values - returns).square()),
-            "entropy": -entropy_weight * mean(entropy),
+            "entropy": -settings.entropy_weight * mean(entropy),
         },
         {
             "policy_entropy": mean(entropy),

@@ -26,11 +26,13 @@ class Policy(Protocol):
     ) -> Int64[np.ndarray, " n"]: ...
 
 
-def random_policy(n_actions: int, rng: np.random.Generator) -> Policy:
-    """Uniformly random actions, one draw for all lanes together."""
+def random_policy(
+    draw: Callable[[np.random.Generator, int], Int64[np.ndarray, " n"]], rng: np.random.Generator
+) -> Policy:
+    """Uniformly random actions, by `draw` of an action space."""
 
     def act(frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        return rng.integers(n_actions, size=len(first))
+        return draw(rng, len(first))
 
     return act
 

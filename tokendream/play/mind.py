@@ -56,7 +56,7 @@ class Mind:
         context = Steps(*(x.to(device) for x in (steps.action, steps.reward, steps.end, steps.mask)))
         with self._compute.autocast():
             tokens = self._agent.tokenizer.encode(torch.from_numpy(frames).to(device))
-            return imagine.start(self._agent, tokens[None], context, burn_in_actions=config.dream.burn_in_actions)
+            return imagine.start(self._agent, tokens[None], context, config.dream)
 
     def corrected(self, dream: Dream, frame: UInt8[np.ndarray, "3 S S"], *, end: bool) -> Dream:
         """The same memories before a true frame instead of the predicted one; after an end, none."""

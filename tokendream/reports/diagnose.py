@@ -81,8 +81,8 @@ def measure(trained: Trained, replay: ReplayBuffer, seed: int = 0) -> list[Part]
     tokens = agent.tokenizer.encode(replay.frames(moments.row))
     return [
         vision(agent.tokenizer, replay.frames(row), follows),
-        world(agent, one_step, long, burn_in=burn_in, seed=seed),
-        control(agent, tokens, replay.steps(moments), real, trained.action_names),
+        world(agent, one_step, long, config.dream, seed=seed),
+        control(agent, tokens, replay.steps(moments), real, trained.action_names, config.dream),
     ]
 
 

@@ -83,5 +83,4 @@ def _moment(
 def _start(agent: Agent, config: Config, tokens: torch.Tensor, steps: Steps, at: int) -> imagine.Dream:
     """The moment's dream, with both memories warm."""
     seen = slice(0, at + 1)
-    context = Steps(steps.action[:, seen], steps.reward[:, seen], steps.end[:, seen], steps.mask[:, seen])
-    return imagine.start(agent, tokens[None, seen], context, burn_in_actions=config.dream.burn_in_actions)
+    return imagine.start(agent, tokens[None, seen], steps.during(seen), config.dream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ class Trained:
             replay = ReplayBuffer(steps, (3, size, size), self.compute.device)
             games = int(np.random.SeedSequence((self.config.seed, seed, 0xD1A6)).generate_state(1)[0])
             generator = torch.Generator(self.compute.device).manual_seed(seed)
-            collector = Collector(envs, replay, self.agent, self.compute, seed=games, epsilon=0.0, generator=generator)
+            settings = dataclasses.replace(self.config.collect, epsilon=0.0)
+            collector = Collector(envs, replay, self.agent, self.compute, settings, seed=games, generator=generator)
             for step in range(steps):
                 collector.step()
                 progress(step + 1)

@@ -7,13 +7,13 @@ The only place where frames become floats: uint8 on the device -> [-1, 1]. The c
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.config.config import TokenizerConfig
 from tokendream.nn.conv import Decoder, Encoder
 from tokendream.nn.losses import Losses
 from tokendream.nn.lpips import LPIPS
@@ -37,33 +37,21 @@ def to_uint8(x: Float[Tensor, "*B 3 H W"]) -> UInt8[Tensor, "*B 3 H W"]:
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-class Tokenizer(nn.Module):
+class VQTokenizer(nn.Module):
     """Frame <-> K tokens, K = (S / 2**downsamples)², row by row from the top left."""
 
-    def __init__(
-        self,
-        channels: int,
-        downsamples: int,
-        codebook_size: int,
-        code_width: int,
-        perceptual: Literal["vgg16", "alexnet", "none"] = "vgg16",
-        perceptual_weight: float = 1.0,
-        revive_after: int = 0,
-        changed_weight: float = 0.0,
-        lost_weight: float = 0.0,
-        network: Literal["conv", "patch"] = "conv",
-    ) -> None:
+    def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        patch = network == "patch"
-        self.encoder = PatchEncoder(channels, downsamples) if patch else Encoder(channels, downsamples)
-        self.pre = nn.Conv2d(self.encoder.width, code_width, 1)
-        self.quantizer = Quantizer(codebook_size, code_width, revive_after=revive_after)
-        self.post = nn.Conv2d(code_width, self.encoder.width, 1)
-        self.decoder = PatchDecoder(channels, downsamples) if patch else Decoder(channels, downsamples)
-        self.lpips = None if perceptual == "none" else LPIPS(perceptual)
-        self.perceptual_weight = perceptual_weight
-        self.changed_weight, self.lost_weight = changed_weight, lost_weight
-        self.cell = 1 << downsamples
+        self.config = config
+        sizes, E = (config.channels, config.downsamples), config.code_width
+        patch = config.network == "patch"
+        self.encoder = PatchEncoder(*sizes) if patch else Encoder(*sizes)
+        self.pre = nn.Conv2d(self.encoder.width, E, 1)
+        self.quantizer = Quantizer(config.codebook_size, E, revive_after=config.revive_after)
+        self.post = nn.Conv2d(E, self.encoder.width, 1)
+        self.decoder = PatchDecoder(*sizes) if patch else Decoder(*sizes)
+        self.lpips = None if config.perceptual == "none" else LPIPS(config.perceptual)
+        self.cell = 1 << config.downsamples
 
     def encode(self, frame: UInt8[Tensor, "*B 3 S S"]) -> Int64[Tensor, "*B K"]:
         """The tokens of frames. Raises ValueError when S is no multiple of `cell`."""
@@ -109,11 +97,11 @@ class Tokenizer(nn.Module):
         error = (reconstruction - x).square()
         terms = {"reconstruction": error.mean()}
         if self.lpips is not None:
-            terms["perceptual"] = self.perceptual_weight * self.lpips(x, reconstruction).mean()
-        if self.changed_weight > 0:
-            terms["changed"] = self.changed_weight * _changed(x, error)
-        if self.lost_weight > 0:
-            terms["lost"] = self.lost_weight * _lost(error)
+            terms["perceptual"] = self.config.perceptual_weight * self.lpips(x, reconstruction).mean()
+        if self.config.changed_weight > 0:
+            terms["changed"] = self.config.changed_weight * _changed(x, error)
+        if self.config.lost_weight > 0:
+            terms["lost"] = self.config.lost_weight * _lost(error)
         terms["codebook"] = F.mse_loss(codes, z.detach())
         terms["commitment"] = F.mse_loss(z, codes.detach())
         info = self._usage(tokens)

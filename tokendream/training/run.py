@@ -207,7 +207,7 @@ class Run:
         )
 
     def _random(self) -> Policy:
-        return random_policy(self._agent.actor_critic.n_actions, np.random.default_rng(self.config.seed))
+        return random_policy(self._agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
 
     def _evaluate(
         self, policy: Policy, episodes: int, epoch: int, *, player: str = "agent"

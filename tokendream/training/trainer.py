@@ -58,15 +58,13 @@ class Trainer:
         self._rng = np.random.default_rng(config.seed)
         self._acting = torch.Generator(compute.device).manual_seed(config.seed)
         self._dreaming = torch.Generator(compute.device).manual_seed(config.seed + 1)
-        self._cache = TokenCache(agent.tokenizer, replay, config.tokens_per_frame, compute)
+        self._cache = TokenCache(agent, replay, compute)
         self._means = Means()
         self._timings: dict[str, list[float]] = {}
         agent.to(compute.device).eval()  # before the optimisers: where the parameters are decides how they step
         self._collector = Collector(
-            envs, replay, agent, compute,
-            seed=config.seed, generator=self._acting,
-            epsilon=config.collect.epsilon, temperature=config.collect.temperature,
-        )  # fmt: skip
+            envs, replay, agent, compute, config.collect, seed=config.seed, generator=self._acting
+        )
         self._modules: dict[str, nn.Module] = {name: getattr(agent, name) for name in PARTS}
         self._optimisers = {
             name: adamw(module, getattr(config.training, name), decay_matrices_only=name == "world_model")

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from tokendream.agent.agent import Agent
+from tokendream.config.config import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.evaluation.diagnosis.figures import Bars, Figure, Part, number
 
@@ -34,13 +35,14 @@ def control(
     steps: Steps,
     real_return: Float[Tensor, " B"],
     action_names: tuple[str, ...],
+    dream: DreamConfig,
 ) -> Part:
     """Measure C at the last frame of each segment, its memory warmed by the frames before.
 
     `real_return[b]` is what really followed, NaN where it is not known. The caller chooses the precision.
     """
     view, C = agent.view(tokens, agent.tokenizer.codes(tokens)), agent.actor_critic
-    memory = C.burn_in(view[:, :-1], steps.action[:, :-1], steps.mask[:, :-1])
+    memory = C.burn_in(view[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], dream)
     output, _ = C(view[:, -1], memory)
     pi = output.logits.float().softmax(-1)
     entropy = torch.special.entr(pi).sum(-1).mean()

@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from tokendream.evaluation.diagnosis.figures import Figure, Part, number
 from tokendream.nn.lpips import LPIPS
-from tokendream.tokenizers.vq import CHANGED, CHUNK, Tokenizer, to_float
+from tokendream.tokenizers.vq import CHANGED, CHUNK, VQTokenizer, to_float
 
 STILL = 1 / 255
 """A cell is still when none of its pixels moves by more than this, in units of [-1, 1]."""
 
 
 @torch.no_grad()
-def vision(tokenizer: Tokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[Tensor, " N"]) -> Part:
+def vision(tokenizer: VQTokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[Tensor, " N"]) -> Part:
     """Measure V on consecutive frames; `follows[n]` says whether frame n came after frame n-1 in the same game.
 
     The caller chooses the precision with autocast.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokendream.agent.agent import Agent
+from tokendream.config.config import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.evaluation.diagnosis.figures import Curve, Figure, Part, classification, number
@@ -27,13 +28,13 @@ class Segment(NamedTuple):
 
 
 @torch.no_grad()
-def world(agent: Agent, one_step: Segment, long: Segment | None, *, burn_in: int, seed: int = 0) -> Part:
-    """Measure M: one step ahead on segments as it was trained on, and over `long` ones, whose first `burn_in` + 1
+def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamConfig, *, seed: int = 0) -> Part:
+    """Measure M: one step ahead on segments as it was trained on, and over `long` ones, whose first `dream.burn_in` + 1
     frames are seen and whose rest is dreamed under the actions that were really taken.
 
     The caller chooses the precision with autocast.
     """
-    M, c = agent.world_model, agent.world_model.context
+    M, c = agent.world_model, agent.world_model.config.context
     tokens, steps = one_step
     prediction, _ = M(
         agent.tokenizer.codes(tokens), tokens, steps.action, M.initial_state(len(tokens)), slice(c - 1, -1)
@@ -55,21 +56,19 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, *, burn_in: int
     rewards = classification(prediction.reward[:, c:].flatten(0, 1), sign, ("negative", "none", "positive"), "reward")
     end = steps.end[:, c:].long().flatten()
     ends = classification(prediction.end[:, c:].flatten(0, 1), end, ("no", "yes"), "end")
-    curves = () if long is None else drift(agent, long, burn_in=burn_in, seed=seed)
+    curves = () if long is None else drift(agent, long, dream, seed=seed)
     return Part("World model", (*shares, *rewards, *ends), curves)
 
 
 @torch.no_grad()
-def drift(agent: Agent, long: Segment, *, burn_in: int, seed: int) -> tuple[Curve, ...]:
+def drift(agent: Agent, long: Segment, dream: DreamConfig, *, seed: int) -> tuple[Curve, ...]:
     """Dreams against what really happened, at `DISTANCES` steps, beside a dream in which nothing ever moves."""
-    tokens, s = long
+    (tokens, steps), burn_in = long, dream.burn_in
     seen = slice(0, burn_in + 1)
-    context = Steps(s.action[:, seen], s.reward[:, seen], s.end[:, seen], s.mask[:, seen])
     generator = torch.Generator(tokens.device).manual_seed(seed)
-    actions = s.action[:, burn_in:]
-    rollout = imagine.imagine(
-        imagine.start(agent, tokens[:, seen], context), agent, actions.shape[1], generator, actions=actions
-    )
+    actions = steps.action[:, burn_in:]
+    begin = imagine.start(agent, tokens[:, seen], steps.during(seen), dream)
+    rollout = imagine.imagine(begin, agent, actions.shape[1], generator, actions=actions)
     at = [d for d in DISTANCES if d < actions.shape[1]]
     agreement: dict[str, list[float]] = {"dream": [], "frozen": []}
     error: dict[str, list[float]] = {"dream": [], "frozen": []}

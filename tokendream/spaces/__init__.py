@@ -1,0 +1,1 @@
+"""What a block is made of: observations and actions as tokens. Today one image and one discrete action."""
