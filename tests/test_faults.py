@@ -25,7 +25,7 @@ from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory
 from tokendream.envs.registry import make
-from tokendream.errors import NonFiniteError
+from tokendream.errors import NonFiniteError, OutOfMemory
 from tokendream.nn.losses import Losses
 from tokendream.reports import media
 from tokendream.runfolder.checkpoint import Checkpoints
@@ -207,7 +207,7 @@ def test_no_memory_names_the_phase_and_what_to_lower(phase, field, kind, tally: 
         raise kind("CUDA out of memory. Tried to allocate 2 GiB")
 
     t._do[phase] = full
-    with pytest.raises(ValueError, match="out of memory") as caught:
+    with pytest.raises(OutOfMemory, match="out of memory") as caught:
         t.run_epoch()
     assert str(caught.value) == f"epoch 3, {phase}, update 1: out of memory: lower {field}"
     tally("no memory left, simulated in each phase", 1, 0)

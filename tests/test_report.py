@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tokendream.config.config import Config
-from tokendream.errors import ConfigError
+from tokendream.errors import ConfigError, TokendreamError
 from tokendream.evaluation.evaluation import summarise
 from tokendream.evaluation.games import Game
 from tokendream.reports.run_page import write_pictures, write_report
@@ -109,7 +109,7 @@ def test_a_folder_that_is_no_run(tmp_path):
 def test_damaged_files_are_named(tmp_path, name):
     run = folder(tmp_path / "run")
     (run / name).write_text("garbage\n")
-    with pytest.raises(ValueError, match=name.rsplit("/", 1)[-1]):
+    with pytest.raises(TokendreamError, match=name.rsplit("/", 1)[-1]):
         write_report(run)
 
 

@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 
-class ConfigError(ValueError):
+class TokendreamError(ValueError):
+    """What a user, a config, a file, an environment or a machine can get wrong, in one line that says so.
+
+    Every error of ours that the command line shows without a traceback is one of these or an OSError: whatever else
+    is raised, a ValueError of torch or numpy among it, is a bug.
+    """
+
+
+class ConfigError(TokendreamError):
     """A config that cannot be run; the message names the field and what it would accept."""
 
 
@@ -40,7 +48,7 @@ def one_line(value: object) -> str:
     return text if len(text) <= 160 else text[:159] + "…"
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(TokendreamError):
     """A loss or a gradient is NaN or infinite: the run must stop before its weights are spoilt.
 
     `batch` is what the update had drawn, by name, once whoever drew it has put it there.
@@ -51,5 +59,5 @@ class NonFiniteError(ValueError):
         self.batch: dict[str, Any] = {}
 
 
-class OutOfMemory(ValueError):
+class OutOfMemory(TokendreamError):
     """A phase that needs more memory than there is; the message names the field to lower."""

@@ -16,7 +16,7 @@ from tokendream import __version__
 from tokendream.cli.commands import COMMANDS, Sweep, Train
 from tokendream.cli.flags import parse, parse_sweep, parse_train
 from tokendream.config.presets import ABLATIONS, PRESETS
-from tokendream.errors import nearest
+from tokendream.errors import TokendreamError, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before a run listens for it, a second one that would not wait, or nothing to save
         print("tokendream: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        # Every error a caller, a config or a file can cause is a ValueError or an OSError; the rest are our bugs.
+    except (TokendreamError, OSError) as error:  # the rest are our bugs, which keep their traceback
         if os.environ.get("TOKENDREAM_DEBUG"):
             raise
         return _complain(_line(error))

@@ -13,8 +13,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
+from tokendream.errors import TokendreamError
 
-class EnvError(ValueError):
+
+class EnvError(TokendreamError):
     """An environment that cannot be made or played; the message says what was expected and what came."""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from tokendream.config.config import Config
 from tokendream.envs import atari100k
 from tokendream.envs.registry import make
-from tokendream.errors import shorten
+from tokendream.errors import TokendreamError, shorten
 from tokendream.evaluation import scores
 from tokendream.evaluation.games import Game, Policy, play_games
 from tokendream.runfolder import files
@@ -31,7 +31,7 @@ LARGEST = 1e15
 Scalar = str | int | float | bool | None
 
 
-class EvaluationError(ValueError):
+class EvaluationError(TokendreamError):
     """An evaluation's file that cannot be read; the message says what was expected and what came."""
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from tokendream.envs.atari100k import ATARI_100K, benchmark_name
-from tokendream.errors import nearest
+from tokendream.errors import TokendreamError, nearest
 
 
-class ScoreError(ValueError):
+class ScoreError(TokendreamError):
     """Scores that have no such statistic, or a game without reference scores."""
 
 

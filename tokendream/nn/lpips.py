@@ -18,6 +18,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.errors import TokendreamError
 from tokendream.nn import passes
 from tokendream.nn.frozen import FrozenConv
 
@@ -45,7 +46,7 @@ _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
 
-class AssetError(ValueError):
+class AssetError(TokendreamError):
     """A file of tokendream/assets is missing or is not the one that was shipped."""
 
 

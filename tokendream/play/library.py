@@ -9,7 +9,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from tokendream.data.replay import ReplayBuffer
-from tokendream.errors import one_line
+from tokendream.errors import TokendreamError, one_line
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.files import CheckpointError, size_on_disk
 from tokendream.runfolder.load import Trained
@@ -27,7 +27,7 @@ LISTED = 40
 """Most episodes of each kind that are listed."""
 
 
-class RecordingError(ValueError):
+class RecordingError(TokendreamError):
     """A recording that cannot be opened; one line that says why."""
 
 

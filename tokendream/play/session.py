@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tokendream.dream.imagine import Dream
-from tokendream.errors import nearest
+from tokendream.errors import TokendreamError, nearest
 from tokendream.play.keys import Hands, Layout
 from tokendream.play.library import Episode
 from tokendream.play.mind import Futures, Mind, ids
@@ -34,7 +34,7 @@ FUTURES, FUTURE_STEPS = 16, 48
 """Number of futures of one moment, and their steps before new ones are drawn."""
 
 
-class PlayError(ValueError):
+class PlayError(TokendreamError):
     """Something that cannot be done now; one line for the person."""
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import safetensors.numpy
 
 from tokendream.config.parsing import read
-from tokendream.errors import nearest, require
+from tokendream.errors import TokendreamError, nearest, require
 from tokendream.play.view import View
 
 LARGEST = 1024
 """Most bytes of a viewer's message."""
 
 
-class WireError(ValueError):
+class WireError(TokendreamError):
     """A message that means nothing; one line that says why."""
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokendream.errors import ConfigError, one_line
+from tokendream.errors import ConfigError, TokendreamError, one_line
 
 UNHASHED_LIMIT = 16 * 2**20
 """Most bytes read from a file of which no hash is known."""
@@ -24,7 +24,7 @@ UNHASHED_LIMIT = 16 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(TokendreamError):
     """A checkpoint that cannot be written or read; one line that says which file and why."""
 
 

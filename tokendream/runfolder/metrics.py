@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokendream.errors import shorten
+from tokendream.errors import TokendreamError, shorten
 from tokendream.runfolder import files
 
 LONGEST_LOG = 2**28
@@ -25,7 +25,7 @@ Record = dict[str, int | float]
 """The figures of an epoch by name, such as `world_model/next_frame`."""
 
 
-class MetricsError(ValueError):
+class MetricsError(TokendreamError):
     """A metrics file that cannot be read; the message names the line."""
 
 

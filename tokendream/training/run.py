@@ -20,7 +20,7 @@ from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
 from tokendream.envs.registry import make
-from tokendream.errors import NonFiniteError, OutOfMemory, one_line
+from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_line
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import Game, Policy, random_policy
 from tokendream.reports import pictures
@@ -60,7 +60,7 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
         return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
 
 
-class RunError(ValueError):
+class RunError(TokendreamError):
     """A fault that ended a run; the message says what is saved and how to go on."""
 
 
@@ -85,10 +85,10 @@ class Run:
             try:
                 return self._go(stop)
             except Exception as error:
-                explained = self._explained(error)
-                if explained is error:
-                    raise
-                raise explained from error
+                if explained := self._explained(error):
+                    raise explained from error
+                error.add_note(f"A bug in tokendream: {self._saved()}")
+                raise
 
     def _begin(self, stack: contextlib.ExitStack, *, resumed: bool) -> None:
         """Build all that trains, and put it where the last checkpoint was."""
@@ -134,8 +134,8 @@ class Run:
             return EXIT_CODES[stop.reason or "time limit"]
         return 0
 
-    def _explained(self, error: Exception) -> Exception:
-        """A fault with what is safe after it and the command that goes on from there; a bug as it is."""
+    def _explained(self, error: Exception) -> RunError | None:
+        """A fault with what is safe after it and the command that goes on from there; None for a bug of ours."""
         more = ""
         if isinstance(error, NonFiniteError) and error.batch:
             try:
@@ -150,13 +150,15 @@ class Run:
             )
         if isinstance(error, OutOfMemory):
             more = f" in {self.run_dir / 'config.json'}"
-        if not isinstance(error, ValueError | OSError):
-            return error
+        if not isinstance(error, TokendreamError | OSError):
+            return None
+        return RunError(f"{error}{more}; {self._saved()}")
+
+    def _saved(self) -> str:
+        """What of the run is safe, and the command that goes on from there."""
         saved = self._store.epochs()
         state = f"epoch {saved[0]} and all before it are saved" if saved else "nothing was saved yet"
-        return RunError(
-            f"{error}{more}; {state}; once the cause is mended, go on with: tokendream train --resume {self.run_dir}"
-        )
+        return f"{state}; once the cause is mended, go on with: tokendream train --resume {self.run_dir}"
 
     def _train(self, stop: StopRequest) -> bool:
         """All epochs that are left. Returns False if asked to stop."""

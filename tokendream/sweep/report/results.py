@@ -18,7 +18,7 @@ from typing import Any
 from tokendream.config.config import Config
 from tokendream.config.presets import PRESETS
 from tokendream.envs.atari100k import ATARI_100K, benchmark_name
-from tokendream.errors import ConfigError
+from tokendream.errors import ConfigError, TokendreamError
 from tokendream.reports.results import Folder
 from tokendream.sweep.plan import expected, fields_that_differ
 
@@ -34,7 +34,7 @@ PER_RUN = {"seed", "epoch", "player"}
 """Parts of an evaluation's protocol that differ from run to run."""
 
 
-class ResultError(ValueError):
+class ResultError(TokendreamError):
     """Results that cannot be reported together; the message names what differs and where."""
 
 

@@ -1,0 +1,61 @@
+"""What is said in one line, and what keeps its traceback: a user's mistake and a bug of ours."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tokendream.cli import main as cli
+from tokendream.cli.commands import COMMANDS, Report
+from tokendream.errors import ConfigError, NonFiniteError, OutOfMemory, TokendreamError
+from tokendream.training.trainer import Trainer
+
+PACKAGE = Path(__file__).parents[1] / "tokendream"
+
+
+@pytest.mark.parametrize("error", [ConfigError("no"), OutOfMemory("no"), NonFiniteError("no"), OSError("no")])
+def test_a_users_mistake_is_one_line(error, monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, "report", (Report, lambda _: (_ for _ in ()).throw(error)))
+    assert cli.main(["report", "x"]) == 2
+    assert capsys.readouterr().err == "tokendream: no\n"
+
+
+@pytest.mark.parametrize("bug", [ValueError("no"), RuntimeError("no"), KeyError("no")])
+def test_a_bug_keeps_its_traceback(bug, monkeypatch):
+    monkeypatch.setitem(COMMANDS, "report", (Report, lambda _: (_ for _ in ()).throw(bug)))
+    with pytest.raises(type(bug)) as caught:
+        cli.main(["report", "x"])
+    assert caught.value is bug
+
+
+def test_a_bug_in_a_run_says_where_the_run_lies_too(tmp_path, monkeypatch):
+    """A shape error of torch is an IndexError or a ValueError as well as a RuntimeError; none is a user's fault."""
+
+    def loss(*_):
+        raise ValueError("shapes do not match")
+
+    argv = ["train", "tiny", "--epochs", "4", "--checkpoint-every", "1", "--run-dir", str(tmp_path / "run")]
+    monkeypatch.setattr(Trainer, "_actor_critic_loss", loss)  # from epoch 3 on
+    with pytest.raises(ValueError, match="shapes do not match") as caught:
+        cli.main(argv)
+    assert not isinstance(caught.value, TokendreamError)
+    (note,) = caught.value.__notes__
+    assert "epoch 2 and all before it are saved" in note
+    assert note.endswith(f"go on with: tokendream train --resume {tmp_path / 'run'}")
+    assert caught.traceback[-1].name == "loss"
+
+
+def test_all_errors_of_ours_are_of_one_kind():
+    """Or the command line would take them for bugs."""
+    known = {"TokendreamError"}
+    bases = {
+        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    while found := {name for name, its in bases.items() if its & known} - known:
+        known |= found
+    assert len(known) > 10
+    errors = {name for name, its in bases.items() if its & {"Exception", "ValueError", "RuntimeError", "OSError"}}
+    assert errors == {"TokendreamError", "Stopped"}
