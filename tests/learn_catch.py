@@ -10,7 +10,7 @@ import sys
 import torch
 
 from tokendream.agent.agent import Agent, AgentPolicy
-from tokendream.config.config import Control
+from tokendream.config.parts import Control
 from tokendream.config.presets import TOY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, keep_freed_memory

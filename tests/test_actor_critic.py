@@ -3,7 +3,7 @@ import torch
 
 from tokendream.agent.actor_critic import ActorCritic, PolicyState
 from tokendream.agent.agent import Agent
-from tokendream.config.config import ActorCriticConfig, DreamConfig
+from tokendream.config.parts import ActorCriticConfig, DreamConfig
 from tokendream.config.presets import preset
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.observations import image_block

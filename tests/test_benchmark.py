@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tokendream.cli.main import main
-from tokendream.config.config import Config, DreamConfig
+from tokendream.config.config import Config
+from tokendream.config.parts import DreamConfig
 from tokendream.config.presets import REM, TINY
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.errors import ConfigError

@@ -15,7 +15,7 @@ from torch import nn
 
 from tokendream.agent.agent import Agent
 from tokendream.bench.workload import ACTIONS, StillEnvs, synthetic_replay
-from tokendream.config.config import PhaseConfig
+from tokendream.config.parts import PhaseConfig
 from tokendream.config.presets import TINY
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute

@@ -2,17 +2,20 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
-from tokendream.config.config import Config, EnvConfig, PhaseConfig, TokenizerConfig, WorldModelConfig
+from tokendream.config.config import Config
+from tokendream.config.parts import EnvConfig, PhaseConfig, TokenizerConfig, WorldModelConfig
 from tokendream.config.presets import PRESETS, REM, preset
+from tokendream.config.ranges import Range
 from tokendream.errors import ConfigError
 
 SOURCE = "\n".join(
     path.read_text()
     for path in (Path(__file__).parents[1] / "tokendream").rglob("*.py")
-    if path.name not in ("config.py", "presets.py")
+    if path.name not in ("config.py", "parts.py", "presets.py")
 )
 
 
@@ -35,6 +38,34 @@ def fields(cls):
 def test_every_field_is_read_by_somebody(name):
     """No key is swallowed silently."""
     assert re.search(rf"\.{name}\b", SOURCE)
+
+
+@pytest.mark.parametrize(
+    "cls", [Config, *(type(v) for v in vars(REM).values() if dataclasses.is_dataclass(v)), PhaseConfig]
+)
+def test_every_number_says_what_it_may_be(cls):
+    hints = get_type_hints(cls, include_extras=True)
+    for f in dataclasses.fields(cls):
+        if get_type_hints(cls)[f.name] in (int, float):
+            assert any(isinstance(a, Range) for a in get_args(hints[f.name])), f.name
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (2**31, "epochs must be at most 2147483647, not 2147483648"),
+        (-1, "epochs must be at least 1, not -1"),
+    ],
+)
+def test_whole_numbers_are_counted_in_32_bits(value, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(REM, epochs=value)
+
+
+def test_a_seed_may_be_larger():
+    assert dataclasses.replace(REM, seed=2**62).seed == 2**62
+    with pytest.raises(ConfigError, match=f"seed must be between 0 and {2**62}"):
+        dataclasses.replace(REM, seed=2**62 + 1)
 
 
 def test_derived_sizes_are_the_papers():

@@ -10,7 +10,7 @@ import torch
 
 from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
-from tokendream.config.config import TokenizerConfig
+from tokendream.config.parts import TokenizerConfig
 from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.evaluation.diagnosis.control import control, returns_ahead

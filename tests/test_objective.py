@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tokendream.config.config import DreamConfig
+from tokendream.config.parts import DreamConfig
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss, lambda_returns
 from tokendream.spaces.actions import Discrete

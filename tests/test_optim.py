@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from tokendream.config.config import PhaseConfig
+from tokendream.config.parts import PhaseConfig
 from tokendream.errors import NonFiniteError
 from tokendream.nn.losses import Losses
 from tokendream.training.update import adamw, apply, check

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.config import Config, DreamConfig, PhaseConfig
+from tokendream.config.config import Config
+from tokendream.config.parts import DreamConfig, PhaseConfig
 from tokendream.data.batch import Steps
 from tokendream.device import Compute
 from tokendream.dream.imagine import Rollout

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokendream.config.config import TokenizerConfig
+from tokendream.config.parts import TokenizerConfig
 from tokendream.nn.patch import PatchDecoder, PatchEncoder
 from tokendream.tokenizers.vq import VQTokenizer
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tokendream.config.config import Config, EnvConfig
+from tokendream.config.config import Config
+from tokendream.config.parts import EnvConfig
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.registry import make
 from tokendream.play.keys import BUTTONS, SPARE, Layout

@@ -9,7 +9,7 @@ import torch
 from playing import PLAIN, load, make_run
 from test_films import read
 
-from tokendream.config.config import EnvConfig
+from tokendream.config.parts import EnvConfig
 from tokendream.data.replay import ReplayBuffer
 from tokendream.play import recording
 from tokendream.play.library import RecordingError, open_recording, scan

@@ -8,7 +8,7 @@ import pytest
 import torch
 from playing import load, make_run
 
-from tokendream.config.config import EnvConfig
+from tokendream.config.parts import EnvConfig
 from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine

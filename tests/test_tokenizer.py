@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tokendream.config import presets
-from tokendream.config.config import TokenizerConfig
+from tokendream.config.parts import TokenizerConfig
 from tokendream.tokenizers import vq as module
 from tokendream.tokenizers.vq import VQTokenizer, to_float, to_uint8
 

@@ -7,7 +7,8 @@ import torch
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.token_cache import filled
-from tokendream.config.config import Config, PhaseConfig
+from tokendream.config.config import Config
+from tokendream.config.parts import PhaseConfig
 from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, Pace

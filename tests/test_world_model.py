@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tokendream.agent.world_model import WorldModel
-from tokendream.config.config import WorldModelConfig
+from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.observations import image_block

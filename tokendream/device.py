@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokendream.config.config import Config, Precision
+from tokendream.config.config import Config
+from tokendream.config.parts import Precision
 from tokendream.errors import ConfigError
 from tokendream.kernels.cpu import build
 from tokendream.nn import passes

@@ -13,7 +13,7 @@ import torch
 
 from tokendream.agent.actor_critic import ActorCritic
 from tokendream.agent.world_model import Outcome, Prediction, WorldModel
-from tokendream.config.config import Control
+from tokendream.config.parts import Control
 from tokendream.data.batch import Steps
 from tokendream.nn.losses import Losses
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-from tokendream.config.config import ActorCriticConfig, DreamConfig
+from tokendream.config.parts import ActorCriticConfig, DreamConfig
 from tokendream.spaces.observations import Block
 
 View = Float[Tensor, "*N K E"] | UInt8[Tensor, "*N 3 S S"]

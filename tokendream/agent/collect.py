@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
-from tokendream.config.config import CollectConfig
+from tokendream.config.parts import CollectConfig
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.vector import Envs

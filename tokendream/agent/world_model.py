@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from tokendream.config.config import WorldModelConfig
+from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import Backbone, State
 from tokendream.nn.losses import Losses

@@ -1,8 +1,7 @@
-"""The hyper-parameters of REM as frozen dataclasses, one class per table of the paper.
+"""Everything that determines a run, and its JSON.
 
-Defaults stand here and nowhere else, and they are the paper's (preset `rem`). A field's docstring is its
-`--help` text and names the paper's symbol. Sizes that follow from others are properties. Facts learnt at run
-time (the number of actions, the device found) are never written back into a config.
+Sizes that follow from others are properties. Facts learnt at run time (the number of actions, the device found) are
+never written back into a config.
 """
 
 from __future__ import annotations
@@ -10,197 +9,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated
 
-from tokendream.config import limits
+from tokendream.config import limits, ranges
 from tokendream.config.parsing import read
+from tokendream.config.parts import (
+    ActorCriticConfig,
+    CollectConfig,
+    Control,
+    DreamConfig,
+    EnvConfig,
+    EvalConfig,
+    Precision,
+    TokenizerConfig,
+    TrainingConfig,
+    WorldModelConfig,
+)
+from tokendream.config.ranges import LARGEST_SEED, Count, Range
 from tokendream.errors import ConfigError, shorten
 
 FORMAT = 1
 """Version of the config's JSON; a file with another number is refused by name."""
-
-Perceptual = Literal["vgg16", "alexnet", "none"]
-Network = Literal["conv", "patch"]
-Precision = Literal["auto", "bf16", "float32"]
-Control = Literal["none", "shuffled-actions", "zero-rewards", "dealt-rewards", "blind-policy"]
-
-
-@dataclass(frozen=True)
-class EnvConfig:
-    """The environment's protocol (Atari 100K)."""
-
-    size: int = 64
-    """Height and width of a frame in pixels."""
-    frame_skip: int = 4
-    """Raw frames an agent step lasts (Atari only)."""
-    noop_max: int = 30
-    """Random no-ops at the start of a training game are fewer than this, 0 included (Atari only)."""
-    eval_noop_max: int = 1
-    """The same for evaluation; 1 means none, as published."""
-    max_frames: int = 20_000
-    """Raw frames after which a training game is truncated."""
-    eval_max_frames: int = 108_000
-    """Raw frames after which an evaluation game is truncated."""
-    life_loss_ends: bool = True
-    """Whether losing a life is an `end` d_t in training (the game itself goes on)."""
-    step_timeout: float = 120.0
-    """Seconds in which a reset or a step must answer, or the run stops; 0 waits for ever."""
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """V, the VQ-VAE."""
-
-    channels: int = 32
-    """Channels of the encoder's first convolution; each downsampling doubles them."""
-    downsamples: int = 3
-    """Number of halvings of the frame: 3 turns 64x64 into the 8x8 grid of K = 64 tokens."""
-    codebook_size: int = 512
-    """V, the number of codes."""
-    code_width: int = 256
-    """E, the width of a code; it is also the width D of the world model, which shares the codebook."""
-    network: Network = "conv"
-    """Encoder and decoder: conv is the paper's; patch sees each cell of the grid by itself (not published)."""
-    perceptual: Perceptual = "vgg16"
-    """Network of the LPIPS loss: vgg16 is the paper's, alexnet is cheaper, none leaves LPIPS out."""
-    perceptual_weight: float = 1.0
-    """Weight of the LPIPS term."""
-    revive_after: int = 0
-    """Updates without use after which a code moves onto an encoder output of the batch; 0: never, as published."""
-    changed_weight: float = 0.0
-    """Extra weight of the squared error on pixels that differ from the batch's mean frame (not published)."""
-    lost_weight: float = 0.0
-    """Extra weight of the squared error with each pixel weighted by its own error (not published)."""
-
-
-@dataclass(frozen=True)
-class WorldModelConfig:
-    """M, the RetNet with parallel observation prediction."""
-
-    layers: int = 5
-    """N, the number of RetNet layers."""
-    heads: int = 4
-    """H, the number of retention heads."""
-    ffn_factor: int = 4
-    """Inner width of the feed-forward network, in units of D."""
-    dropout: float = 0.1
-    """Dropout rate inside the layers."""
-    segment_length: int = 10
-    """T, env steps in a training segment."""
-    context: int = 2
-    """First blocks of a segment that are context only and not scored."""
-    stay: bool = False
-    """Whether a head of its own says how likely a token is to stay what it is (not published)."""
-    token_temperature: float = 1.0
-    """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""
-    backbone: Literal["retnet", "transformer"] = "retnet"
-    """retnet is the paper's; transformer keeps keys and values instead of a state of fixed size."""
-    decoding: Literal["pop", "token"] = "pop"
-    """pop predicts a whole frame in one call, as the paper; token one token after the other, as IRIS."""
-    own_embedding: bool = False
-    """Whether M embeds tokens by a table of its own instead of V's codebook (an ablation of the paper)."""
-    shared_prediction_token: bool = False
-    """Whether one vector stands at all K places of a frame to predict, instead of K vectors (an ablation)."""
-
-
-@dataclass(frozen=True)
-class ActorCriticConfig:
-    """C, the controller."""
-
-    lstm_width: int = 512
-    """M, the width of the LSTM."""
-    action_inputs: bool = True
-    """Whether the LSTM hears the actions taken; without is an ablation of the paper."""
-    sees: Literal["codes", "pixels"] = "codes"
-    """What C sees of a frame: its codes, or the pixels that they decode to (an ablation of the paper)."""
-
-
-@dataclass(frozen=True)
-class DreamConfig:
-    """Imagination and its objective."""
-
-    horizon: int = 9
-    """Imagined steps of a dream."""
-    burn_in: int = 20
-    """Real steps that warm the LSTM before a dream starts."""
-    burn_in_actions: bool = True
-    """Whether the LSTM also receives the past actions while it warms up; the published code forgets them."""
-    discount: float = 0.995
-    """γ, the discount of the returns."""
-    lam: float = 0.95
-    """λ of the λ-returns."""
-    entropy_weight: float = 0.001
-    """Weight of the policy's entropy bonus."""
-    mask_after_end: bool = False
-    """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
-    centre_advantage: bool = False
-    """Subtract the batch's mean advantage, so that values that lag behind favour no action (not published)."""
-    scale_advantage: bool = False
-    """Divide the advantages by their root mean square, so that the entropy weight suits any game (not published)."""
-
-
-@dataclass(frozen=True)
-class CollectConfig:
-    """Experience from the real environment."""
-
-    steps: int = 200
-    """Env steps an epoch."""
-    last_epoch: int = 500
-    """Last epoch in which experience is collected."""
-    epsilon: float = 0.01
-    """ε, the probability of a uniformly random action."""
-    temperature: float = 1.0
-    """Temperature at which the other actions are sampled (the paper: 1, though it evaluates at 0.5)."""
-    capacity: int = 100_000
-    """Env steps that the replay buffer holds; the oldest are overwritten beyond it."""
-
-
-@dataclass(frozen=True)
-class PhaseConfig:
-    """The updates of one part of the agent within an epoch."""
-
-    first_epoch: int
-    """First epoch in which this part is trained (epochs count from 1)."""
-    updates: int
-    """Gradient updates an epoch."""
-    batch: int
-    """B: frames for the tokenizer, segments for the world model, dreams for the actor-critic."""
-    learning_rate: float
-    """AdamW's step size."""
-    weight_decay: float
-    """AdamW's decoupled weight decay."""
-    clip: float
-    """Largest L2 norm of the gradient."""
-    last_epoch: int = 1_000_000
-    """Last epoch in which this part is trained."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """The three gradient phases of an epoch, in their order."""
-
-    tokenizer: PhaseConfig = PhaseConfig(6, 200, 128, 1e-4, 0.01, 10.0)
-    """Updates of V, on single frames."""
-    world_model: PhaseConfig = PhaseConfig(26, 200, 64, 2e-4, 0.05, 100.0)
-    """Updates of M, on segments; its weight decay acts on matrices only."""
-    actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)
-    """Updates of C, on dreams."""
-    cache_tokens: bool = True
-    """Whether a frame of the replay is encoded once while V stays as it is, not in every update that reads it."""
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Evaluation on full games."""
-
-    episodes: int = 100
-    """Episodes after training."""
-    every: int = 50
-    """Epochs between evaluations during training; 0 for none."""
-    episodes_during: int = 16
-    """Episodes of an evaluation during training."""
-    temperature: float = 0.5
-    """Temperature at which evaluation samples actions."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +42,9 @@ class Config:
     """Atari game, by its name in the Atari 100K benchmark."""
     env_id: str = ""
     """Any Gymnasium environment with RGB image observations and discrete actions, instead of an Atari game."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
     """Seed of every random number of the run."""
-    epochs: int = 600
+    epochs: Count = 600
     """Training cycles."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -232,7 +61,7 @@ class Config:
     control: Control = "none"
     """A link cut on purpose, to see that nothing is learnt without it: M is trained on other steps' actions, dreams
     pay nothing or another dream's rewards, C sees no frame."""
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
     """Epochs between checkpoints; one is also written at the end and on Ctrl-C."""
     env: EnvConfig = field(default_factory=EnvConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -264,7 +93,10 @@ class Config:
         return self.env_id or self.game
 
     def __post_init__(self) -> None:
-        limits.check(self)
+        ranges.check(self)
+        limits.check_frame(self.env, self.tokenizer)
+        limits.check_world_model(self.world_model, self.tokenizer)
+        limits.check_capacity(self.collect, self.dream, self.world_model)
 
     def to_json(self) -> str:
         """The config as JSON text, with the format's version."""

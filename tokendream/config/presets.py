@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tokendream.config.config import (
+from tokendream.config.config import Config
+from tokendream.config.parts import (
     ActorCriticConfig,
     CollectConfig,
-    Config,
     DreamConfig,
     EnvConfig,
     EvalConfig,

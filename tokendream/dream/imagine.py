@@ -19,7 +19,7 @@ from torch import Tensor
 from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
 from tokendream.agent.world_model import Outcome, Prediction
-from tokendream.config.config import DreamConfig
+from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tokendream.agent.agent import Agent
-from tokendream.config.config import DreamConfig
+from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout

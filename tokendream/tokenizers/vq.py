@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokendream.config.config import TokenizerConfig
+from tokendream.config.parts import TokenizerConfig
 from tokendream.nn.conv import Decoder, Encoder
 from tokendream.nn.losses import Losses
 from tokendream.nn.lpips import LPIPS

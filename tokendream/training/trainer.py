@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Collector
 from tokendream.agent.token_cache import TokenCache
-from tokendream.config.config import Config, PhaseConfig
+from tokendream.config.config import Config
+from tokendream.config.parts import PhaseConfig
 from tokendream.config.schedule import PARTS, Phase, schedule
 from tokendream.data.batch import Segments, Steps
 from tokendream.data.replay import ReplayBuffer

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from tokendream.agent.agent import Agent
-from tokendream.config.config import DreamConfig
+from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.evaluation.diagnosis.figures import Bars, Figure, Part, number
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokendream.agent.agent import Agent
-from tokendream.config.config import DreamConfig
+from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.evaluation.diagnosis.figures import Curve, Figure, Part, classification, number

@@ -1,0 +1,195 @@
+"""The hyper-parameters of REM, one frozen dataclass per part of the agent or of a run.
+
+Defaults stand here and nowhere else, and they are the paper's (preset `rem`). What a field may be is said by its type,
+its docstring is its `--help` text and names the paper's symbol. A new hyper-parameter is one field here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, Range, Share
+
+Perceptual = Literal["vgg16", "alexnet", "none"]
+Network = Literal["conv", "patch"]
+Precision = Literal["auto", "bf16", "float32"]
+Control = Literal["none", "shuffled-actions", "zero-rewards", "dealt-rewards", "blind-policy"]
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment's protocol (Atari 100K)."""
+
+    size: Annotated[int, Range(8)] = 64
+    """Height and width of a frame in pixels."""
+    frame_skip: Count = 4
+    """Raw frames an agent step lasts (Atari only)."""
+    noop_max: Count = 30
+    """Random no-ops at the start of a training game are fewer than this, 0 included (Atari only)."""
+    eval_noop_max: Count = 1
+    """The same for evaluation; 1 means none, as published."""
+    max_frames: Count = 20_000
+    """Raw frames after which a training game is truncated."""
+    eval_max_frames: Count = 108_000
+    """Raw frames after which an evaluation game is truncated."""
+    life_loss_ends: bool = True
+    """Whether losing a life is an `end` d_t in training (the game itself goes on)."""
+    step_timeout: NonNegative = 120.0
+    """Seconds in which a reset or a step must answer, or the run stops; 0 waits for ever."""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """V, the VQ-VAE."""
+
+    channels: Annotated[int, Range(8, multiple_of=8)] = 32
+    """Channels of the encoder's first convolution; each downsampling doubles them."""
+    downsamples: Annotated[int, Range(1, 16)] = 3
+    """Number of halvings of the frame: 3 turns 64x64 into the 8x8 grid of K = 64 tokens."""
+    codebook_size: Annotated[int, Range(2)] = 512
+    """V, the number of codes."""
+    code_width: Annotated[int, Range(4)] = 256
+    """E, the width of a code; it is also the width D of the world model, which shares the codebook."""
+    network: Network = "conv"
+    """Encoder and decoder: conv is the paper's; patch sees each cell of the grid by itself (not published)."""
+    perceptual: Perceptual = "vgg16"
+    """Network of the LPIPS loss: vgg16 is the paper's, alexnet is cheaper, none leaves LPIPS out."""
+    perceptual_weight: NonNegative = 1.0
+    """Weight of the LPIPS term."""
+    revive_after: CountOrNone = 0
+    """Updates without use after which a code moves onto an encoder output of the batch; 0: never, as published."""
+    changed_weight: NonNegative = 0.0
+    """Extra weight of the squared error on pixels that differ from the batch's mean frame (not published)."""
+    lost_weight: NonNegative = 0.0
+    """Extra weight of the squared error with each pixel weighted by its own error (not published)."""
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """M, the RetNet with parallel observation prediction."""
+
+    layers: Count = 5
+    """N, the number of RetNet layers."""
+    heads: Count = 4
+    """H, the number of retention heads."""
+    ffn_factor: Count = 4
+    """Inner width of the feed-forward network, in units of D."""
+    dropout: Annotated[float, Range(0, 0.95)] = 0.1
+    """Dropout rate inside the layers."""
+    segment_length: Annotated[int, Range(2)] = 10
+    """T, env steps in a training segment."""
+    context: Count = 2
+    """First blocks of a segment that are context only and not scored."""
+    stay: bool = False
+    """Whether a head of its own says how likely a token is to stay what it is (not published)."""
+    token_temperature: Positive = 1.0
+    """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""
+    backbone: Literal["retnet", "transformer"] = "retnet"
+    """retnet is the paper's; transformer keeps keys and values instead of a state of fixed size."""
+    decoding: Literal["pop", "token"] = "pop"
+    """pop predicts a whole frame in one call, as the paper; token one token after the other, as IRIS."""
+    own_embedding: bool = False
+    """Whether M embeds tokens by a table of its own instead of V's codebook (an ablation of the paper)."""
+    shared_prediction_token: bool = False
+    """Whether one vector stands at all K places of a frame to predict, instead of K vectors (an ablation)."""
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """C, the controller."""
+
+    lstm_width: Count = 512
+    """M, the width of the LSTM."""
+    action_inputs: bool = True
+    """Whether the LSTM hears the actions taken; without is an ablation of the paper."""
+    sees: Literal["codes", "pixels"] = "codes"
+    """What C sees of a frame: its codes, or the pixels that they decode to (an ablation of the paper)."""
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    """Imagination and its objective."""
+
+    horizon: Annotated[int, Range(2)] = 9
+    """Imagined steps of a dream."""
+    burn_in: Count = 20
+    """Real steps that warm the LSTM before a dream starts."""
+    burn_in_actions: bool = True
+    """Whether the LSTM also receives the past actions while it warms up; the published code forgets them."""
+    discount: Share = 0.995
+    """γ, the discount of the returns."""
+    lam: Share = 0.95
+    """λ of the λ-returns."""
+    entropy_weight: NonNegative = 0.001
+    """Weight of the policy's entropy bonus."""
+    mask_after_end: bool = False
+    """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
+    centre_advantage: bool = False
+    """Subtract the batch's mean advantage, so that values that lag behind favour no action (not published)."""
+    scale_advantage: bool = False
+    """Divide the advantages by their root mean square, so that the entropy weight suits any game (not published)."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Experience from the real environment."""
+
+    steps: Count = 200
+    """Env steps an epoch."""
+    last_epoch: Count = 500
+    """Last epoch in which experience is collected."""
+    epsilon: Share = 0.01
+    """ε, the probability of a uniformly random action."""
+    temperature: Positive = 1.0
+    """Temperature at which the other actions are sampled (the paper: 1, though it evaluates at 0.5)."""
+    capacity: Count = 100_000
+    """Env steps that the replay buffer holds; the oldest are overwritten beyond it."""
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """The updates of one part of the agent within an epoch."""
+
+    first_epoch: Count
+    """First epoch in which this part is trained (epochs count from 1)."""
+    updates: CountOrNone
+    """Gradient updates an epoch."""
+    batch: Count
+    """B: frames for the tokenizer, segments for the world model, dreams for the actor-critic."""
+    learning_rate: Positive
+    """AdamW's step size."""
+    weight_decay: NonNegative
+    """AdamW's decoupled weight decay."""
+    clip: Positive
+    """Largest L2 norm of the gradient."""
+    last_epoch: CountOrNone = 1_000_000
+    """Last epoch in which this part is trained; 0 for never."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The three gradient phases of an epoch, in their order."""
+
+    tokenizer: PhaseConfig = PhaseConfig(6, 200, 128, 1e-4, 0.01, 10.0)
+    """Updates of V, on single frames."""
+    world_model: PhaseConfig = PhaseConfig(26, 200, 64, 2e-4, 0.05, 100.0)
+    """Updates of M, on segments; its weight decay acts on matrices only."""
+    actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)
+    """Updates of C, on dreams."""
+    cache_tokens: bool = True
+    """Whether a frame of the replay is encoded once while V stays as it is, not in every update that reads it."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on full games."""
+
+    episodes: Count = 100
+    """Episodes after training."""
+    every: CountOrNone = 50
+    """Epochs between evaluations during training; 0 for none."""
+    episodes_during: Count = 16
+    """Episodes of an evaluation during training."""
+    temperature: Positive = 0.5
+    """Temperature at which evaluation samples actions."""
