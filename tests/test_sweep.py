@@ -19,7 +19,8 @@ from tokendream.errors import ConfigError
 from tokendream.runfolder import lock
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.stop import StopRequest
-from tokendream.sweep.engine import TIMED_OUT, Engine, Resources, why
+from tokendream.sweep.engine import End, Resources, Status
+from tokendream.sweep.local import LocalEngine
 from tokendream.sweep.plan import Cell, expected, fields_that_differ, plan, prepare
 from tokendream.sweep.progress import LineDashboard, LiveDashboard, progress
 from tokendream.sweep.run import Sweep
@@ -120,7 +121,6 @@ def test_a_sweep_that_is_killed_and_stopped_is_completed_by_the_same_command(tmp
         assert [r["epoch"] for r in read_metrics(path / "metrics.jsonl")] == [1, 2, 3, 4]
         assert json.loads((path / "facts.json").read_text())["device"]
         jobs = sorted((folder / "jobs" / name).iterdir())
-        assert not list((folder / "jobs" / name).rglob("*.pkl"))
         log = next(jobs[-1].glob("*_log.out")).read_text()
         assert len(jobs) == (2 if "Slow" in name else 1)
         assert ("going on with" in log) == ("Slow" in name)
@@ -128,31 +128,30 @@ def test_a_sweep_that_is_killed_and_stopped_is_completed_by_the_same_command(tmp
 
 
 class Scripted:
-    """Jobs that end when they are told to."""
+    """A job that ends when it is told to."""
 
-    def __init__(self, cell, out="", err="", finishes=True, epochs=0):
-        self.cell, self.out, self.err, self.finishes, self.epochs = cell, out, err, finishes, epochs
-        self.looks, self.asked = 0, 0
+    def __init__(self, cell, code=0, word="", err="", finishes=True, epochs=0):
+        self.cell, self.code, self.word, self.err = cell, code, word, err
+        self.finishes, self.epochs, self.looks, self.asked = finishes, epochs, 0, 0
 
-    def done(self):
+    def status(self):
         self.looks += 1
         if self.looks < 2:
-            return False
+            return Status("running")
         with (self.cell.run_dir / "metrics.jsonl").open("a") as file:
             for epoch in range(1, self.epochs + 1):
                 file.write(json.dumps({"epoch": epoch, "env_steps": 20 * epoch}) + "\n")
         if self.finishes:
             (self.cell.run_dir / "evaluation").mkdir()
             (self.cell.run_dir / "evaluation" / "final.json").write_text("{}")
-        return True
+        return Status("over")
 
     def stop(self):
         self.asked, self.finishes = self.asked + 1, False
 
-    def log(self):
-        for name, text in (("out", self.out), ("err", self.err)):
-            (self.cell.run_dir / name).write_text(text)
-        return self.cell.run_dir / "out", self.cell.run_dir / "err"
+    def end(self):
+        (self.cell.run_dir / "err").write_text(self.err)
+        return End(self.code, self.word, self.cell.run_dir / "err")
 
 
 class Fake:
@@ -161,6 +160,9 @@ class Fake:
     def __init__(self, jobs, script=None):
         self.jobs, self.script = jobs, script or {}
         self.started, self.slots = [], []
+
+    def trouble(self):
+        return ""
 
     def found(self, cell):
         return None
@@ -189,7 +191,7 @@ def test_no_more_runs_at_a_time_than_asked_for(tmp_path, capsys):
 
 
 def test_a_failure_is_said_and_stops_nothing(tmp_path, capsys):
-    failing = [{"finishes": False, "err": "tokendream: the disk is full\nsubmitit ERROR\nTraceback ...\n"}]
+    failing = [{"finishes": False, "code": 2, "err": "tokendream: the disk is full\nsrun: error: task 0: Exited\n"}]
     made, engine = cells(tmp_path), Fake(2, {"Catch-seed1": failing})
     runs = Sweep(made, engine, LineDashboard(made))
     runs.go(StopRequest(), poll=0.0)
@@ -198,15 +200,26 @@ def test_a_failure_is_said_and_stops_nothing(tmp_path, capsys):
     assert "Catch-seed1 failed: the disk is full (log: " in capsys.readouterr().out
 
 
-def test_a_run_stopped_by_its_time_limit_is_queued_again_while_it_moves(tmp_path):
-    late = {"out": "stopped (time limit); go on with\n", "finishes": False}
+@pytest.mark.parametrize("end", [{"code": 0}, {"code": 140}, {"code": None, "word": "TIMEOUT"}])
+def test_a_run_out_of_time_is_queued_again_while_it_moves(tmp_path, end):
+    """By its exit code or SLURM's word, never by its log."""
+    late = {**end, "finishes": False, "err": "tokendream: words\n"}
     made = cells(tmp_path, 2)
     engine = Fake(1, {"Catch-seed0": [{**late, "epochs": 3}, {}], "Catch-seed1": [{**late, "epochs": 0}]})
     runs = Sweep(made, engine, LineDashboard(made))
     runs.go(StopRequest(), poll=0.0)
     assert [cell.config.seed for cell, _ in engine.started] == [0, 1, 0]
     assert made[0].finished
-    assert runs.failed == {"Catch-seed1": f"{TIMED_OUT} without an epoch done"}
+    assert runs.failed == {"Catch-seed1": "out of time, without an epoch done"}
+
+
+@pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL"])
+def test_a_run_whose_machine_was_taken_away_is_queued_again(tmp_path, word):
+    made = cells(tmp_path, 1)
+    engine = Fake(1, {"Catch-seed0": [{"code": 143, "word": word, "finishes": False}, {}]})
+    Sweep(made, engine, LineDashboard(made)).go(StopRequest(), poll=0.0)
+    assert len(engine.started) == 2
+    assert made[0].finished
 
 
 def test_finished_runs_are_not_started(tmp_path):
@@ -223,7 +236,7 @@ def test_asked_to_stop_it_starts_nothing_and_asks_every_run(tmp_path):
     stop = StopRequest()
 
     class Interrupting(LineDashboard):
-        def show(self, states):
+        def show(self, states, notes):
             stop.reason = "SIGINT"
 
     Sweep(made, engine, Interrupting(made)).go(stop, poll=0.0)
@@ -232,19 +245,25 @@ def test_asked_to_stop_it_starts_nothing_and_asks_every_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "err", "line"),
+    ("code", "word", "err", "line"),
     [
-        ("", "Traceback\n  File\nRuntimeError: a bug\n", "RuntimeError: a bug"),
-        ("", "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>.\nsubmitit.FailedJobError",
-         "killed by SIGKILL (out of memory?)"),
-        ("stopped (SIGINT); go on with: ...\n", "submitit.FailedJobError\n", "stopped (SIGINT)"),
-        ("", "", "ended without a word"),
-        ("stopped (time limit); ...\n", "", TIMED_OUT),
+        (1, "", "Traceback\n  File\nRuntimeError: a bug\n", "RuntimeError: a bug"),
+        (2, "FAILED", "tokendream: no such game\nsrun: error: task 0: Exited with exit code 2\n", "no such game"),
+        (-9, "", "", "killed by SIGKILL (out of memory?)"),
+        (137, "", "", "killed by SIGKILL (out of memory?)"),
+        (139, "", "", "killed by SIGSEGV"),
+        (130, "", "a line", "stopped (SIGINT)"),
+        (143, "CANCELLED", "", "stopped (SIGTERM)"),
+        (None, "CANCELLED", "", "ended by SLURM: CANCELLED"),
+        (None, "OUT_OF_MEMORY", "", "ended by SLURM: OUT_OF_MEMORY"),
+        (None, "", "", "ended without a word"),
+        (None, "TIMEOUT", "", "out of time"),
+        (0, "", "", "out of time"),
     ],
-)  # fmt: skip
-def test_why_a_run_ended(tmp_path, out, err, line):
-    (made,) = cells(tmp_path, 1)
-    assert why(Scripted(made, out, err)) == line
+)
+def test_why_a_run_ended(tmp_path, code, word, err, line):
+    (tmp_path / "err").write_text(err)
+    assert End(code, word, tmp_path / "err").why() == line
 
 
 @pytest.mark.parametrize(
@@ -262,8 +281,11 @@ def test_why_a_run_ended(tmp_path, out, err, line):
         (["--games", CATCH, "--device", "cuda:1"], "device must be auto, cpu or cuda, not 'cuda:1'"),
         (["--games", CATCH, "--cluster", "slrum"], "cluster must be one of local, slurm, not 'slrum'"),
         (["--games", CATCH, "--cluster", "slurm", "--minutes", "5"], "minutes must be at least 20"),
-        (["--games", CATCH, "--cluster", "slurm", "--minutes", "60"], "there is no srun here"),
-        (["--games", CATCH, "--partition", "gpu"], "partition and minutes are for --cluster slurm"),
+        (["--games", CATCH, "--cluster", "slurm", "--minutes", "60"], "there is no sbatch here"),
+        (["--games", CATCH, "--partition", "gpu"], "partition, minutes, sbatch and setup are for --cluster slurm"),
+        (["--games", CATCH, "--sbatch", "qos=a"], "partition, minutes, sbatch and setup are for --cluster slurm"),
+        (["--games", CATCH, "--cluster", "slurm", "--minutes", "60", "--sbatch", "Qos=a"], "without its dashes"),
+        (["--games", CATCH, "--cluster", "slurm", "--minutes", "60", "--sbatch", "time=5"], "sets array, error"),
         (["--games", CATCH, "--cluster", "slurm", "--minutes", "60", "--partition", "a b"], "a plain name"),
     ],
 )
@@ -322,10 +344,10 @@ def test_a_damaged_list_of_runs_is_refused(tmp_path, runs):
         expected(tmp_path)
 
 
-def test_what_is_submitted_is_a_command(tmp_path, monkeypatch):
+def test_what_is_started_is_a_command(tmp_path, monkeypatch):
     (made,) = cells(tmp_path, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    engine = Engine(tmp_path, Resources(), jobs=0)
+    engine = LocalEngine(tmp_path, Resources(), jobs=0)
     assert engine.jobs == 2
     words = engine.command(made, slot=3)
     assert words[0] == "env"
@@ -334,8 +356,8 @@ def test_what_is_submitted_is_a_command(tmp_path, monkeypatch):
     assert Path(words[-6]).name.startswith("python")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
-    assert "OMP_NUM_THREADS=3" in Engine(tmp_path, Resources(), jobs=2).command(made, 0)
-    assert "OMP_NUM_THREADS=2" in Engine(tmp_path, Resources(cores=2), jobs=2).command(made, 0)
+    assert "OMP_NUM_THREADS=3" in LocalEngine(tmp_path, Resources(), jobs=2).command(made, 0)
+    assert "OMP_NUM_THREADS=2" in LocalEngine(tmp_path, Resources(cores=2), jobs=2).command(made, 0)
 
 
 def test_progress_of_a_run():
@@ -357,14 +379,16 @@ def test_the_table_shows_what_runs_first(tmp_path):
         '{"epoch": 2, "env_steps": 1240, "collect/return": -3.5, "collect/updates_per_s": 10.0}\n'
     )
     screen = io.StringIO()
-    board = LiveDashboard(made, Console(file=screen, force_terminal=True, color_system=None, width=120, height=30))
-    board.show({made[0].name: "waiting", made[1].name: "running", made[2].name: "finished"})
+    board = LiveDashboard(made, Console(file=screen, force_terminal=True, color_system=None, width=150, height=30))
+    states = {made[0].name: "waiting", made[1].name: "running", made[2].name: "finished"}
+    board.show(states, {made[0].name: "job 7 PENDING (Priority)"})
     board.say("a line [that] stays")
     board.close()
     out = screen.getvalue()
     assert "a line [that] stays" in out
     rows = [line.split() for line in out.splitlines() if line.startswith(CATCH)][-3:]  # as it was drawn last
     assert [row[2] for row in rows] == ["running", "finished", "waiting"]
+    assert " ".join(rows[2]).endswith("job 7 PENDING (Priority)")
     assert rows[0][1:6] == ["1", "running", "2/4", "1,240", "-3.5"]
     assert "3 runs: 1 waiting, 1 running, 1 finished" in out
 
@@ -373,8 +397,8 @@ def test_a_run_on_another_machine_is_not_waited_for(tmp_path):
     (made,) = cells(tmp_path, 1)
     with lock.hold(made.run_dir, "taken"):
         (made.run_dir / lock.NAME).write_text("1 another-machine")
-        job = Engine(tmp_path, Resources(), jobs=1).found(made)
-        assert not job.done()
+        job = LocalEngine(tmp_path, Resources(), jobs=1).found(made)
+        assert job.status().state == "running"
         job.stop()
-        assert job.done()
-    assert Engine(tmp_path, Resources(), jobs=1).found(made) is None
+        assert job.status().state == "over"
+    assert LocalEngine(tmp_path, Resources(), jobs=1).found(made) is None

@@ -56,13 +56,17 @@ class Sweep:
     cores: int = 0
     """Cores of each run; 0 shares out those of this machine, and leaves it to SLURM there."""
     cluster: str = "local"
-    """local or slurm. The SLURM path was tested with stand-ins for its commands, not on a cluster."""
+    """local or slurm."""
     partition: str = ""
     """SLURM's partition."""
     gpus: int = 1
     """GPUs of each run on SLURM; here the visible ones are dealt out."""
     minutes: int = 0
     """Time of a SLURM job; a run saves 10 minutes before its end and is queued again."""
+    sbatch: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE for sbatch, such as account=NAME, mem=32G or constraint=a100; may be repeated."""
+    setup: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A line of shell to run before each run, such as "module load cuda"; may be repeated."""
 
 
 @dataclass(frozen=True)
@@ -162,15 +166,25 @@ def _train(options: Train) -> int:
 
 
 def _sweep(options: Sweep) -> int:
-    from tokendream.sweep.engine import Engine, Resources
+    from tokendream.sweep.engine import Resources
+    from tokendream.sweep.local import LocalEngine
     from tokendream.sweep.plan import default_folder, plan
     from tokendream.sweep.progress import dashboard_for
     from tokendream.sweep.run import sweep
+    from tokendream.sweep.slurm import SlurmEngine
 
-    resources = Resources(options.cluster, options.cores, options.gpus, options.partition, options.minutes)
+    resources = Resources(
+        options.cluster,
+        options.cores,
+        options.gpus,
+        options.partition,
+        options.minutes,
+        options.sbatch,
+        options.setup,
+    )
     folder = options.out or default_folder(options.suite, options.config)
     cells = plan(options.suite, options.games, options.seeds, options.config, folder)
-    engine = Engine(folder, resources, options.jobs)
+    engine = (SlurmEngine if options.cluster == "slurm" else LocalEngine)(folder, resources, options.jobs)
     return sweep(cells, folder, engine, dashboard_for(cells), again=f"tokendream {shlex.join(sys.argv[1:])}")
 
 

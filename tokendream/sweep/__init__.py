@@ -1,1 +1,1 @@
-"""Many runs by one command: `plan` (which), `engine` (submitit, here or on SLURM), `progress` (how far), `run`."""
+"""Many runs by one command: `plan` (which), `local` and `slurm` (where), `progress` (how far), `run`."""

@@ -1,61 +1,41 @@
-"""Where the runs of a sweep run: submitit, on this machine or on SLURM, by the same call.
+"""What a sweep needs from the place where its runs run, and how a run that ended is judged.
 
-What is submitted is a command, `python -m tokendream train --resume RUN`, never an object of ours. submitit writes
-the command down in a serialised form that only its own worker reads back, in a folder that is made new and empty for
-each job; we read log files and nothing else of it, and delete that form when the job is over.
+`local` runs them on this machine, `slurm` on a cluster. Either way what is started is a command, `python -m tokendream
+train --resume RUN`, and what became of it is read from the run's folder and the command's exit code.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import re
-import shutil
 import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from tokendream.errors import ConfigError, nearest
-from tokendream.runfolder import lock
+from tokendream.stop import EXIT_CODES
 from tokendream.sweep.plan import Cell
 
 CLUSTERS = ("local", "slurm")
 
-LOCAL_MINUTES = 10 * 365 * 24 * 60
-"""submitit ends a local job after 2 minutes unless it is told another time."""
-
-AGAIN = 10.0
-"""Seconds after which a run that was asked to stop and has not yet is asked again: it may not have listened yet."""
-
-
-@runtime_checkable
-class Job(Protocol):
-    """A run that was started, here or elsewhere."""
-
-    def done(self) -> bool:
-        """Whether it has ended, in whatever way."""
-
-    def stop(self) -> None:
-        """Ask it to save and end; may be called again and again."""
-
-    def log(self) -> tuple[Path, Path] | None:
-        """Its standard output and its standard error, where they are known."""
+OURS = ("array", "error", "job-name", "open-mode", "output", "partition", "signal", "time")
+"""Options of sbatch that a sweep sets itself."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What each run gets. `gpus`, `partition` and `minutes` are SLURM's; here the machine's GPUs are dealt out."""
+    """What each run gets. All but `cores` is SLURM's; here the machine's GPUs are dealt out."""
 
     cluster: str = "local"
     cores: int = 0
     gpus: int = 1
     partition: str = ""
     minutes: int = 0
+    sbatch: Sequence[str] = ()
+    setup: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.cluster not in CLUSTERS:
@@ -63,205 +43,122 @@ class Resources:
                               f"nearest: {nearest(self.cluster, CLUSTERS)}")  # fmt: skip
         if self.cores < 0 or self.gpus < 0 or self.minutes < 0:
             raise ConfigError("cores, gpus and minutes must not be negative")
-        if self.cluster == "local" and (self.partition or self.minutes):
-            raise ConfigError("partition and minutes are for --cluster slurm")
+        if self.cluster == "local" and (self.partition or self.minutes or self.sbatch or self.setup):
+            raise ConfigError("partition, minutes, sbatch and setup are for --cluster slurm")
         if self.cluster == "slurm" and self.minutes < 20:
             raise ConfigError(f"minutes must be at least 20 on SLURM, not {self.minutes}: runs stop 10 minutes before")
         if not re.fullmatch(r"[\w.,-]*", self.partition):
             raise ConfigError(f"partition must be a plain name, not {self.partition!r}")
+        for option in self.sbatch:
+            if not re.fullmatch(r"[a-z][a-z-]*(=[^\n]*)?", option):
+                raise ConfigError(f"--sbatch takes KEY=VALUE, an option of sbatch without its dashes, not {option!r}")
+            if option.partition("=")[0] in OURS:
+                raise ConfigError(f"--sbatch {option}: a sweep sets {', '.join(OURS)} itself (--partition, --minutes)")
 
 
-class Running:
-    """A run that another process already has: left over from a sweep that was killed, or started by hand."""
+class Status(NamedTuple):
+    """A job at this moment, and what is worth showing beside that. A job that SLURM holds back is waiting."""
 
-    def __init__(self, cell: Cell) -> None:
-        self._run_dir, self._asked, self._out_of_reach = cell.run_dir, 0.0, False
+    state: Literal["waiting", "running", "over"]
+    note: str = ""
 
-    def done(self) -> bool:
-        return self._out_of_reach or lock.holder(self._run_dir) is None
+
+@dataclass(frozen=True)
+class End:
+    """How a job ended: its exit code, the scheduler's word and its standard error, each where it is known."""
+
+    code: int | None = None
+    word: str = ""
+    errors: Path | None = None
+
+    @property
+    def taken_away(self) -> bool:
+        """Whether the cluster took its machine away."""
+        return self.word in ("PREEMPTED", "NODE_FAIL")
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether its time was over, if its run is not finished; SLURM warns by SIGUSR2."""
+        return self.word in ("TIMEOUT", "COMPLETED") or self.code in (EXIT_CODES["time limit"], 128 + signal.SIGUSR2)
+
+    def why(self) -> str:
+        """One line for a reader, out of the log where nothing else says it."""
+        if self.out_of_time:
+            return "out of time"
+        if self.word in ("OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", *(("CANCELLED",) if self.code is None else ())):
+            return f"ended by SLURM: {self.word}"
+        for reason, code in EXIT_CODES.items():
+            if self.code == code:
+                return f"stopped ({reason})"
+        if self.code is not None and (self.code < 0 or self.code > 128):
+            number = -self.code if self.code < 0 else self.code - 128
+            name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
+            return f"killed by {name}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+        if self.errors is None:
+            return "ended before it was finished; its log is where it was started"
+        lines = self.errors.read_text(errors="replace").splitlines() if self.errors.is_file() else []
+        said = [line.strip() for line in lines if line.strip() and not line.startswith(("srun: ", "slurmstepd: "))]
+        ours = [line.removeprefix("tokendream: ") for line in said if line.startswith("tokendream: ")]
+        line = (ours or said or ["ended without a word"])[-1]
+        return line if len(line) <= 300 else line[:299] + "…"
+
+
+@runtime_checkable
+class Job(Protocol):
+    """A run that was started, here or elsewhere."""
+
+    def status(self) -> Status:
+        """What it does now."""
 
     def stop(self) -> None:
-        pid = lock.holder(self._run_dir)
-        self._out_of_reach = pid == 0  # on another machine: nothing to wait for
-        if pid and time.monotonic() > self._asked + AGAIN:
-            self._asked = time.monotonic()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGINT)
+        """Ask it to save and end; may be called again and again."""
 
-    def log(self) -> None:
-        return None
+    def end(self) -> End:
+        """How it ended, once it is over."""
 
 
-class LocalJob:
-    """A submitted job on this machine. submitit's own way to cancel one leaves it a second; a checkpoint may take
-    longer, so the signal goes to the process that trains, which says who it is in the run folder's lock."""
+@runtime_checkable
+class Engine(Protocol):
+    """Starts the runs of one sweep, at most `jobs` at a time."""
 
-    def __init__(self, job: Any, cell: Cell) -> None:
-        self._job, self._running = job, Running(cell)
+    jobs: int
 
-    def done(self) -> bool:
-        return _over(self._job)
-
-    def stop(self) -> None:
-        self._running.stop()
-
-    def log(self) -> tuple[Path, Path]:
-        return self._job.paths.stdout, self._job.paths.stderr
-
-
-class SlurmJob:
-    """A submitted job on SLURM; stopping is `scancel`, whose SIGTERM makes a run save and end."""
-
-    def __init__(self, job: Any) -> None:
-        self._job, self._asked = job, False
-
-    def done(self) -> bool:
-        return _over(self._job)
-
-    def stop(self) -> None:
-        if not self._asked:
-            self._asked = True
-            self._job.cancel(check=False)
-
-    def log(self) -> tuple[Path, Path]:
-        return self._job.paths.stdout, self._job.paths.stderr
-
-
-class Engine:
-    """Starts the runs of one sweep."""
-
-    def __init__(self, folder: Path, resources: Resources, jobs: int) -> None:
-        import submitit
-
-        if jobs < 0:
-            raise ConfigError(f"jobs must not be negative, but is {jobs}")
-        if resources.cluster == "slurm" and shutil.which("srun") is None:
-            raise ConfigError("--cluster slurm needs SLURM's commands, and there is no srun here")
-        self._submitit, self._folder, self.resources = submitit, folder.absolute(), resources
-        self._gpus = visible_gpus() if resources.cluster == "local" else []
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.jobs = jobs or (max(1, len(self._gpus)) if resources.cluster == "local" else sys.maxsize)
-        self.cores = resources.cores or (max(1, cores // self.jobs) if resources.cluster == "local" else 0)
+    def trouble(self) -> str:
+        """Why nothing can be started or found at this moment; empty where all is well."""
 
     def found(self, cell: Cell) -> Job | None:
         """The job that a run still has from an earlier sweep, if it has one."""
-        submitted = [
-            (int(path.parent.name), path.name.removesuffix("_submission.sh"), path.parent)
-            for path in (self._folder / "jobs" / cell.name).glob("*/*_submission.sh")
-            if path.parent.name.isdigit() and path.name.removesuffix("_submission.sh").isdigit()  # no flag for scancel
-        ]
-        if self.resources.cluster == "slurm" and submitted:
-            _, job_id, home = max(submitted)
-            job: Any = self._submitit.SlurmJob(folder=home, job_id=job_id, tasks=[0])
-            if not _over(job):
-                return SlurmJob(job)
-        return Running(cell) if lock.holder(cell.run_dir) is not None else None
 
     def start(self, cell: Cell, slot: int) -> Job:
-        """Start a run, or go on with it. `slot` counts the runs of this machine, for its GPU."""
-        home = _empty_folder(self._folder / "jobs" / cell.name)
-        for left in home.parent.glob("*/*.pkl"):  # of a sweep that was killed before it could clean up
-            left.unlink(missing_ok=True)
-        local = self.resources.cluster == "local"
-        executor = self._submitit.AutoExecutor(home, cluster=self.resources.cluster)
-        executor.update_parameters(**self._parameters(cell))
-        command = self._submitit.helpers.CommandFunction(self.command(cell, slot))
-        with ignoring_interrupts() if local else contextlib.nullcontext():
-            try:
-                job = executor.submit(command)
-            except self._submitit.core.utils.FailedJobError as error:
-                raise ConfigError(f"SLURM refused the job of {cell.name}: {error}") from None
-        return LocalJob(job, cell) if local else SlurmJob(job)
-
-    def command(self, cell: Cell, slot: int) -> list[str]:
-        """What is run, word by word."""
-        # submitit decodes what comes through the pipe in pieces, and would kill the run over half a character.
-        words = ["env", "PYTHONIOENCODING=ascii:backslashreplace"]
-        if self.cores:
-            words += [f"OMP_NUM_THREADS={self.cores}"]
-        if self._gpus:
-            words += [f"CUDA_VISIBLE_DEVICES={self._gpus[slot % len(self._gpus)]}"]
-        words += [sys.executable, "-m", "tokendream", "train", "--resume", str(cell.run_dir)]
-        if self.resources.minutes:
-            words += ["--time-limit", str(self.resources.minutes - 10)]
-        return words
-
-    def _parameters(self, cell: Cell) -> dict[str, Any]:
-        if self.resources.cluster == "local":
-            return {"timeout_min": LOCAL_MINUTES}
-        wanted: dict[str, Any] = {"name": cell.name, "timeout_min": self.resources.minutes}
-        if self.resources.gpus:
-            wanted["gpus_per_node"] = self.resources.gpus
-        if self.cores:
-            wanted["cpus_per_task"] = self.cores
-        if self.resources.partition:
-            wanted["slurm_partition"] = self.resources.partition
-        return wanted
+        """Start a run, or go on with it. `slot` counts the runs at a time. Raises Refused."""
 
 
-def why(job: Job) -> str:
-    """One line about a job that ended before its run was finished; `timed out` where it stopped by its time limit."""
-    log = job.log()
-    if log is None:
-        return "ended before it was finished; its log is where it was started"
-    out, err = (path.read_text(errors="replace") if path.is_file() else "" for path in log)
-    if "stopped (time limit)" in out:
-        return TIMED_OUT
-    ours = re.findall(r"^tokendream: (.+)$", err, re.M)
-    killed = re.findall(r"died with <Signals\.(\w+)", err)
-    lines = [line.strip() for line in err.splitlines() if line.strip()]
-    if ours:
-        line = ours[-1]
-    elif killed:
-        line = f"killed by {killed[-1]}" + (" (out of memory?)" if killed[-1] == "SIGKILL" else "")
-    elif stopped := re.findall(r"^(stopped \(\w+\))", out, re.M):
-        line = stopped[-1]
-    else:
-        line = lines[-1] if lines else "ended without a word"
-    return line if len(line) <= 300 else line[:299] + "…"
+class Refused(Exception):
+    """A job that the scheduler does not take: now, or ever as it is."""
+
+    def __init__(self, reason: str, *, for_good: bool = False) -> None:
+        super().__init__(reason)
+        self.for_good = for_good
 
 
-TIMED_OUT = "timed out"
+def command(cell: Cell, cores: int, *, gpu: str = "", minutes: int = 0) -> list[str]:
+    """What is run, word by word; 0 leaves the cores to PyTorch, and sets no limit of time."""
+    words = ["env", "PYTHONUNBUFFERED=1"]
+    if cores:
+        words += [f"OMP_NUM_THREADS={cores}"]
+    if gpu:
+        words += [f"CUDA_VISIBLE_DEVICES={gpu}"]
+    words += [sys.executable, "-m", "tokendream", "train", "--resume", str(cell.run_dir)]
+    return [*words, "--time-limit", str(minutes)] if minutes else words
 
 
-def clean(job: Job) -> None:
-    """Delete submitit's serialised command and result of a job that is over."""
-    log = job.log()
-    for path in log[0].parent.glob("*.pkl") if log else ():
-        path.unlink(missing_ok=True)
-
-
-def visible_gpus() -> Sequence[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [word.strip() for word in named.split(",") if word.strip() not in ("", "-1")]
-    import torch
-
-    return [str(i) for i in range(torch.cuda.device_count())]
-
-
-@contextlib.contextmanager
-def ignoring_interrupts() -> Iterator[None]:
-    """Children started inside ignore Ctrl-C unless they ask for it, as a training run does: submitit's helpers
-    between us and a run would otherwise kill it a second after the terminal's Ctrl-C, in the middle of saving."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _over(job: Any) -> bool:
-    """Whether a job has ended. Never asks for its result, which would be deserialised."""
-    return bool(job.done())
-
-
-def _empty_folder(home: Path) -> Path:
+def new_home(folder: Path, cell: Cell) -> Path:
+    """A new, empty folder for the logs of a run's next job."""
     for n in itertools.count(1):
+        home = folder / "jobs" / cell.name / str(n)
         try:
-            (home / str(n)).mkdir(parents=True)
+            home.mkdir(parents=True)
         except FileExistsError:
             continue
-        return home / str(n)
+        return home
     raise AssertionError("unreachable")

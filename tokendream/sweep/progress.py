@@ -84,8 +84,8 @@ def progress(config: Config, records: Sequence[Record], score: float | None = No
 class Dashboard(Protocol):
     """Where a sweep shows its runs."""
 
-    def show(self, states: Mapping[str, str]) -> None:
-        """The state of every run, by name."""
+    def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
+        """The state of every run, by name, and what there is to say beside it."""
 
     def say(self, line: str) -> None:
         """One line that stays."""
@@ -99,18 +99,20 @@ class LineDashboard:
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells, self._readers = cells, {cell.name: Reader(cell) for cell in cells}
-        self._told: dict[str, tuple[str, float]] = {}
+        self._told: dict[str, tuple[str, str, float]] = {}
 
-    def show(self, states: Mapping[str, str]) -> None:
+    def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
         now = time.monotonic()
         for cell in self._cells:
-            state = states[cell.name]
-            before, when = self._told.get(cell.name, ("waiting", now))
-            if state != before or (state == "running" and now - when > EVERY):
-                self._told[cell.name] = state, now
+            state, note = states[cell.name], notes.get(cell.name, "")
+            before, told, when = self._told.get(cell.name, ("waiting", "", now))
+            later = now - when > EVERY and (state == "running" or note != told)
+            if state != before or (note and not told) or later:
+                self._told[cell.name] = state, note, now
                 if state == "failed":  # was said, with its reason
                     continue
-                print(f"{cell.name}: {state}{_words(cell, self._readers[cell.name].read())}", flush=True)
+                beside = f", {note}" if note else ""
+                print(f"{cell.name}: {state}{_words(cell, self._readers[cell.name].read())}{beside}", flush=True)
 
     def say(self, line: str) -> None:
         print(line, flush=True)
@@ -127,18 +129,19 @@ class LiveDashboard:
         self._live = Live(console=console or Console(), auto_refresh=False)
         self._live.start()
 
-    def show(self, states: Mapping[str, str]) -> None:
+    def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
         order = {"running": 0, "failed": 1, "stopped": 1, "finished": 2, "waiting": 3}
         cells = sorted(self._cells, key=lambda cell: order[states[cell.name]])
         room = max(3, self._live.console.height - 4)
         table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-        for name in ("game", "seed", "state", "epoch", "env steps", "last return", "time left", "score"):
-            table.add_column(name, justify="left" if name in ("game", "state", "time left") else "right")
+        for name in ("game", "seed", "state", "epoch", "env steps", "last return", "time left", "score", ""):
+            table.add_column(name, justify="left" if name in ("game", "state", "time left", "") else "right")
         for cell in cells[:room]:
             state, at = states[cell.name], self._readers[cell.name].read()
             table.add_row(
                 cell.game, str(cell.config.seed), Text(state, style=STYLES[state]), f"{at.epoch}/{cell.config.epochs}",
                 f"{at.env_steps:,}", _figure(at.last_return), at.left, _figure(at.score),
+                Text(notes.get(cell.name, ""), style="dim"),
             )  # fmt: skip
         self._live.update(Group(table, Text(_count(states), style="dim")), refresh=True)
 

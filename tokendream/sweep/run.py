@@ -6,99 +6,126 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from tokendream.runfolder import lock
 from tokendream.runfolder.metrics import MetricsError, read_metrics
 from tokendream.stop import EXIT_CODES, StopRequest
-from tokendream.sweep.engine import TIMED_OUT, Job, clean, why
+from tokendream.sweep.engine import Engine, Job, Refused
 from tokendream.sweep.plan import Cell, prepare
 from tokendream.sweep.progress import Dashboard
 
 POLL = 0.5
 """Seconds between two looks at the runs."""
 
-
-@runtime_checkable
-class Starts(Protocol):
-    """What starts runs; `engine.Engine` is one."""
-
-    jobs: int
-
-    def found(self, cell: Cell) -> Job | None: ...
-
-    def start(self, cell: Cell, slot: int) -> Job: ...
+RETRY = 30.0
+"""Seconds until a job that was refused is submitted again."""
 
 
 class Sweep:
     """The runs of a sweep while they run."""
 
-    def __init__(self, cells: Sequence[Cell], engine: Starts, dashboard: Dashboard) -> None:
+    def __init__(self, cells: Sequence[Cell], engine: Engine, dashboard: Dashboard) -> None:
         self._engine, self._dashboard = engine, dashboard
         self._states = {cell.name: "finished" if cell.finished else "waiting" for cell in cells}
+        self._notes: dict[str, str] = {}
         self._waiting = deque(cell for cell in cells if not cell.finished)
-        self._running: dict[str, tuple[Cell, Job, int]] = {}
+        self._jobs: dict[str, tuple[Cell, Job, int]] = {}
         self._slots: dict[str, int] = {}
+        self._adopted, self._complaint, self._next_start = False, "", 0.0
         self.failed: dict[str, str] = {}
 
     def go(self, stop: StopRequest, poll: float = POLL) -> None:
         """Run what is left, at most `engine.jobs` at a time, until all is done or `stop` asks to save and end."""
-        for cell in list(self._waiting):
+        while (self._waiting or self._jobs) and not stop():
+            if trouble := self._engine.trouble():
+                self._complain(trouble)
+            else:
+                self._adopt()
+                self._fill(stop)
+            self._look(poll)
+        if self._jobs:
+            self._dashboard.say(f"stopping ({stop.reason}): each run saves a checkpoint and ends")
+        while self._jobs:
+            for _, job, _ in self._jobs.values():
+                job.stop()
+            self._look(poll, stopping=True)
+        self._dashboard.show(self._states, self._notes)
+
+    def _adopt(self) -> None:
+        """Once: take over what still runs of an earlier sweep, be it more than `engine.jobs`."""
+        for cell in () if self._adopted else list(self._waiting):
             if job := self._engine.found(cell):
                 self._waiting.remove(cell)
                 self._dashboard.say(f"{cell.name} is running already: waiting for it")
                 self._enter(cell, job, -1)
-        while (self._waiting or self._running) and not stop():
-            while self._waiting and len(self._running) < self._engine.jobs and not stop():
-                cell, slot = self._waiting.popleft(), self._free_slot()
-                self._enter(cell, self._engine.start(cell, slot), slot)
-            self._look(poll)
-        if self._running:
-            self._dashboard.say(f"stopping ({stop.reason}): each run saves a checkpoint and ends")
-        while self._running:
-            for _, job, _ in self._running.values():
-                job.stop()
-            self._look(poll, stopping=True)
-        self._dashboard.show(self._states)
+        self._adopted = True
+
+    def _fill(self, stop: StopRequest) -> None:
+        """Start what may be started; what is refused for now waits at the head of the queue."""
+        while self._waiting and len(self._jobs) < self._engine.jobs and time.monotonic() >= self._next_start:
+            if stop():
+                return
+            cell, slot = self._waiting.popleft(), self._free_slot()
+            try:
+                job = self._engine.found(cell) or self._engine.start(cell, slot)
+            except Refused as refusal:
+                if refusal.for_good:
+                    self._fail(cell, f"its job is refused: {refusal}")
+                else:
+                    self._waiting.appendleft(cell)
+                    self._next_start = time.monotonic() + RETRY
+                    self._notes[cell.name] = f"refused: {refusal}"
+                    self._complain(str(refusal))
+            else:
+                self._complaint = ""
+                self._enter(cell, job, slot)
+
+    def _complain(self, trouble: str) -> None:
+        """Say once why nothing is started."""
+        if trouble != self._complaint:
+            self._complaint = trouble
+            self._dashboard.say(f"waiting, and trying again: {trouble}")
 
     def _enter(self, cell: Cell, job: Job, slot: int) -> None:
-        self._running[cell.name] = cell, job, _epoch(cell)
+        self._jobs[cell.name] = cell, job, _epoch(cell)
         self._slots[cell.name] = slot
-        self._states[cell.name] = "running"
 
     def _free_slot(self) -> int:
         return next(n for n in range(len(self._slots) + 1) if n not in self._slots.values())
 
     def _look(self, poll: float, *, stopping: bool = False) -> None:
-        self._dashboard.show(self._states)
-        time.sleep(poll)
-        for name, (cell, job, epoch) in list(self._running.items()):
-            if job.done():
-                del self._running[name], self._slots[name]
+        for name, (cell, job, epoch) in list(self._jobs.items()):
+            status = job.status()
+            if status.state == "over":
+                del self._jobs[name], self._slots[name]
+                self._notes.pop(name, None)
                 self._end(cell, job, epoch, stopping=stopping)
+            else:
+                self._states[name], self._notes[name] = status
+        self._dashboard.show(self._states, self._notes)
+        time.sleep(poll)
 
     def _end(self, cell: Cell, job: Job, epoch: int, *, stopping: bool) -> None:
         """What became of a run whose job is over; its folder knows best."""
-        reason = why(job)
-        clean(job)
+        end = job.end()
         if cell.finished:
             self._states[cell.name] = "finished"
         elif stopping:
             self._states[cell.name] = "stopped"
         elif lock.holder(cell.run_dir) is not None and (other := self._engine.found(cell)):
             self._enter(cell, other, -1)
-        elif reason == TIMED_OUT and _epoch(cell) > epoch:
+        elif end.taken_away or (end.out_of_time and _epoch(cell) > epoch):
             self._states[cell.name] = "waiting"
             self._waiting.append(cell)
         else:
-            self._states[cell.name] = "failed"
-            self.failed[cell.name] = f"{reason} without an epoch done" if reason == TIMED_OUT else reason
-            log = job.log()
-            where = f" (log: {log[1]})" if log else ""
-            self._dashboard.say(f"{cell.name} failed: {self.failed[cell.name]}{where}")
+            self._fail(cell, end.why() + (", without an epoch done" if end.out_of_time else ""), end.errors)
+
+    def _fail(self, cell: Cell, reason: str, log: Path | None = None) -> None:
+        self._states[cell.name], self.failed[cell.name] = "failed", reason
+        self._dashboard.say(f"{cell.name} failed: {reason}{f' (log: {log})' if log else ''}")
 
 
-def sweep(cells: Sequence[Cell], folder: Path, engine: Starts, dashboard: Dashboard, *, again: str) -> int:
+def sweep(cells: Sequence[Cell], folder: Path, engine: Engine, dashboard: Dashboard, *, again: str) -> int:
     """Run all cells that are not finished. Returns 0 if all are, 1 if some failed, 130 or 143 if stopped.
 
     `again` is the command that goes on. Raises ConfigError where another process has the sweep.
