@@ -43,17 +43,17 @@ format: $(READY)  ## Rewrite the code in the house style
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(KERNELS)
 
-bench: $(READY)  ## Time every phase at the paper's sizes
+bench: $(READY)  ## Time every phase as a run on this machine would do it (ARGS=)
 	$(BIN)/tokendream bench $(ARGS)
 
 speed: $(READY)  ## Time every phase and how cost grows, and write the figures of docs/speed.md (ARGS=)
-	$(BIN)/tokendream bench --out docs/speed.json --page docs/speed.md $(ARGS)
-	$(BIN)/tokendream bench sweeps --out docs/speed-sweeps.json --page docs/speed.md $(ARGS)
+	$(BIN)/python -m benchmarks speed --out docs/speed.json --page docs/speed.md $(ARGS)
+	$(BIN)/python -m benchmarks sweeps --out docs/speed-sweeps.json --page docs/speed.md $(ARGS)
 
 # Where Python has what is needed and nothing can be installed: make gpu-bench GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
 gpu-bench: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## Tests, phases and one epoch on a GPU, in at most 8 minutes (ARGS= GPU_PYTHON=)
-	$(GPU_PYTHON) -m tokendream bench gpu $(ARGS)
+	$(GPU_PYTHON) -m benchmarks gpu $(ARGS)
 
 evidence: $(READY)  ## Train, evaluate and diagnose one cell of the evidence, into results/ (GAME= SEED= PRESET= DEVICE=)
 	$(BIN)/python scripts/evidence.py cell $(or $(PRESET),cpu) $(GAME) $(SEED) $(DEVICE)

@@ -8,9 +8,9 @@ import sys
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.bench.workload import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.config.presets import TINY, vary
 from tokendream.device import Compute
+from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
 CONFIG = vary(TINY, "world_model", dropout=0.0)  # else the random numbers are others

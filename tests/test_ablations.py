@@ -5,14 +5,15 @@ import dataclasses
 import pytest
 import torch
 
+from benchmarks.workload import Workload
 from tokendream.agent.agent import Agent
-from tokendream.bench.workload import Workload, synthetic_replay
 from tokendream.config.presets import ABLATIONS, PRESETS, REM, preset
 from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
+from tokendream.training.synthetic import synthetic_replay
 from tokendream.training.trainer import Trainer
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from tokendream.agent.agent import Agent
-from tokendream.bench.workload import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.config.parts import PhaseConfig
 from tokendream.config.presets import TINY
 from tokendream.config.schedule import PARTS
@@ -22,6 +21,7 @@ from tokendream.device import Compute
 from tokendream.kernels import cuda_graph
 from tokendream.kernels.cuda_graph import WARM_UP, Captured
 from tokendream.nn.losses import Losses
+from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 from tokendream.training.update import Update, adamw, apply
 

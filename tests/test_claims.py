@@ -1,4 +1,4 @@
-"""`bench claims`: its arithmetic by hand, its page, and the whole command at tiny sizes."""
+"""`benchmarks claims`: its arithmetic by hand, its page, and the whole command at tiny sizes."""
 
 import dataclasses
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokendream.bench import claims as claims_module
-from tokendream.bench import measure as measure_module
-from tokendream.bench.claims_page import SECTION, draw, markdown
-from tokendream.bench.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims
-from tokendream.bench.measure import Effort
-from tokendream.bench.page import WALL
+from benchmarks import claims as claims_module
+from benchmarks import measure as measure_module
+from benchmarks.claims_page import SECTION, draw, markdown
+from benchmarks.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims
+from benchmarks.measure import Effort
+from benchmarks.page import WALL
 from tokendream.config.presets import PRESETS, TINY
 from tokendream.errors import ConfigError
 
@@ -54,7 +54,8 @@ def found():
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(claims_module, "QUICK", Effort(least=1, most=1, seconds=0.0, longest=4.0))
+    monkeypatch.setattr(claims_module, "QUICK", Effort(least=1, most=1, seconds=0.0))
+    monkeypatch.setattr(claims_module, "REPLAY", 64)
     monkeypatch.setattr(claims_module, "BATCHES", (2,))
     monkeypatch.setattr(claims_module, "MEMORIES", (2,))
     monkeypatch.setattr(claims_module, "HALVINGS", (1, 0))  # without the largest grid, which takes most of the time
@@ -88,7 +89,7 @@ def test_refreshing_a_page_changes_what_is_between_its_markers_only(found, tmp_p
     written = write_page(found, page)
     assert [path.name for path in written] == ["claims.md", "claims-speedup.svg", "claims-memory.svg"]
     text = page.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n`tokendream bench claims --preset rem --quick`")
+    assert text.startswith(f"before\n{BEGIN}\n`python -m benchmarks claims --preset rem --quick`")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert "](claims-speedup.svg)" in text

@@ -6,12 +6,12 @@ import torch
 from fake_gpu import DEVICE, TYPE, fake_gpu, moved
 
 from tokendream.agent.agent import Agent
-from tokendream.bench.workload import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.nn.losses import Losses
+from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
 CONFIG = vary(vary(TINY, "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0), "world_model", stay=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokendream.bench import machine
-from tokendream.bench.counting import Traffic, count, count_flops
-from tokendream.bench.reference import PUBLISHED, TARGETS
-from tokendream.bench.speed_page import SECTION, markdown
+from benchmarks import machine
+from benchmarks.counting import Traffic, count, count_flops
+from benchmarks.reference import PUBLISHED, TARGETS
+from benchmarks.speed_page import SECTION, markdown
 from tokendream.config.presets import REM
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -73,11 +73,11 @@ def test_copies_are_timed_by_the_clock_that_is_given(monkeypatch):
 
 
 def test_the_commit_is_that_of_the_code_alone(tmp_path, monkeypatch):
-    package = tmp_path / "somewhere" / "bench"
-    package.mkdir(parents=True)
-    module = package / "machine.py"
+    package = tmp_path / "tokendream"
+    package.mkdir()
+    module = package / "__init__.py"
     module.write_text("")
-    monkeypatch.setattr(machine, "__file__", str(module))
+    monkeypatch.setattr(machine.tokendream, "__file__", str(module))
     assert machine._commit() is None
 
     def git(*words):

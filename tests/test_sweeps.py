@@ -1,4 +1,4 @@
-"""`bench sweeps`: fits by hand, each sweep changes one size alone, and the whole command at tiny sizes."""
+"""`benchmarks sweeps`: fits by hand, each sweep changes one size alone, and the whole command at tiny sizes."""
 
 import dataclasses
 import json
@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokendream.bench import measure as measure_module
-from tokendream.bench import sweeps as module
-from tokendream.bench.counting import count_flops
-from tokendream.bench.growth import Curve, Point, Sweeps, in_words, power
-from tokendream.bench.measure import Effort
-from tokendream.bench.page import WALL
-from tokendream.bench.sweeps_page import AXES, SECTION, draw, markdown
-from tokendream.bench.workload import Workload, synthetic_replay
+from benchmarks import measure as measure_module
+from benchmarks import sweeps as module
+from benchmarks.counting import count_flops
+from benchmarks.growth import Curve, Point, Sweeps, in_words, power
+from benchmarks.measure import Effort
+from benchmarks.page import WALL
+from benchmarks.sweeps_page import AXES, SECTION, draw, markdown
+from benchmarks.workload import Workload
 from tokendream.config.presets import PRESETS, REM, TINY, vary
 from tokendream.errors import ConfigError
+from tokendream.training.synthetic import synthetic_replay
 
 DOCS = Path(__file__).parents[1] / "docs"
 FACTS = {
@@ -48,6 +49,7 @@ def found(*curves, left_out=()):
 @pytest.fixture
 def short(monkeypatch):
     monkeypatch.setattr(module, "QUICK", Effort(least=1, most=1, seconds=0.0))
+    monkeypatch.setattr(module, "REPLAY", 64)
     for name in ("BATCHES", "MEMORIES", "LAYERS"):
         monkeypatch.setattr(module, name, (1, 2))
     monkeypatch.setattr(module, "SEGMENTS", (4, 6))
@@ -181,7 +183,7 @@ def test_no_time_is_said_and_a_lone_point_is_no_growth(short, monkeypatch, capsy
 def test_bad_arguments_are_named_before_anything_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "run", lambda *_, **__: pytest.fail("timed"))
     page = tmp_path / "speed.md"
-    page.write_text("<!-- tokendream bench: begin -->\n<!-- tokendream bench: end -->\n")  # another command's
+    page.write_text("<!-- benchmarks speed: begin -->\n<!-- benchmarks speed: end -->\n")  # another command's
     good = {"config": TINY, "device": "cpu", "quick": True, "cpu_time": False, "out": None, "page": None}
     for flags, message in (
         ({"page": page}, "speed.md has no place for the tables"),

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from tokendream.cli import timings
+from tokendream.cli import bench
 from tokendream.config.config import Config
 from tokendream.errors import ConfigError
 
@@ -263,6 +263,6 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "play": (Play, _play),
     "dream": (DreamFilm, _dream),
     "diagnose": (Diagnose, _diagnose),
-    **timings.COMMANDS,
+    **bench.COMMANDS,
     "report": (Report, _report),
 }

@@ -28,11 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"tokendream {__version__}")
         return 0
-    words = 2 if " ".join(argv[:2]) in COMMANDS else 1  # `bench claims` is one command, `bench` another
-    name, rest = " ".join(argv[:words]), argv[words:]
-    longer = [command for command in COMMANDS if command.startswith(f"{name} ")]
-    if longer and rest and not rest[0].startswith("-"):  # neither command takes a word
-        return _complain(f"unknown command {f'{name} {rest[0]}'!r}; nearest: {nearest(f'{name} {rest[0]}', longer)}")
+    name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
     kind, run = COMMANDS[name]

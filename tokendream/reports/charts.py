@@ -133,8 +133,8 @@ def _smooth(y: Sequence[float], weight: float = 0.8) -> list[float]:
     return out
 
 
-def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
-    """One chart as an SVG element without size, which fills the width that the page gives it."""
+def figure_svg(draw: Callable[[Any], None], width: float, height: float, *, transparent: bool = False) -> str:
+    """What `draw` puts on a figure of so many inches, as an SVG file; the same figures give the same text."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -143,6 +143,16 @@ def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 8.5,
                                 "svg.hashsalt": "tokendream"}):  # fmt: skip
         figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=transparent, metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
+    """One chart as an SVG element without size, which fills the width that the page gives it."""
+
+    def styled(figure: Any) -> None:
         axes = figure.add_subplot()
         axes.set_facecolor("none")
         axes.grid(True, color=GRID, linewidth=0.6)
@@ -152,9 +162,8 @@ def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
         draw(axes)
         axes.xaxis.label.set_color(INK)
         axes.yaxis.label.set_color(INK)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawn = text.getvalue()
+
+    drawn = figure_svg(styled, width, height, transparent=True)
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.S)
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn).replace("xlink:href", "href")

@@ -48,7 +48,7 @@ def begin(run_dir: Path, config: Config, compute: Compute) -> None:
 def write_facts(run_dir: Path, compute: Compute) -> None:
     """Write what a reader of the results asks, unless it is there: a sweep begins its runs by their config alone."""
     if not (run_dir / "facts.json").exists():
-        files.replace_text(run_dir / "facts.json", json.dumps(_facts(compute), indent=2) + "\n")
+        files.replace_text(run_dir / "facts.json", json.dumps(facts(compute), indent=2) + "\n")
 
 
 def read_facts(run_dir: Path) -> dict[str, str]:
@@ -97,7 +97,7 @@ def _machine(compute: Compute) -> dict[str, str]:
     }
 
 
-def _facts(compute: Compute) -> dict[str, str]:
+def facts(compute: Compute) -> dict[str, str]:
     """What a reader of the results asks about the machine and the code."""
     return {
         **_machine(compute),

@@ -1,4 +1,4 @@
-"""The figures of `bench sweeps`: what a phase costs at one size after the other, and how fast that grows."""
+"""The figures of `benchmarks sweeps`: what a phase costs at one size after the other, and how fast that grows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokendream.bench.figures import Spread
+from benchmarks.figures import Spread
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Curve:
 
 @dataclass
 class Sweeps:
-    """Everything that `bench sweeps` found."""
+    """Everything that `benchmarks sweeps` found."""
 
     preset: str
     quick: bool

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import tokendream
-from tokendream.bench.clock import best_of
+from benchmarks.clock import best_of
 from tokendream.device import Compute, processor
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
@@ -26,6 +26,12 @@ PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 
 COPIED = 2**29
 """Bytes of the block whose copying is timed."""
+
+
+def precisions(compute: Compute) -> list[torch.dtype]:
+    """What is worth timing here: float32, the config's own, and bf16 where the device is fast at it."""
+    chosen = {torch.float32, compute.dtype, Compute.resolve(str(compute.device)).dtype}
+    return [dtype for dtype in PRECISIONS if dtype in chosen]
 
 
 def matmul_peak(
@@ -96,7 +102,7 @@ def environment(compute: Compute) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the checkout this package runs from, marked if the package differs from it; None outside of one."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(tokendream.__file__).resolve().parent
     if not (package.parent / ".git").exists():  # an installed copy may lie inside somebody else's repository
         return None
 

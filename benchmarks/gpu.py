@@ -1,4 +1,4 @@
-"""`tokendream bench gpu`: what a GPU can say about this code in one command of at most eight minutes.
+"""`python -m benchmarks gpu`: what a GPU can say about this code in one command of at most eight minutes.
 
 The machine's limits, the tests that need a GPU, every phase and its variants, and one whole epoch, each by itself:
 what fails is written down, and the rest goes on. The JSON is written anew after every part, so that a machine that is
@@ -23,18 +23,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import speed
+from benchmarks.command import Progress, prepare, save
+from benchmarks.machine import copy_bandwidth, environment, matmul_peak, precisions
+from benchmarks.measure import Effort, Work
+from benchmarks.report import Findings, short
+from benchmarks.speed import Item, items, take
+from benchmarks.workload import Workload
 from tokendream.agent.agent import Agent
-from tokendream.bench.command import Progress, prepare, save
-from tokendream.bench.machine import PRECISIONS, copy_bandwidth, environment, matmul_peak
-from tokendream.bench.measure import Effort, Work
-from tokendream.bench.report import Findings, short
-from tokendream.bench.run import Item, items, take
-from tokendream.bench.workload import ACTIONS, EPISODE, StillEnvs, Workload, synthetic_replay
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, Phase
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.errors import one_line
+from tokendream.training.synthetic import ACTIONS, EPISODE, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
 SECONDS = 450.0
@@ -45,13 +47,13 @@ TEST_SECONDS = 150.0
 
 EFFORT = Effort(least=5, most=20, seconds=3.0, longest=3.0)
 
-ROWS = 100_000
+EPOCH_ROWS = 100_000
 """Most rows of the replay buffer in the timed epoch: as many as a run collects, which is its slowest epoch."""
 
 EPOCH_SECONDS, POP_TIMES, SHARE_OF_PEAK, COLLECT_SECONDS = 3.0, 15.0, 0.35, 0.25
 """The figures to reach on an H100: an epoch of `rem`, POP against token by token, phases, 200 env steps."""
 
-TESTS = Path(__file__).resolve().parents[2] / "tests"
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Bench:
 
     def _machine(self) -> None:
         device = self.compute.device
-        for dtype in PRECISIONS:
+        for dtype in precisions(self.compute):
             self.findings.peaks[dtype] = matmul_peak(device, dtype)
         self.findings.bandwidth = copy_bandwidth(device)
 
@@ -134,9 +136,9 @@ class Bench:
         take(item, self.findings, EFFORT)
 
     def _items(self) -> Iterator[Item]:
-        """Captured against plain and compiled against captured first, then what `tokendream bench` measures."""
+        """Captured against plain and compiled against captured first, then what `benchmarks speed` measures."""
         config, device, dtype = self.config, self.compute.device, self.compute.dtype
-        replay = synthetic_replay(1536, config.env.size, device)
+        replay = synthetic_replay(speed.ROWS, config.env.size, device)
         plain, captured = (Workload(config, device, replay, capture=on) for on in (False, True))
         compiled = Workload(dataclasses.replace(config, compile=True), device, replay)
         for name in ("collect", *PARTS):
@@ -218,7 +220,7 @@ def epoch(config: Config, compute: Compute) -> dict[str, Any]:
     """
     torch.manual_seed(0)
     agent = Agent.from_config(config, ACTIONS)
-    replay = _full_replay(min(ROWS, config.collect.capacity), config.env.size, compute.device)
+    replay = _full_replay(min(EPOCH_ROWS, config.collect.capacity), config.env.size, compute.device)
     trainer = Trainer(config, agent, StillEnvs(config.env.size), replay, compute)
     trainer.epoch = max(1, *(phase.first_epoch for phase in trainer.phases))
     ends: list[tuple[str, float]] = []

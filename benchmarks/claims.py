@@ -1,4 +1,4 @@
-"""`tokendream bench claims`: what POP gives and what RetNet gives, each against its alternative, two by two.
+"""`python -m benchmarks claims`: what POP gives and what RetNet gives, each against its alternative, two by two.
 
 Four world models that differ in two fields of the config alone, `world_model.backbone` and `world_model.decoding`,
 do the same work in turn. What is found is `Claims`; `claims_page` makes a page of it.
@@ -12,16 +12,18 @@ import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.claims_page import SECTION, draw, markdown
+from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
+from benchmarks.figures import ABSORB, FOUR, REM, Cell, Claims
+from benchmarks.machine import environment
+from benchmarks.measure import Effort, Work, fitting_batch, measure
+from benchmarks.workload import HALVINGS, Workload, grids
 from tokendream.agent.agent import Agent
-from tokendream.bench.claims_page import SECTION, draw, markdown
-from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
-from tokendream.bench.figures import ABSORB, FOUR, REM, Cell, Claims
-from tokendream.bench.machine import environment
-from tokendream.bench.measure import Effort, Work, fitting_batch, measure
-from tokendream.bench.workload import ACTIONS, HALVINGS, Workload, frames_encoded, grids, synthetic_replay
 from tokendream.config.config import Config
 from tokendream.config.presets import vary
 from tokendream.device import Compute
+from tokendream.training.synthetic import ACTIONS, synthetic_replay
+from tokendream.training.workload import frames_encoded
 
 QUICK = Effort(least=3, most=5, seconds=0.5, longest=4.0, settle=2.0, total=480.0)
 FULL = Effort(least=5, most=20, seconds=5.0, longest=60.0)
@@ -175,6 +177,6 @@ class _Bench:
         return {
             "collection": config.collect.steps * collect.median,
             "tokenizer": training.tokenizer.updates * training.tokenizer.batch / tokenizer.label.batch
-            * tokenizer.median + frames_encoded(config) / encode.rate(encode.label.frames),
+            * tokenizer.median + frames_encoded(config, config.epochs) / encode.rate(encode.label.frames),
             "controller": settings.updates * settings.batch / update.label.batch * statistics.median(own),
         }  # fmt: skip

@@ -1,18 +1,21 @@
-"""The commands that time: `tokendream bench` and its kinds."""
+"""`python -m benchmarks speed|claims|sweeps|gpu [flags]`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tokendream.cli.flags import parse
 from tokendream.config.presets import preset
+from tokendream.errors import ConfigError, TokendreamError, nearest
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What every bench takes."""
+    """What every command but gpu takes."""
 
     preset: str = "rem"
     """Preset whose sizes are timed."""
@@ -29,7 +32,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Bench(Timing):
+class Speed(Timing):
     """Time every phase of training at a preset's real sizes, against what the machine could do."""
 
     profile: bool = False
@@ -37,17 +40,17 @@ class Bench(Timing):
 
 
 @dataclass(frozen=True)
-class BenchClaims(Timing):
+class Claims(Timing):
     """Time the paper's claims: RetNet and Transformer, POP and token by token, over tokens a frame and batches."""
 
 
 @dataclass(frozen=True)
-class BenchSweeps(Timing):
+class Sweeps(Timing):
     """Time how a phase's cost grows with tokens a frame, batch, sequence length and layers."""
 
 
 @dataclass(frozen=True)
-class BenchGpu:
+class Gpu:
     """All that a GPU can say in eight minutes: its tests, every phase, one whole epoch, against the targets."""
 
     preset: str = "rem"
@@ -58,39 +61,29 @@ class BenchGpu:
     """JSON file to write; by default results/gpu-<device>/bench.json."""
 
 
-def _timing(options: Timing) -> dict[str, Any]:
-    """What a bench's function takes: its flags, and a config for the preset's name."""
-    flags = dict(vars(options))
-    return {"config": preset(flags.pop("preset")), **flags}
+COMMANDS: dict[str, type[Timing] | type[Gpu]] = {"speed": Speed, "claims": Claims, "sweeps": Sweeps, "gpu": Gpu}
 
 
-def _bench(options: Bench) -> int:
-    from tokendream import bench
-
-    return bench.main(**_timing(options))
-
-
-def _bench_claims(options: BenchClaims) -> int:
-    from tokendream.bench import claims
-
-    return claims.main(**_timing(options))
-
-
-def _bench_sweeps(options: BenchSweeps) -> int:
-    from tokendream.bench import sweeps
-
-    return sweeps.main(**_timing(options))
-
-
-def _bench_gpu(options: BenchGpu) -> int:
-    from tokendream.bench import gpu
-
-    return gpu.main(preset(options.preset), options.device, out=options.out)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0 done, 2 bad input, 130 interrupted."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: python -m benchmarks COMMAND [options]\n")
+        print("\n".join(f"  {name:8}{(kind.__doc__ or '').strip()}" for name, kind in COMMANDS.items()))
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise ConfigError(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
+        flags = dict(vars(parse(COMMANDS[name], rest, f"python -m benchmarks {name}")))
+        config = preset(flags.pop("preset"))
+        return int(importlib.import_module(f"benchmarks.{name}").main(config, **flags))
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted", file=sys.stderr)
+        return 130
+    except (TokendreamError, OSError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
 
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
-    "bench": (Bench, _bench),
-    "bench claims": (BenchClaims, _bench_claims),
-    "bench sweeps": (BenchSweeps, _bench_sweeps),
-    "bench gpu": (BenchGpu, _bench_gpu),
-}
+if __name__ == "__main__":
+    sys.exit(main())

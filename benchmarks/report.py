@@ -12,15 +12,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tokendream.bench.machine import PRECISIONS
-from tokendream.bench.measure import Row
-from tokendream.bench.page import WALL, short
-from tokendream.bench.profiling import Operator
-from tokendream.bench.reference import PUBLISHED, PUBLISHED_MACHINE, TARGETS
-from tokendream.bench.workload import frames_encoded
+from benchmarks.machine import PRECISIONS
+from benchmarks.measure import Row
+from benchmarks.page import WALL, short
+from benchmarks.profiling import Operator
+from benchmarks.reference import PUBLISHED, PUBLISHED_MACHINE, TARGETS
 from tokendream.config.config import Config
 from tokendream.config.presets import REM
 from tokendream.config.schedule import PARTS
+from tokendream.training.workload import frames_encoded
 
 FORMAT = 2
 """Version of the JSON."""
@@ -90,7 +90,7 @@ class Findings:
             phase, row = getattr(training, name), first[name].row
             seconds[name] = phase.updates * phase.batch / row.label.batch * row.median
         encode = first["encode"].row
-        seconds["encode"] = frames_encoded(config) / encode.rate(encode.label.frames)
+        seconds["encode"] = frames_encoded(config, config.epochs) / encode.rate(encode.label.frames)
         return {**seconds, "total": sum(seconds.values())}
 
     def to_json(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Findings:
         """Print everything for people."""
         facts = self.environment
         console.print(
-            f"[bold]tokendream bench, preset {self.config.preset}[/]: {facts['device']}, {facts['processor']}, "
+            f"[bold]benchmarks speed, preset {self.config.preset}[/]: {facts['device']}, {facts['processor']}, "
             f"torch {facts['torch']}, commit {facts['commit'] or 'unknown'}, {facts['date']}"
         )
         peaks = ", ".join(f"{peak / 1e12:.3g} TFLOP/s {PRECISIONS[dtype]}" for dtype, peak in self.peaks.items())

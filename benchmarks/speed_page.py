@@ -1,4 +1,4 @@
-"""The phases' section of docs/speed.md, made of the JSON of `tokendream bench` and of nothing else."""
+"""The phases' section of docs/speed.md, made of the JSON of `python -m benchmarks speed` and of nothing else."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokendream.bench.page import Section, head, header, line, short
-from tokendream.bench.reference import H100_BANDWIDTH, H100_FLOPS, PUBLISHED, PUBLISHED_MACHINE, PUBLISHED_THREADS
+from benchmarks.page import Section, head, header, line, short
+from benchmarks.reference import H100_BANDWIDTH, H100_FLOPS, PUBLISHED, PUBLISHED_MACHINE, PUBLISHED_THREADS
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS
 
-SECTION = Section("bench")
+SECTION = Section("speed")
 
 Data = Mapping[str, Any]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from tokendream.bench.measure import Effort
-from tokendream.bench.page import PROCESSOR, WALL, Section, Text
+from benchmarks.measure import Effort
+from benchmarks.page import PROCESSOR, WALL, Section, Text
 from tokendream.config.config import Config
 from tokendream.device import Compute, keep_freed_memory
 from tokendream.errors import ConfigError

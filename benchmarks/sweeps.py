@@ -1,4 +1,4 @@
-"""`tokendream bench sweeps`: how a phase's cost grows with tokens a frame, batch, sequence length and layers.
+"""`python -m benchmarks sweeps`: how a phase's cost grows with tokens a frame, batch, sequence length and layers.
 
 A curve is one phase over one size; its points are timed in turn. What is found is `Sweeps`; `sweeps_page` makes a
 page of it.
@@ -14,16 +14,17 @@ from pathlib import Path
 
 import torch
 
-from tokendream.bench.clock import seconds_of
-from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
-from tokendream.bench.growth import Curve, Point, Sweeps
-from tokendream.bench.machine import PRECISIONS, environment, give_back_freed_memory
-from tokendream.bench.measure import Effort, Work, measure
-from tokendream.bench.sweeps_page import SECTION, draw, markdown
-from tokendream.bench.workload import Workload, grids, synthetic_replay
+from benchmarks.clock import seconds_of
+from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
+from benchmarks.growth import Curve, Point, Sweeps
+from benchmarks.machine import PRECISIONS, environment, give_back_freed_memory
+from benchmarks.measure import Effort, Work, measure
+from benchmarks.sweeps_page import SECTION, draw, markdown
+from benchmarks.workload import Workload, grids
 from tokendream.config.config import Config
 from tokendream.config.presets import vary
 from tokendream.device import Compute
+from tokendream.training.synthetic import synthetic_replay
 
 QUICK = Effort(least=3, most=5, seconds=0.5, longest=2.5, total=240.0)
 FULL = Effort(least=5, most=20, seconds=4.0, longest=30.0)

@@ -11,30 +11,35 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tokendream.bench.command import Progress, begin, chosen_effort, clock_name, publish, save
-from tokendream.bench.machine import (
+from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
+from benchmarks.machine import (
     PRECISIONS,
     copy_bandwidth,
     environment,
     give_back_freed_memory,
     matmul_peak,
+    precisions,
 )
-from tokendream.bench.measure import Effort, Work, fitting_batch, measure, ratios
-from tokendream.bench.profiling import top_operators
-from tokendream.bench.report import Comparison, Entry, Findings
-from tokendream.bench.speed_page import SECTION, markdown
-from tokendream.bench.workload import Workload, synthetic_replay
+from benchmarks.measure import Effort, Work, fitting_batch, measure, ratios
+from benchmarks.profiling import top_operators
+from benchmarks.report import Comparison, Entry, Findings
+from benchmarks.speed_page import SECTION, markdown
+from benchmarks.workload import Workload
 from tokendream.config.config import Config
 from tokendream.config.presets import vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
+from tokendream.training.synthetic import synthetic_replay
 
 QUICK = Effort(least=2, most=10, seconds=2.0, longest=8.0, total=120.0)
 FULL = Effort(least=5, most=50, seconds=20.0)
 
 SMALL = {"tokenizer": 64, "world_model": 8, "actor_critic": 16, "dream": 16}
 """Batches at which variants are compared: those at which the published code was timed."""
+
+QUICK_ROWS, ROWS = 256, 1536
+"""Rows of synthetic experience."""
 
 BY_TOKENS_STEPS = 2
 """Imagined steps when POP is compared with token by token; every step costs the same."""
@@ -91,7 +96,7 @@ def run(
     findings = Findings(config, quick, environment(compute), device, compute.dtype, clock_name(clock))
 
     def find_peaks() -> None:
-        for dtype in PRECISIONS:
+        for dtype in precisions(compute):
             peak = matmul_peak(device, dtype, clock=clock)
             findings.peaks[dtype] = max(findings.peaks.get(dtype, 0.0), peak)
         findings.bandwidth = max(findings.bandwidth, copy_bandwidth(device, clock=clock))
@@ -131,7 +136,7 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     A switch of the config is another `Workload`, of the config with that field changed, as token by token is here.
     """
     device, horizon = compute.device, config.dream.horizon
-    replay = synthetic_replay(256 if quick else 1536, config.env.size, device)
+    replay = synthetic_replay(QUICK_ROWS if quick else ROWS, config.env.size, device)
     work = Workload(config, device, replay)
     batches = {name: getattr(config.training, name).batch for name in PARTS}
     batches["dream"] = batches["actor_critic"]
@@ -171,9 +176,9 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
                 batch,
                 ("PyTorch's operators", "own kernels"),
             )
-    variants = tuple(reversed(PRECISIONS))  # float32, bf16
+    variants = tuple(reversed(precisions(compute)))  # float32, and bf16 where it is fast
     names = tuple(PRECISIONS[v] for v in variants)
-    for name, batch in small.items():
+    for name, batch in small.items() if len(variants) > 1 else ():
         yield Item(f"{name}, precisions", tuple(update(name, v) for v in variants), batch, names)
 
 

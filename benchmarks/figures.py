@@ -1,4 +1,4 @@
-"""The figures of `bench claims`: what was timed of the four world models, and what follows from it."""
+"""The figures of `benchmarks claims`: what was timed of the four world models, and what follows from it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Cell:
 
 @dataclass
 class Claims:
-    """Everything that `bench claims` found."""
+    """Everything that `benchmarks claims` found."""
 
     preset: str
     quick: bool

@@ -5,13 +5,13 @@ The prose around the markers is written by hand and stays as it is. What a comma
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokendream.errors import ConfigError
+from tokendream.reports.charts import figure_svg
 from tokendream.runfolder import files
 
 WALL, PROCESSOR = "wall-clock time", "processor time of one thread, as the machine did other work"
@@ -29,12 +29,12 @@ class Section:
     @property
     def begin(self) -> str:
         """The marker before it."""
-        return f"<!-- tokendream {self.command}: begin -->"
+        return f"<!-- benchmarks {self.command}: begin -->"
 
     @property
     def end(self) -> str:
         """The marker after it."""
-        return f"<!-- tokendream {self.command}: end -->"
+        return f"<!-- benchmarks {self.command}: end -->"
 
     def check(self, page: Path | None) -> None:
         """Raise ConfigError if a file that exists has no place for the section."""
@@ -70,7 +70,7 @@ def header(
     flags = " --quick" * quick + " --profile" * profile + " --cpu-time" * (clock != WALL)
     load = f", load average {facts['load']:.3g} at the start" if facts.get("load") is not None else ""
     return (
-        f"`tokendream {command} --preset {preset}{flags}`, {facts['date'][:10]}, commit "
+        f"`python -m benchmarks {command} --preset {preset}{flags}`, {facts['date'][:10]}, commit "
         f"{facts['commit'] or 'unknown'}: {facts['device']}, {facts['processor']}, torch {facts['torch']}{load}; "
         f"{clock}, median (least to most) of repetitions, {how}."
     )
@@ -92,19 +92,13 @@ def short(value: float) -> str:
 
 
 def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
-    """A plot of so many inches, drawn on the figure that `draw` gets; the same figures give the same text."""
-    import matplotlib
+    """A plot of so many inches, drawn on the figure that `draw` gets, in the pages' style."""
 
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"font.size": 8.5, "svg.hashsalt": "tokendream", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    def styled(figure: Any) -> None:
         draw(figure)
         for axes in figure.axes:
             axes.grid(True, color="#dddddd", linewidth=0.6)
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+
+    return figure_svg(styled, width, height)

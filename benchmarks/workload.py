@@ -7,82 +7,24 @@ of work costs more or less for having learnt.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Int, UInt8
 
+from benchmarks.measure import Label, Work
 from tokendream.agent.agent import Agent
-from tokendream.bench.measure import Label, Work
 from tokendream.config.config import Config
 from tokendream.config.presets import vary
-from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.dream import imagine
-from tokendream.envs.vector import Transition
 from tokendream.errors import ConfigError
-from tokendream.kernels.cuda_graph import Captured
-from tokendream.training.trainer import Trainer
-
-ACTIONS = 18
-"""Actions of the agent: the most that an Atari game has."""
-
-EPISODE = 160
-"""Rows of a synthetic episode."""
+from tokendream.training import workload
+from tokendream.training.synthetic import ACTIONS
 
 HALVINGS = (1, 0, -1)
 """Of the grid's side, beside the preset's own: a quarter of its tokens a frame, its own, four times as many."""
-
-
-def synthetic_frames(n: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "n 3 S S"]:
-    """Smooth random pictures: noise on a grid of 8-pixel cells, interpolated."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(n, 3, max(2, size // 8), max(2, size // 8), generator=generator)
-    smooth = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False)
-    return (smooth * 255).byte().numpy()
-
-
-def synthetic_replay(rows: int, size: int, device: torch.device) -> ReplayBuffer:
-    """Episodes of EPISODE rows with some rewards; every other one ends, the rest are truncated."""
-    rng = np.random.default_rng(0)
-    replay = ReplayBuffer(rows, (3, size, size), device)
-    for i, frame in enumerate(synthetic_frames(rows, size)):
-        last = (i + 1) % EPISODE == 0
-        end = last and (i // EPISODE) % 2 == 0
-        reward = float(rng.choice([-1.0, 0.0, 1.0], p=[0.05, 0.85, 0.1]))
-        replay.add(frame, int(rng.integers(ACTIONS)), reward, end, last)
-    return replay
-
-
-class StillEnvs:
-    """An environment that costs nothing: it shows its synthetic frames in turn, without rewards."""
-
-    n = 1
-    n_actions = ACTIONS
-    action_names = tuple(f"action {i}" for i in range(ACTIONS))
-
-    def __init__(self, size: int) -> None:
-        self._frames, self._shown = synthetic_frames(16, size, seed=1), 0
-
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
-        """The first frame."""
-        self._shown = 0
-        return self._frames[:1]
-
-    def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
-        """The next frame; a game is over after EPISODE steps."""
-        self._shown += 1
-        i, over = self._shown % len(self._frames), self._shown % EPISODE == 0
-        zero, no = np.zeros(1, np.float32), np.zeros(1, np.bool_)
-        return Transition(self._frames[i : i + 1], zero, no, np.array([over]))
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 def grids(config: Config, halvings: Sequence[int] = HALVINGS) -> list[Config]:
@@ -95,17 +37,6 @@ def grids(config: Config, halvings: Sequence[int] = HALVINGS) -> list[Config]:
         raise ConfigError(f"preset {config.preset} has no grids of half and of twice its side: try rem")
     cheap = vary(config, "tokenizer", network="patch", perceptual="none")
     return [vary(cheap, "tokenizer", downsamples=own + more) for more in halvings]
-
-
-def frames_encoded(config: Config) -> float:
-    """Frames that M's and C's segments encode in an epoch with a full replay: each row once, as V no longer changes.
-
-    Of N rows, n uniform draws meet N (1 - e^(-n/N)).
-    """
-    M, C = config.training.world_model, config.training.actor_critic
-    rows = min(config.collect.capacity, config.collect.steps * min(config.epochs, config.collect.last_epoch))
-    draws = M.updates * M.batch * config.world_model.segment_length + C.updates * C.batch * (config.dream.burn_in + 1)
-    return rows * -math.expm1(-draws / rows)
 
 
 class Workload:
@@ -121,34 +52,18 @@ class Workload:
 
         World model and controller find all tokens encoded, as they do for most of an epoch; `encode` times that.
         """
-        config = self.config
-        if name in PARTS:
-            settings = dataclasses.replace(getattr(config.training, name), batch=batch)
-            config = dataclasses.replace(config, training=dataclasses.replace(config.training, **{name: settings}))
-            replay = self._replay
-        else:  # collecting writes into the replay buffer: it gets its own
-            replay = ReplayBuffer(EPISODE, (3, config.env.size, config.env.size), self.device)
-        trainer = Trainer(config, self._agent, StillEnvs(config.env.size), replay, self._compute(dtype))
-        if name in ("world_model", "actor_critic"):
-            trainer._cache.refresh()
-        return Work(self._label(name, batch, dtype), functools.partial(trainer.update, name))
+        compute = self._compute(dtype)
+        update = workload.phase(name, batch, self.config, self._agent, self._replay, compute)
+        return Work(self._label(name, batch, dtype), update)
 
     def dream(self, batch: int, dtype: torch.dtype, horizon: int, history: int = 1) -> Work:
         """Imagination alone, from `history` blocks in the world model's memory on: no burn-in, no gradient."""
-        compute, generator = self._compute(dtype), torch.Generator(self.device).manual_seed(0)
-        start = self._start(batch, compute, history)
-
-        @torch.no_grad()
-        def run() -> object:
-            with compute.autocast():
-                return imagine.imagine(start, self._agent, horizon, generator)
-
-        dream = Captured(run, compute, [generator], "the dream")
-
+        compute = self._compute(dtype)
+        run = workload.dream(self._start(batch, compute, history), horizon, self._agent, compute)
         # Token by token, the last token of a frame is sampled and not taken through the layers.
         ahead = self.config.tokens_per_frame - (self.config.world_model.decoding == "token")
         tokens = batch * horizon * (self.config.block_length + ahead)
-        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), dream)
+        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
 
     def absorb(self, batch: int, dtype: torch.dtype, history: int = 1) -> Work:
         """A block into the world model's memory and nothing predicted: what a step token by token begins with."""
@@ -166,11 +81,8 @@ class Workload:
     @torch.no_grad()
     def _start(self, batch: int, compute: Compute, history: int) -> imagine.Dream:
         """Dreams at their start, with that many blocks in the world model's memory."""
-        settings = self.config.dream
-        segments = self._replay.draw(batch, settings.burn_in + 1, align="end", rng=np.random.default_rng(0))
+        dream = workload.dream_start(batch, self.config, self._agent, self._replay, compute)
         with compute.autocast():
-            seen = self._agent.tokenizer.encode(self._replay.frames(segments.row))
-            dream = imagine.start(self._agent, seen, self._replay.steps(segments), settings)
             for _ in range(history - 1):
                 dream = self._absorbed(dream)
         return dream
@@ -184,15 +96,8 @@ class Workload:
 
     def encode(self, batch: int, dtype: torch.dtype) -> Work:
         """Frames of the replay buffer to tokens."""
-        compute, rng = self._compute(dtype), np.random.default_rng(0)
-        row = rng.integers(0, len(self._replay), size=batch)
-
-        def run() -> object:
-            with compute.autocast():
-                return self._agent.tokenizer.encode(self._replay.frames(row))
-
         label = Label("encode", dtype, batch, f"{batch} frames", batch, 0, batch * self.config.tokens_per_frame)
-        return Work(label, run)
+        return Work(label, workload.encode(batch, self._agent, self._replay, self._compute(dtype)))
 
     def policy(self, batch: int, dtype: torch.dtype) -> Work:
         """The choice of an action from a frame: encoder and controller."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from tokendream.bench.clock import seconds_of
-from tokendream.bench.counting import count
-from tokendream.bench.machine import peak_memory, watch_memory
+from benchmarks.clock import seconds_of
+from benchmarks.counting import count
+from benchmarks.machine import peak_memory, watch_memory
 from tokendream.kernels.cuda_graph import WARM_UP
 
 SHORTEST = 0.05

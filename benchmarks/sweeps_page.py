@@ -1,15 +1,15 @@
-"""The page of `bench sweeps`: how every cost grows, in words, tables and a plot."""
+"""The page of `benchmarks sweeps`: how every cost grows, in words, tables and a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from tokendream.bench.figures import Spread
-from tokendream.bench.growth import Curve, Sweeps, in_words
-from tokendream.bench.page import Section, head, header, line, short, svg
+from benchmarks.figures import Spread
+from benchmarks.growth import Curve, Sweeps, in_words
+from benchmarks.page import Section, head, header, line, short, svg
 
-SECTION = Section("bench sweeps")
+SECTION = Section("sweeps")
 
 AXES = {
     "tokens": ("K", "K, tokens a frame"),

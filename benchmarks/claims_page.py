@@ -1,14 +1,14 @@
-"""The page of `bench claims`: tables and answers as Markdown between two markers of a file, and two plots beside it."""
+"""The page of `benchmarks claims`: tables and answers as Markdown, and two plots."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokendream.bench.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims, Spread
-from tokendream.bench.page import Section, head, header, line, short, svg
+from benchmarks.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims, Spread
+from benchmarks.page import Section, head, header, line, short, svg
 
-SECTION = Section("bench claims")
+SECTION = Section("claims")
 
 PUBLISHED_NO_POP, PUBLISHED_IRIS = 4.6, 15.4
 """The paper's two speed-ups of imagination: against itself without POP, and against the token-based agent before it."""

@@ -1,0 +1,50 @@
+"""`tokendream bench`: this machine's speed, in a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from tokendream.config.presets import preset
+from tokendream.errors import ConfigError
+
+LABORATORY = ("speed", "claims", "sweeps", "gpu")
+"""What `python -m benchmarks` takes in a clone."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time every phase of a run as this machine would do it, and compute what an epoch and a run take."""
+
+    laboratory: tyro.conf.Positional[str] = ""
+    """No word; speed, claims, sweeps and gpu are measured in a clone, by python -m benchmarks."""
+    preset: str = ""
+    """Preset whose sizes are timed; by default the one that train would take: rem where there is a GPU, else cpu."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    quick: bool = False
+    """A minute or so instead of three, at smaller batches where the full ones take long."""
+    out: Path | None = None
+    """Write the rows to this JSON file too."""
+
+
+def _bench(options: Bench) -> int:
+    if word := options.laboratory:
+        if word in LABORATORY:
+            raise ConfigError(f"run in a clone, as `python -m benchmarks {word} ...`: bench itself takes no word")
+        raise ConfigError(f"bench takes no word {word!r}")
+    config = preset(options.preset) if options.preset else None
+    from tokendream.training import timing
+
+    if config is None:
+        import torch
+
+        config = preset("rem" if torch.cuda.is_available() else "cpu")
+    return timing.main(config, options.device, quick=options.quick, out=options.out)
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {"bench": (Bench, _bench)}

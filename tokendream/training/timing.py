@@ -1,0 +1,238 @@
+"""`tokendream bench`: what a run would cost on this machine, in a minute or a few.
+
+Every phase is timed as a run would do it here: same precision, kernels and threads. What a laboratory asks beyond
+that (shares of the machine's peak, variants, growth, the paper's claims) is in `benchmarks/`, in a clone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tokendream.agent.agent import Agent
+from tokendream.config.config import Config
+from tokendream.config.schedule import PARTS, schedule
+from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
+from tokendream.errors import ConfigError
+from tokendream.kernels.cuda_graph import WARM_UP
+from tokendream.runfolder import files
+from tokendream.runfolder.folder import facts
+from tokendream.training import workload
+from tokendream.training.synthetic import ACTIONS, synthetic_replay
+
+QUICK, WHOLE = 75.0, 200.0
+"""Seconds for all rows. A row whose full batch does not fit into its share is timed at a smaller one."""
+
+LEAST, MOST = 3, 20
+"""Repetitions of a row."""
+
+ROWS = 64
+"""Of the replay buffer: few, as all are encoded before a phase is timed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was timed of one phase."""
+
+    name: str
+    batch: int
+    full_batch: int
+    """The preset's own."""
+    unit: str
+    """What an update makes: env steps, frames or imagined steps."""
+    each: int
+    """So many of them for each item of the batch."""
+    seconds: list[float]
+    """Of an update, per repetition."""
+
+    @property
+    def per_unit(self) -> float:
+        """Seconds of one frame or step: the median of the repetitions."""
+        return statistics.median(self.seconds) / (self.batch * self.each)
+
+    @property
+    def full_update(self) -> float:
+        """Seconds of an update at the preset's batch, in proportion where it was timed at a smaller one."""
+        return self.per_unit * self.full_batch * self.each
+
+
+@dataclasses.dataclass
+class Speed:
+    """All that a bench found, and what follows for a run."""
+
+    config: Config
+    compute: Compute
+    quick: bool
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Seconds of an epoch by phase, computed; empty if a row is missing. Evaluation and saving are not counted."""
+        rows = {row.name: row for row in self.rows}
+        if not {"collect", *PARTS, "encode"} <= rows.keys():
+            return {}
+        due = [phase for phase in schedule(self.config) if phase.due(epoch)]
+        seconds = {phase.name: phase.updates * rows[phase.name].full_update for phase in due}
+        changing = any(phase.name == "tokenizer" for phase in due)
+        seconds["encode"] = workload.frames_encoded(self.config, epoch, changing=changing) * rows["encode"].per_unit
+        return seconds
+
+    @property
+    def full_epoch(self) -> dict[str, float]:
+        """The dearest epoch of a run."""
+        return max((self.epoch(e) for e in range(1, self.config.epochs + 1)), key=lambda found: sum(found.values()))
+
+    @property
+    def hours(self) -> float:
+        """Of a whole run."""
+        return sum(sum(self.epoch(e).values()) for e in range(1, self.config.epochs + 1)) / 3600
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: the rows of the table, and the machine."""
+        return {
+            "format": 1,
+            "preset": self.config.preset,
+            "quick": self.quick,
+            "machine": facts(self.compute),
+            "rows": [
+                {
+                    **dataclasses.asdict(row),
+                    "per_second": 1 / row.per_unit,
+                    "median": statistics.median(row.seconds),
+                    "least": min(row.seconds),
+                    "most": max(row.seconds),
+                }
+                for row in self.rows
+            ],
+            "skipped": self.skipped,
+            "epoch_seconds": self.full_epoch,
+            "run_hours": self.hours,
+        }
+
+    def show(self, console: Console) -> None:
+        """The table and what follows from it, for people."""
+        machine = facts(self.compute)
+        table = Table(title=f"preset {self.config.preset}: {machine['device']}, {machine['processor']}")
+        for column in ("phase", "batch", "ms an update", "least to most", "a second"):
+            table.add_column(column, justify="left" if column == "phase" else "right")
+        for row in self.rows:
+            spread = min(row.seconds), statistics.median(row.seconds), max(row.seconds)
+            low, middle, high = (f"{1e3 * s:,.3g}" for s in spread)
+            batch = f"{row.batch} (a run: {row.full_batch})" if row.batch != row.full_batch else f"{row.batch}"
+            table.add_row(row.name, batch, middle, f"{low} to {high}", f"{1 / row.per_unit:,.3g} {row.unit}")
+        console.print(table)
+        for line in self.skipped:
+            console.print(f"Skipped: {line}", markup=False)
+        if self.compute.dtype is torch.float32:
+            console.print("Not timed: bf16, which no run would use here: its products are slower than float32's.")
+        if epoch := self.full_epoch:
+            parts = ", ".join(f"{name} {seconds:,.3g}" for name, seconds in epoch.items())
+            console.print(
+                f"Computed from these rows: {sum(epoch.values()):,.3g} seconds the dearest epoch ({parts}), "
+                f"{self.hours:,.3g} hours the {self.config.epochs} epochs of a run, evaluation not counted.",
+                highlight=False,
+            )
+
+
+def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
+    """Time, print, and write JSON where asked. Raises ConfigError for a device or a file that cannot be."""
+    compute = Compute.of(config, device)
+    if out is not None:
+        if out.is_dir():
+            raise ConfigError(f"--out must be a file, and {out} is a folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    keep_freed_memory()  # as in training
+    with console.status("timing ...") as status:
+        speed = measure(config, compute, quick=quick, say=lambda what: status.update(f"timing {what} ..."))
+    speed.show(console if console.is_terminal else Console(width=120))
+    if out is not None:
+        files.replace_text(out, json.dumps(speed.to_json(), indent=1) + "\n")
+        print(f"Written to {out}")
+    return 0
+
+
+def measure(config: Config, compute: Compute, *, quick: bool, say: Callable[[str], object]) -> Speed:
+    """Every phase in turn, each within its share of the time that is left."""
+    torch.manual_seed(0)
+    agent = Agent.from_config(config, ACTIONS).to(compute.device).eval()
+    replay = synthetic_replay(ROWS, config.env.size, compute.device)
+    training, horizon = config.training, config.dream.horizon
+
+    def phase(name: str) -> Callable[[int], Callable[[], object]]:
+        return lambda batch: workload.phase(name, batch, config, agent, replay, compute)
+
+    def dream(batch: int) -> Callable[[], object]:
+        start = workload.dream_start(batch, config, agent, replay, compute)
+        return workload.dream(start, horizon, agent, compute)
+
+    def encode(batch: int) -> Callable[[], object]:
+        return workload.encode(batch, agent, replay, compute)
+
+    kinds = [
+        ("collect", phase("collect"), 1, "env steps", 1),
+        ("tokenizer", phase("tokenizer"), training.tokenizer.batch, "frames", 1),
+        ("world_model", phase("world_model"), training.world_model.batch, "frames", config.world_model.segment_length),
+        ("actor_critic", phase("actor_critic"), training.actor_critic.batch, "imagined steps", horizon),
+        ("dream", dream, training.actor_critic.batch, "imagined steps", horizon),
+        ("encode", encode, training.tokenizer.batch, "frames", 1),
+    ]
+    speed = Speed(config, compute, quick)
+    began, total = time.perf_counter(), QUICK if quick else WHOLE
+    for i, (name, make, full, unit, each) in enumerate(kinds):
+        say(name)
+        share = max(0.0, total - (time.perf_counter() - began)) / (len(kinds) - i)
+        try:
+            batch, seconds = _timed(make, full, share, compute.device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            speed.skipped.append(f"{name}: out of memory")
+        else:
+            speed.rows.append(Row(name, batch, full, unit, each, seconds))
+        gc.collect()  # a trainer and its phases refer to each other
+    return speed
+
+
+def _timed(
+    make: Callable[[int], Callable[[], object]], full: int, share: float, device: torch.device
+) -> tuple[int, list[float]]:
+    """A batch whose repetitions fit into `share` seconds, judged by a sixteenth of the full one, and their seconds."""
+    warm_up = 1 if device.type == "cpu" else WARM_UP + 1  # a GPU captures its graph after them
+    batch = max(1, full // 16)
+    update = make(batch)
+    for _ in range(warm_up):
+        _seconds(update, device)
+    each = _seconds(update, device) / batch
+    fits = full
+    while fits > batch and each * fits * (LEAST + warm_up) > share:
+        fits //= 2
+    if fits > batch:
+        batch, update = fits, make(fits)
+        for _ in range(warm_up):
+            _seconds(update, device)
+    seconds: list[float] = []
+    while len(seconds) < LEAST or (len(seconds) < MOST and sum(seconds) < share / 2):
+        seconds.append(_seconds(update, device))
+    return batch, seconds
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call; a GPU is waited for at both ends."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

@@ -1,0 +1,95 @@
+"""Pieces of a run, each as a function without arguments that can be called again and again: what timings time.
+
+Weights are fresh and frames synthetic: no piece costs more or less for having learnt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokendream.agent.agent import Agent
+from tokendream.config.config import Config
+from tokendream.config.schedule import PARTS, schedule
+from tokendream.data.replay import ReplayBuffer
+from tokendream.device import Compute
+from tokendream.dream import imagine
+from tokendream.kernels.cuda_graph import Captured
+from tokendream.training.synthetic import EPISODE, StillEnvs
+from tokendream.training.trainer import Trainer
+
+
+def phase(
+    name: str, batch: int, config: Config, agent: Agent, replay: ReplayBuffer, compute: Compute
+) -> Callable[[], object]:
+    """An update of one of the trainer's phases, at any batch.
+
+    World model and controller find all their frames encoded, as they do for most of an epoch; `encode` is the rest.
+    """
+    if name in PARTS:
+        settings = dataclasses.replace(getattr(config.training, name), batch=batch)
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, **{name: settings}))
+    else:  # collecting writes into the replay buffer: it gets its own
+        replay = ReplayBuffer(EPISODE, (3, config.env.size, config.env.size), compute.device)
+    trainer = Trainer(config, agent, StillEnvs(config.env.size), replay, compute)
+    if name in ("world_model", "actor_critic"):
+        trainer._cache.refresh()
+    return functools.partial(trainer.update, name)
+
+
+def encode(batch: int, agent: Agent, replay: ReplayBuffer, compute: Compute) -> Callable[[], Tensor]:
+    """Frames of the replay buffer to tokens."""
+    row = np.random.default_rng(0).integers(0, len(replay), size=batch)
+
+    def run() -> Tensor:
+        with compute.autocast():
+            return agent.tokenizer.encode(replay.frames(row))
+
+    return run
+
+
+@torch.no_grad()
+def dream_start(batch: int, config: Config, agent: Agent, replay: ReplayBuffer, compute: Compute) -> imagine.Dream:
+    """Dreams before their first step: one block in the world model's memory, the controller's memory warm."""
+    segments = replay.draw(batch, config.dream.burn_in + 1, align="end", rng=np.random.default_rng(0))
+    with compute.autocast():
+        seen = agent.tokenizer.encode(replay.frames(segments.row))
+        return imagine.start(agent, seen, replay.steps(segments), config.dream)
+
+
+def dream(start: imagine.Dream, horizon: int, agent: Agent, compute: Compute) -> Callable[[], imagine.Rollout]:
+    """Imagination alone: no burn-in, no gradient."""
+    generator = torch.Generator(compute.device).manual_seed(0)
+
+    @torch.no_grad()
+    def run() -> imagine.Rollout:
+        with compute.autocast():
+            return imagine.imagine(start, agent, horizon, generator)
+
+    return Captured(run, compute, [generator], "the dream")
+
+
+def frames_encoded(config: Config, epoch: int, *, changing: bool = True) -> float:
+    """Frames that M's and C's segments encode in an epoch: each drawn row once, or the new ones where V stays as it is.
+
+    Of N rows, n uniform draws meet N (1 - e^(-n/N)).
+    """
+    lengths = {"world_model": config.world_model.segment_length, "actor_critic": config.dream.burn_in + 1}
+    collected = config.collect.steps * min(epoch, config.collect.last_epoch)
+    rows = min(config.collect.capacity, collected)
+    draws = sum(
+        due.updates * getattr(config.training, due.name).batch * lengths[due.name]
+        for due in schedule(config)
+        if due.name in lengths and due.due(epoch)
+    )
+    if not config.training.cache_tokens or draws == 0:
+        return float(draws)
+    if changing:
+        return rows * -math.expm1(-draws / rows)
+    return float(config.collect.steps) if epoch <= config.collect.last_epoch else 0.0
