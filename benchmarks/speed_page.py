@@ -132,11 +132,8 @@ def _derivations(data: Data) -> Iterator[str]:
     """The counts of the three parts, derived from the config's sizes."""
     config = Config.from_json(json.dumps(data["config"]))
     M, K1 = config.world_model, config.block_length
-    weights = M.layers * (5 + 2 * M.ffn_factor) * config.tokenizer.code_width**2
-    layers = (
-        f"{weights / 1e6:.2f} M weights, {M.layers} layers of {5 + 2 * M.ffn_factor} D² with "
-        f"D = {config.tokenizer.code_width}"
-    )
+    weights = M.layers * (5 + 2 * M.ffn_factor) * M.width**2
+    layers = f"{weights / 1e6:.2f} M weights, {M.layers} layers of {5 + 2 * M.ffn_factor} D² with D = {M.width}"
     if row := _first(data, "world_model"):
         P = M.segment_length - M.context
         tokens = row["batch"] * (M.segment_length + P) * K1

@@ -123,7 +123,7 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path):
     assert found.left_out == []
     assert all(set(found.epoch(name)) >= {"collection", "world model", "dream", "total"} for name in FOUR)
     # The prediction tokens are M's only ones that depend on the decoding, qkvg and qkv its only ones by backbone.
-    own = TINY.tokens_per_frame * TINY.tokenizer.code_width
+    own = TINY.tokens_per_frame * TINY.world_model.width
     assert found.parameters[REM] - found.parameters[NO_POP] == own
     assert found.parameters[TRANSFORMER_POP] - found.parameters[IRIS] == own
     assert page.read_text() == "\n".join(

@@ -7,8 +7,8 @@ from typing import get_args, get_type_hints
 import pytest
 
 from tokendream.config.config import Config
-from tokendream.config.parts import EnvConfig, PhaseConfig, TokenizerConfig, WorldModelConfig
-from tokendream.config.presets import PRESETS, REM, preset
+from tokendream.config.parts import EnvConfig, PhaseConfig, WorldModelConfig
+from tokendream.config.presets import PRESETS, REM, TINY, preset
 from tokendream.config.ranges import Range
 from tokendream.errors import ConfigError
 
@@ -77,7 +77,7 @@ def test_derived_sizes_are_the_papers():
     [
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"env": EnvConfig(size=20)}, "tokenizer.downsamples must be such that a 20-pixel frame"),
-        ({"tokenizer": TokenizerConfig(code_width=30)}, "tokenizer.code_width must be a multiple of 8"),
+        ({"world_model": WorldModelConfig(width=30)}, "world_model.width must be a multiple of 8"),
         ({"world_model": WorldModelConfig(dropout=1.0)}, "world_model.dropout must be between 0 and 0.95"),
         (
             {"world_model": WorldModelConfig(decoding="token", shared_prediction_token=True)},
@@ -117,6 +117,12 @@ def test_what_an_older_version_wrote_can_be_read():
     data = json.loads(dataclasses.replace(REM, seed=3).to_json())
     del data["control"], data["world_model"]["token_temperature"]
     assert Config.from_json(json.dumps(data)) == dataclasses.replace(REM, seed=3)
+
+
+def test_an_older_run_s_world_model_is_as_wide_as_its_codes():
+    data = json.loads(TINY.to_json())
+    del data["world_model"]["width"]
+    assert Config.from_json(json.dumps(data)) == TINY
 
 
 def test_what_the_paper_does_not_have_is_off_in_rem():

@@ -103,3 +103,23 @@ def test_recorded_actions_are_taken(agent, tokens, steps):
     actions = torch.randint(A, (B, 3))
     rollout = imagine.imagine(dream, agent, 3, torch.Generator().manual_seed(0), actions=actions)
     assert torch.equal(rollout.actions, actions)
+
+
+def test_a_reward_can_be_a_function_of_the_prediction(agent, tokens, steps):
+    """The same dream, paid by what M was unsure of; each prediction is seen once, and none is kept."""
+    dream = imagine.start(agent, tokens, steps, TINY.dream)
+    seen = []
+
+    def surprise(prediction, outcome):
+        seen.append(prediction.next_frame.shape)
+        log_p = prediction.next_frame[:, 0].log_softmax(-1)
+        return -log_p.gather(-1, outcome.tokens[..., None]).sum((1, 2))
+
+    plain = imagine.imagine(dream, agent, 3, torch.Generator().manual_seed(0))
+    paid = imagine.imagine(dream, agent, 3, torch.Generator().manual_seed(0), reward=surprise)
+    assert seen == [(B, 1, K, V)] * 3
+    assert torch.equal(paid.tokens, plain.tokens)
+    assert torch.equal(paid.actions, plain.actions)
+    assert (paid.rewards > 0).all()
+    assert set(plain.rewards.unique().tolist()) <= {-1.0, 0.0, 1.0}
+    assert not any(tensor.numel() >= B * K * V for tensor in vars(paid).values())

@@ -22,7 +22,7 @@ from tokendream.training.update import adamw, apply
 A, B, T = 4, 6, 8
 CONFIG = Config(
     tokenizer=dataclasses.replace(Config().tokenizer, channels=8, codebook_size=64, code_width=64, perceptual="none"),
-    world_model=dataclasses.replace(Config().world_model, layers=2, dropout=0.0),
+    world_model=dataclasses.replace(Config().world_model, width=64, layers=2, dropout=0.0),
     actor_critic=dataclasses.replace(Config().actor_critic, lstm_width=64),
 )
 UPDATES = 20

@@ -10,10 +10,10 @@ from tokendream.spaces.observations import image_block
 B, T, K, D, V, A = 2, 5, 4, 16, 11, 3
 
 
-def world_model(dtype=torch.float64, width=D, **overrides):
+def world_model(dtype=torch.float64, codes=D, **overrides):
     torch.manual_seed(1)
-    config = WorldModelConfig(**{"layers": 2, "heads": 2, "dropout": 0.0} | overrides)
-    return WorldModel(config, image_block(2, V, Discrete(A)), width).to(dtype)
+    config = WorldModelConfig(**{"width": D, "layers": 2, "heads": 2, "dropout": 0.0} | overrides)
+    return WorldModel(config, image_block(2, V, Discrete(A)), codes).to(dtype)
 
 
 four_ways = pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_token_temperature_sharpens_frames_and_nothing_else(case):
 @four_ways
 def test_it_learns_a_deterministic_world(how):
     """Action 0 keeps the frame, the others paint a pattern: after training both are near certain."""
-    M = world_model(torch.float32, width=32, **how)
+    M = world_model(torch.float32, codes=32, width=32, **how)
     codebook = torch.randn(V, 32)
     pattern = torch.tensor([[0] * K, [1, 2, 3, 4], [5, 6, 7, 8]])
     optimiser = torch.optim.AdamW(M.parameters(), lr=3e-3)
@@ -229,3 +229,22 @@ def test_one_prediction_token_differs_by_its_place_alone(case):
     assert torch.equal(one, same)
     out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B))
     assert not torch.allclose(out.next_frame[:, :, 0], out.next_frame[:, :, 1])
+
+
+def test_codes_of_another_width_are_projected_and_those_of_its_own_are_not(case):
+    codebook, tokens, steps = case
+    same, other = world_model(), world_model(codes=6)
+    assert not list(same.projection.parameters())
+    loss = other.loss(codebook[tokens][..., :6], tokens, steps)
+    loss.total.backward()
+    assert other.projection.weight.shape == (D, 6)
+    assert other.projection.weight.grad.any()
+    assert not hasattr(world_model(codes=6, own_embedding=True).projection, "weight")
+    imagined = other.imagine(
+        codebook[tokens[:, 0]][..., :6],
+        tokens[:, 0],
+        steps.action[:, 0],
+        other.initial_state(B),
+        embed=lambda z: codebook[z][..., :6],
+    )
+    assert imagined[0].tokens.shape == (B, K)

@@ -1,7 +1,8 @@
 """Controls: one link of the agent cut on purpose, all else as it was, to see that nothing is learnt without it.
 
-A learning curve proves little unless the same training with a broken part stays at chance. A sixth control, a world
-model that stays random, needs nothing from here: `--training.world-model.updates 0`.
+A learning curve proves little unless the same training with a broken part stays at the random player's. A sixth
+control, a world model that stays random, needs nothing from here: `--training.world-model.updates 0`. Random numbers
+are torch's global ones, which a checkpoint holds.
 """
 
 from __future__ import annotations
@@ -10,50 +11,55 @@ import dataclasses
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
-from tokendream.agent.actor_critic import ActorCritic
+from tokendream.agent.actor_critic import ActorCritic, View
 from tokendream.agent.world_model import Outcome, Prediction, WorldModel
 from tokendream.config.parts import Control
 from tokendream.data.batch import Steps
 from tokendream.nn.losses import Losses
 
 
-def apply(control: Control, world_model: WorldModel, actor_critic: ActorCritic) -> None:
-    """Cut the link that `control` names, in place. Random numbers are torch's global ones, hence resumable."""
-    if control == "shuffled-actions":
-        _shuffle_actions(world_model)
-    elif control in ("zero-rewards", "dealt-rewards"):
-        _change_rewards(world_model, dealt=control == "dealt-rewards")
-    elif control == "blind-policy":
-        _blind(actor_critic)
+class ShuffledActions(WorldModel):
+    """Trained on actions that were taken elsewhere in the batch: it cannot know what an action does."""
 
-
-def _shuffle_actions(world_model: WorldModel) -> None:
-    """M is trained on actions that were taken elsewhere in the batch: it can not know what an action does."""
-    loss = world_model.loss
-
-    def on_other_actions(codes: torch.Tensor, tokens: torch.Tensor, steps: Steps) -> Losses:
+    def loss(self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
         action = steps.action.flatten()
         action = action[torch.randperm(len(action), device=action.device)].view_as(steps.action)
-        return loss(codes, tokens, dataclasses.replace(steps, action=action))
-
-    world_model.loss = on_other_actions  # type: ignore[method-assign]
+        return super().loss(codes, tokens, dataclasses.replace(steps, action=action))
 
 
-def _change_rewards(world_model: WorldModel, *, dealt: bool) -> None:
-    """Dreams pay nothing, or each is paid with the rewards of another one of its batch."""
-    imagine = world_model.imagine
+class ZeroRewards(WorldModel):
+    """Its dreams pay nothing."""
 
-    def paying_otherwise(*args: Any, **kwargs: Any) -> tuple[Outcome, Prediction, Any]:
-        outcome, prediction, state = imagine(*args, **kwargs)
+    def imagine(self, *args: Any, **kwargs: Any) -> tuple[Outcome, Prediction, Any]:
+        outcome, prediction, state = super().imagine(*args, **kwargs)
+        return outcome._replace(reward=torch.zeros_like(outcome.reward)), prediction, state
+
+
+class ShuffledRewards(WorldModel):
+    """Each dream is paid with the rewards of another one of its batch."""
+
+    def imagine(self, *args: Any, **kwargs: Any) -> tuple[Outcome, Prediction, Any]:
+        outcome, prediction, state = super().imagine(*args, **kwargs)
         reward = outcome.reward
-        reward = reward[torch.randperm(len(reward), device=reward.device)] if dealt else torch.zeros_like(reward)
-        return outcome._replace(reward=reward), prediction, state
-
-    world_model.imagine = paying_otherwise  # type: ignore[method-assign]
+        return outcome._replace(reward=reward[torch.randperm(len(reward), device=reward.device)]), prediction, state
 
 
-def _blind(actor_critic: ActorCritic) -> None:
-    """C sees the same empty frame always, in dreams and in games; it still hears its own actions."""
-    features = actor_critic.features
-    actor_critic.features = lambda view: features(torch.zeros_like(view))  # type: ignore[method-assign]
+class Blind(ActorCritic):
+    """Sees the same empty frame always, in dreams and in games; it is still told its own actions."""
+
+    def features(self, view: View) -> Float[Tensor, "B M"]:
+        return super().features(torch.zeros_like(view))
+
+
+WORLD_MODELS: dict[Control, type[WorldModel]] = {
+    "shuffled-actions": ShuffledActions,
+    "zero-rewards": ZeroRewards,
+    "dealt-rewards": ShuffledRewards,
+}
+"""The world models with a link cut, by the control that asks for them; the whole one for any other."""
+
+ACTOR_CRITICS: dict[Control, type[ActorCritic]] = {"blind-policy": Blind}
+"""The same for the controller."""

@@ -14,13 +14,16 @@ from tokendream.config.config import Config
 from tokendream.device import Compute
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.observations import Block, image_block
+from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import VQTokenizer
 
 
 class Agent(nn.Module):
     """Tokenizer V, world model M and controller C. Acting needs V and C; dreaming needs all three."""
 
-    def __init__(self, tokenizer: VQTokenizer, world_model: WorldModel, actor_critic: ActorCritic) -> None:
+    tokenizer: Tokenizer
+
+    def __init__(self, tokenizer: Tokenizer, world_model: WorldModel, actor_critic: ActorCritic) -> None:
         super().__init__()
         self.tokenizer, self.world_model, self.actor_critic = tokenizer, world_model, actor_critic
 
@@ -32,15 +35,11 @@ class Agent(nn.Module):
     @classmethod
     def from_config(cls, config: Config, n_actions: int) -> Agent:
         """A fresh agent for an environment with `n_actions` actions, in training mode."""
-        V = config.tokenizer
-        block = image_block(config.grid, V.codebook_size, Discrete(n_actions))
-        agent = cls(
-            VQTokenizer(V),
-            WorldModel(config.world_model, block, V.code_width),
-            ActorCritic(config.actor_critic, block, V.code_width, V.downsamples),
-        )
-        ablated.apply(config.control, agent.world_model, agent.actor_critic)
-        return agent
+        V, control = VQTokenizer(config.tokenizer), config.control
+        block, E = image_block(config.grid, V.vocabulary, Discrete(n_actions)), V.code_width
+        M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E)
+        C = ablated.ACTOR_CRITICS.get(control, ActorCritic)(config.actor_critic, block, E, config.tokenizer.downsamples)
+        return cls(V, M, C)
 
     def view(self, tokens: Int64[Tensor, "*B K"], codes: Float[Tensor, "*B K E"]) -> View:
         """What the controller sees of frames: their codes, or in an ablation what they decode to."""

@@ -23,7 +23,7 @@ from tokendream.nn.sampling import sample
 from tokendream.nn.transformer import Transformer
 from tokendream.spaces.observations import Block
 
-Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K D"]]
+Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K E"]]
 """Tokens to codes."""
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {"retnet": RetNet, "transformer": Transformer}
@@ -59,12 +59,13 @@ class WorldModel(nn.Module):
     (where copying every token is right 92.6% of the time).
     """
 
-    def __init__(self, config: WorldModelConfig, block: Block, width: int) -> None:
+    def __init__(self, config: WorldModelConfig, block: Block, code_width: int) -> None:
         super().__init__()
         self.config, self.block = config, block
-        D, V = width, block.vocabulary
+        D, V = config.width, block.vocabulary
         self.action_embedding = block.actions.embedding(D)
         self.token_embedding = nn.Embedding(V, D) if config.own_embedding else None
+        self.projection = nn.Identity() if code_width == D or config.own_embedding else nn.Linear(code_width, D)
         if config.decoding == "pop":
             learned = 1 if config.shared_prediction_token else block.K
             self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * 0.02)
@@ -80,7 +81,7 @@ class WorldModel(nn.Module):
 
     def forward(
         self,
-        codes: Float[Tensor, "B T K D"],
+        codes: Float[Tensor, "B T K E"],
         tokens: Int64[Tensor, "B T K"],
         action: Int64[Tensor, "B T"],
         state: State,
@@ -106,7 +107,7 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def imagine(
         self,
-        codes: Float[Tensor, "B K D"],
+        codes: Float[Tensor, "B K E"],
         tokens: Int64[Tensor, "B K"],
         action: Int64[Tensor, " B"],
         state: State,
@@ -151,7 +152,7 @@ class WorldModel(nn.Module):
             frame.append(sample(logits[-1], generator, temperature=self.config.token_temperature))
         return torch.stack(frame, dim=1), torch.stack(logits, dim=1)
 
-    def loss(self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
+    def loss(self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
         """Cross-entropies of next frame, reward sign and end, each a mean over what is scored.
 
         The first `context` blocks are not scored, nor is padding: block `context - 1` predicts the first scored
@@ -172,14 +173,14 @@ class WorldModel(nn.Module):
         )
 
     def _blocks(
-        self, codes: Float[Tensor, "B T K D"], tokens: Int64[Tensor, "B T K"], action: Int64[Tensor, "B T"]
+        self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], action: Int64[Tensor, "B T"]
     ) -> Float[Tensor, "B T K1 D"]:
         """What enters the backbone: frames and then actions, in the precision of autocast."""
         return torch.cat((self._embedded(codes, tokens), _lowered(self.action_embedding(action))), dim=2)
 
-    def _embedded(self, codes: Float[Tensor, "*B K D"], tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K D"]:
-        """Frame tokens as the backbone sees them: V's codes, or those of a table of M's own."""
-        return _lowered(codes if self.token_embedding is None else self.token_embedding(tokens))
+    def _embedded(self, codes: Float[Tensor, "*B K E"], tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K D"]:
+        """Frame tokens as the backbone sees them: V's codes, projected where they are of another width, or M's own."""
+        return _lowered(self.projection(codes) if self.token_embedding is None else self.token_embedding(tokens))
 
     def _next_frame(self, y: Float[Tensor, "*B D"], before: Int64[Tensor, " *B"]) -> Float[Tensor, "*B V"]:
         """Logits of a token of the next frame, whose place held the token `before`."""

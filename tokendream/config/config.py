@@ -95,7 +95,7 @@ class Config:
     def __post_init__(self) -> None:
         ranges.check(self)
         limits.check_frame(self.env, self.tokenizer)
-        limits.check_world_model(self.world_model, self.tokenizer)
+        limits.check_world_model(self.world_model)
         limits.check_capacity(self.collect, self.dream, self.world_model)
 
     def to_json(self) -> str:
@@ -114,4 +114,7 @@ class Config:
         version = data.pop("format", None)
         if version != FORMAT:
             raise ConfigError(f"config has format {shorten(version)}; this tokendream reads format {FORMAT}")
+        M, V = data.get("world_model"), data.get("tokenizer")
+        if isinstance(M, dict) and isinstance(V, dict) and "code_width" in V:
+            M.setdefault("width", V["code_width"])  # older runs: M was as wide as the codes that it shared
         return read(Config, data, "config")

@@ -24,11 +24,11 @@ def check_frame(env: EnvConfig, tokenizer: TokenizerConfig) -> None:
     require(size >= least, "env.size", f"at least {least} for tokenizer.perceptual {tokenizer.perceptual}", size)
 
 
-def check_world_model(world_model: WorldModelConfig, tokenizer: TokenizerConfig) -> None:
+def check_world_model(world_model: WorldModelConfig) -> None:
     """Raise ConfigError for a width that the heads cannot share, and for a segment or ablation of no effect."""
     M = world_model
-    require(tokenizer.code_width % (2 * M.heads) == 0, "tokenizer.code_width",
-            f"a multiple of {2 * M.heads} (twice world_model.heads)", tokenizer.code_width)  # fmt: skip
+    require(M.width % (2 * M.heads) == 0, "world_model.width",
+            f"a multiple of {2 * M.heads} (twice world_model.heads)", M.width)  # fmt: skip
     require(M.decoding == "pop" or not M.shared_prediction_token, "world_model.shared_prediction_token",
             "false where world_model.decoding is token: there are no prediction tokens",
             M.shared_prediction_token)  # fmt: skip

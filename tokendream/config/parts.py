@@ -50,7 +50,7 @@ class TokenizerConfig:
     codebook_size: Annotated[int, Range(2)] = 512
     """V, the number of codes."""
     code_width: Annotated[int, Range(4)] = 256
-    """E, the width of a code; it is also the width D of the world model, which shares the codebook."""
+    """E, the width of a code."""
     network: Network = "conv"
     """Encoder and decoder: conv is the paper's; patch sees each cell of the grid by itself (not published)."""
     perceptual: Perceptual = "vgg16"
@@ -69,6 +69,8 @@ class TokenizerConfig:
 class WorldModelConfig:
     """M, the RetNet with parallel observation prediction."""
 
+    width: Count = 256
+    """D, the width of a token in the network; codes of another width are projected to it."""
     layers: Count = 5
     """N, the number of RetNet layers."""
     heads: Count = 4

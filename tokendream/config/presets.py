@@ -42,7 +42,7 @@ CPU = Config(
         revive_after=20,
         lost_weight=10.0,
     ),
-    world_model=WorldModelConfig(layers=3, heads=4, dropout=0.0, stay=True, token_temperature=0.5),
+    world_model=WorldModelConfig(width=128, layers=3, heads=4, dropout=0.0, stay=True, token_temperature=0.5),
     actor_critic=ActorCriticConfig(lstm_width=256),
     # A short horizon of value and a centred advantage: 1,200 updates are too few for values to catch up with γ = 0.995.
     dream=DreamConfig(
@@ -74,7 +74,7 @@ TOY = Config(
         revive_after=20,
         changed_weight=3.0,
     ),
-    world_model=WorldModelConfig(layers=2, heads=2, dropout=0.0),
+    world_model=WorldModelConfig(width=64, layers=2, heads=2, dropout=0.0),
     actor_critic=ActorCriticConfig(lstm_width=128),
     dream=DreamConfig(horizon=10, burn_in=4, entropy_weight=0.01, mask_after_end=True),
     collect=CollectConfig(steps=100, last_epoch=1_000_000, capacity=20_000),
@@ -93,7 +93,7 @@ TINY = Config(
     epochs=4,
     checkpoint_every=2,
     tokenizer=TokenizerConfig(channels=8, downsamples=4, codebook_size=16, code_width=16, perceptual="none"),
-    world_model=WorldModelConfig(layers=2, heads=2, segment_length=5),
+    world_model=WorldModelConfig(width=16, layers=2, heads=2, segment_length=5),
     actor_critic=ActorCriticConfig(lstm_width=16),
     dream=DreamConfig(horizon=4, burn_in=3),
     collect=CollectConfig(steps=20, capacity=1000),

@@ -9,6 +9,7 @@ The same `step` dreams for training, for films and for play. Source: REM (arXiv 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +42,10 @@ class Dream:
         """The i-th dream of the batch, alone."""
         row = slice(i, i + 1)
         return Dream(self.tokens[row], self.world.one(i), PolicyState(self.policy.h[row], self.policy.c[row]))
+
+
+Reward = Callable[[Prediction, Outcome], Float[Tensor, " B"]]
+"""What a dreamed step pays, by what was predicted there and what was drawn from it."""
 
 
 class Step(NamedTuple):
@@ -111,12 +116,17 @@ def imagine(
     generator: torch.Generator | None = None,
     *,
     actions: Int64[Tensor, "B T"] | None = None,
+    reward: Reward | None = None,
 ) -> Rollout:
-    """Dream `horizon` steps, under the agent's own actions or under recorded ones."""
+    """Dream `horizon` steps, under the agent's own actions or under recorded ones.
+
+    `reward` pays each step instead of the reward's sign that M predicts.
+    """
     kept = []
     for t in range(horizon):
         seen = dream.tokens
         dream, one = step(dream, agent, generator, action=None if actions is None else actions[:, t])
         # Not the prediction: logits of all tokens of all steps would be 150 MB at the paper's sizes.
-        kept.append((seen, one.logits, one.value, one.action, one.outcome.reward, one.outcome.end))
+        paid = one.outcome.reward if reward is None else reward(one.prediction, one.outcome)
+        kept.append((seen, one.logits, one.value, one.action, paid, one.outcome.end))
     return Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))

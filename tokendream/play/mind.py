@@ -91,9 +91,10 @@ class Mind:
     def palette(self) -> list[list[int]]:
         """A colour, sRGB in 0..255, for each of the V codes: near codes have near colours.
 
-        The codebook's principal components by rank: the first is the lightness in OKLab, the next two the hue.
+        Their principal components by rank: the first is the lightness in OKLab, the next two the hue.
         """
-        codes = self._agent.tokenizer.quantizer.codebook.detach().float().cpu()
+        V = self._agent.tokenizer
+        codes = V.codes(torch.arange(V.vocabulary, device=self._compute.device)).float().cpu()
         _, _, components = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
         rank = (codes @ components[:3].T).argsort(0).argsort(0).float() / max(1, len(codes) - 1)
         hue = torch.atan2(rank[:, 2] - 0.5, rank[:, 1] - 0.5)

@@ -53,6 +53,16 @@ class VQTokenizer(nn.Module):
         self.lpips = None if config.perceptual == "none" else LPIPS(config.perceptual)
         self.cell = 1 << config.downsamples
 
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of codes."""
+        return self.config.codebook_size
+
+    @property
+    def code_width(self) -> int:
+        """E."""
+        return self.config.code_width
+
     def encode(self, frame: UInt8[Tensor, "*B 3 S S"]) -> Int64[Tensor, "*B K"]:
         """The tokens of frames. Raises ValueError when S is no multiple of `cell`."""
         lead, S = frame.shape[:-3], frame.shape[-1]
@@ -118,8 +128,7 @@ class VQTokenizer(nn.Module):
 
     def _usage(self, tokens: Int64[Tensor, "B K"]) -> dict[str, Float[Tensor, ""]]:
         # Not bincount: it makes the host wait for the device.
-        V = self.quantizer.codebook.shape[0]
-        count = torch.zeros(V, device=tokens.device).scatter_add_(
+        count = torch.zeros(self.vocabulary, device=tokens.device).scatter_add_(
             0, tokens.flatten(), torch.ones(tokens.numel(), device=tokens.device)
         )
         p = count / tokens.numel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
@@ -9,14 +11,15 @@ from torch.nn import functional as F
 
 from tokendream.evaluation.diagnosis.figures import Figure, Part, number
 from tokendream.nn.lpips import LPIPS
-from tokendream.tokenizers.vq import CHANGED, CHUNK, VQTokenizer, to_float
+from tokendream.tokenizers.protocol import Tokenizer
+from tokendream.tokenizers.vq import CHANGED, CHUNK, to_float
 
 STILL = 1 / 255
 """A cell is still when none of its pixels moves by more than this, in units of [-1, 1]."""
 
 
 @torch.no_grad()
-def vision(tokenizer: VQTokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[Tensor, " N"]) -> Part:
+def vision(tokenizer: Tokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[Tensor, " N"]) -> Part:
     """Measure V on consecutive frames; `follows[n]` says whether frame n came after frame n-1 in the same game.
 
     The caller chooses the precision with autocast.
@@ -28,9 +31,9 @@ def vision(tokenizer: VQTokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Boo
     step = (x[after] - x[after - 1]).abs().amax(1)
     moving = step > CHANGED
     ignorant = (x.mean(0) - x).square().mean(1)  # of a tokenizer that shows the mean frame whatever it sees
-    still = F.max_pool2d(step[:, None], tokenizer.cell).flatten(1) <= STILL
+    still = F.max_pool2d(step[:, None], frame.shape[-1] // math.isqrt(tokens.shape[-1])).flatten(1) <= STILL
     turned = tokens[after] != tokens[after - 1]
-    frequency = torch.bincount(tokens.flatten(), minlength=len(tokenizer.quantizer.codebook)) / tokens.numel()
+    frequency = torch.bincount(tokens.flatten(), minlength=tokenizer.vocabulary) / tokens.numel()
     moved, blind = error[after][moving].mean(), ignorant[after][moving].mean()
     return Part(
         "Tokenizer",

@@ -1,0 +1,38 @@
+"""All that the rest of the agent knows of a tokenizer: observations <-> tokens, and the codes that stand for them.
+
+Nobody outside reads a codebook: whoever wants the codes of a whole vocabulary asks for those of its tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from tokendream.nn.losses import Losses
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """V. Observations are frames today; `K` tokens each, in the order of the block's slots."""
+
+    @property
+    def vocabulary(self) -> int:
+        """V, how many tokens there are: 0 .. V-1."""
+
+    @property
+    def code_width(self) -> int:
+        """E, the width of a code."""
+
+    def encode(self, frame: UInt8[Tensor, "*B 3 S S"]) -> Int64[Tensor, "*B K"]:
+        """The tokens of observations."""
+
+    def codes(self, tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K E"]:
+        """Vectors that stand for tokens, without gradient."""
+
+    def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*B 3 S S"]:
+        """The observations that tokens stand for."""
+
+    def loss(self, frame: UInt8[Tensor, "B 3 S S"]) -> Losses:
+        """What training it minimises, on single observations."""
