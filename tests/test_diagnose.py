@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from playing import PLAIN, make_run
 
 from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
@@ -122,13 +123,28 @@ def test_the_controller_s_figures(agent: Agent) -> None:
     torch.nn.init.zeros_(C.actor.bias)
     tokens, steps = segment(4, n=8)
     real = torch.linspace(-1, 1, 8, dtype=torch.float64)
-    part = control(agent, tokens, steps, real, ("a", "b", "c"), TINY.dream)
+    part = control(agent, tokens, steps, real, ("a", "b", "c"), TINY.dream, temperature=1.0)
     found = by_name(part.figures)
     assert found["policy entropy"] == pytest.approx(math.log(3), abs=1e-5)
     assert found["likeliest action's share"] == pytest.approx(1 / 3, abs=1e-5)
     assert part.bars[0].values == pytest.approx((1 / 3,) * 3, abs=1e-5)
-    nothing = by_name(control(agent, tokens, steps, real * math.nan, ("a", "b", "c"), TINY.dream).figures)
+    nothing = by_name(
+        control(agent, tokens, steps, real * math.nan, ("a", "b", "c"), TINY.dream, temperature=1.0).figures
+    )
     assert nothing["mean value"] is None
+
+
+def test_actions_are_counted_at_their_temperature_and_the_entropy_is_that_of_training(agent: Agent) -> None:
+    C, logits = agent.actor_critic, torch.tensor([1.0, 0.0, -1.0])
+    torch.nn.init.zeros_(C.actor.weight)
+    C.actor.bias.data = logits.clone()
+    tokens, steps = segment(4, n=8)
+    for temperature in (0.5, 1.0, 2.0):
+        part = control(agent, tokens, steps, torch.zeros(8).double(), ("a", "b", "c"), TINY.dream,
+                       temperature=temperature)  # fmt: skip
+        assert part.bars[0].values == pytest.approx((logits / temperature).softmax(0).tolist(), abs=1e-5)
+        trained = torch.special.entr(logits.softmax(0)).sum()
+        assert by_name(part.figures)["policy entropy"] == pytest.approx(float(trained), abs=1e-5)
 
 
 def test_the_controller_is_warmed_up_as_its_dreams_are(agent: Agent) -> None:
@@ -139,11 +155,37 @@ def test_the_controller_is_warmed_up_as_its_dreams_are(agent: Agent) -> None:
 
     def figures(what: Steps, told: bool) -> dict[str, float | None]:
         settings = dataclasses.replace(TINY.dream, burn_in_actions=told)
-        return by_name(control(agent, tokens, what, real, names, settings).figures)
+        return by_name(control(agent, tokens, what, real, names, settings, temperature=1.0).figures)
 
     assert figures(steps, False) == figures(others, False)
     assert figures(steps, True) != figures(others, True)
     assert figures(steps, True) != figures(steps, False)
+
+
+def test_games_are_played_at_the_collecting_temperature(tmp_path, monkeypatch) -> None:
+    """Or at the one that is asked for; JSON and page say which."""
+    config = dataclasses.replace(
+        PLAIN,
+        collect=dataclasses.replace(TINY.collect, temperature=0.7),
+        evaluation=dataclasses.replace(TINY.evaluation, temperature=0.3),
+    )
+    run, seen = make_run(tmp_path / "run", config), []
+    act = Agent.act
+
+    def spy(self, *args, temperature, **options):
+        seen.append(temperature)
+        return act(self, *args, temperature=temperature, **options)
+
+    monkeypatch.setattr(Agent, "act", spy)
+    for flags, played, counted in (([], 0.7, 0.3), (["--temperature", "2"], 2.0, 2.0)):
+        seen.clear()
+        assert main(["diagnose", str(run), "--steps", "60", *flags]) == 0
+        assert set(seen) == {played}
+        data = json.loads((run / "diagnosis.json").read_text())
+        assert (data["collect temperature"], data["evaluation temperature"]) == (played, counted)
+        page = (run / "diagnosis.html").read_text()
+        assert f"collect temperature <b>{played}</b>" in page
+        assert f"evaluation temperature <b>{counted}</b>" in page
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

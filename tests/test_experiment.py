@@ -3,18 +3,23 @@
 import html
 import json
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tokendream.agent.agent import AgentPolicy
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.device import processor
 from tokendream.errors import ConfigError
-from tokendream.evaluation.evaluation import Evaluation
+from tokendream.evaluation.evaluation import Evaluation, evaluate
+from tokendream.evaluation.games import random_policy
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.folder import free_name, locked
+from tokendream.runfolder.load import Trained
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.training import run as experiment
 
@@ -75,6 +80,72 @@ def test_eval_and_report_commands(finished, capsys):
     (path,) = (finished / "evaluation").glob("3-games-*.json")
     assert len(Evaluation.from_json(path.read_text()).scores) == 3
     assert main(["report", str(finished)]) == 0
+
+
+def test_an_evaluation_is_repeated_from_what_its_own_file_says(finished):
+    """The scores of the agent's and of the random player's final evaluation, from their files and the checkpoint."""
+    trained = Trained.load(finished, "cpu")
+    for name in ("final", "random"):
+        told = Evaluation.from_json((finished / "evaluation" / f"{name}.json").read_text())
+        said, n = told.protocol, len(told.scores)
+        assert said["device"] == trained.compute.describe()
+        if said["player"] == "agent":
+            policy = AgentPolicy(trained.agent, trained.compute, temperature=said["temperature"], seed=said["seed"])
+        else:
+            draw = trained.agent.actor_critic.actions.random
+            policy = random_policy(draw, np.random.default_rng(said["seed"]))
+        again, _ = evaluate(
+            trained.config, policy, n, said["seed"], lanes=said["envs"], temperature=said["temperature"]
+        )
+        assert (again.scores, again.lengths, again.seeds) == (told.scores, told.lengths, told.seeds)
+
+
+def test_the_command_repeats_the_evaluation_that_training_ended_with(finished):
+    final = Evaluation.from_json((finished / "evaluation" / "final.json").read_text())
+    flags = ["--episodes", str(len(final.scores)), "--seed", str(final.protocol["seed"]), "--no-films"]
+    assert main(["eval", str(finished), *flags]) == 0
+    (path,) = (finished / "evaluation").glob(f"{len(final.scores)}-games-*.json")
+    again = Evaluation.from_json(path.read_text())
+    assert (again.scores, again.lengths, again.seeds) == (final.scores, final.lengths, final.seeds)
+    assert again.protocol["temperature"] == final.protocol["temperature"] == TINY.evaluation.temperature
+
+
+def test_a_score_that_cannot_be_written_is_printed(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "evaluation")
+    (run / "evaluation").write_text("")  # no folder can be made here, as on a read-only file system
+    assert main(["eval", str(run), "--episodes", "2", "--no-films"]) == 2
+    said = capsys.readouterr()
+    assert "mean " in said.out
+    assert said.err.count("\n") == 1
+
+
+def test_without_ffmpeg_there_is_a_page_and_no_film(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "nothing"))
+    assert experiment.start(TINY, run) == 0
+    said = capsys.readouterr().out
+    assert f"report: {run / 'report.html'}" in said
+    assert "no films: " in said
+    assert "dream" in (run / "report.html").read_text()
+    assert sorted(path.name for path in (run / "pictures").iterdir()) == [
+        "dream.png", "real.png", "reconstruction.png",
+    ]  # fmt: skip
+    assert not list(run.glob("films/*"))
+
+
+def test_a_report_that_could_not_be_written_is_not_named(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+
+    def full(path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(experiment, "write_report", full)
+    assert experiment.start(TINY, run) == 0
+    said = capsys.readouterr().out
+    assert "the report was not refreshed: " in said
+    assert "report: " not in said.replace("report was", "")
 
 
 def test_a_run_is_never_overwritten(finished, capsys):

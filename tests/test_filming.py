@@ -1,11 +1,17 @@
 """`tokendream dream`: films and pictures of a tiny run, and what it refuses."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
+from playing import PLAIN, make_run
 
+from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
+from tokendream.data.replay import ReplayBuffer
+from tokendream.dream import imagine
 from tokendream.reports import films
 from tokendream.training import run as experiment
 
@@ -46,6 +52,47 @@ def test_films_of_a_dream_and_of_many_futures(run, tmp_path, capsys):
         assert str(out) in capsys.readouterr().out
 
 
+def test_games_and_futures_have_their_temperatures(tmp_path, monkeypatch, capsys):
+    """The fresh games that of collecting, what the agent chooses in its dreams that of its evaluation."""
+    config = dataclasses.replace(
+        PLAIN,
+        collect=dataclasses.replace(TINY.collect, temperature=0.7),
+        evaluation=dataclasses.replace(TINY.evaluation, temperature=0.3),
+    )
+    run, out, played, dreamed = make_run(tmp_path / "run", config), tmp_path / "f.png", set(), set()
+    act, step = Agent.act, imagine.step
+
+    def acting(self, *args, temperature, **options):
+        played.add(temperature)
+        return act(self, *args, temperature=temperature, **options)
+
+    def dreaming(*args, temperature, **options):
+        dreamed.add(temperature)
+        return step(*args, temperature=temperature, **options)
+
+    monkeypatch.setattr(Agent, "act", acting)
+    monkeypatch.setattr(imagine, "step", dreaming)
+    flags = ["--out", str(out), "--length", "4", "--at", "50", "--futures", "2"]
+    assert main(["dream", str(run), *flags]) == 0
+    assert (played, dreamed) == ({0.7}, {0.3})
+    assert "games at temperature 0.7, futures at 0.3" in capsys.readouterr().out
+    assert main(["dream", str(run), *flags, "--temperature", "2"]) == 0
+    assert (played, dreamed) == ({0.7, 2.0}, {0.3, 2.0})
+
+
+def test_a_late_moment_needs_the_last_frames_only(run, tmp_path, monkeypatch):
+    """The film is the same whether all frames of the games are kept or the last of them."""
+    whole, kept = tmp_path / "whole.png", tmp_path / "kept.png"
+    assert main(["dream", str(run), "--out", str(whole), "--at", "200", "--length", "6"]) == 0
+    monkeypatch.setattr(films, "KEPT", 1)
+    made = []
+    monkeypatch.setattr(ReplayBuffer, "__init__", lambda self, *a, _init=ReplayBuffer.__init__: (
+        made.append(a[0]), _init(self, *a))[1])  # fmt: skip
+    assert main(["dream", str(run), "--out", str(kept), "--at", "200", "--length", "6"]) == 0
+    assert made == [2 * (TINY.dream.burn_in + 6)]
+    assert kept.read_bytes() == whole.read_bytes()
+
+
 def test_a_grid_is_as_square_as_it_can_be():
     five = [np.full((2, 3, 4, 4), i + 1, np.uint8) for i in range(5)]
     grid = films._grid(five)
@@ -58,8 +105,11 @@ def test_a_grid_is_as_square_as_it_can_be():
     ("flags", "message"),
     [
         (["--out", "film.avi"], "ends in .mp4"),
-        (["--length", "1"], "length must be at least 2, not 1"),
-        (["--at", "0"], "at must be at least 1, not 0"),
+        (["--length", "1"], "length must be in 2..5461, not 1"),
+        (["--length", "5462"], "length must be in 2..5461, not 5462"),
+        (["--length", "65", "--futures", "256"], "length must be in 2..64, not 65"),
+        (["--at", "0"], "at must be in 1..1000000, not 0"),
+        (["--at", "100000000"], "at must be in 1..1000000, not 100000000"),
         (["--futures", "-1"], "futures must be in 0..256, not -1"),
     ],
 )

@@ -77,8 +77,8 @@ class Eval:
     """Folder of the run."""
     episodes: int = 100
     """Games to play."""
-    temperature: float = 0.5
-    """Temperature at which actions are sampled."""
+    temperature: float | None = None
+    """Temperature at which actions are sampled; by default that of the run's evaluation."""
     seed: int = 0
     """Seed of the games and of the sampling."""
     device: str = "auto"
@@ -95,6 +95,9 @@ class Diagnose:
     """Folder of the run."""
     steps: int = 2000
     """Env steps of fresh games to measure on."""
+    temperature: float | None = None
+    """Temperature at which actions are sampled; by default that of the run's collecting for the games, and that of
+    its evaluation for the figures of the controller."""
     seed: int = 0
     """Seed of those games and of the dreams."""
     device: str = "auto"
@@ -115,6 +118,9 @@ class DreamFilm:
     """Dreamed steps."""
     futures: int = 0
     """Number of futures of one moment to show as a grid; 0 for a dream beside what really happened."""
+    temperature: float | None = None
+    """Temperature at which actions are sampled; by default that of the run's collecting for the game, and that of its
+    evaluation for the futures."""
     seed: int = 0
     """Seed of the fresh game and of the dreams."""
     device: str = "auto"
@@ -204,7 +210,9 @@ def _eval(options: Eval) -> int:
 def _diagnose(options: Diagnose) -> int:
     from tokendream.reports.diagnose import diagnose
 
-    return diagnose(options.run, steps=options.steps, seed=options.seed, device=options.device)
+    return diagnose(
+        options.run, steps=options.steps, temperature=options.temperature, seed=options.seed, device=options.device
+    )
 
 
 def _dream(options: DreamFilm) -> int:
@@ -216,6 +224,7 @@ def _dream(options: DreamFilm) -> int:
         at=options.at,
         length=options.length,
         futures=options.futures,
+        temperature=options.temperature,
         seed=options.seed,
         device=options.device,
     )

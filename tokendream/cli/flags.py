@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,8 @@ def parse(kind: type[Options], argv: list[str], prog: str, default: Options | No
     for name in ("seed", "time_limit"):  # whose meaning is the same in every command
         value = getattr(options, name, None)
         require(value is None or value >= 0, f"--{name.replace('_', '-')}", "at least 0", value)
+    temperature = getattr(options, "temperature", None)
+    require(temperature is None or 0 < temperature < math.inf, "--temperature", "positive and finite", temperature)
     return options
 
 

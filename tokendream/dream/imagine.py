@@ -116,16 +116,18 @@ def imagine(
     generator: torch.Generator | None = None,
     *,
     actions: Int64[Tensor, "B T"] | None = None,
+    temperature: float = 1.0,
     reward: Reward | None = None,
 ) -> Rollout:
-    """Dream `horizon` steps, under the agent's own actions or under recorded ones.
+    """Dream `horizon` steps, under the agent's own actions, sampled at `temperature`, or under recorded ones.
 
     `reward` pays each step instead of the reward's sign that M predicts.
     """
     kept = []
     for t in range(horizon):
         seen = dream.tokens
-        dream, one = step(dream, agent, generator, action=None if actions is None else actions[:, t])
+        given = None if actions is None else actions[:, t]
+        dream, one = step(dream, agent, generator, action=given, temperature=temperature)
         # Not the prediction: logits of all tokens of all steps would be 150 MB at the paper's sizes.
         paid = one.outcome.reward if reward is None else reward(one.prediction, one.outcome)
         kept.append((seen, one.logits, one.value, one.action, paid, one.outcome.end))

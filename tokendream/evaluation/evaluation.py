@@ -39,7 +39,8 @@ class EvaluationError(TokendreamError):
 class Evaluation:
     """The scores of one evaluation, in the order of its games, with the protocol that they were made under.
 
-    `protocol` holds what a reader needs to repeat it: temperature, frames, no-ops, seed, who played, ...
+    `protocol` holds what a reader needs to repeat it: temperature, frames, no-ops, the seed of the games and of the
+    agent's random numbers, how many games were played side by side (they share those numbers), device, who played, ...
     """
 
     env: str
@@ -234,4 +235,4 @@ def evaluate(
         games = play_games(envs, policy, episodes, seed, progress=progress)
     finally:
         envs.close()
-    return summarise(config, games, seed=seed, temperature=temperature, **extra), games
+    return summarise(config, games, seed=seed, temperature=temperature, envs=envs.n, **extra), games

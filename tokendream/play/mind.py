@@ -74,7 +74,8 @@ class Mind:
     def opinion(self, dream: Dream) -> Opinion:
         """What C makes of a moment, whose memory stays as it is."""
         with self._compute.autocast():
-            output, _ = self._agent.actor_critic(self._agent.tokenizer.codes(dream.tokens), dream.policy)
+            view = self._agent.view(dream.tokens, self._agent.tokenizer.codes(dream.tokens))
+            output, _ = self._agent.actor_critic(view, dream.policy)
         probs = (output.logits[0].float() / self.temperature).softmax(-1)
         return Opinion(probs.cpu().numpy(), float(output.value[0]))
 

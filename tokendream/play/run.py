@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import math
 import os
 import secrets
 import signal
@@ -38,7 +37,6 @@ def play(
     """Serve a run until SIGINT or SIGTERM. Raises ConfigError, CheckpointError, RecordingError or OSError, one line,
     for a run, a recording or an address that cannot be used."""
     require(0 <= port <= 65535, "port", "in 0..65535", port)
-    require(temperature is None or 0 < temperature < math.inf, "temperature", "positive and finite", temperature)
     # One core stays free for the network, the browser and a training run: with both of two cores shared, side by side
     # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
     torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) - 1, torch.get_num_threads())))

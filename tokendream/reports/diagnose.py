@@ -11,7 +11,7 @@ import torch
 
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
-from tokendream.errors import ConfigError
+from tokendream.errors import ConfigError, require
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Part
 from tokendream.evaluation.diagnosis.vision import vision
@@ -31,25 +31,36 @@ BATCH = 128
 """Segments a part is measured on; enough for two digits."""
 
 
-def diagnose(run_dir: Path, *, steps: int, seed: int, device: str) -> int:
+MOST_STEPS = 20_000
+"""Most steps: their frames are measured at once, and at 64 pixels take 1 GB as float32."""
+
+
+def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int, device: str) -> int:
     """Measure a run's last checkpoint: print the figures, write `diagnosis.html` and `diagnosis.json` into its folder.
 
-    Raises ConfigError where there are fewer steps than a dream's burn-in and a segment need.
+    Games are played at the config's collecting temperature, C's actions counted at that of its evaluation, or both at
+    `temperature`. Raises ConfigError where there are fewer steps than a dream's burn-in and a segment need.
     """
     trained = Trained.load(run_dir, device)
     config = trained.config
     least = 2 * (config.dream.burn_in + config.world_model.segment_length)
     if steps < least:
         raise ConfigError(f"steps must be at least {least} for this run's segments, not {steps}")
+    require(steps <= MOST_STEPS, "steps", f"at most {MOST_STEPS}", steps)
+    collecting = temperature or config.collect.temperature
+    evaluating = temperature or config.evaluation.temperature
     display = display_for(config, ())
     try:
-        replay = trained.play(steps, seed, lambda done: display.games("env steps", done, steps))
+        replay = trained.play(
+            steps, seed, temperature=collecting, progress=lambda done: display.games("env steps", done, steps)
+        )
     finally:
         display.close()
     with trained.compute.autocast():
-        parts = measure(trained, replay, seed)
+        parts = measure(trained, replay, temperature=evaluating, seed=seed)
     facts = {"run": run_dir.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
-             "seed": seed, "device": trained.compute.describe()}  # fmt: skip
+             "seed": seed, "device": trained.compute.describe(), "collect temperature": collecting,
+             "evaluation temperature": evaluating}  # fmt: skip
     data = {"format": FORMAT, **facts, "parts": [dataclasses.asdict(part) for part in parts]}
     files.replace_text(run_dir / "diagnosis.json", json.dumps(data, indent=2) + "\n")
     path = run_dir / "diagnosis.html"
@@ -60,8 +71,8 @@ def diagnose(run_dir: Path, *, steps: int, seed: int, device: str) -> int:
     return 0
 
 
-def measure(trained: Trained, replay: ReplayBuffer, seed: int = 0) -> list[Part]:
-    """The three parts on these steps."""
+def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed: int = 0) -> list[Part]:
+    """The three parts on these steps; C's actions as they are sampled at `temperature`."""
     agent, config, rng = trained.agent, trained.config, np.random.default_rng(seed)
     burn_in = config.dream.burn_in
     row = np.arange(replay.oldest, replay.total)
@@ -82,7 +93,9 @@ def measure(trained: Trained, replay: ReplayBuffer, seed: int = 0) -> list[Part]
     return [
         vision(agent.tokenizer, replay.frames(row), follows),
         world(agent, one_step, long, config.dream, seed=seed),
-        control(agent, tokens, replay.steps(moments), real, trained.action_names, config.dream),
+        control(
+            agent, tokens, replay.steps(moments), real, trained.action_names, config.dream, temperature=temperature
+        ),
     ]
 
 

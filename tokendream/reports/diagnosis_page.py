@@ -21,7 +21,8 @@ def page(facts: Mapping[str, object], parts: Sequence[Part]) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Diagnosis · tokendream</title><style>{run_page.style()}</style><main><h1>Diagnosis</h1>"
         f'<ul class="facts">{items}</ul><p class="soft">Measured on fresh games that the agent was not trained on, '
-        "played by the agent itself under the training protocol.</p>"
+        "played by the agent itself under the training protocol at its collect temperature; its actions are counted at "
+        "its evaluation temperature.</p>"
         f"{''.join(_sections(parts))}</main></html>\n"
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from tokendream.agent.agent import AgentPolicy
@@ -19,51 +20,65 @@ from tokendream.runfolder.load import Trained
 FILM_STEPS = 1200
 """Steps of a game that its film shows; Atari games can last an hour."""
 
+MOST_GAMES = 100_000
+"""Most games of an evaluation."""
+
 
 def evaluate_run(
-    run_dir: Path, *, episodes: int, temperature: float, seed: int = 0, device: str = "auto", with_films: bool = True
+    run_dir: Path,
+    *,
+    episodes: int,
+    temperature: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    with_films: bool = True,
 ) -> int:
-    """Evaluate a run's last checkpoint: print the score, write it, and films of two games, into the run folder."""
-    require(episodes >= 1, "episodes", "at least 1", episodes)
-    require(0 < temperature < math.inf, "temperature", "positive and finite", temperature)
+    """Evaluate a run's last checkpoint: print the score, then write it, and films of two games, into the run folder.
+
+    `temperature` is by default that of the run's own evaluation.
+    """
+    require(1 <= episodes <= MOST_GAMES, "episodes", f"in 1..{MOST_GAMES}", episodes)
     trained = Trained.load(run_dir, device)
     config = trained.config
+    temperature = temperature or config.evaluation.temperature
     policy = AgentPolicy(trained.agent, trained.compute, temperature=temperature, seed=seed)
     display = display_for(config, ())
     try:
         result, games = evaluate(
-            config, policy, episodes, seed, temperature=temperature, epoch=trained.epoch,
+            config, policy, episodes, seed, temperature=temperature, epoch=trained.epoch, player="agent",
+            device=trained.compute.describe(),
             progress=lambda done, total: display.games("games", done, total),
         )  # fmt: skip
     finally:
         display.close()
     path = run_dir / "evaluation" / f"{episodes}-games-temperature-{temperature:g}-seed-{seed}.json"
+    print(result.describe(), flush=True)  # before anything is written: a folder may be read-only, a disk full
     result.write(path)
-    print(result.describe())
     print(f"scores of every game: {path}")
     if with_films:
-        print(write_films(config, result, games, run_dir))
+        write_films(config, result, games, run_dir, print)
     return 0
 
 
-def write_films(config: Config, result: Evaluation, games: list[Game], run_dir: Path) -> str:
+def write_films(
+    config: Config, result: Evaluation, games: list[Game], run_dir: Path, say: Callable[[str], None]
+) -> None:
     """Films of the best and of the median game, played again from their seeds and actions.
 
-    Returns a line to say: where they are, or why there are none, for which no scores should be lost.
+    `say` gets one line: where they are, or why there are none, for which no scores should be lost.
     """
+    films = run_dir / "films"
     try:
         for name, index in (("best", result.best), ("median", result.middle)):
             envs = make(config, 1, evaluation=True)
-            try:
-                replayed = enumerate(
-                    replay_game(envs, games[index])
-                )  # to its end: only there it is known to be the same
-                shown = (frame for step, frame in replayed if step < FILM_STEPS)
-                media.write_mp4(run_dir / "films" / f"{name}.mp4", shown, fps=15)
+            try:  # to the game's end: only there it is known to be the same
+                frames = enumerate(replay_game(envs, games[index]))
+                media.write_mp4(films / f"{name}.mp4", (frame for step, frame in frames if step < FILM_STEPS), fps=15)
             finally:
                 envs.close()
     except SeedError as error:
-        return f"no films: {error}"
+        say(f"no films: {error}")
     except OSError as error:
-        return f"no films: {one_line(error)}; tokendream eval {run_dir} makes them"
-    return f"films of the best and the median game: {run_dir / 'films'}"
+        say(f"no films: {one_line(error)}; tokendream eval {shlex.quote(str(run_dir))} makes them")
+    else:
+        say(f"films of the best and the median game: {films}")

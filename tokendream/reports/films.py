@@ -20,24 +20,48 @@ MOST_FUTURES = 256
 """Most futures in one film: a grid of 16 by 16, dreamt in one batch."""
 
 
-def film(run_dir: Path, out: Path, *, at: int, length: int, futures: int, seed: int, device: str) -> int:
+MOST_STEPS, MOST_FRAMES = 1_000_000, 16_384
+"""Most steps before a dream, hours of play; and most frames of a film, 800 MB of 64-pixel ones as float32."""
+
+KEPT = 4096
+"""Steps of the fresh games that are kept, the last ones: a film shows one of their last episodes."""
+
+
+def film(
+    run_dir: Path,
+    out: Path,
+    *,
+    at: int,
+    length: int,
+    futures: int,
+    temperature: float | None,
+    seed: int,
+    device: str,
+) -> int:
     """Write a dream of a run's last checkpoint to `out`: an MP4, or a PNG of some of its moments.
 
     It starts at step `at` of fresh games, or a little beside it where an episode begins or ends there. Without
     `futures`, three columns (rows in a picture): what happened, its reconstruction, and the dream under the same
-    actions. With it, that many dreams of one moment, each choosing its own actions. Raises ConfigError for another
-    kind of file or for sizes that make no film.
+    actions. With it, that many dreams of one moment, each choosing its own actions. The games are played at the
+    config's collecting temperature, the futures dreamed at that of its evaluation, or both at `temperature`. Raises
+    ConfigError for another kind of file or for sizes that make no film.
     """
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"a film ends in .mp4 and a picture in .png, not {out.name!r}; nearest: "
                           f"{nearest(out.suffix, SUFFIXES)}")  # fmt: skip
-    require(length >= 2, "length", "at least 2", length)
-    require(at >= 1, "at", "at least 1", at)
     require(0 <= futures <= MOST_FUTURES, "futures", f"in 0..{MOST_FUTURES}", futures)
+    longest = MOST_FRAMES // (futures or 3)
+    require(2 <= length <= longest, "length", f"in 2..{longest}", length)
+    require(1 <= at <= MOST_STEPS, "at", f"in 1..{MOST_STEPS}", at)
     trained = Trained.load(run_dir, device)
-    what = trained.agent, trained.play(at + length, seed), trained.config, trained.compute
+    config = trained.config
+    collecting = temperature or config.collect.temperature
+    dreaming = temperature or config.evaluation.temperature
+    keep = max(KEPT, 2 * (config.dream.burn_in + length))
+    replay = trained.play(at + length, seed, temperature=collecting, keep=keep)
+    what = trained.agent, replay, config, trained.compute
     if futures:
-        several = pictures.futures(*what, n=futures, length=length, seed=seed)
+        several = pictures.futures(*what, n=futures, length=length, temperature=dreaming, seed=seed)
         rows = [] if several is None else list(several)
     else:
         drawn = pictures.draw(*what, length=length, seed=seed)
@@ -49,7 +73,7 @@ def film(run_dir: Path, out: Path, *, at: int, length: int, futures: int, seed: 
         media.write_png(out, media.enlarge(np.concatenate([media.strip(row[shown]) for row in rows], axis=-2), 2))
     else:
         media.write_mp4(out, _grid(rows) if futures else media.columns(*rows), fps=8)
-    print(out)
+    print(f"{out} (games at temperature {collecting:g}{f', futures at {dreaming:g}' if futures else ''})")
     return 0
 
 

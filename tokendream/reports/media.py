@@ -52,10 +52,14 @@ def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: 
     """Write a film that browsers play (H.264, yuv420p), whole or not at all; makes its folder.
 
     Pixels are enlarged by `scale`; an odd width or height gains a row of black. Raises ValueError without a frame,
-    and whatever `frames` raises.
+    OSError where ffmpeg is missing or fails, and whatever `frames` raises.
     """
-    from imageio_ffmpeg import write_frames
+    from imageio_ffmpeg import get_ffmpeg_exe, write_frames
 
+    try:
+        get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise OSError(f"no film {path}: {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".part-{path.name}")
     writer = None

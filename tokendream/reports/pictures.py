@@ -48,7 +48,15 @@ def draw(
 
 @torch.no_grad()
 def futures(
-    agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, *, n: int, length: int = 32, seed: int = 0
+    agent: Agent,
+    replay: ReplayBuffer,
+    config: Config,
+    compute: Compute,
+    *,
+    n: int,
+    temperature: float,
+    length: int = 32,
+    seed: int = 0,
 ) -> UInt8[np.ndarray, "n T 3 S S"] | None:
     """n dreams of the same moment, each with actions of its own choice; None where no episode has 4 steps."""
     moment = _moment(replay, config.dream.burn_in, length)
@@ -58,7 +66,8 @@ def futures(
     generator = torch.Generator(compute.device).manual_seed(seed)
     with compute.autocast():
         many = _start(agent, config, agent.tokenizer.encode(frames), steps, at).expand(n)
-        films = agent.tokenizer.decode(imagine.imagine(many, agent, length, generator).tokens)
+        rollout = imagine.imagine(many, agent, length, generator, temperature=temperature)
+        films = agent.tokenizer.decode(rollout.tokens)
     return films.cpu().numpy()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ def write_pictures(
     reconstruction: UInt8[np.ndarray, "T 3 S S"],
     dream: UInt8[np.ndarray, "T 3 S S"],
 ) -> None:
-    """Write the three films of the same moments side by side, and a strip of each."""
-    media.write_mp4(run_dir / "films" / "dream.mp4", media.columns(real, reconstruction, dream), fps=8)
+    """Write a strip of each of three films of the same moments, and then all of them side by side."""
     chosen = np.unique(np.linspace(0, len(real) - 1, MOMENTS).astype(int))
     for name, film in zip(ROWS, (real, reconstruction, dream), strict=True):
         strip = media.enlarge(media.strip(film[chosen], gap=1), 2)
         media.write_png(run_dir / "pictures" / f"{name}.png", strip)
+    media.write_mp4(run_dir / "films" / "dream.mp4", media.columns(real, reconstruction, dream), fps=8)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -76,7 +77,7 @@ def _sections(folder: Folder) -> Iterator[str]:
     yield _chart(charts.time_spent(folder), "the second epoch")
     yield '<p class="soft">Seconds of every epoch by phase; a part that has not started yet costs nothing.</p>'
     yield "<h2>Again</h2>"
-    run = html.escape(str(folder.path))
+    run = html.escape(shlex.quote(str(folder.path)))
     yield (
         f"<pre>tokendream train --resume {run}      # go on, or finish what is missing\n"
         f"tokendream eval {run} --episodes 100  # evaluate the last checkpoint\n"

@@ -48,15 +48,23 @@ class Trained:
         agent.to(compute.device).eval()
         return Trained(config, agent, compute, epoch, names)
 
-    def play(self, steps: int, seed: int, progress: Callable[[int], None] = lambda done: None) -> ReplayBuffer:
-        """That many steps of fresh games under the training protocol, played without ε; no run's own games."""
+    def play(
+        self,
+        steps: int,
+        seed: int,
+        *,
+        temperature: float,
+        keep: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> ReplayBuffer:
+        """The last `keep` steps, by default all, of `steps` of fresh games under the training protocol, without ε."""
         envs = make(self.config, 1, evaluation=False)
         try:
             size = self.config.env.size
-            replay = ReplayBuffer(steps, (3, size, size), self.compute.device)
+            replay = ReplayBuffer(min(steps, keep or steps), (3, size, size), self.compute.device)
             games = int(np.random.SeedSequence((self.config.seed, seed, 0xD1A6)).generate_state(1)[0])
             generator = torch.Generator(self.compute.device).manual_seed(seed)
-            settings = dataclasses.replace(self.config.collect, epsilon=0.0)
+            settings = dataclasses.replace(self.config.collect, epsilon=0.0, temperature=temperature)
             collector = Collector(envs, replay, self.agent, self.compute, settings, seed=games, generator=generator)
             for step in range(steps):
                 collector.step()

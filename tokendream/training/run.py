@@ -169,7 +169,7 @@ class Run:
                 return False
             figures: Record = {}
             if every and epoch % every == 0 and epoch < self.config.epochs:
-                result, _ = self._evaluate(self._policy(epoch, stop), self.config.evaluation.episodes_during, epoch)
+                result, _ = self._evaluate(self._policy(stop), self.config.evaluation.episodes_during, epoch)
                 result.write(self.run_dir / "evaluation" / f"epoch-{epoch:06d}.json")
                 low, high = result.interval
                 figures = {"evaluation/mean": result.mean, "evaluation/low": low, "evaluation/high": high}
@@ -192,21 +192,21 @@ class Run:
         episodes, epochs = self.config.evaluation.episodes, self.config.epochs
         chance, _ = self._evaluate(_asking(stop, self._random()), episodes, epochs, player="random")
         chance.write(final.with_name("random.json"))
-        result, games = self._evaluate(self._policy(epochs, stop), episodes, epochs)
-        filmed = write_films(self.config, result, games, self.run_dir)
+        result, games = self._evaluate(self._policy(stop), episodes, epochs)
+        self._display.say(f"random {chance.describe()}")
+        self._display.say(f"agent  {result.describe()}")
+        write_films(self.config, result, games, self.run_dir, self._display.say)
         result.write(final)
-        for line in (f"random {chance.describe()}", f"agent  {result.describe()}", filmed):
-            self._display.say(line)
         self._report()
         self._display.say(f"peak memory of this process: {peak_memory() / 2**30:.2f} GiB")
-        self._display.say(f"report: {self.run_dir / 'report.html'}")
+        if (page := self.run_dir / "report.html").is_file():
+            self._display.say(f"report: {page}")
         return True
 
-    def _policy(self, epoch: int, stop: StopRequest) -> Policy:
-        seed = self.config.seed + epoch
-        return _asking(
-            stop, AgentPolicy(self._agent, self.compute, temperature=self.config.evaluation.temperature, seed=seed)
-        )
+    def _policy(self, stop: StopRequest) -> Policy:
+        """The agent with the games' own seed, so that `tokendream eval` plays the same games again."""
+        temperature, seed = self.config.evaluation.temperature, self.config.seed
+        return _asking(stop, AgentPolicy(self._agent, self.compute, temperature=temperature, seed=seed))
 
     def _random(self) -> Policy:
         return random_policy(self._agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
@@ -224,6 +224,7 @@ class Run:
             epoch=epoch,
             env_steps=self._replay.total,
             player=player,
+            device=self.compute.describe(),
         )
 
     def _save(self) -> None:
@@ -235,6 +236,9 @@ class Run:
         try:
             if drawn is not None:
                 write_pictures(self.run_dir, *drawn)
+        except OSError as error:
+            self._display.say(f"the report has no new film of a dream: {one_line(error)}")
+        try:
             write_report(self.run_dir)
         except OSError as error:
             self._display.say(f"the report was not refreshed: {one_line(error)}")

@@ -36,16 +36,20 @@ def control(
     real_return: Float[Tensor, " B"],
     action_names: tuple[str, ...],
     dream: DreamConfig,
+    *,
+    temperature: float,
 ) -> Part:
-    """Measure C at the last frame of each segment, its memory warmed by the frames before.
+    """Measure C at the last frame of each segment, its memory warmed by the frames before as dreams warm it.
 
-    `real_return[b]` is what really followed, NaN where it is not known. The caller chooses the precision.
+    `real_return[b]` is what really followed, NaN where it is not known. Actions are counted as they are sampled at
+    `temperature`; the entropy is that of the policy as it is trained, at 1. The caller chooses the precision.
     """
     view, C = agent.view(tokens, agent.tokenizer.codes(tokens)), agent.actor_critic
     memory = C.burn_in(view[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], dream)
     output, _ = C(view[:, -1], memory)
-    pi = output.logits.float().softmax(-1)
-    entropy = torch.special.entr(pi).sum(-1).mean()
+    logits = output.logits.float()
+    pi = (logits / temperature).softmax(-1)
+    entropy = torch.special.entr(logits.softmax(-1)).sum(-1).mean()
     known = ~real_return.isnan()
     value, ahead = output.value[known].double(), real_return[known].double()
     nan = torch.tensor(math.nan)

@@ -30,7 +30,7 @@ NOT_THE_AGENT = {"preset", "game", "env_id", "seed", "device", "precision", "ker
 """Fields in which the runs of one agent may differ. `env` and `evaluation` are not the agent's either: what counts of
 them is the protocol, which must be equal anyway."""
 
-PER_RUN = {"seed", "epoch", "player"}
+PER_RUN = {"seed", "epoch", "player", "device", "envs"}
 """Parts of an evaluation's protocol that differ from run to run."""
 
 
