@@ -104,8 +104,10 @@ def test_everything_comes_back_to_the_bit(tmp_path):
         assert same(content, snapshot(epoch))
         assert (restored.total, restored.oldest) == (twin.total, twin.oldest)
         assert rows_of(restored) == rows_of(twin)
-        batches = [r.sample(9, 4, align="end", rng=np.random.default_rng(1)) for r in (restored, twin)]
-        assert all(torch.equal(getattr(batches[0], k), getattr(batches[1], k)) for k in vars(batches[0]))
+        drawn = [r.draw(9, 4, align="end", rng=np.random.default_rng(1)) for r in (restored, twin)]
+        assert np.array_equal(drawn[0].row, drawn[1].row)
+        steps = [vars(r.steps(segments)) for r, segments in zip((restored, twin), drawn, strict=True)]
+        assert all(torch.equal(steps[0][k], steps[1][k]) for k in steps[0])
 
 
 def test_only_new_rows_are_written_and_only_listed_ones_are_kept(tmp_path, monkeypatch):

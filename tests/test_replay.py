@@ -36,6 +36,12 @@ def fill(replay: ReplayBuffer, lengths: list[int], *, closed: bool = True) -> Re
     return replay
 
 
+def drawn(replay: ReplayBuffer, n: int, length: int, align: str, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    """Frames and steps of random segments."""
+    segments = replay.draw(n, length, align=align, rng=rng)
+    return {"frame": replay.frames(segments.row), **vars(replay.steps(segments))}
+
+
 def bounds(lengths: list[int]) -> dict[int, tuple[int, int]]:
     """The episode [start, stop) of every row."""
     edges = [0, *itertools.accumulate(lengths)]
@@ -57,8 +63,8 @@ def test_segments_are_what_their_definition_says(lengths, closed, capacity, leng
     assert (replay.total, len(replay), replay.oldest) == (total, total - oldest, oldest)
     episode = bounds(lengths)
     segments = replay.draw(16, length, align=align, rng=np.random.default_rng(seed))
-    batch = replay.sample(16, length, align=align, rng=np.random.default_rng(seed))
-    assert batch.frame.shape == (16, length, *SHAPE)
+    steps, frame = replay.steps(segments), replay.frames(segments.row)
+    assert frame.shape == (16, length, *SHAPE)
     for b in range(16):
         anchor = segments.row[b, 0 if align == "start" else -1]
         first, stop = episode[anchor]
@@ -72,14 +78,13 @@ def test_segments_are_what_their_definition_says(lengths, closed, capacity, leng
         np.testing.assert_array_equal(segments.mask[b], mask)
         np.testing.assert_array_equal(segments.row[b, mask], expected)
         assert (segments.row[b, ~mask] == anchor).all()
-        np.testing.assert_array_equal(batch.mask[b], mask)
-        np.testing.assert_array_equal(numbers(batch.frame[b])[mask], expected)
-        np.testing.assert_array_equal(batch.action[b, mask], [r % 7 for r in expected])
-        np.testing.assert_array_equal(batch.reward[b, mask], [float(r) for r in expected])
-        assert not batch.frame[b, ~mask].any()
-        assert not batch.action[b, ~mask].any()
-        assert not batch.reward[b, ~mask].any()
-        assert not batch.end[b, ~mask].any()
+        np.testing.assert_array_equal(steps.mask[b], mask)
+        np.testing.assert_array_equal(numbers(frame[b]), segments.row[b])
+        np.testing.assert_array_equal(steps.action[b, mask], [r % 7 for r in expected])
+        np.testing.assert_array_equal(steps.reward[b, mask], [float(r) for r in expected])
+        assert not steps.action[b, ~mask].any()
+        assert not steps.reward[b, ~mask].any()
+        assert not steps.end[b, ~mask].any()
 
 
 @settings(max_examples=100, deadline=None)
@@ -100,9 +105,9 @@ def test_restored_buffers_go_on_as_the_original_would(lengths, closed, capacity,
         fill(each, more)
     assert (copy.total, len(copy), copy.episodes()) == (replay.total, len(replay), replay.episodes())
     for align in ("start", "end"):
-        a, b = (r.sample(8, 5, align=align, rng=np.random.default_rng(1)) for r in (replay, copy))
-        for name in vars(a):
-            assert torch.equal(getattr(a, name), getattr(b, name)), name
+        a, b = (drawn(r, 8, 5, align, np.random.default_rng(1)) for r in (replay, copy))
+        for name in a:
+            assert torch.equal(a[name], b[name]), name
 
 
 def test_episodes_are_listed_with_what_is_held_of_them():
@@ -137,11 +142,10 @@ def test_frames_are_looked_up_by_row_in_any_shape():
 
 def test_samples_do_not_change_when_the_buffer_does(rng):
     replay = fill(ReplayBuffer(8, SHAPE), [8])
-    batch = replay.sample(4, 3, align="start", rng=rng)
-    before = batch.frame.clone(), batch.action.clone()
+    batch = drawn(replay, 4, 3, "start", rng)
+    before = {name: tensor.clone() for name, tensor in batch.items()}
     fill(replay, [8])
-    assert torch.equal(batch.frame, before[0])
-    assert torch.equal(batch.action, before[1])
+    assert all(torch.equal(batch[name], before[name]) for name in batch)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
@@ -234,8 +238,8 @@ def test_a_buffer_on_the_gpu_gives_the_same_samples():
     copy = ReplayBuffer(20, SHAPE, torch.device("cuda"))
     copy.restore(device.export(5, 25), 5)
     for align in ("start", "end"):
-        a, b, c = (r.sample(16, 6, align=align, rng=np.random.default_rng(3)) for r in (host, device, copy))
-        for name in vars(a):
-            assert getattr(b, name).is_cuda
-            assert torch.equal(getattr(a, name), getattr(b, name).cpu())
-            assert torch.equal(getattr(a, name), getattr(c, name).cpu())
+        a, b, c = (drawn(r, 16, 6, align, np.random.default_rng(3)) for r in (host, device, copy))
+        for name in a:
+            assert b[name].is_cuda
+            assert torch.equal(a[name], b[name].cpu())
+            assert torch.equal(a[name], c[name].cpu())

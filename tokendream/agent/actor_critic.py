@@ -33,9 +33,13 @@ class PolicyState:
         """Forget the past of those rows whose mask is False."""
         return PolicyState(self.h * mask[:, None], self.c * mask[:, None])
 
-    def detach(self) -> PolicyState:
-        """The same memory without its gradient."""
-        return PolicyState(self.h.detach(), self.c.detach())
+    def expand(self, n: int) -> PolicyState:
+        """One row's past as that of n."""
+        return PolicyState(self.h.expand(n, -1), self.c.expand(n, -1))
+
+    def one(self, i: int) -> PolicyState:
+        """The past of the i-th row alone."""
+        return PolicyState(self.h[i : i + 1], self.c[i : i + 1])
 
 
 class PolicyOutput(NamedTuple):

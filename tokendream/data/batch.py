@@ -1,4 +1,4 @@
-"""What the replay buffer hands out: where segments lie (`Segments`), and what they hold (`Steps`, `Batch`).
+"""What the replay buffer hands out: where segments lie (`Segments`), and what they hold beside frames (`Steps`).
 
 A row is one env step (o_t, a_t, r_t, d_t): the frame, the action taken on it, and the reward and end it caused.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 
@@ -36,10 +36,3 @@ class Steps:
     def during(self, when: slice) -> Steps:
         """The steps at these times of every segment."""
         return Steps(self.action[:, when], self.reward[:, when], self.end[:, when], self.mask[:, when])
-
-
-@dataclass(frozen=True)
-class Batch(Steps):
-    """Segments with their frames; padded frames are black."""
-
-    frame: UInt8[Tensor, "B T C H W"]

@@ -15,14 +15,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from tokendream.data.batch import Batch, Segments, Steps
+from tokendream.data.batch import Segments, Steps
 from tokendream.device import put
 
 COLUMNS = {
@@ -124,16 +124,12 @@ class ReplayBuffer:
 
     def steps(self, segments: Segments) -> Steps:
         """What these segments hold beside their frames, on the device."""
-        return Steps(**self._steps(segments))
-
-    def sample(self, n: int, length: int, *, align: Literal["start", "end"], rng: np.random.Generator) -> Batch:
-        """`draw`, with frames and all."""
-        segments = self.draw(n, length, align=align, rng=rng)
-        frame = self.frames(segments.row)
-        padded = np.flatnonzero(~segments.mask)
-        if len(padded):
-            frame.flatten(0, 1).index_fill_(0, self._put(padded), 0)
-        return Batch(frame=frame, **self._steps(segments))
+        slot = self._slot(segments.row)
+        taken = {name: self._column[name][slot] for name in ("action", "reward", "end")}
+        steps = {
+            name: self._put(np.where(segments.mask, column, column.dtype.type(0))) for name, column in taken.items()
+        }
+        return Steps(steps["action"].long(), steps["reward"], steps["end"], self._put(segments.mask))
 
     def episodes(self) -> list[tuple[int, int]]:
         """(first row, last row + 1) of every episode held, oldest first; only what is still held of each."""
@@ -203,14 +199,6 @@ class ReplayBuffer:
                 f"rows {self.oldest} to {self.total - 1} are held, {row.min()} to {row.max()} were asked for"
             )
         return row % self.capacity
-
-    def _steps(self, segments: Segments) -> dict[str, Any]:
-        slot = self._slot(segments.row)
-        taken = {name: self._column[name][slot] for name in ("action", "reward", "end")}
-        steps = {
-            name: self._put(np.where(segments.mask, column, column.dtype.type(0))) for name, column in taken.items()
-        }
-        return {**steps, "action": steps["action"].long(), "mask": self._put(segments.mask)}
 
     def _put(self, array: np.ndarray) -> Tensor:
         return put(array, self.device)

@@ -35,13 +35,11 @@ class Dream:
 
     def expand(self, n: int) -> Dream:
         """n times the same moment, to be dreamed on in n ways; from a batch of one."""
-        policy = PolicyState(self.policy.h.expand(n, -1), self.policy.c.expand(n, -1))
-        return Dream(self.tokens.expand(n, -1), self.world.expand(n), policy)
+        return Dream(self.tokens.expand(n, -1), self.world.expand(n), self.policy.expand(n))
 
     def one(self, i: int) -> Dream:
         """The i-th dream of the batch, alone."""
-        row = slice(i, i + 1)
-        return Dream(self.tokens[row], self.world.one(i), PolicyState(self.policy.h[row], self.policy.c[row]))
+        return Dream(self.tokens[i : i + 1], self.world.one(i), self.policy.one(i))
 
 
 Reward = Callable[[Prediction, Outcome], Float[Tensor, " B"]]
