@@ -63,7 +63,7 @@ class Compute:
         count = torch.cuda.device_count()
         if found.type == "cuda" and (found.index or 0) >= count:
             raise ConfigError(f"device {device} is not there: this machine has {count or 'no'} CUDA device(s)")
-        fast = found.type == "cuda" or _cpu_is_fast_at_bf16()
+        fast = _gpu_has_bf16(found) if found.type == "cuda" else _cpu_is_fast_at_bf16()
         bf16 = precision == "bf16" or (precision == "auto" and fast)
         if found.type == "cuda":
             _switch(deterministic=deterministic)
@@ -96,6 +96,20 @@ class Compute:
         """`autocast`, for an update: whose shapes stay the same from one to the next."""
         with self.autocast(), passes.compiled() if self.compile else contextlib.nullcontext():
             yield
+
+    @contextlib.contextmanager
+    def searching(self) -> Iterator[None]:
+        """The context of a whole update, backward and all: on a GPU, cuDNN tries each convolution's kernels once.
+
+        Not elsewhere, since each new shape is searched for: stale frames are encoded in batches of many sizes. Nor
+        where runs are to repeat themselves: the fastest is another one now and then.
+        """
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = self.device.type == "cuda" and not self.deterministic
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
 
     def describe(self) -> str:
         """Device and precision for people."""
@@ -159,11 +173,13 @@ def _switch(*, deterministic: bool) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    # Not cudnn.benchmark: stale frames are encoded in batches of any size, and each would be searched for anew.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of bf16 products in float32
     torch.backends.cudnn.deterministic = deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # Filled with NaN, every `empty` costs a kernel more; it only helps to find what reads such memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -185,6 +201,12 @@ def keep_freed_memory() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: below a gigabyte, no mapping of its own
             libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: free memory at the top stays
+
+
+def _gpu_has_bf16(device: torch.device) -> bool:
+    """Whether the GPU multiplies bf16 in hardware; older ones convert every number, more slowly than float32."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_is_fast_at_bf16() -> bool:

@@ -47,6 +47,8 @@ class Captured(Generic[Output]):
         self._plain = "" if compute.capture else "switched off"
         if compute.device.type != "cuda":
             self._plain = f"no graphs on a {compute.device.type}"
+        elif torch.version.hip:
+            self._plain = "no graphs on ROCm"  # none of what a failed capture leaves behind is known there
         self.forget()
 
     @property
@@ -123,14 +125,18 @@ class Captured(Generic[Output]):
                     graph.register_generator_state(generator)
             with torch.cuda.graph(graph, pool, self._side, "thread_local"):
                 self._output = self._run(*self._inputs)
-        except RuntimeError as error:
+        except BaseException as error:
             torch.cuda.set_stream(before)  # torch leaves the stream of a failed capture current
             for generator, state in kept:
                 generator.graphsafe_set_state(state)
-            for end in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
-                with contextlib.suppress(RuntimeError):  # newer versions have done so
-                    end(index, pool)
+            # Where recording ended in order and only making the graph failed, the allocator refuses to end once more,
+            # and torch releases the pool together with the graph: a second release would abort the process.
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(index, pool)
+                torch._C._cuda_releasePool(index, pool)
             Captured.broken = one_line(error.__context__ or error)
+            if not isinstance(error, Exception):
+                raise
             self._give_up(Captured.broken)
             return False
         finally:

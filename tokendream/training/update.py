@@ -61,9 +61,10 @@ class Update:
 
     def __call__(self, *inputs: Tensor) -> Updated:
         self._module.train()
-        with self._compute.updating():
-            losses = self._loss(*inputs)
-        norm = apply(losses, self._optimiser, self._clip)
+        with self._compute.searching():
+            with self._compute.updating():
+                losses = self._loss(*inputs)
+            norm = apply(losses, self._optimiser, self._clip)
         self._module.eval()
         return Updated(losses.detach(), norm)
 

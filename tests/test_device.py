@@ -1,0 +1,83 @@
+"""Device, precision and torch's global switches, with a GPU that is only said to be there; bf16 updates on the CPU."""
+
+import contextlib
+
+import pytest
+import torch
+
+from tokendream.agent.agent import Agent
+from tokendream.config.presets import TINY
+from tokendream.device import Compute
+from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
+from tokendream.training.trainer import Trainer
+from tokendream.training.update import Update
+
+
+@pytest.fixture
+def said_to_be_there(monkeypatch):
+    """A CUDA device by word; whatever torch's switches are set to is undone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    deterministic, fill = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    reduced, tf32 = matmul.allow_bf16_reduced_precision_reduction, matmul.allow_tf32
+    with cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, cudnn.allow_tf32):
+        yield monkeypatch
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+    matmul.allow_bf16_reduced_precision_reduction, matmul.allow_tf32 = reduced, tf32
+
+
+@pytest.mark.parametrize(("in_hardware", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bf16_only_where_the_gpu_has_it_in_hardware(in_hardware, dtype, said_to_be_there):
+    said_to_be_there.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or in_hardware
+    )
+    assert Compute.resolve("cuda").dtype is dtype
+    assert Compute.resolve("cuda", "bf16").dtype is torch.bfloat16  # whoever asks for it gets it
+
+
+@pytest.mark.usefixtures("said_to_be_there")
+def test_deterministic_kernels_fill_no_memory_and_products_are_summed_in_float32():
+    Compute.resolve("cuda", deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.usefixtures("said_to_be_there")
+def test_cudnn_searches_within_updates_unless_runs_are_to_repeat_themselves(deterministic, monkeypatch):
+    seen = []
+    compute = Compute.resolve("cuda", deterministic=deterministic)
+    monkeypatch.setattr("tokendream.training.update.apply", lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    module = torch.nn.Linear(1, 1)
+
+    class Loss:
+        def detach(self):
+            return self
+
+    def loss() -> Loss:
+        seen.append(torch.backends.cudnn.benchmark)
+        return Loss()
+
+    Update(loss, module, torch.optim.SGD(module.parameters()), 1.0, compute)()
+    assert seen == [not deterministic] * 2  # forward, and backward
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_every_parameter_learns_from_a_bf16_update_of_the_policy():
+    """Autocast caches casts of weights: one made where no gradient is asked for would cut a parameter off."""
+    torch.manual_seed(0)
+    compute = Compute(torch.device("cpu"), torch.bfloat16)
+    agent = Agent.from_config(TINY, ACTIONS)
+    trainer = Trainer(TINY, agent, StillEnvs(64), synthetic_replay(64, 64, compute.device), compute)
+    trainer.update("actor_critic")
+    gradients = {name: p.grad for name, p in agent.actor_critic.named_parameters()}
+    assert [name for name, g in gradients.items() if g is None or not g.any()] == []
