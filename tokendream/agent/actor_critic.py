@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
+from tokendream.nn.precision import raised
 from tokendream.spaces.observations import Block
 
 View = Float[Tensor, "*N K E"] | UInt8[Tensor, "*N 3 S S"]
@@ -79,7 +80,7 @@ class ActorCritic(nn.Module):
     def forward(self, view: View, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
         """See a frame: the policy and value there, and the LSTM's memory after it."""
         state = self._remember(self.features(view), state)
-        return PolicyOutput(self.actor(state.h).float(), self.critic(state.h).float().squeeze(-1)), state
+        return PolicyOutput(raised(self.actor(state.h)), raised(self.critic(state.h)).squeeze(-1)), state
 
     def absorb_action(self, action: Int64[Tensor, " B"], state: PolicyState) -> PolicyState:
         """Remember which action was taken, token by token."""

@@ -18,6 +18,7 @@ from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import Backbone, State
 from tokendream.nn.losses import Losses
+from tokendream.nn.precision import raised
 from tokendream.nn.retnet import RetNet
 from tokendream.nn.sampling import sample
 from tokendream.nn.transformer import Transformer
@@ -205,7 +206,7 @@ def _cross_entropy(
 ) -> Float[Tensor, ""]:
     """Mean over the masked-in entries, in float32; 0 where the mask is empty (a batch of very short episodes)."""
     target = target.masked_fill(~mask, -100).flatten()
-    total = F.cross_entropy(logits.flatten(0, -2).float(), target, ignore_index=-100, reduction="sum")
+    total = F.cross_entropy(raised(logits.flatten(0, -2)), target, ignore_index=-100, reduction="sum")
     return total / mask.sum().clamp(min=1)
 
 

@@ -15,6 +15,7 @@ from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
 from tokendream.nn.losses import Losses
+from tokendream.nn.precision import raised
 from tokendream.spaces.actions import ActionSpace
 
 SMALLEST_SCALE = 0.05
@@ -72,7 +73,7 @@ def actor_critic_loss(rollout: Rollout, actions: ActionSpace, settings: DreamCon
     `scale_advantage` divides it by its root mean square over the batch (not published), so that one entropy weight
     serves games that pay in every tenth step and games that pay in every thousandth.
     """
-    values = rollout.values.float()
+    values = raised(rollout.values)
     returns = lambda_returns(
         rollout.rewards, values.detach(), rollout.ends, discount=settings.discount, lam=settings.lam
     )

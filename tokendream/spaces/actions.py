@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.nn.precision import raised
 from tokendream.nn.sampling import sample
 
 
@@ -104,7 +105,7 @@ class Discrete:
 
     def policy(self, logits: Float[Tensor, "*B n"]) -> Categorical:
         """softmax(logits)."""
-        return Categorical(F.log_softmax(logits.float(), dim=-1))
+        return Categorical(F.log_softmax(raised(logits), dim=-1))
 
     def embedding(self, width: int) -> nn.Module:
         """One vector for each action: "*B" -> "*B 1 width"."""

@@ -18,6 +18,7 @@ from tokendream.nn.conv import Decoder, Encoder
 from tokendream.nn.losses import Losses
 from tokendream.nn.lpips import LPIPS
 from tokendream.nn.patch import PatchDecoder, PatchEncoder
+from tokendream.nn.precision import raised
 from tokendream.tokenizers.quantizer import Quantizer, straight_through
 
 CHUNK = 128
@@ -27,9 +28,9 @@ CHANGED = 0.1
 """A pixel has changed when a channel is further than this from the batch's mean frame (13 of 255)."""
 
 
-def to_float(frame: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
+def to_float(frame: UInt8[Tensor, "*B 3 H W"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*B 3 H W"]:
     """0..255 -> [-1, 1]."""
-    return frame.float() / 127.5 - 1
+    return frame.to(dtype) / 127.5 - 1
 
 
 def to_uint8(x: Float[Tensor, "*B 3 H W"]) -> UInt8[Tensor, "*B 3 H W"]:
@@ -70,7 +71,10 @@ class VQTokenizer(nn.Module):
             raise ValueError(f"frames must be a multiple of {self.cell} pixels wide, got {S}x{S}")
         flat = frame.reshape(math.prod(lead), *frame.shape[-3:])
         with torch.no_grad():
-            tokens = [self.quantizer.nearest(self._embed(to_float(chunk))) for chunk in flat.split(CHUNK)]
+            tokens = [
+                self.quantizer.nearest(self._embed(to_float(chunk, self.quantizer.codebook.dtype)))
+                for chunk in flat.split(CHUNK)
+            ]
         return torch.cat(tokens).reshape(*lead, (S // self.cell) ** 2)
 
     def codes(self, tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K E"]:
@@ -100,10 +104,10 @@ class VQTokenizer(nn.Module):
 
         In training mode with `revive_after` this also moves idle codes, after the loss has used the old ones.
         """
-        x = to_float(frame)
+        x = to_float(frame, self.quantizer.codebook.dtype)
         z = self._embed(x)
         tokens, codes = self.quantizer(z)
-        reconstruction = self._draw(straight_through(z, codes)).float()
+        reconstruction = raised(self._draw(straight_through(z, codes)))
         error = (reconstruction - x).square()
         terms = {"reconstruction": error.mean()}
         if self.lpips is not None:
@@ -120,7 +124,7 @@ class VQTokenizer(nn.Module):
         return Losses(terms, info)
 
     def _embed(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B K E"]:
-        return self.pre(self.encoder(x)).float().flatten(2).mT
+        return raised(self.pre(self.encoder(x))).flatten(2).mT
 
     def _draw(self, codes: Float[Tensor, "B K E"]) -> Float[Tensor, "B 3 S S"]:
         side = math.isqrt(codes.shape[1])
