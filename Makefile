@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 KERNELS := $(wildcard tokendream/kernels/cpu/*.cpp tokendream/kernels/cpu/*.h)
-TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py any_config.py long_runs.py)
+TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py any_config.py long_runs.py slurm.py)
 TRAIN_FLAGS := $(PRESET) --game $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
 .PHONY: help train test test-fast torture lint format bench speed gpu-bench evidence controls clean distclean
@@ -35,7 +35,7 @@ lint: $(READY)  ## Style and types
 	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
 
-torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (8 minutes on two quiet cores)
+torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (8 minutes on two quiet cores, and ten where there is SLURM)
 	TORTURE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TORTURES)
 
 format: $(READY)  ## Rewrite the code in the house style

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_sweep import cells
 
+from tokendream.cli.flags import parse_sweep
 from tokendream.stop import StopRequest
 from tokendream.sweep import run, slurm
 from tokendream.sweep.engine import Resources
@@ -211,7 +212,7 @@ def test_what_a_job_asks_for(tmp_path, monkeypatch):
     for line in ("#SBATCH --partition=long", "#SBATCH --mem-per-gpu=9G", "#SBATCH '--wckey=a b'", "module load x"):
         assert line in asked
     assert not [line for line in asked if "mem=" in line or "gpus" in line]
-    assert "srun --unbuffered --cpus-per-task=3 env PYTHONUNBUFFERED=1 OMP_NUM_THREADS=3 " in asked[-2]
+    assert "srun --cpus-per-task=3 env PYTHONUNBUFFERED=1 OMP_NUM_THREADS=3 " in asked[-2]
 
 
 def test_the_job_that_a_sweep_runs_in_is_not_handed_on(monkeypatch):
@@ -227,3 +228,9 @@ def test_a_command_that_fails_says_its_own_line():
         call("bash", "-c", "echo 'sbatch: error: no' >&2; echo 'Try --help' >&2; exit 1")
     with pytest.raises(SlurmError, match="No such file"):
         call("/nowhere/squeue")
+
+
+def test_sbatch_and_setup_may_be_repeated():
+    argv = ["--preset", "tiny", "--sbatch", "mem=1G", "--setup", "module load a", "--sbatch=qos=b"]
+    options = parse_sweep(argv)
+    assert (options.sbatch, options.setup) == (("mem=1G", "qos=b"), ("module load a",))

@@ -64,9 +64,9 @@ class Sweep:
     minutes: int = 0
     """Time of a SLURM job; a run saves 10 minutes before its end and is queued again."""
     sbatch: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """KEY=VALUE for sbatch, such as account=NAME, mem=32G or constraint=a100; may be repeated."""
+    """KEY=VALUE for sbatch, such as account=NAME, mem=32G or constraint=a100."""
     setup: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A line of shell to run before each run, such as "module load cuda"; may be repeated."""
+    """A line of shell to run before each run, such as "module load cuda"."""
 
 
 @dataclass(frozen=True)
@@ -179,15 +179,8 @@ def _sweep(options: Sweep) -> int:
     from tokendream.sweep.run import sweep
     from tokendream.sweep.slurm import SlurmEngine
 
-    resources = Resources(
-        options.cluster,
-        options.cores,
-        options.gpus,
-        options.partition,
-        options.minutes,
-        options.sbatch,
-        options.setup,
-    )
+    asked = (options.partition, options.minutes, options.sbatch, options.setup)
+    resources = Resources(options.cluster, options.cores, options.gpus, *asked)
     folder = options.out or default_folder(options.suite, options.config)
     cells = plan(options.suite, options.games, options.seeds, options.config, folder)
     engine = (SlurmEngine if options.cluster == "slurm" else LocalEngine)(folder, resources, options.jobs)

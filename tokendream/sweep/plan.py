@@ -2,7 +2,7 @@
 
 SWEEP/sweep.json             the runs that are meant to be there, for the report
       runs/Boxing-seed0/     an ordinary run folder
-      jobs/Boxing-seed0/1/   what submitit keeps of the first job of that run: its log
+      jobs/Boxing-seed0/1/   the logs of the first job of that run
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ class SlurmEngine:
         if not any(option.startswith("mem") for option in asked.sbatch):
             options += [f"mem={MEMORY.get(cell.config.preset.partition('-')[0], 16)}G"]
         code = shlex.quote(str(home / "exit_code"))
-        task = ["srun", "--unbuffered", *([f"--cpus-per-task={asked.cores}"] if asked.cores else [])]
+        task = ["srun", *([f"--cpus-per-task={asked.cores}"] if asked.cores else [])]
         lines = [
             "#!/bin/bash",
             *(f"#SBATCH {shlex.quote(f'--{option}')}" for option in (*options, *asked.sbatch)),
