@@ -63,7 +63,7 @@ def test_an_update_neither_waits_nor_crosses_the_bus(name, dtype, build):
             assert crossings.found == []
             figures = {**losses.figures(), "norm": norm}
             assert {name: x.device.type for name, x in figures.items()} == dict.fromkeys(figures, TYPE)
-            trainer._watch(losses, norm)
+            trainer._guard.watch(0, losses, norm, part)
             trainer._means.add(part, figures)
             assert crossings.found == []
 

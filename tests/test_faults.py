@@ -174,12 +174,12 @@ def trainer() -> Trainer:
 def test_a_device_that_is_not_waited_for_tells_at_the_end_of_the_phase(tally: Tally):
     """As on a GPU: the first update that was not finite is named, no weight is spoilt, its batch is found again."""
     t = trainer()
-    t._waits = False
+    t._guard.waits = False
     original, seen = t._actor_critic_loss, []
 
     def poisoned(*inputs: torch.Tensor) -> Losses:
         losses = original(*inputs)
-        seen.append(t._drawn[t._update].row)
+        seen.append(t._guard.drawn[t._update].row)
         return Losses({k: v * float("nan") for k, v in losses.terms.items()}) if len(seen) == 1 else losses
 
     t._modules["actor_critic"].train()

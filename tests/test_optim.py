@@ -5,7 +5,8 @@ from torch import nn
 from tokendream.config.parts import PhaseConfig
 from tokendream.errors import NonFiniteError
 from tokendream.nn.losses import Losses
-from tokendream.training.update import adamw, apply, check
+from tokendream.training.guard import check
+from tokendream.training.update import adamw, apply
 
 PHASE = PhaseConfig(first_epoch=1, updates=1, batch=1, learning_rate=0.1, weight_decay=0.5, clip=1.0)
 

@@ -272,7 +272,7 @@ def test_waiting_for_the_device_is_on_the_phase_s_account():
 
     def handed_over():
         figures = update()
-        t._not_finite = Slow()
+        t._guard._first = Slow()
         return figures
 
     t._do["tokenizer"] = handed_over

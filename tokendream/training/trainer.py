@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokendream.agent.agent import Agent
@@ -28,7 +27,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, Pace, is_out_of_memory
 from tokendream.dream.objective import dream_loss
 from tokendream.envs.vector import EnvError, Envs
-from tokendream.errors import NonFiniteError, OutOfMemory, one_line
+from tokendream.errors import OutOfMemory, one_line
 from tokendream.kernels.cuda_graph import Captured
 from tokendream.nn.losses import Losses
 from tokendream.runfolder.files import CheckpointError
@@ -40,7 +39,8 @@ from tokendream.runfolder.snapshot import (
     restore_optimiser,
     restore_random,
 )
-from tokendream.training.update import Update, Updated, adamw, check
+from tokendream.training.guard import Guard
+from tokendream.training.update import Update, Updated, adamw
 
 
 class Trainer:
@@ -50,11 +50,7 @@ class Trainer:
         self.config, self.agent, self.replay, self.compute = config, agent, replay, compute
         self.epoch, self.seconds = 1, 0.0
         self._phase, self._update = 0, 0
-        self._drawn: dict[int, Segments] = {}
-        """What the gradient updates of the current phase drew, for the one that turns out to be not finite."""
-        self._not_finite: Tensor | None = None
-        """On a GPU, the first such update of the phase, or -1."""
-        self._waits = compute.device.type == "cpu"
+        self._guard = Guard(replay, waits=compute.device.type == "cpu")
         self._pace = Pace(compute.device)
         self._rng = np.random.default_rng(config.seed)
         self._acting = torch.Generator(compute.device).manual_seed(config.seed)
@@ -105,14 +101,16 @@ class Trainer:
                     self._pace.keep()
                 except Exception as error:
                     if is_out_of_memory(error):
-                        raise OutOfMemory(f"{self._where()}: out of memory: lower {self._lower(phase)}") from error
+                        raise OutOfMemory(
+                            f"{self._where(self._update)}: out of memory: lower {self._lower(phase)}"
+                        ) from error
                     raise
                 self._update += 1
                 self._time(phase.name, time.perf_counter() - began)
                 progress(phase, self._update)
             self._check_device()
             self._phase, self._update = self._phase + 1, 0
-            self._drawn = {}
+            self._guard.drawn.clear()
         return True
 
     def update(self, name: str) -> Mapping[str, Tensor]:
@@ -204,8 +202,8 @@ class Trainer:
         self._timings[name] = [count + updates, total + seconds]
         self.seconds += seconds
 
-    def _where(self) -> str:
-        return f"epoch {self.epoch}, {self.phases[self._phase].name}, update {self._update + 1}"
+    def _where(self, update: int) -> str:
+        return f"epoch {self.epoch}, {self.phases[self._phase].name}, update {update + 1}"
 
     def _lower(self, phase: Phase) -> str:
         """The field to lower where a phase needs too much memory, and what it is."""
@@ -213,41 +211,19 @@ class Trainer:
             return f"training.{phase.name}.batch ({getattr(self.config.training, phase.name).batch})"
         return f"collect.capacity ({self.config.collect.capacity})"
 
-    def _watch(self, losses: Losses, norm: Float[Tensor, ""]) -> None:
-        """Raise NonFiniteError for an update that is not finite; on a GPU, which nobody waits for, note it."""
-        if self._waits:
-            try:
-                check(losses, norm, self._where())
-            except NonFiniteError as error:
-                error.batch = self._content(self._drawn[self._update])
-                raise
-            return
-        bad = torch.isfinite(losses.total + norm).logical_not()
-        none = torch.full_like(norm, -1) if self._not_finite is None else self._not_finite
-        self._not_finite = torch.where(bad & (none < 0), torch.full_like(norm, self._update), none)
-
     def _check_device(self) -> None:
-        """Raise NonFiniteError if `_watch` noted an update. Waits for the device, on the phase's account."""
-        if self._not_finite is None:
+        """Raise NonFiniteError if an update was not finite. Waits for the device, on the phase's account."""
+        if not self._guard.noted:
             return
-        phase, began = self.phases[self._phase].name, time.perf_counter()
-        first, self._not_finite = int(self._not_finite), None
-        self._time(phase, time.perf_counter() - began, updates=0)
-        if first >= 0:
-            error = NonFiniteError(
-                f"epoch {self.epoch}, {phase}, update {first + 1}: a loss or the gradient is not finite"
-            )
-            error.batch = self._content(self._drawn[first])
-            raise error
-
-    def _content(self, segments: Segments) -> dict[str, Tensor]:
-        """Everything that is known of drawn segments; the rows are still there, since nothing is collected between."""
-        rows = {"row": torch.from_numpy(segments.row), "frame": self.replay.frames(segments.row)}
-        return {**rows, **vars(self.replay.steps(segments))}
+        began = time.perf_counter()
+        try:
+            self._guard.settle(self._where)
+        finally:
+            self._time(self.phases[self._phase].name, time.perf_counter() - began, updates=0)
 
     def _draw(self, batch: int, length: int, align: Literal["start", "end"]) -> Segments:
         segments = self.replay.draw(batch, length, align=align, rng=self._rng)
-        self._drawn[self._update] = segments
+        self._guard.drawn[self._update] = segments
         return segments
 
     def _updating(
@@ -260,7 +236,7 @@ class Trainer:
 
         def update() -> Mapping[str, Tensor]:
             losses, norm = self._updates[name](*draw(settings.batch))
-            self._watch(losses, norm)
+            self._guard.watch(self._update, losses, norm, self._where(self._update))
             return {**losses.figures(), "gradient_norm": norm}
 
         return update

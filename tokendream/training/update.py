@@ -1,4 +1,4 @@
-"""One gradient update: AdamW with the method's decay groups, clipping, and a stop on anything non-finite."""
+"""One gradient update: AdamW with the method's decay groups, clipping, and no step on anything non-finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tokendream.config.parts import PhaseConfig
 from tokendream.device import Compute
-from tokendream.errors import NonFiniteError
 from tokendream.nn.losses import Losses
 
 
@@ -73,7 +72,7 @@ def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> 
     """Backward, clip to `max_norm`, step. Returns the gradient's norm before clipping, on the device.
 
     With a non-finite norm nothing is stepped, on any device and without waiting for it: the fused AdamW takes the
-    same `found_inf` flag that gradient scalers use. The caller reads the norm when it can and stops (see `check`).
+    same `found_inf` flag that gradient scalers use. The caller reads the norm when it can and stops (see `guard`).
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     optimiser.zero_grad(set_to_none=True)
@@ -82,12 +81,3 @@ def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> 
     setattr(optimiser, "found_inf", torch.isfinite(norm).logical_not().float())  # noqa: B010, undeclared there
     optimiser.step()
     return norm
-
-
-def check(losses: Losses, norm: Tensor, where: str) -> None:
-    """Raise NonFiniteError naming the first non-finite loss, or the norm. Waits for the device."""
-    for name, term in losses.terms.items():
-        if not bool(torch.isfinite(term.detach())):
-            raise NonFiniteError(f"{where}: loss {name!r} is {float(term.detach())}")
-    if not bool(torch.isfinite(norm)):
-        raise NonFiniteError(f"{where}: the gradient's norm is {float(norm)}")
