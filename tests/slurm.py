@@ -61,6 +61,14 @@ def wait_until(condition, seconds=240.0, what="waited in vain"):
         time.sleep(0.1)
 
 
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and that nobody has asked for, as in containers, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Slurm:
     """The daemons, with all that is theirs in one folder. Without accounting; partition `short` preempts `long`, whose
     jobs are queued again; one processor, so one job at a time."""
@@ -79,6 +87,7 @@ class Slurm:
             for each in sockets:
                 each.bind(("127.0.0.1", 0))
             ports = [each.getsockname()[1] for each in sockets]
+        self.sweeps: list[subprocess.Popen[bytes]] = []
         conf = folder / "slurm.conf"
         conf.write_text(CONFIG.format(folder=folder, host=socket.gethostname().partition(".")[0], ports=ports))
         self.env = {**{k: v for k, v in os.environ.items() if not k.startswith("SLURM")}, "SLURM_CONF": str(conf)}
@@ -92,6 +101,9 @@ class Slurm:
         wait_until(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T"), 30, "the node did not come up")
 
     def down(self) -> None:
+        for sweep in self.sweeps:  # of a test that failed
+            sweep.kill()
+            sweep.wait()
         self.call("scancel", "--me")
         wait_until(lambda: not self.call("squeue", "--me", "--noheader"), 60, "jobs outlive the tests")
         for pid in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
@@ -101,7 +113,7 @@ class Slurm:
         """End the daemon of a pid file."""
         pid = int((self.folder / name).read_text())
         os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30)
+        wait_until(lambda: not _alive(pid), 30, f"{name} did not end")
 
     def call(self, *words: str) -> str:
         return subprocess.run(

@@ -40,6 +40,7 @@ class Sweeping:
         with self.said.open("w") as out:
             words = [sys.executable, "-m", "tokendream", *argv]
             self.process = subprocess.Popen(words, env=env, stdout=out, stderr=subprocess.STDOUT)
+        slurm.sweeps.append(self.process)
 
     def epochs(self):
         path = self.folder / "runs" / self.name / "metrics.jsonl"
