@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 KERNELS := $(wildcard tokendream/kernels/cpu/*.cpp tokendream/kernels/cpu/*.h)
 TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py any_config.py long_runs.py slurm.py)
-TRAIN_FLAGS := $(PRESET) --game $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
+TRAIN_FLAGS := $(PRESET) --env $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
 .PHONY: help train test test-fast torture lint format bench speed gpu-bench evidence controls clean distclean
 

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     try:
         match argv:
             case ["cell", preset, game, seed, device]:
-                flags = [preset, "--game", game, "--seed", seed]
+                flags = [preset, "--env", game, "--seed", seed]
                 print(cell(flags, f"{game}-{preset}-seed{seed}", device))
             case ["controls", device]:
                 train_controls(device)

@@ -33,7 +33,7 @@ CONTROLS = {
     "shuffled-actions": "M is trained on actions of other steps",
     "frozen": "M stays as it was initialised",
     "zero-rewards": "dreams pay nothing",
-    "dealt-rewards": "each dream is paid with another dream's rewards",
+    "shuffled-rewards": "each dream is paid with another dream's rewards",
     "blind-policy": "C sees no frame",
 }
 """The links that can be cut, in the order of the table."""
@@ -85,14 +85,14 @@ class Result:
 
     @property
     def settings(self) -> Config:
-        """The config but for the seed: runs that differ in nothing else belong together."""
-        return dataclasses.replace(self.config, seed=0)
+        """The config but for the seed and for caching, which changes no figure: runs equal in it belong together."""
+        return dataclasses.replace(presets.vary(self.config, "training", cache_tokens=True), seed=0)
 
     @property
     def preset(self) -> str:
         """The preset's name; a run made before the preset was changed says so."""
         c = self.config
-        now = dataclasses.replace(presets.preset(c.preset), game=c.game, env_id=c.env_id, seed=0)
+        now = dataclasses.replace(presets.vary(presets.preset(c.preset), "env", id=c.env.id), seed=0)
         return c.preset if self.settings == now else f"{c.preset} as it was"
 
 

@@ -68,7 +68,7 @@ SMALL = {
     "tokenizer.code_width": [8, 12, 16, 24, 32], "world_model.heads": [1, 2, 3, 4], "collect.steps": [1, 3, 20],
     "world_model.width": [8, 12, 16, 24],
     "tokenizer.perceptual": ["none", "none", "alexnet"], "collect.capacity": [7, 12, 50],
-    "env_id": ["tokendream/Catch-v0"], "preset": ["tiny"], "game": ["Pong"], "device": ["cpu"], "epochs": [1],
+    "env.id": ["tokendream/Catch-v0"], "preset": ["tiny"], "device": ["cpu"], "epochs": [1],
     "seed": [0, 1, 2**61], "env.step_timeout": [0.0, 30.0], "env.max_frames": [1, 2, 10, 20000],
 }  # fmt: skip
 """Values that keep a run small; other whole numbers are drawn from 1..4."""

@@ -10,8 +10,8 @@ import pytest
 
 from tokendream.cli.main import main
 from tokendream.config.config import Config
-from tokendream.config.parts import DreamConfig
-from tokendream.config.presets import REM, TINY
+from tokendream.config.parts import AtariConfig, DreamConfig
+from tokendream.config.presets import REM, TINY, vary
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.errors import ConfigError
 from tokendream.evaluation import published, scores
@@ -31,8 +31,7 @@ NAME = "rem, epochs 40"
 
 def run(home, game, seed, score, config=SMALL, steps=None, flat=False, **protocol):
     """A run folder with that final score, or one that is at epoch 20 where the score is None."""
-    at = {"env_id": game} if "/" in game else {"game": game}
-    config = dataclasses.replace(config, seed=seed, **at)
+    config = vary(dataclasses.replace(config, seed=seed), "env", id=game)
     path = home / f"{game.replace('/', '-')}-{label(config).replace(' ', '-')}-{seed}"
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(config.to_json())
@@ -126,7 +125,7 @@ def test_mixed_protocols_are_refused_with_the_difference_named(tmp_path, change,
     [
         ("collect", "steps", 100, "env_steps is 8000 in"),
         ("env", "size", 32, r"env.size is 64 in .*, but 32 in"),
-        ("env", "noop_max", 1, r"env.noop_max is 30 in .*, but 1 in"),
+        ("env", "atari", AtariConfig(noop_max=1), r"env.atari.noop_max is 30 in .*, but 1 in"),
         ("evaluation", "temperature", 1.0, r"evaluation.temperature is 0.5 in .*, but 1.0 in"),
         ("evaluation", "episodes", 7, "evaluation.episodes is 4 in .*, but 7 in"),
     ],
@@ -200,7 +199,7 @@ def test_an_environment_of_ones_own_is_reported_beside(tmp_path):
     """It has no human-normalised score, and no protocol in common with the 26 games."""
     like_rem(tmp_path, ("Pong",), range(2))
     for seed, score in enumerate((4.0, 5.0)):
-        run(tmp_path, "tokendream/Catch-v0", seed, score, dataclasses.replace(TINY, env_id=""))
+        run(tmp_path, "tokendream/Catch-v0", seed, score, TINY)
     summary = summarise(read_results([tmp_path]))
     assert summary.games == ("Pong",)
     html = page(summary)
@@ -211,8 +210,10 @@ def test_an_environment_of_ones_own_is_reported_beside(tmp_path):
 
 
 def test_a_sweep_says_what_it_was_meant_to_have(tmp_path):
-    configs = [dataclasses.replace(SMALL, game=game, seed=seed) for game in ("Pong", "Boxing") for seed in (0, 1)]
-    cells = [Cell(c, tmp_path / "runs" / f"{c.game}-seed{c.seed}") for c in configs]
+    configs = [
+        dataclasses.replace(vary(SMALL, "env", id=game), seed=seed) for game in ("Pong", "Boxing") for seed in (0, 1)
+    ]
+    cells = [Cell(c, tmp_path / "runs" / f"{c.env_name}-seed{c.seed}") for c in configs]
     prepare(cells, tmp_path)
     made = run(tmp_path / "elsewhere", "Pong", 0, 3.0)
     (made / "evaluation").rename(cells[0].run_dir / "evaluation")
@@ -235,7 +236,7 @@ def test_the_same_run_twice_is_refused(tmp_path):
 
 def test_an_evaluation_of_another_game_is_refused(tmp_path):
     path = run(tmp_path, "Pong", 0, 3.0)
-    (path / "config.json").write_text(dataclasses.replace(SMALL, game="Boxing").to_json())
+    (path / "config.json").write_text(vary(SMALL, "env", id="Boxing").to_json())
     with pytest.raises(ResultError, match="an evaluation of Pong, but the run played Boxing"):
         read_results([path])
 
@@ -266,7 +267,7 @@ def test_report_takes_folders_or_published(capsys):
 
 def test_names_of_agents():
     assert label(REM) == "rem"
-    assert label(dataclasses.replace(REM, game="Pong", seed=4, device="cpu")) == "rem"
+    assert label(dataclasses.replace(vary(REM, "env", id="Pong"), seed=4, device="cpu")) == "rem"
     changed = dataclasses.replace(REM.training.world_model, updates=0)
     config = dataclasses.replace(REM, training=dataclasses.replace(REM.training, world_model=changed))
     assert label(config) == "rem, training.world_model.updates 0"

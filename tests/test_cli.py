@@ -66,11 +66,25 @@ def test_bad_input_gets_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, 
 
 
 def test_flags_override_the_preset():
-    options = flags.parse_train(["cpu", "--game", "Pong", "--dream.horizon", "5", "--env.no-life-loss-ends"])
-    assert (options.config.game, options.config.dream.horizon) == ("Pong", 5)
-    assert not options.config.env.life_loss_ends
+    options = flags.parse_train(["cpu", "--game", "Pong", "--dream.horizon", "5", "--env.atari.no-life-loss-ends"])
+    assert (options.config.env.game, options.config.dream.horizon) == ("Pong", 5)
+    assert not options.config.env.atari.life_loss_ends
     assert options.config.tokenizer == CPU.tokenizer
     assert flags.parse_train(["--preset=rem"]).config == REM
+
+
+@pytest.mark.parametrize("flag", ["--env", "--env-id", "--env_id", "--game", "--env.id"])
+@pytest.mark.parametrize("name", ["toy", "rem"])
+def test_every_spelling_of_the_environment_is_one_flag(flag, name):
+    """Also with a preset that has an environment of its own."""
+    for words in ([flag, "Pong"], [f"{flag}=Pong"]):
+        assert flags.parse_train([name, *words]).config.env.game == "Pong"
+
+
+def test_two_environments_are_refused(capsys):
+    code, _, err = run(capsys, "train", "tiny", "--game", "Pong", "--env-id", "CartPole-v1")
+    assert code == 2
+    assert "name one environment" in err
 
 
 def test_the_preset_follows_the_machine_and_is_said(capsys, monkeypatch):

@@ -7,9 +7,10 @@ from typing import get_args, get_type_hints
 import pytest
 
 from tokendream.config.config import Config
-from tokendream.config.parts import EnvConfig, PhaseConfig, WorldModelConfig
-from tokendream.config.presets import PRESETS, REM, TINY, preset
+from tokendream.config.parts import FAMILIES, EnvConfig, PhaseConfig, WorldModelConfig
+from tokendream.config.presets import PRESETS, REM, preset
 from tokendream.config.ranges import Range
+from tokendream.envs import registry
 from tokendream.errors import ConfigError
 
 SOURCE = "\n".join(
@@ -68,6 +69,32 @@ def test_a_seed_may_be_larger():
         dataclasses.replace(REM, seed=2**62 + 1)
 
 
+@pytest.mark.parametrize(
+    ("id", "family", "name"),
+    [
+        ("atari:Breakout", "atari", "Breakout"),
+        ("Breakout", "atari", "Breakout"),
+        ("ms_pacman", "atari", "ms_pacman"),
+        ("CartPole-v1", "gym", "CartPole-v1"),
+        ("gym:CartPole-v1", "gym", "CartPole-v1"),
+        ("gym:Breakout", "gym", "Breakout"),
+        ("tokendream/Catch-v0", "gym", "tokendream/Catch-v0"),
+        ("my_package.envs:Game-v0", "gym", "my_package.envs:Game-v0"),
+        ("gym:my_package:Game-v0", "gym", "my_package:Game-v0"),
+        ("gym:atari:Game-v0", "gym", "atari:Game-v0"),
+    ],
+)
+def test_one_string_names_any_environment(id, family, name):
+    """A prefix that is no family is a module to import; `gym:` forces that."""
+    config = dataclasses.replace(REM, env=EnvConfig(id))
+    assert (config.env.family, config.env_name) == (family, name)
+    assert config.env.game == (name if family == "atari" else None)
+
+
+def test_the_registry_has_every_family():
+    assert tuple(registry.FAMILIES) == FAMILIES
+
+
 def test_derived_sizes_are_the_papers():
     assert (REM.grid, REM.tokens_per_frame, REM.block_length) == (8, 64, 65)
 
@@ -98,7 +125,7 @@ def test_what_cannot_run_is_refused_naming_the_field(changes, message):
         (lambda d: d["dream"].update(horizn=3), "config.dream.horizn is unknown; nearest: horizon"),
         (lambda d: d["dream"].update(horizon=True), "config.dream.horizon must be of type int"),
         (lambda d: d.update(dream=[1]), "config.dream must be an object, not list"),
-        (lambda d: d.update(format=2), "config has format 2; this tokendream reads format 1"),
+        (lambda d: d.update(format=3), "config has format 3; this tokendream reads formats 1 and 2"),
         (lambda d: d.update(precision="fp8"), "config.precision must be one of auto, bf16, float32"),
         (lambda d: d["world_model"].update(backbone="rwkv"), "world_model.backbone must be one of retnet, transformer"),
         (lambda d: d["world_model"].update(decoding="pops"), "config.world_model.decoding must be one of pop, token"),
@@ -119,12 +146,6 @@ def test_what_an_older_version_wrote_can_be_read():
     assert Config.from_json(json.dumps(data)) == dataclasses.replace(REM, seed=3)
 
 
-def test_an_older_run_s_world_model_is_as_wide_as_its_codes():
-    data = json.loads(TINY.to_json())
-    del data["world_model"]["width"]
-    assert Config.from_json(json.dumps(data)) == TINY
-
-
 def test_what_the_paper_does_not_have_is_off_in_rem():
     rem = REM
     assert rem.tokenizer.network == "conv"
@@ -133,7 +154,7 @@ def test_what_the_paper_does_not_have_is_off_in_rem():
     assert rem.tokenizer.revive_after == 0
     assert rem.tokenizer.changed_weight == 0
     assert rem.tokenizer.lost_weight == 0
-    assert not rem.world_model.stay
+    assert not rem.world_model.copy_head
     assert rem.world_model.token_temperature == 1
     assert (rem.world_model.backbone, rem.world_model.decoding) == ("retnet", "pop")
     assert not rem.world_model.own_embedding

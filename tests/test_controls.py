@@ -56,16 +56,16 @@ def test_shuffled_actions_reach_the_training_of_M_only(moment):
     assert behaviour(agent("shuffled-actions"), tokens, same)[0] == behaviour(agent("none"), tokens, same)[0]
 
 
-def test_rewards_are_dealt_out_to_others_or_not_paid(moment):
+def test_rewards_are_shuffled_or_not_paid(moment):
     _, outcome, output = behaviour(agent("none"), *moment)
     assert len(outcome.reward.unique()) == 3  # an untrained M
-    for control in ("dealt-rewards", "zero-rewards"):
+    for control in ("shuffled-rewards", "zero-rewards"):
         _, other, other_output = behaviour(agent(control), *moment)
         assert torch.equal(other.tokens, outcome.tokens)
         assert torch.equal(other.end, outcome.end)
         assert torch.equal(other_output.logits, output.logits)
         assert not torch.equal(other.reward, outcome.reward)
-        if control == "dealt-rewards":
+        if control == "shuffled-rewards":
             assert torch.equal(other.reward.sort().values, outcome.reward.sort().values)
         else:
             assert not other.reward.any()

@@ -1,20 +1,22 @@
 """Atari under the 100K protocol, and the contract that every environment keeps."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tokendream.config.config import Config
-from tokendream.config.presets import REM, TINY
+from tokendream.config.presets import REM, TINY, vary
 from tokendream.envs.atari import AtariEnvs, find_game, games
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs, Transition
 
 
-def game(name: str, **env: int | bool) -> Config:
-    return dataclasses.replace(REM, game=name, env=dataclasses.replace(REM.env, **env))
+def game(name: str, **env: Any) -> Config:
+    own = {field: env.pop(field) for field in vars(REM.env.atari) if field in env}
+    return vary(REM, "env", id=name, atari=dataclasses.replace(REM.env.atari, **own), **env)
 
 
 def play(envs: Envs, seed: int, actions: np.ndarray, lane: int, rng: np.random.Generator) -> list[Transition]:

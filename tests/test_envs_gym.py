@@ -1,6 +1,5 @@
 """Any Gymnasium environment: what is accepted, how it is shown, and what is said about the rest."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokendream.config.config import Config
-from tokendream.config.presets import TINY
+from tokendream.config.presets import TINY, vary
 from tokendream.envs.gym import resize
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
@@ -74,7 +73,7 @@ def scripted(n: int = 1, max_frames: int = 1000, **kwargs: Any) -> Envs:
 
 
 def config(env_id: str, max_frames: int = 1000) -> Config:
-    return dataclasses.replace(TINY, env_id=env_id, env=dataclasses.replace(TINY.env, max_frames=max_frames))
+    return vary(TINY, "env", id=env_id, max_frames=max_frames)
 
 
 def test_steps_rewards_and_start_of_the_actions() -> None:
@@ -169,11 +168,12 @@ def test_faults_name_the_step(fault: str, said: str) -> None:
     [
         ("Scriptd-v0", "nearest: Scripted-v0"),
         ("tokendream/Catsh-v0", "nearest: tokendream/Catch-v0"),
-        ("Catch", "nearest: tokendream/Catch-v0"),
+        ("gym:Catch", "nearest: tokendream/Catch-v0"),
         ("CartPole-v9", "nearest: CartPole-v1"),
         ("no/such-v0", "unknown environment 'no/such-v0'"),
-        ("not an id!", "unknown environment 'not an id!'"),
+        ("gym:not an id!", "unknown environment 'not an id!'"),
         ("no_such_module:Game-v0", "cannot be imported: No module named 'no_such_module'"),
+        ("atri:Breakout", "'atri' is no module, nor a family of environments; nearest: atari"),
         ("json:Game-v0", "unknown environment 'json:Game-v0'"),
     ],
 )

@@ -1,6 +1,5 @@
 """Evaluations: statistics by hand, the protocol that they name, and the file that keeps them."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokendream.config.presets import REM, TINY
+from tokendream.config.presets import REM, TINY, vary
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError, evaluate, summarise
 from tokendream.evaluation.games import Game, random_policy
 from tokendream.spaces.actions import Discrete
@@ -38,7 +37,7 @@ def test_statistics_by_hand() -> None:
 
 def test_summarise_names_game_and_protocol() -> None:
     games = [Game(3, 1.0, np.zeros(4, np.uint8)), Game(8, 2.0, np.zeros(5, np.uint8))]
-    got = summarise(dataclasses.replace(REM, game="ms_pacman"), games, seed=9, temperature=0.5, epoch=50)
+    got = summarise(vary(REM, "env", id="ms_pacman"), games, seed=9, temperature=0.5, epoch=50)
     assert got.env == "MsPacman"
     assert (got.scores, got.lengths, got.seeds) == ((1.0, 2.0), (4, 5), (3, 8))
     assert got.protocol["max_frames"] == 108_000
@@ -98,7 +97,7 @@ def test_evaluate_a_random_player() -> None:
     assert got == run(8)[0]
     assert got.scores == tuple(game.score for game in games)
     assert -5 <= got.mean < 1
-    assert (got.env, got.protocol["policy_name"], got.protocol["temperature"]) == (TINY.env_id, "random", None)
+    assert (got.env, got.protocol["policy_name"], got.protocol["temperature"]) == (TINY.env.id, "random", None)
 
 
 def test_describe_is_one_line() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tokendream.agent.collect import game_seed
+from tokendream.config.parts import AtariConfig, EnvConfig
 from tokendream.config.presets import REM, TINY
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Transition
@@ -107,9 +108,7 @@ def same(a: list[Game], b: list[Game]) -> bool:
 
 
 def test_lanes_do_not_matter_on_real_games() -> None:
-    short = dataclasses.replace(
-        REM, game="Boxing", env=dataclasses.replace(REM.env, eval_max_frames=100, eval_noop_max=30)
-    )
+    short = dataclasses.replace(REM, env=EnvConfig("Boxing", eval_max_frames=100, atari=AtariConfig(eval_noop_max=30)))
     for config in (TINY, short):
         games = [play_games(make(config, n, evaluation=True), by_frame, 6, seed=2) for n in (1, 4)]
         assert same(*games)

@@ -37,4 +37,4 @@ def test_catch_is_solved_in_dreams() -> None:
 
 def test_dreams_that_lie_about_reward_teach_nothing() -> None:
     """The control: the same training, but each dream is paid with another dream's rewards."""
-    assert learn("0", "dealt-rewards") <= CHANCE + 1.0
+    assert learn("0", "shuffled-rewards") <= CHANCE + 1.0

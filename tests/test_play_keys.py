@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[1] / "tokendream" / "play" / "page"
 
 @pytest.mark.parametrize("game", sorted(ATARI_100K))
 def test_every_action_of_every_game_is_a_set_of_buttons(game):
-    envs = make(Config(game=game, env=EnvConfig(size=64)), 1, evaluation=False)
+    envs = make(Config(env=EnvConfig(game)), 1, evaluation=False)
     names = envs.action_names
     envs.close()
     layout = Layout.of(names)

@@ -1,15 +1,13 @@
 """The session: every mode shows what it says, going back is exact, and nothing that can be asked for breaks it."""
 
 import contextlib
-import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from playing import load, make_run
 
-from tokendream.config.parts import EnvConfig
-from tokendream.config.presets import TINY
+from tokendream.config.presets import TINY, vary
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.play.player import episodes
@@ -347,7 +345,7 @@ def test_nothing_that_can_be_asked_for_breaks_it(trained, recorded, seed):
 
 
 def test_atari_rewinds_to_the_bit(tmp_path):
-    config = dataclasses.replace(TINY, env_id="", game="Breakout", env=EnvConfig(size=64))
+    config = vary(TINY, "env", id="atari:Breakout")
     game = Game(config, 0)
     frames = [game.frame]
     for action in (1, 2, 3, 0, 2, 1, 3, 3):

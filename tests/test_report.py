@@ -1,6 +1,5 @@
 """The report at every moment of a run's life, from an empty folder to the end."""
 
-import dataclasses
 import json
 import re
 import time
@@ -9,12 +8,13 @@ import numpy as np
 import pytest
 
 from tokendream.config.config import Config
+from tokendream.config.presets import vary
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.evaluation.evaluation import summarise
 from tokendream.evaluation.games import Game
 from tokendream.reports.run_page import write_pictures, write_report
 
-BREAKOUT = dataclasses.replace(Config(), game="Breakout", epochs=40)
+BREAKOUT = Config(epochs=40)
 
 
 def evaluation(scores, epoch, **extra):
@@ -96,7 +96,7 @@ def test_a_torn_last_line_is_no_obstacle(tmp_path):
 
 def test_markup_in_a_config_stays_text(tmp_path):
     run = folder(tmp_path / "run", finished=False)
-    (run / "config.json").write_text(dataclasses.replace(BREAKOUT, env_id="<script>alert(1)</script>").to_json())
+    (run / "config.json").write_text(vary(BREAKOUT, "env", id="<script>alert(1)</script>").to_json())
     assert "<script" not in write_report(run).read_text()
 
 

@@ -11,6 +11,7 @@ import pytest
 from tokendream.config import presets
 
 ROOT = Path(__file__).parents[1]
+CLIMBER = presets.vary(presets.CPU, "env", id="atari:CrazyClimber")
 DEVICES = sorted(path.name for path in (ROOT / "results").iterdir() if any(path.glob("*/final.json")))
 
 
@@ -81,7 +82,7 @@ def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkey
     for seed in range(4):
         folder = tmp_path / "results" / "here" / str(seed)
         shutil.copytree(ROOT / "results" / "two-cores" / "CrazyClimber-cpu-seed0", folder)
-        config = dataclasses.replace(presets.CPU, game="CrazyClimber", seed=seed, epochs=60 if seed < 2 else 7)
+        config = dataclasses.replace(CLIMBER, seed=seed, epochs=60 if seed < 2 else 7)
         (folder / "config.json").write_text(config.to_json())
     assert [[run.config.seed for run in runs] for runs in evidence.whole("here")] == [[0, 1], [2, 3]]
     rows = [line.split(" | ")[:2] for line in evidence.table("here", tmp_path / "README.md").splitlines()]
@@ -94,7 +95,7 @@ def test_a_run_that_chose_its_preset_is_averaged_with_no_other(evidence, tmp_pat
     (chosen,) = evidence.TUNED_ON
     for seed, name in enumerate((chosen, "1", "2")):
         shutil.copytree(ROOT / "results" / "two-cores" / chosen, tmp_path / "here" / name)
-        config = dataclasses.replace(presets.CPU, game="CrazyClimber", seed=seed)
+        config = dataclasses.replace(CLIMBER, seed=seed)
         (tmp_path / "here" / name / "config.json").write_text(config.to_json())
     assert [[run.config.seed for run in runs] for runs in evidence.whole("here")] == [[1, 2], [0]]
     rows = evidence.table("here", tmp_path / "README.md").splitlines()[2:]

@@ -307,6 +307,12 @@ def test_all_is_the_26_games(tmp_path):
     assert [c.game for c in plan("atari100k", ["ms_pacman,Pong", "Pong"], 1, TINY, tmp_path)] == ["MsPacman", "Pong"]
 
 
+def test_any_environment_can_be_swept(tmp_path):
+    made = plan("atari100k", ["atari:tetris", "gym:tokendream/Catch-v0", "atari:ms_pacman"], 1, TINY, tmp_path)
+    assert [c.game for c in made] == ["tetris", "tokendream/Catch-v0", "MsPacman"]
+    assert [c.name for c in made] == ["tetris-seed0", "tokendream-Catch-v0-seed0", "MsPacman-seed0"]
+
+
 def test_a_folder_of_another_config_is_refused(tmp_path):
     made = cells(tmp_path, 2)
     prepare(made, tmp_path)

@@ -13,7 +13,7 @@ from torture.games import Faulty
 
 from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
-from tokendream.config.presets import TINY
+from tokendream.config.presets import TINY, vary
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make
@@ -220,7 +220,7 @@ def test_a_run_of_such_an_environment_can_be_resumed_and_finished(tmp_path, caps
     """Before, the first went on from another state without a word, and the second could not be resumed at all."""
     run_dir = tmp_path / "run"
     evaluation = dataclasses.replace(TINY.evaluation, every=0)
-    config = dataclasses.replace(TINY, env_id=f"{name}-v0", checkpoint_every=1, evaluation=evaluation)
+    config = dataclasses.replace(vary(TINY, "env", id=f"{name}-v0"), checkpoint_every=1, evaluation=evaluation)
     with pytest.raises(experiment.RunError, match="step failed: RuntimeError: the game crashed; epoch 1"):
         experiment.start(config, run_dir)
     _, rows, _ = stored(Checkpoints(run_dir))

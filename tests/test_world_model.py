@@ -35,11 +35,11 @@ def case():
 
 
 @four_ways
-@pytest.mark.parametrize("stay", [False, True])
-def test_training_logits_are_imagination_logits(case, monkeypatch, how, stay):
+@pytest.mark.parametrize("copy_head", [False, True])
+def test_training_logits_are_imagination_logits(case, monkeypatch, how, copy_head):
     """What is trained on T blocks at once is what dreams block by block, and what frames are sampled from."""
     codebook, tokens, steps = case
-    M = world_model(stay=stay, **how).eval()
+    M = world_model(copy_head=copy_head, **how).eval()
     dreamed: list[torch.Tensor] = []
 
     def replay(logits, generator, *, temperature=1.0):
@@ -63,11 +63,11 @@ def test_training_logits_are_imagination_logits(case, monkeypatch, how, stay):
 
 
 @four_ways
-@pytest.mark.parametrize("stay", [False, True])
-def test_the_loss_is_its_definition(case, how, stay):
+@pytest.mark.parametrize("copy_head", [False, True])
+def test_the_loss_is_its_definition(case, how, copy_head):
     codebook, tokens, steps = case
     steps.mask[1, 4:] = False
-    M = world_model(context=2, stay=stay, **how)
+    M = world_model(context=2, copy_head=copy_head, **how)
     losses = M.loss(codebook[tokens], tokens, steps)
     out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
     frame, reward, end = [], [], []
@@ -145,7 +145,7 @@ def test_imagination_samples_from_the_predictions(case):
 def test_the_copy_head_adds_one_logit_to_each_token_s_own(case):
     """With the bonus at 50 every token stays; at 0 the logits are those of a model without it."""
     codebook, tokens, steps = case
-    M, plain = world_model(stay=True), world_model()
+    M, plain = world_model(copy_head=True), world_model()
     plain.load_state_dict(M.state_dict(), strict=False)
     torch.nn.init.zeros_(M.copy_head.weight)
     torch.nn.init.zeros_(M.copy_head.bias)

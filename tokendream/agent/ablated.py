@@ -57,7 +57,7 @@ class Blind(ActorCritic):
 WORLD_MODELS: dict[Control, type[WorldModel]] = {
     "shuffled-actions": ShuffledActions,
     "zero-rewards": ZeroRewards,
-    "dealt-rewards": ShuffledRewards,
+    "shuffled-rewards": ShuffledRewards,
 }
 """The world models with a link cut, by the control that asks for them; the whole one for any other."""
 

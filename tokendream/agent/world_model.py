@@ -74,7 +74,7 @@ class WorldModel(nn.Module):
         self.next_frame = _head(D, V)
         self.reward = _head(D, 3)
         self.end = _head(D, 2)
-        self.copy_head = nn.Linear(D, 1) if config.stay else None
+        self.copy_head = nn.Linear(D, 1) if config.copy_head else None
 
     def initial_state(self, batch: int) -> State:
         """No past."""

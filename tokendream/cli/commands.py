@@ -40,13 +40,13 @@ class Train:
 class Sweep:
     """Train many runs, games x seeds, here or on SLURM; the same command again goes on with what is left.
 
-    --games and --seeds take the place of train's --game, --env-id and --seed, which are listed but refused."""
+    --games and --seeds take the place of train's --env and --seed, which are listed but refused."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     suite: tyro.conf.Positional[str] = "atari100k"
     """Suite whose games `--games all` means: atari100k, the 26 games."""
     games: tuple[str, ...] = ("all",)
-    """Names of games, all, or ids of Gymnasium environments such as tokendream/Catch-v0."""
+    """Names of games, all, or other environments as train's --env has them, such as tokendream/Catch-v0."""
     seeds: int = 5
     """Seeds of each game: 0, 1, ..."""
     out: Path | None = None

@@ -20,10 +20,13 @@ from tokendream.errors import ConfigError, nearest, require
 
 Options = TypeVar("Options")
 
+ENV_FLAGS = ("--env", "--env-id", "--game")
+"""Other spellings of --env.id."""
+
 
 def parse_train(argv: list[str]) -> Train:
     """`train [PRESET] [flags]`: the preset, given as first word or as --preset, supplies the flags' defaults."""
-    name, argv = _preset_name(argv, positional=True)
+    name, argv = _preset_name(_env_id(argv), positional=True)
     resuming = any(word.split("=")[0] == "--resume" for word in argv)
     base = _base(name, argv, needed=not resuming)
     options = parse(Train, argv, "tokendream train [PRESET]", default=Train(base))
@@ -38,9 +41,20 @@ def parse_sweep(argv: list[str]) -> Sweep:
     name, argv = _preset_name(argv, positional=False)
     for word in argv:
         flag = word.split("=")[0].replace("_", "-")
-        if flag in ("--game", "--env-id", "--seed"):
+        if flag in (*ENV_FLAGS, "--env.id", "--seed"):
             raise ConfigError(f"a sweep has no {flag}: it takes --games and --seeds")
     return parse(Sweep, argv, "tokendream sweep [SUITE]", default=Sweep(_base(name, argv)))
+
+
+def _env_id(argv: list[str]) -> list[str]:
+    """The words with every spelling of --env.id as that."""
+    flags = [word.split("=")[0].replace("_", "-") for word in argv]
+    if sum(flag in (*ENV_FLAGS, "--env.id") for flag in flags) > 1:
+        raise ConfigError(f"name one environment: {', '.join(ENV_FLAGS)} and --env.id are one flag")
+    return [
+        word.replace(word.split("=")[0], "--env.id", 1) if flag in ENV_FLAGS else word
+        for word, flag in zip(argv, flags, strict=True)
+    ]
 
 
 def _preset_name(argv: list[str], *, positional: bool) -> tuple[str | None, list[str]]:
@@ -72,7 +86,7 @@ def _default_preset() -> str:
 
 def parse(kind: type[Options], argv: list[str], prog: str, default: Options | None = None) -> Options:
     """Parse flags with tyro, turning its boxes of errors into one line."""
-    valid = set(_flags(kind)) | {"--help", "-h"}
+    valid = {*_flags(kind), *(ENV_FLAGS if kind is Train else ()), "--help", "-h"}
     for word in argv:
         flag = word.split("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in valid:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from tokendream.config import limits, ranges
+from tokendream.config.old_formats import from_format_1
 from tokendream.config.parsing import read
 from tokendream.config.parts import (
     ActorCriticConfig,
@@ -28,7 +29,7 @@ from tokendream.config.parts import (
 from tokendream.config.ranges import LARGEST_SEED, Count, Range
 from tokendream.errors import ConfigError, shorten
 
-FORMAT = 1
+FORMAT = 2
 """Version of the config's JSON; a file with another number is refused by name."""
 
 
@@ -38,10 +39,6 @@ class Config:
 
     preset: str = "rem"
     """Name of the preset that this config starts from."""
-    game: str = "Breakout"
-    """Atari game, by its name in the Atari 100K benchmark."""
-    env_id: str = ""
-    """Any Gymnasium environment with RGB image observations and discrete actions, instead of an Atari game."""
     seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
     """Seed of every random number of the run."""
     epochs: Count = 600
@@ -90,7 +87,7 @@ class Config:
     @property
     def env_name(self) -> str:
         """What the agent plays, as people call it."""
-        return self.env_id or self.game
+        return self.env.name
 
     def __post_init__(self) -> None:
         ranges.check(self)
@@ -112,9 +109,6 @@ class Config:
         if not isinstance(data, dict):
             raise ConfigError(f"config must be a JSON object, not {type(data).__name__}")
         version = data.pop("format", None)
-        if version != FORMAT:
-            raise ConfigError(f"config has format {shorten(version)}; this tokendream reads format {FORMAT}")
-        M, V = data.get("world_model"), data.get("tokenizer")
-        if isinstance(M, dict) and isinstance(V, dict) and "code_width" in V:
-            M.setdefault("width", V["code_width"])  # older runs: M was as wide as the codes that it shared
-        return read(Config, data, "config")
+        if version not in (1, FORMAT):
+            raise ConfigError(f"config has format {shorten(version)}; this tokendream reads formats 1 and {FORMAT}")
+        return read(Config, from_format_1(data) if version == 1 else data, "config")

@@ -13,7 +13,8 @@ def read(cls: type[Any], data: object, where: str) -> Any:
     """Build a dataclass from plain JSON data. Raises ConfigError for a name unknown, or of another type.
 
     A field that is missing takes its default, so that what an older version wrote can be read: a new field's default
-    is what that version did. A field without a default must be there.
+    is what that version did (whoever changes a default keeps the old one in `old_formats`). A field without a default
+    must be there.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be an object, not {type(data).__name__}")

@@ -6,6 +6,7 @@ its docstring is its `--help` text and names the paper's symbol. A new hyper-par
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,29 +15,62 @@ from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, 
 Perceptual = Literal["vgg16", "alexnet", "none"]
 Network = Literal["conv", "patch"]
 Precision = Literal["auto", "bf16", "float32"]
-Control = Literal["none", "shuffled-actions", "zero-rewards", "dealt-rewards", "blind-policy"]
+Control = Literal["none", "shuffled-actions", "zero-rewards", "shuffled-rewards", "blind-policy"]
+
+
+FAMILIES = ("atari", "gym")
+"""Families of environments, as `env.id` names them; `envs.registry` has an entry for each."""
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """What Atari's protocol has beyond other environments'."""
+
+    frame_skip: Count = 4
+    """Raw frames an agent step lasts."""
+    noop_max: Count = 30
+    """Random no-ops at the start of a training game are fewer than this, 0 included."""
+    eval_noop_max: Count = 1
+    """The same for evaluation; 1 means none, as published."""
+    life_loss_ends: bool = True
+    """Whether losing a life is an `end` d_t in training (the game itself goes on)."""
 
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """The environment's protocol (Atari 100K)."""
+    """The environment and its protocol (Atari 100K)."""
 
+    id: str = "atari:Breakout"
+    """Also --env, --env-id or --game: an Atari game (atari:Breakout, Breakout) or any Gymnasium environment with RGB
+    images and discrete actions (CartPole-v1, module:Id-v0, which imports the module first, or gym:Id)."""
     size: Annotated[int, Range(8)] = 64
     """Height and width of a frame in pixels."""
-    frame_skip: Count = 4
-    """Raw frames an agent step lasts (Atari only)."""
-    noop_max: Count = 30
-    """Random no-ops at the start of a training game are fewer than this, 0 included (Atari only)."""
-    eval_noop_max: Count = 1
-    """The same for evaluation; 1 means none, as published."""
     max_frames: Count = 20_000
     """Raw frames after which a training game is truncated."""
     eval_max_frames: Count = 108_000
     """Raw frames after which an evaluation game is truncated."""
-    life_loss_ends: bool = True
-    """Whether losing a life is an `end` d_t in training (the game itself goes on)."""
     step_timeout: NonNegative = 120.0
     """Seconds in which a reset or a step must answer, or the run stops; 0 waits for ever."""
+    atari: AtariConfig = AtariConfig()
+    """Atari's own protocol."""
+
+    @property
+    def family(self) -> str:
+        """Which of FAMILIES it belongs to: the one before the colon, else atari for a bare name, else gym."""
+        prefix, colon, _ = self.id.partition(":")
+        if colon and prefix in FAMILIES:
+            return prefix
+        return "gym" if re.search(r"[/:]|-v\d+$", self.id) else "atari"
+
+    @property
+    def name(self) -> str:
+        """Its name within the family: Breakout, tokendream/Catch-v0, module:Id-v0."""
+        return self.id.removeprefix(f"{self.family}:")
+
+    @property
+    def game(self) -> str | None:
+        """The name of an Atari game; None for any other environment."""
+        return self.name if self.family == "atari" else None
 
 
 @dataclass(frozen=True)
@@ -83,7 +117,7 @@ class WorldModelConfig:
     """T, env steps in a training segment."""
     context: Count = 2
     """First blocks of a segment that are context only and not scored."""
-    stay: bool = False
+    copy_head: bool = False
     """Whether a head of its own says how likely a token is to stay what it is (not published)."""
     token_temperature: Positive = 1.0
     """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""

@@ -42,7 +42,7 @@ CPU = Config(
         revive_after=20,
         lost_weight=10.0,
     ),
-    world_model=WorldModelConfig(width=128, layers=3, heads=4, dropout=0.0, stay=True, token_temperature=0.5),
+    world_model=WorldModelConfig(width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5),
     actor_critic=ActorCriticConfig(lstm_width=256),
     # A short horizon of value and a centred advantage: 1,200 updates are too few for values to catch up with γ = 0.995.
     dream=DreamConfig(
@@ -60,10 +60,9 @@ CPU = Config(
 
 TOY = Config(
     preset="toy",
-    env_id="tokendream/Catch-v0",
     epochs=40,
     checkpoint_every=5,
-    env=EnvConfig(size=32),
+    env=EnvConfig(id="tokendream/Catch-v0", size=32),
     tokenizer=TokenizerConfig(
         channels=16,
         downsamples=3,
@@ -89,9 +88,9 @@ TOY = Config(
 
 TINY = Config(
     preset="tiny",
-    env_id="tokendream/Catch-v0",
     epochs=4,
     checkpoint_every=2,
+    env=EnvConfig(id="tokendream/Catch-v0"),
     tokenizer=TokenizerConfig(channels=8, downsamples=4, codebook_size=16, code_width=16, perceptual="none"),
     world_model=WorldModelConfig(width=16, layers=2, heads=2, segment_length=5),
     actor_critic=ActorCriticConfig(lstm_width=16),

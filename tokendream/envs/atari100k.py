@@ -46,7 +46,7 @@ ATARI_100K: Mapping[str, Reference] = {
 """The 26 games by their names in the benchmark."""
 
 
-def benchmark_name(game: str) -> str | None:
-    """The benchmark's name of a game spelt in any way (`ms_pacman`), or None where it is not one of the 26."""
-    folded = re.sub(r"[\s_-]", "", game).lower()
+def benchmark_name(game: str | None) -> str | None:
+    """The benchmark's name of an Atari game spelt in any way (`ms_pacman`), or None where it is not one of the 26."""
+    folded = re.sub(r"[\s_-]", "", game or "").lower()
     return next((name for name in ATARI_100K if name.lower() == folded), None)

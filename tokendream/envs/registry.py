@@ -1,39 +1,77 @@
-"""From a config to environments. Importing this module makes the built-in games known to Gymnasium."""
+"""From a config to environments: the families that there are. Importing this makes the built-in games known.
+
+A new family is a module of its own, an entry here and its name (and what its protocol has of its own) in
+`config.parts`.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 from tokendream.config.config import Config
+from tokendream.config.parts import EnvConfig
 from tokendream.envs import toy
 from tokendream.envs.atari import AtariEnvs
 from tokendream.envs.gym import GymEnvs
-from tokendream.envs.vector import Envs
+from tokendream.envs.vector import EnvError, Envs
 from tokendream.envs.watchdog import Watched
 
 toy.register()
 
 
-def make(config: Config, n: int, *, evaluation: bool) -> Envs:
-    """`n` lanes of the config's game, under the training or the evaluation protocol and its time limit.
+@dataclass(frozen=True)
+class Family:
+    """One kind of environments: `make(env, n, evaluation)`, and what its evaluations' protocol has of its own."""
 
-    `config.env_id` names a Gymnasium environment and wins over `config.game`, an Atari game. Raises EnvError, one
-    line, for a game or an environment that is unknown or does not fit.
+    make: Callable[[EnvConfig, int, bool], Envs]
+    protocol: Callable[[EnvConfig], dict[str, int | float]]
+
+
+def make(config: Config, n: int, *, evaluation: bool) -> Envs:
+    """`n` envs of the config's environment, under the training or the evaluation protocol and its time limit.
+
+    Raises EnvError, one line, for an environment that is unknown or does not fit.
     """
-    envs = _make(config, n, evaluation=evaluation)
+    envs = FAMILIES[config.env.family].make(config.env, n, evaluation)
     limit = config.env.step_timeout
     return Watched(envs, config.env_name, limit) if limit else envs
 
 
-def _make(config: Config, n: int, *, evaluation: bool) -> Envs:
-    env = config.env
-    max_frames = env.eval_max_frames if evaluation else env.max_frames
-    if config.env_id:
-        return GymEnvs(config.env_id, n, size=env.size, max_frames=max_frames)
+def evaluation_protocol(env: EnvConfig) -> dict[str, int | float]:
+    """The protocol of an evaluation in this environment."""
+    common = {"size": env.size, "max_frames": env.eval_max_frames, "life_loss_ends": False}
+    return common | FAMILIES[env.family].protocol(env)
+
+
+def _atari(env: EnvConfig, n: int, evaluation: bool) -> Envs:
     return AtariEnvs(
-        config.game,
+        env.name,
         n,
         size=env.size,
-        frame_skip=env.frame_skip,
-        noop_max=env.eval_noop_max if evaluation else env.noop_max,
-        max_frames=max_frames,
-        life_loss_ends=env.life_loss_ends and not evaluation,
+        frame_skip=env.atari.frame_skip,
+        noop_max=env.atari.eval_noop_max if evaluation else env.atari.noop_max,
+        max_frames=env.eval_max_frames if evaluation else env.max_frames,
+        life_loss_ends=env.atari.life_loss_ends and not evaluation,
     )
+
+
+def _atari_protocol(env: EnvConfig) -> dict[str, int | float]:
+    return {"frame_skip": env.atari.frame_skip, "noop_max": env.atari.eval_noop_max, "sticky_actions": 0.0}
+
+
+def _gym(env: EnvConfig, n: int, evaluation: bool) -> Envs:
+    prefix, colon, _ = env.id.partition(":")
+    close = difflib.get_close_matches(prefix, FAMILIES, n=1)
+    if colon and close and prefix not in FAMILIES and prefix.isidentifier() and not importlib.util.find_spec(prefix):
+        raise EnvError(f"{env.id!r}: {prefix!r} is no module, nor a family of environments; nearest: {close[0]}")
+    return GymEnvs(env.name, n, size=env.size, max_frames=env.eval_max_frames if evaluation else env.max_frames)
+
+
+FAMILIES: Mapping[str, Family] = {
+    "atari": Family(_atari, _atari_protocol),
+    "gym": Family(_gym, lambda env: {}),
+}
+"""Families by the name before the colon of `env.id`."""

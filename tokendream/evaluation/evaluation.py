@@ -16,7 +16,7 @@ import numpy as np
 
 from tokendream.config.config import Config
 from tokendream.envs import atari100k
-from tokendream.envs.registry import make
+from tokendream.envs.registry import evaluation_protocol, make
 from tokendream.errors import TokendreamError, shorten
 from tokendream.evaluation import scores
 from tokendream.evaluation.games import Game, Policy, play_games
@@ -195,17 +195,9 @@ def summarise(
     protocol: dict[str, Scalar] = {
         "seed": seed,
         "temperature": temperature,
-        "size": config.env.size,
-        "max_frames": config.env.eval_max_frames,
-        "life_loss_ends": False,
+        **evaluation_protocol(config.env),
     }
-    if not config.env_id:
-        protocol |= {
-            "frame_skip": config.env.frame_skip,
-            "noop_max": config.env.eval_noop_max,
-            "sticky_actions": 0.0,
-        }
-    name = config.env_id or atari100k.benchmark_name(config.game) or config.game
+    name = atari100k.benchmark_name(config.env.game) or config.env_name
     return Evaluation(
         name,
         protocol | extra,

@@ -32,7 +32,7 @@ class Folder:
     @property
     def reference(self) -> Reference | None:
         """Published scores of the game, if it is one of Atari 100K."""
-        name = None if self.config.env_id else atari100k.benchmark_name(self.config.game)
+        name = atari100k.benchmark_name(self.config.env.game)
         return atari100k.ATARI_100K[name] if name else None
 
     def series(self, name: str) -> tuple[list[float], list[float]]:

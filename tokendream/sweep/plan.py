@@ -60,8 +60,7 @@ def default_folder(suite: str, config: Config) -> Path:
 def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Path) -> list[Cell]:
     """The runs, all seeds of a game before the next game's. Raises ConfigError or EnvError for what cannot be run.
 
-    `games` are names of the suite, `all` of them, or ids of Gymnasium environments (they contain a `/` or a `:`, or
-    end in a version).
+    `games` are names of the suite, `all` of them, or any other environment as `env.id` has it.
     """
     if suite not in SUITES:
         raise ConfigError(f"unknown suite {suite!r}; nearest: {nearest(suite, SUITES)}")
@@ -116,15 +115,16 @@ def expected(folder: Path) -> list[tuple[str, tuple[str, int]]]:
 
 def fields_that_differ(a: Config, b: Config) -> Iterator[tuple[str, Any, Any]]:
     """Name and both values of every field in which two configs differ."""
-    return _differing(dataclasses.asdict(a), dataclasses.asdict(b))
+    other = leaves(dataclasses.asdict(b))
+    return ((name, value, other[name]) for name, value in leaves(dataclasses.asdict(a)).items() if value != other[name])
 
 
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    for name in a:
-        if isinstance(a[name], dict):
-            yield from _differing(a[name], b[name], f"{prefix}{name}.")
-        elif a[name] != b[name]:
-            yield prefix + name, a[name], b[name]
+def leaves(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a config as a dict, parts of parts too, by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in group.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def _name(value: object) -> str:
@@ -144,9 +144,11 @@ def _games(suite: str, games: Sequence[str]) -> list[str]:
 
 
 def _playing(base: Config, game: str) -> Config:
-    if "/" in game or ":" in game or re.search(r"-v\d+$", game):
-        return dataclasses.replace(base, env_id=game)
-    name = benchmark_name(game)
-    if name is None:
-        raise ConfigError(f"unknown game {game!r}; nearest of Atari 100K: {nearest(game, ATARI_100K)}")
-    return dataclasses.replace(base, game=name, env_id="")
+    env = dataclasses.replace(base.env, id=game)
+    if env.game is not None:
+        name = benchmark_name(env.game)
+        if name is None and env.id == env.game:
+            near = nearest(game, ATARI_100K)
+            raise ConfigError(f"unknown game {game!r}; nearest of Atari 100K: {near} (any other is written atari:NAME)")
+        env = dataclasses.replace(env, id=f"atari:{name or env.game}")
+    return dataclasses.replace(base, env=env)

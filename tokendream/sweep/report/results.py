@@ -20,12 +20,12 @@ from tokendream.config.presets import PRESETS
 from tokendream.envs.atari100k import ATARI_100K, benchmark_name
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.reports.results import Folder
-from tokendream.sweep.plan import expected, fields_that_differ
+from tokendream.sweep.plan import expected, fields_that_differ, leaves
 
 MOST_NAMED = 4
 """Fields that an agent's name may list: a table and a plot must have room for it."""
 
-NOT_THE_AGENT = {"preset", "game", "env_id", "seed", "device", "precision", "kernels", "capture", "compile",
+NOT_THE_AGENT = {"preset", "seed", "device", "precision", "kernels", "capture", "compile",
                  "deterministic", "checkpoint_every", "training.cache_tokens"}  # fmt: skip
 """Fields in which the runs of one agent may differ. `env` and `evaluation` are not the agent's either: what counts of
 them is the protocol, which must be equal anyway."""
@@ -67,7 +67,8 @@ class Result:
         """What must be equal in runs that are compared."""
         config, final = self.folder.config, self.folder.final
         planned = config.collect.steps * min(config.epochs, config.collect.last_epoch)
-        known: dict[str, Any] = {f"env.{name}": value for name, value in dataclasses.asdict(config.env).items()}
+        known: dict[str, Any] = leaves(dataclasses.asdict(config.env), "env.")
+        del known["env.id"]
         known |= {
             "env_steps": planned,
             "evaluation.episodes": config.evaluation.episodes,
@@ -199,7 +200,7 @@ def _folders(path: Path) -> Iterator[Path]:
 def _read(path: Path) -> Result:
     folder = Folder.read(path)
     config = folder.config
-    game = config.env_id or benchmark_name(config.game) or config.game
+    game = benchmark_name(config.env.game) or config.env_name
     if folder.final and folder.final.env != game:
         raise ResultError(f"{path}: final.json is an evaluation of {folder.final.env}, but the run played {game}")
     return Result(folder, label(config), game)

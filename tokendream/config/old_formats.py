@@ -1,0 +1,73 @@
+"""Configs of older formats in the words of today's: what is read from a run folder means what it meant when written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokendream.config.parts import EnvConfig
+
+SINCE_1 = {
+    "control": "none",
+    "kernels": False,
+    "capture": False,
+    "compile": False,
+    "deterministic": False,
+    "env.step_timeout": 0.0,
+    "tokenizer.lost_weight": 0.0,
+    "world_model.token_temperature": 1.0,
+    "world_model.backbone": "retnet",
+    "world_model.decoding": "pop",
+    "world_model.own_embedding": False,
+    "world_model.shared_prediction_token": False,
+    "actor_critic.action_inputs": True,
+    "actor_critic.sees": "codes",
+    "dream.scale_advantage": False,
+    "collect.temperature": 1.0,
+    "training.cache_tokens": False,
+}
+"""Fields that came while format 1 was written, and what the code did before it had them."""
+
+MOVED = {
+    **{f"env.{name}": f"env.atari.{name}" for name in ("frame_skip", "noop_max", "eval_noop_max", "life_loss_ends")},
+    "world_model.stay": "world_model.copy_head",
+}
+
+
+def from_format_1(data: dict[str, Any]) -> dict[str, Any]:
+    """The data of a format 1 config, changed into format 2; what is wrong in it is left for the reader to refuse.
+
+    `env_id`, which won where it was given, and `game` are one string now; Atari's protocol is a part of its own.
+    """
+    for path, value in SINCE_1.items():
+        group, name = _group(data, path)
+        group.setdefault(name, value)
+    for old, new in MOVED.items():
+        group, name = _group(data, old)
+        if name in group:
+            target, new_name = _group(data, new)
+            target[new_name] = group.pop(name)
+    game, env_id = data.pop("game", "Breakout"), data.pop("env_id", "")
+    group, name = _group(data, "env.id")
+    group[name] = _id(game, env_id)
+    M, V = data.get("world_model"), data.get("tokenizer")
+    if isinstance(M, dict) and isinstance(V, dict) and "code_width" in V:
+        M.setdefault("width", V["code_width"])  # M was as wide as the codes that it shared
+    if data["control"] == "dealt-rewards":
+        data["control"] = "shuffled-rewards"
+    return data
+
+
+def _id(game: object, env_id: object) -> object:
+    if env_id == "":
+        return f"atari:{game}" if isinstance(game, str) else game
+    # Every id was Gymnasium's, also one that looks like a game now.
+    return f"gym:{env_id}" if isinstance(env_id, str) and EnvConfig(env_id).family != "gym" else env_id
+
+
+def _group(data: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """The object that holds a dotted field, made where it is missing, and the field's name in it."""
+    *way, name = path.split(".")
+    for part in way:
+        inner = data.setdefault(part, {})
+        data = inner if isinstance(inner, dict) else {}
+    return data, name
