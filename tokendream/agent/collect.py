@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,16 @@ from tokendream.kernels.cuda_graph import Captured
 def game_seed(run_seed: int, game: int) -> int:
     """The seed of the run's n-th game. Every game has its own, so that an open one can be replayed on resume."""
     return int(np.random.SeedSequence((run_seed, game)).generate_state(1)[0] >> 1)
+
+
+class Difference(NamedTuple):
+    """Where a game came out differently when it was played again."""
+
+    after: int
+    """Steps until then, of `steps`."""
+    steps: int
+    what: str
+    """What differed, in a few words."""
 
 
 class Collector:
@@ -95,11 +105,11 @@ class Collector:
         """The agent's memory of the open game."""
         return {} if self._memory is None else {"h": self._memory.h, "c": self._memory.c}
 
-    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Difference | None:
         """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was.
 
         What it gives is compared with the rows of the replay buffer, which must be there again. Where it differs,
-        those rows stay as a truncated episode, a new game begins, and a line to say so is returned; else nothing.
+        those rows stay as a truncated episode, a new game begins, and the first difference is returned; else None.
         Raises ValueError for a state whose actions are not the ones in the rows, EnvError where the environment breaks.
         """
         self._game = int(state["game"]) - 1
@@ -109,17 +119,13 @@ class Collector:
         if different := self._play_again(actions, state.get("frame")):
             self._replay.close_episode()
             self._begin()
-            return (
-                f"the open game came out differently when played again, first {different}: the environment does not "
-                "obey its seed, or is another one than before; the steps stay as they were recorded, as an episode cut "
-                "off there, and a new game begins: from here on no longer the run that was never cut"
-            )
+            return different
         if tensors:
             self._memory = PolicyState(*(tensors[name].to(self._compute.device) for name in ("h", "c")))
-        return ""
+        return None
 
-    def _play_again(self, actions: Sequence[int], frame_hash: object) -> str:
-        """Take these actions in the game that has begun; stops at the first difference and says where and which.
+    def _play_again(self, actions: Sequence[int], frame_hash: object) -> Difference | None:
+        """Take these actions in the game that has begun; stops at the first difference and returns it.
 
         They are those of the newest rows, the oldest of which the replay buffer may have dropped. `frame_hash` is
         of the frame that they lead to, None in checkpoints of older versions.
@@ -131,20 +137,19 @@ class Collector:
             if known is not None and known["action"][0] != action:
                 raise ValueError(f"action {i + 1} of the open game is not the one in row {row} of the replay buffer")
             if known is not None and not np.array_equal(known["frame"], self._frame):
-                return f"after {i} of its {n} steps (another frame)"
+                return Difference(i, n, "another frame")
             transition = self._envs.step(np.array([action]))
             reward, end = transition.reward[0], transition.end[0]
-            after = f"after {i + 1} of its {n} steps"
             if transition.over[0]:
-                return f"{after} (the game is over)"
+                return Difference(i + 1, n, "the game is over")
             if known is not None and end != known["end"][0]:
-                return f"{after} ({'an' if end else 'no'} end)"
+                return Difference(i + 1, n, f"{'an' if end else 'no'} end")
             if known is not None and reward != known["reward"][0]:
-                return f"{after} (a reward of {reward:g}, not {known['reward'][0]:g})"
+                return Difference(i + 1, n, f"a reward of {reward:g}, not {known['reward'][0]:g}")
             self._frame = transition.frame
             self._score += float(reward)
             self._actions.append(action)
-        return "" if frame_hash in (None, self._frame_hash()) else f"after {n} of its {n} steps (another frame)"
+        return None if frame_hash in (None, self._frame_hash()) else Difference(n, n, "another frame")
 
     def _frame_hash(self) -> str:
         return hashlib.sha256(self._frame.tobytes()).hexdigest()

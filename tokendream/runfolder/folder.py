@@ -61,13 +61,12 @@ def read_facts(run_dir: Path) -> dict[str, str]:
     return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
 
 
-def moved(run_dir: Path, compute: Compute) -> str:
-    """A line to say when a run goes on elsewhere than it began, so that its bits will differ; else nothing."""
+def moved(run_dir: Path, compute: Compute) -> dict[str, tuple[str, str]]:
+    """What of the machine is another than where the run began, then and now, so that its bits will differ."""
     began, now = read_facts(run_dir), _machine(compute)
-    changed = [f"{key} {began[key]!r}, now {now[key]!r}" for key in now if began.get(key, now[key]) != now[key]]
-    if not changed or (run_dir / "evaluation" / "final.json").exists():  # nothing is left to differ
-        return ""
-    return f"begun with {', '.join(changed)}: from here on no longer bit for bit the run that was never cut"
+    if (run_dir / "evaluation" / "final.json").exists():  # nothing is left to differ
+        return {}
+    return {key: (began[key], now[key]) for key in now if began.get(key, now[key]) != now[key]}
 
 
 def locked(run_dir: Path) -> contextlib.AbstractContextManager[None]:

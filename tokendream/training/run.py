@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tokendream.agent.agent import Agent, AgentPolicy
+from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
 from tokendream.config.presets import DURATIONS
 from tokendream.config.schedule import PARTS
@@ -104,7 +105,7 @@ class Run:
             if resumed:
                 epoch, snapshot = self._store.load()
                 self._store.load_replay(epoch, self._replay)
-                said = [runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot)]
+                said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
             self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1)
             stack.callback(self._log.close)
             self._display: Display = display_for(self.config, self._trainer.phases)
@@ -116,7 +117,7 @@ class Run:
                     f"{self.run_dir / 'config.json'}, or the widths"
                 ) from error
             raise
-        for line in filter(None, said):
+        for line in said:
             self._display.say(line)
         self._display.say(
             f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
@@ -253,6 +254,22 @@ def _asking(stop: StopRequest, policy: Policy) -> Policy:
         return policy(frame, first)
 
     return act
+
+
+def _resumed(moved: dict[str, tuple[str, str]], different: Difference | None) -> list[str]:
+    """Why a run that goes on is no longer the one that was never cut, if so."""
+    said = []
+    if moved:
+        changed = ", ".join(f"{what} {then!r}, now {now!r}" for what, (then, now) in moved.items())
+        said.append(f"begun with {changed}: from here on no longer bit for bit the run that was never cut")
+    if different:
+        said.append(
+            f"the open game came out differently when played again, first after {different.after} of its "
+            f"{different.steps} steps ({different.what}): the environment does not obey its seed, or is another one "
+            "than before; the steps stay as they were recorded, as an episode cut off there, and a new game begins: "
+            "from here on no longer the run that was never cut"
+        )
+    return said
 
 
 def _plan(config: Config) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tokendream.agent.agent import Agent
-from tokendream.agent.collect import Collector
+from tokendream.agent.collect import Collector, Difference
 from tokendream.agent.token_cache import TokenCache
 from tokendream.config.config import Config
 from tokendream.config.parts import PhaseConfig
@@ -151,10 +151,10 @@ class Trainer:
             },
         )
 
-    def restore(self, snapshot: Snapshot) -> str:
+    def restore(self, snapshot: Snapshot) -> Difference | None:
         """Go on from a snapshot; the replay buffer must hold its rows already.
 
-        Returns a line to say where the environment does not give the open game again, else nothing.
+        Returns where the environment did not give the open game again, if that matters to what is still to come.
         Raises CheckpointError for a snapshot of another config, or one that nobody took.
         """
         try:
@@ -164,7 +164,7 @@ class Trainer:
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError, IndexError) as error:
             raise CheckpointError(f"the checkpoint does not fit the config or is damaged: {one_line(error)}") from error
 
-    def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> str:
+    def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Difference | None:
         epoch, phase, update = (int(state[name]) for name in ("epoch", "phase", "update"))
         updates = self.phases[phase].updates if 0 <= phase < len(self.phases) else 0
         if not (1 <= epoch <= self.config.epochs + 1 and 0 <= phase <= len(self.phases) and 0 <= update <= updates):
@@ -185,7 +185,7 @@ class Trainer:
         for captured in self._updates.values():
             captured.forget()
         collecting = self.epoch <= min(self.config.epochs, self.config.collect.last_epoch)
-        return different if collecting else ""  # else the game would not have gone on
+        return different if collecting else None  # else the game would not have gone on
 
     @property
     def captured(self) -> dict[str, str]:
