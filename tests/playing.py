@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from tokendream.envs.registry import make
 from tokendream.play.hub import Hub
 from tokendream.play.player import Player, episodes
 from tokendream.play.run import host_until_stopped
-from tokendream.play.server import Doorkeeper, application, listen, serve
+from tokendream.play.server import Access, application, listen, serve
 from tokendream.play.session import Session
 from tokendream.runfolder.checkpoint import Checkpoints, Snapshot
 from tokendream.runfolder.load import Trained
@@ -69,6 +70,40 @@ def opened(url: str, **options) -> ClientConnection:
     return connect(url, **options).__enter__()
 
 
+class Client:
+    """A viewer that reads, and acknowledges unless told otherwise."""
+
+    def __init__(self, server, **options):
+        self.socket = server.connect(**options)
+        self.state, self.arrays, self.texts = {}, {}, []
+
+    def say(self, do, **fields):
+        self.socket.send(json.dumps({"do": do, **fields}))
+
+    def read(self, *, ack=True, timeout=10):
+        message = self.socket.recv(timeout=timeout)
+        if isinstance(message, str):
+            self.texts.append(json.loads(message))
+            return None
+        self.state, self.arrays = unpack(message)
+        if ack:
+            self.say("ack", pictures=1)
+        return self.state
+
+    def until(self, condition, seconds=15):
+        end = time.monotonic() + seconds
+        while not condition(self):
+            assert time.monotonic() < end, (self.state, self.texts[-3:])
+            self.read()
+        return self
+
+    def notices(self):
+        return [text["notice"] for text in self.texts if "notice" in text]
+
+    def close(self):
+        self.socket.close()
+
+
 class Serving:
     """A running server and what a test needs of it."""
 
@@ -93,7 +128,7 @@ def serving(run: Path, recordings: Path, token: str | None = None, host: str = "
     session = Session(trained, episodes(run, recordings, trained, hub.tell), tell=hub.tell)
     player = Player(session, hub, run, recordings, "cpu")
     listening = listen("127.0.0.1", 0)
-    server = serve(application(hub, player, Doorkeeper(host, token)), listening)
+    server = serve(application(hub, player, Access(host, token)), listening)
     failed: list[BaseException] = []
 
     def work() -> None:

@@ -13,7 +13,7 @@ from tokendream.config.parts import EnvConfig
 from tokendream.data.replay import ReplayBuffer
 from tokendream.play import recording
 from tokendream.play.library import RecordingError, open_recording, scan
-from tokendream.play.recording import Recorder, Row
+from tokendream.play.recording import RecordedStep, Recorder
 from tokendream.play.session import Session
 from tokendream.play.view import picture
 from tokendream.runfolder.checkpoint import Checkpoints
@@ -100,7 +100,7 @@ def test_a_recording_has_a_bound(trained, monkeypatch):
     monkeypatch.setattr(recording, "LIMIT", 3 * 2 * frame.nbytes)
     for _ in range(3):
         assert not recorder.full
-        recorder.add(Row(frame, np.zeros(16, np.int32), 0, 0.0, False, False), frame)
+        recorder.add(RecordedStep(frame, np.zeros(16, np.int32), 0, 0.0, False, False), frame)
     assert recorder.full
 
 

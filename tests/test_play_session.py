@@ -11,10 +11,11 @@ from tokendream.config.presets import TINY, vary
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.play.player import episodes
+from tokendream.play.playing_agent import FUTURES
 from tokendream.play.recording import Recorder
-from tokendream.play.session import FUTURES, HISTORY, PlayError, Session
-from tokendream.play.view import MODES, SPEEDS, picture
-from tokendream.play.worlds import Game
+from tokendream.play.session import HISTORY, Session
+from tokendream.play.view import MODES, SPEEDS, PlayError, picture
+from tokendream.play.worlds import RealGame
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_every_mode_moves_and_shows_its_panels(session, mode):
 
 def test_the_game_is_the_game(session, trained):
     """Frames and rewards are those of the environment under the actions that were shown."""
-    game = Game(trained.config, 1)
+    game = RealGame(trained.config, 1)
     assert np.array_equal(session.view().panels["frame"], game.frame)
     for step in range(20):
         view = session.tick()
@@ -98,7 +99,7 @@ def test_going_back_is_exact(session, mode):
     assert session.view().trace.shape[1] == 7
     if MODES[mode].truth is not None:  # what really happens is the same again under the same actions
         for before in pictures[-5:]:
-            if MODES[mode].who == "tape":
+            if MODES[mode].who == "recording":
                 session.advance()
             else:
                 session.act(before.state["action"])
@@ -121,7 +122,7 @@ def test_history_is_bounded(session):
 
 def test_a_person_acts_and_a_tap_between_two_steps_counts(session):
     session.set_mode("person-game")
-    names = session.hands.layout.names
+    names = session.buttons.layout.names
     assert names[session.tick().state["action"]] == "STAY"
     session.hold(["RIGHT"])
     assert [names[session.tick().state["action"]] for _ in range(2)] == ["RIGHT", "RIGHT"]
@@ -141,7 +142,7 @@ def test_paused_a_key_is_a_step_and_nothing_else_is(session):
     assert same(session.tick(), before)
     session.hold(["LEFT"])
     assert session.view().state["step"] == 1
-    assert session.row.action == session.hands.layout.choose(["LEFT"])
+    assert session.row.action == session.buttons.layout.choose(["LEFT"])
     session.hold(["LEFT"])  # still held: no news
     assert session.tick().state["step"] == 1
 
@@ -228,7 +229,7 @@ def test_a_replay_shows_what_was_recorded(session, recorded):
         assert np.array_equal(view.panels["frame"], rows["frame"][i])
         assert view.state["action"] == rows["action"][i - 1]
         assert view.state["reward"] == rows["reward"][i - 1]
-        assert view.state["tape"]["at"] == i
+        assert view.state["replay"]["at"] == i
     lines = []
     session._tell = lines.append
     session.tick()
@@ -257,9 +258,9 @@ def test_a_moment_of_a_replay_is_warm_as_a_dream_of_training(session, trained, r
     assert torch.equal(session.now.dream.tokens, expected.tokens)
     session.tick()
     session.set_mode("replay")
-    assert session.view().state["tape"]["at"] == 9
+    assert session.view().state["replay"]["at"] == 9
     session.seek(10**9)
-    assert session.view().state["tape"]["at"] == episode.length - 1
+    assert session.view().state["replay"]["at"] == episode.length - 1
 
 
 def test_futures_are_dreams_of_one_moment(session):
@@ -346,7 +347,7 @@ def test_nothing_that_can_be_asked_for_breaks_it(trained, recorded, seed):
 
 def test_atari_rewinds_to_the_bit(tmp_path):
     config = vary(TINY, "env", id="atari:Breakout")
-    game = Game(config, 0)
+    game = RealGame(config, 0)
     frames = [game.frame]
     for action in (1, 2, 3, 0, 2, 1, 3, 3):
         game.step(action)

@@ -76,7 +76,7 @@ class Layout:
         return [{"name": n, "buttons": sorted(b)} for n, b in zip(self.names, self.actions, strict=True)]
 
 
-class Hands:
+class HeldButtons:
     """What a person does: the buttons held, a tap that no step has seen yet, and an action asked for by name."""
 
     def __init__(self, layout: Layout) -> None:

@@ -1,6 +1,6 @@
 """The thread in which the model runs: at its own pace, whoever watches and however slowly.
 
-Controls come in through a bounded queue, pictures go out through `Audience`. What a person can get wrong becomes
+Controls come in through a bounded queue, pictures go out through `Viewers`. What a person can get wrong becomes
 one line to everybody; a bug ends the thread, and with it the server.
 """
 
@@ -40,8 +40,8 @@ class _Written:
 
 
 @runtime_checkable
-class Audience(Protocol):
-    """Whoever is to see and hear; called from the model's thread."""
+class Viewers(Protocol):
+    """Whoever watches; called from the model's thread."""
 
     def publish(self, picture: bytes) -> None:
         """A new picture, which replaces those not yet sent."""
@@ -61,16 +61,16 @@ class Audience(Protocol):
 
 
 class Player:
-    """Runs a session for an audience."""
+    """Runs a session for its viewers."""
 
-    def __init__(self, session: Session, audience: Audience, run_dir: Path, recordings: Path, device: str) -> None:
-        self.session, self._audience = session, audience
+    def __init__(self, session: Session, viewers: Viewers, run_dir: Path, recordings: Path, device: str) -> None:
+        self.session, self._viewers = session, viewers
         self._run_dir, self._recordings, self._device = run_dir, recordings, device
         self._controls: queue.Queue[Any] = queue.Queue(WAITING)
         self._stopping = threading.Event()
         self._recorder: Recorder | None = None
         self._writers: list[threading.Thread] = []
-        self._newest = session.trained.epoch
+        self._newest = session.agent.trained.epoch
         self._looked = time.monotonic()
         self._rate = 0.0
         self.files: dict[str, Path] = {}
@@ -94,7 +94,7 @@ class Player:
         self._show()
         due = last = time.monotonic()
         while not self._stopping.is_set():
-            idle = self.session.paused or not self._audience.watching()
+            idle = self.session.paused or not self._viewers.watching()
             if controls := self._waiting(0.25 if idle else max(0.0, due - time.monotonic())):
                 for control in controls:
                     self._attempt(functools.partial(self._obey, control))
@@ -133,7 +133,7 @@ class Player:
         try:
             what()
         except (ValueError, OSError) as error:
-            self._audience.tell(one_line(error))
+            self._viewers.tell(one_line(error))
 
     def _tick(self) -> None:
         self._show(self.session.tick)
@@ -145,11 +145,11 @@ class Player:
         if recorder is not None and row is not None:
             recorder.add(row, picture(view))
             if recorder.full:
-                self._audience.tell("the recording is full and was ended")
+                self._viewers.tell("the recording is full and was ended")
                 self._record(False)
         recorded = None if self._recorder is None else len(self._recorder)
         state = {"rate": round(self._rate, 1), "recording": recorded, "newest": self._newest}
-        self._audience.publish(wire.pack(view, **state))
+        self._viewers.publish(wire.pack(view, **state))
 
     def _obey(self, control: Any) -> None:
         s = self.session
@@ -190,7 +190,7 @@ class Player:
             case wire.Reload():
                 self._reload()
             case _Written(path):
-                s.episodes += library.open_recording(path, s.trained)
+                s.episodes += library.open_recording(path, s.agent.trained)
                 self._set_up()
             case _:
                 raise AssertionError(control)
@@ -199,7 +199,7 @@ class Player:
         if on == (self._recorder is not None):
             return
         if on:
-            self._recorder = Recorder(self.session.trained.action_names)
+            self._recorder = Recorder(self.session.agent.trained.action_names)
             return
         recorder, self._recorder = self._recorder, None
         assert recorder is not None
@@ -217,7 +217,7 @@ class Player:
 
     def _wrote(self, path: Path) -> None:
         self.files[path.name] = path
-        self._audience.tell(f"wrote {path}", path.name)
+        self._viewers.tell(f"wrote {path}", path.name)
 
     def _stamp(self) -> str:
         """A free name for a file of now."""
@@ -230,20 +230,20 @@ class Player:
             return
         self._looked = time.monotonic()
         newest = max(Checkpoints(self._run_dir).epochs(), default=0)
-        if newest > max(self._newest, self.session.trained.epoch):
-            self._audience.tell(f"there is a checkpoint of epoch {newest}: reload to play it")
+        if newest > max(self._newest, self.session.agent.trained.epoch):
+            self._viewers.tell(f"there is a checkpoint of epoch {newest}: reload to play it")
         self._newest = newest
 
     def _reload(self) -> None:
         trained = Trained.load(self._run_dir, self._device)
-        self.session.reload(trained, episodes(self._run_dir, self._recordings, trained, self._audience.tell))
+        self.session.reload(trained, episodes(self._run_dir, self._recordings, trained, self._viewers.tell))
         self._newest = trained.epoch
         self._set_up()
-        self._audience.tell(f"playing the checkpoint of epoch {trained.epoch}")
+        self._viewers.tell(f"playing the checkpoint of epoch {trained.epoch}")
 
     def _set_up(self) -> None:
-        session, trained = self.session, self.session.trained
-        self._audience.set_up(
+        session, trained = self.session, self.session.agent.trained
+        self._viewers.set_up(
             {
                 "env": trained.config.env_name,
                 "run": self._run_dir.name,
@@ -251,9 +251,9 @@ class Player:
                 "size": trained.config.env.size,
                 "grid": trained.config.grid,
                 "codes": trained.config.tokenizer.codebook_size,
-                "palette": session.mind.palette(),
-                "actions": session.hands.layout.describe(),
-                "keys": {button: list(keys) for button, keys in session.hands.layout.keys.items()},
+                "palette": session.agent.palette(),
+                "actions": session.buttons.layout.describe(),
+                "keys": {button: list(keys) for button, keys in session.buttons.layout.keys.items()},
                 "modes": [{"name": mode.name, "title": mode.title, "who": mode.who} for mode in MODES.values()],
                 "speeds": list(SPEEDS),
                 "episodes": [{"title": e.title, "length": e.length} for e in session.episodes],

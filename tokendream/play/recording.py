@@ -22,7 +22,7 @@ LIMIT = 256 * 2**20
 """Most bytes of pixels that a recording holds in memory: six minutes of three 64-pixel panels at 15 steps a second."""
 
 
-class Row(NamedTuple):
+class RecordedStep(NamedTuple):
     """A step: what was seen, what was done, what it brought. `first`: it does not follow the row before."""
 
     frame: UInt8[np.ndarray, "3 S S"]
@@ -38,7 +38,7 @@ class Recorder:
 
     def __init__(self, action_names: tuple[str, ...]) -> None:
         self._names = action_names
-        self._rows: list[Row] = []
+        self._rows: list[RecordedStep] = []
         self._pictures: list[UInt8[np.ndarray, "3 H W"]] = []
         self._bytes = 0
 
@@ -50,7 +50,7 @@ class Recorder:
         """Whether no more should be added."""
         return self._bytes >= LIMIT
 
-    def add(self, row: Row, picture: UInt8[np.ndarray, "3 H W"]) -> None:
+    def add(self, row: RecordedStep, picture: UInt8[np.ndarray, "3 H W"]) -> None:
         """Keep a step and the picture that was shown after it."""
         self._rows.append(row)
         self._pictures.append(picture)

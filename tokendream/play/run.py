@@ -17,7 +17,7 @@ from tokendream.errors import ConfigError, require
 from tokendream.play import library
 from tokendream.play.hub import Hub
 from tokendream.play.player import Player, episodes
-from tokendream.play.server import Doorkeeper, Server, application, is_loopback, listen, serve
+from tokendream.play.server import Access, Server, application, is_loopback, listen, serve
 from tokendream.play.session import Session
 from tokendream.runfolder.load import Trained
 
@@ -56,7 +56,7 @@ def play(
     if port not in (0, bound):
         _say(f"port {port} is in use: {bound} is taken instead")
     player = Player(session, hub, run_dir, folder, device)
-    server = serve(application(hub, player, Doorkeeper(host, token)), listening)
+    server = serve(application(hub, player, Access(host, token)), listening)
     _say(f"{trained.config.env_name}, epoch {trained.epoch}, {trained.compute.describe()}")
     for line in addresses(host, bound, token):
         _say(line)

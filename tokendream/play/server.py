@@ -45,7 +45,7 @@ SEND_BUFFER = 128 * 1024
 """Bytes the system may hold for a viewer that does not read: a few pictures, not seconds of them."""
 
 
-class Doorkeeper:
+class Access:
     """Decides who is let in, by Host, Origin and token."""
 
     def __init__(self, host: str, token: str | None) -> None:
@@ -81,7 +81,7 @@ class Doorkeeper:
         return True
 
 
-def application(hub: Hub, player: Player, door: Doorkeeper) -> Starlette:
+def application(hub: Hub, player: Player, access: Access) -> Starlette:
     """The routes."""
     folder = resources.files("tokendream.play") / "page"
     pages = {name: (folder / name).read_bytes() for name in PAGES}
@@ -91,14 +91,14 @@ def application(hub: Hub, player: Player, door: Doorkeeper) -> Starlette:
 
     async def page(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
-        if why := door.refusal(request, page=name != "index.html"):
+        if why := access.refusal(request, page=name != "index.html"):
             return refused(why)
         if name not in pages:
             return PlainTextResponse("there is no such page\n", 404, HEADERS)
         return Response(pages[name], 200, HEADERS, mimetypes.guess_type(name)[0])
 
     async def file(request: Request) -> Response:
-        if why := door.refusal(request):
+        if why := access.refusal(request):
             return refused(why)
         path = player.files.get(request.path_params["name"])
         if path is None or not path.is_file():
@@ -106,7 +106,7 @@ def application(hub: Hub, player: Player, door: Doorkeeper) -> Starlette:
         return FileResponse(path, filename=path.name, headers=HEADERS)
 
     async def watch(socket: WebSocket) -> None:
-        if door.refusal(socket):
+        if access.refusal(socket):
             await socket.close(1008)  # before it is accepted: the client sees 403
             return
         await socket.accept()

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from tokendream.dream.imagine import Dream
-from tokendream.errors import TokendreamError, nearest
-from tokendream.play.keys import Hands, Layout
+from tokendream.errors import nearest
+from tokendream.play.keys import HeldButtons, Layout
 from tokendream.play.library import Episode
-from tokendream.play.mind import Futures, Mind, ids
-from tokendream.play.recording import Row
-from tokendream.play.view import MODES, SPEEDS, Facts, Moment, View
-from tokendream.play.worlds import Game, Tape, World
+from tokendream.play.playing_agent import FUTURES, Futures, PlayingAgent, ids
+from tokendream.play.recording import RecordedStep
+from tokendream.play.view import MODES, SPEEDS, LastStep, PlayError, SessionState, View
+from tokendream.play.worlds import RealGame, RecordedEpisode, World
 from tokendream.runfolder.load import Trained
 
 HISTORY = 256
@@ -29,13 +29,6 @@ HISTORY = 256
 
 TRACE = 240
 """Steps in the scrolling plot."""
-
-FUTURES, FUTURE_STEPS = 16, 48
-"""Number of futures of one moment, and their steps before new ones are drawn."""
-
-
-class PlayError(TokendreamError):
-    """Something that cannot be done now; one line for the person."""
 
 
 class Session:
@@ -53,73 +46,68 @@ class Session:
         temperature: float | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        own = trained.config.evaluation.temperature
-        self.mind = Mind(trained, seed=seed, temperature=own if temperature is None else temperature)
+        temperature = temperature or trained.config.evaluation.temperature
+        self.agent = PlayingAgent(trained, seed=seed, temperature=temperature)
         self.episodes, self._seed, self._tell = list(episodes), seed, tell
-        self.hands = Hands(Layout.of(trained.action_names))
+        self.buttons = HeldButtons(Layout.of(trained.action_names))
         self.mode = MODES["agent-game"]
         self.paused, self.fps = False, 15
-        self.row: Row | None = None
+        self.row: RecordedStep | None = None
         """The step taken by the last call, for a recording; None where none was."""
-        self._game = Game(trained.config, seed)
-        self._tape: Tape | None = None
+        self._game = RealGame(trained.config, seed)
+        self._recorded: RecordedEpisode | None = None
         self._episode = 0
-        self._left: Moment | None = None  # the game's moment while it is not on
+        self._left: SessionState | None = None  # the game's moment while it is not on
         self._futures: Futures | None = None
-        self._past: deque[Moment] = deque(maxlen=HISTORY)
+        self._past: deque[SessionState] = deque(maxlen=HISTORY)
         self._trace: deque[tuple[float, float, float]] = deque(maxlen=TRACE)
-        self._begin(Moment(self.mind.fresh(self._game.frame)))
-
-    @property
-    def trained(self) -> Trained:
-        """The agent that plays."""
-        return self.mind.trained
+        self._begin(SessionState(self.agent.fresh(self._game.frame)))
 
     def set_mode(self, name: str) -> None:
         """Another mode. The game and the dream go on from where they are; a new dream begins at what is shown."""
         if name not in MODES:
             raise PlayError(f"unknown mode {name!r}; nearest: {nearest(name, MODES)}")
         before, mode = self.mode, MODES[name]
-        if mode.truth == "tape" and not self.episodes:
+        if mode.truth == "recording" and not self.episodes:
             raise PlayError("there is no recorded episode: the run has none yet, and nothing was recorded")
         self._futures = None
-        self.hands.clear()
+        self.buttons.clear()
         self.mode = mode
         if (mode.truth, mode.free) == (before.truth, before.free):
             return
         if before.truth == "game" and mode.truth != "game":
             self._left = self.now
-        if mode.truth == "tape" and self._tape is None:
+        if mode.truth == "recording" and self._recorded is None:
             self._open(self._episode)
             return
         now = self.now
         if mode.truth == "game" and before.truth != "game":
             assert self._left is not None
-            now, self._tape = self._left, None
+            now, self._recorded = self._left, None
         if mode.truth is not None:
-            self._begin(replace(now, dream=now.seen if mode.free else None, facts=None))
+            self._begin(replace(now, dream=now.seen if mode.free else None, last_step=None))
         else:
-            self._begin(Moment(now.seen, now.dream if before.free else now.seen))
+            self._begin(SessionState(now.seen, now.dream if before.free else now.seen))
 
     def hold(self, buttons: Sequence[str]) -> None:
         """The buttons held now, in the order in which they were pressed; a tap between two steps counts too.
 
         While paused, a press is a step.
         """
-        if self.hands.hold(buttons) and self.paused and self.mode.who == "person":
+        if self.buttons.hold(buttons) and self.paused and self.mode.who == "person":
             self.advance()
 
     def act(self, action: int) -> None:
         """What if? Take this action, whoever plays: at once while paused, else in the next step. Among futures, draw
         them anew, all with this first action."""
-        if not 0 <= action < len(self.hands.layout.names):
-            raise PlayError(f"an action must lie in 0..{len(self.hands.layout.names) - 1}, not {action}")
+        if not 0 <= action < len(self.buttons.layout.names):
+            raise PlayError(f"an action must lie in 0..{len(self.buttons.layout.names) - 1}, not {action}")
         if self._futures is not None:
             self.show_futures(True, action)
-        elif self.mode.who == "tape":
+        elif self.mode.who == "recording":
             raise PlayError("a replay takes its own actions: start a dream from here first")
         else:
-            self.hands.asked = action
+            self.buttons.asked = action
             if self.paused:
                 self.advance()
 
@@ -147,44 +135,44 @@ class Session:
         dream begins anew at what is shown, and the game alone is a new one."""
         if self.mode.truth is None:
             self._begin(self._start)
-        elif self.mode.truth == "tape":
+        elif self.mode.truth == "recording":
             self.seek(0)
         elif self.mode.free:
-            self._begin(replace(self.now, dream=self.now.seen, facts=None))
+            self._begin(replace(self.now, dream=self.now.seen, last_step=None))
         else:
             self.new()
 
     def new(self) -> None:
         """A new game, and in a dream a dream of it; in a replay the next episode."""
-        if self.mode.truth == "tape":
+        if self.mode.truth == "recording":
             self.open_episode((self._episode + 1) % len(self.episodes))
             return
         self._game.begin()
-        seen = self.mind.fresh(self._game.frame)
-        self._tape, self._left = None, Moment(seen)
-        self._begin(Moment(seen, seen if self.mode.free else None))
+        seen = self.agent.fresh(self._game.frame)
+        self._recorded, self._left = None, SessionState(seen)
+        self._begin(SessionState(seen, seen if self.mode.free else None))
 
     def open_episode(self, number: int) -> None:
         """Replay the recorded episode of this number from its first frame."""
         if not 0 <= number < len(self.episodes):
             raise PlayError(f"there are {len(self.episodes)} recorded episodes, none of number {number}")
         self._episode = number
-        if self.mode.truth == "tape" or self._tape is not None:
+        if self.mode.truth == "recording" or self._recorded is not None:
             self._open(number)
-        if self.mode.truth != "tape":
+        if self.mode.truth != "recording":
             self.set_mode("replay")
 
     def seek(self, frame: int) -> None:
         """Go to a frame of the replay, with both memories warm as training's dreams begin."""
-        if self._tape is None or self.mode.truth != "tape":
+        if self._recorded is None or self.mode.truth != "recording":
             raise PlayError("only a replay has other moments to go to")
-        self._tape.at = min(max(0, frame), self._tape.episode.length - 1)
-        seen = self.mind.warm(*self._tape.before(self.trained.config.dream.burn_in))
-        self._begin(Moment(seen, seen if self.mode.free else None, step=self._tape.at))
+        self._recorded.at = min(max(0, frame), self._recorded.episode.length - 1)
+        seen = self.agent.warm(*self._recorded.before(self.agent.trained.config.dream.burn_in))
+        self._begin(SessionState(seen, seen if self.mode.free else None, step=self._recorded.at))
 
     def show_futures(self, on: bool, first: int | None = None) -> None:
         """Dream FUTURES futures of what is shown, each with actions of the agent's choice; or no longer."""
-        self._futures = Futures(self.mind, self._lead, first, n=FUTURES, length=FUTURE_STEPS) if on else None
+        self._futures = Futures(self.agent, self._lead, first) if on else None
 
     def choose(self, future: int) -> None:
         """Go on in one of the futures shown, as a dream."""
@@ -192,14 +180,13 @@ class Session:
             raise PlayError(f"there is no future {future} to go on in")
         dream = self._futures.dreams.one(future)
         self.set_mode("person-dream" if self.mode.who == "person" else "agent-dream")
-        self._futures = None
-        self._begin(Moment(self.now.seen, dream))
+        self._begin(SessionState(self.now.seen, dream))
 
     def reload(self, trained: Trained, episodes: Sequence[Episode]) -> None:
         """Go on with another checkpoint, in a new game: the old weights' memories mean nothing to the new ones."""
-        self.mind = Mind(trained, seed=self._seed, temperature=self.mind.temperature)
+        self.agent = PlayingAgent(trained, seed=self._seed, temperature=self.agent.temperature)
         self.episodes, self._episode = list(episodes), 0
-        if self.mode.truth == "tape":
+        if self.mode.truth == "recording":
             self.mode = MODES["agent-game"]
         self.new()
 
@@ -218,10 +205,10 @@ class Session:
         """One step, paused or not. The step after an end begins anew: the dream where it began, or a new game."""
         if self._futures is not None:
             self._futures.step()
-        elif self._tape is not None and self.mode.who == "tape" and self._tape.action is None:
+        elif self._recorded is not None and self.mode.who == "recording" and self._recorded.action is None:
             self.paused = True
             self._tell("the episode ends here")
-        elif self.now.facts is not None and self.now.facts.over:
+        elif self.now.last_step is not None and self.now.last_step.over:
             if self.mode.truth is None:
                 self._begin(self._start)
             else:
@@ -230,37 +217,38 @@ class Session:
             self._step()
 
     def _step(self) -> None:
-        now, mind, lead = self.now, self.mind, self._lead
-        before = self._world.frame if self.mode.truth else mind.decode(lead.tokens)[0]
-        who = self.mode.who  # an agent's action is drawn in the step, unless another is asked for
-        chosen = self._tape.action if self._tape and who == "tape" else self.hands.take(playing=who == "person")
-        following, dreamt = mind.step(lead, chosen)
+        now, agent, lead = self.now, self.agent, self._lead
+        before = self._world.frame if self.mode.truth else agent.decode(lead.tokens)[0]
+        replayed = self._recorded if self.mode.who == "recording" else None
+        # An agent's action is drawn in the step, unless another is asked for.
+        chosen = replayed.action if replayed else self.buttons.take(playing=self.mode.who == "person")
+        following, dreamt = agent.step(lead, chosen)
         action = int(dreamt.action)
         seen, dream = now.seen, following
         if self.mode.truth is None:
             end = bool(dreamt.outcome.end)
-            facts = Facts.of(dreamt, float(dreamt.outcome.reward), end, end)
+            last_step = LastStep.of(dreamt, float(dreamt.outcome.reward), end, end)
         else:
             reward, end, over = self._world.step(action)
-            seen = mind.corrected(following, self._world.frame, end=end or over)
+            seen = agent.corrected(following, self._world.frame, end=end or over)
             if self.mode.free:
                 assert now.dream is not None
-                dream, dreamt = mind.step(now.dream, action)
-            facts = Facts.of(dreamt, reward, end, over)
+                dream, dreamt = agent.step(now.dream, action)
+            last_step = LastStep.of(dreamt, reward, end, over)
         self._past.append(now)
-        self._arrive(Moment(seen, dream, None, facts, now.score + facts.reward, now.step + 1))
-        assert self.now.opinion is not None
-        expected = facts.reward_probs[2] - facts.reward_probs[0]
-        self._trace.append((self.now.opinion.value, facts.reward, expected))
-        self.row = Row(before, ids(lead.tokens), action, facts.reward, facts.end, self._cut)
-        self._cut = facts.end or facts.over
+        self._arrive(SessionState(seen, dream, None, last_step, now.score + last_step.reward, now.step + 1))
+        assert self.now.policy_value is not None
+        expected = last_step.reward_probs[2] - last_step.reward_probs[0]
+        self._trace.append((self.now.policy_value.value, last_step.reward, expected))
+        self.row = RecordedStep(before, ids(lead.tokens), action, last_step.reward, last_step.end, self._cut)
+        self._cut = last_step.end or last_step.over
 
     def _open(self, number: int) -> None:
-        self._tape, self._episode = Tape(self.episodes[number]), number
-        seen = self.mind.fresh(self._tape.frame)
-        self._begin(Moment(seen, seen if self.mode.free else None))
+        self._recorded, self._episode = RecordedEpisode(self.episodes[number]), number
+        seen = self.agent.fresh(self._recorded.frame)
+        self._begin(SessionState(seen, seen if self.mode.free else None))
 
-    def _begin(self, moment: Moment) -> None:
+    def _begin(self, moment: SessionState) -> None:
         """Go on from a moment to which no step leads: nothing before it can be undone."""
         self._past.clear()
         self._trace.clear()
@@ -268,9 +256,9 @@ class Session:
         self._arrive(moment)
         self._start = self.now  # where reset leads in a dream
 
-    def _arrive(self, moment: Moment) -> None:
+    def _arrive(self, moment: SessionState) -> None:
         self.now = moment
-        self.now = replace(moment, opinion=self.mind.opinion(self._lead))
+        self.now = replace(moment, policy_value=self.agent.policy_value(self._lead))
 
     @property
     def _lead(self) -> Dream:
@@ -282,37 +270,32 @@ class Session:
 
     @property
     def _world(self) -> World:
-        return self._game if self.mode.truth == "game" or self._tape is None else self._tape
+        return self._game if self.mode.truth == "game" or self._recorded is None else self._recorded
 
     def view(self) -> View:
         """The picture of this moment."""
         now, futures, state = self.now, self._futures, self._state()
-        assert now.opinion is not None
+        assert now.policy_value is not None
         shown = {"reconstruction": now.seen} if self.mode.truth else {}
         if now.dream is not None:
             shown["dream"] = now.dream
-        decoded = [self.mind.decode(dream.tokens)[0] for dream in shown.values()]
+        decoded = [self.agent.decode(dream.tokens)[0] for dream in shown.values()]
         panels = {"frame": self._world.frame} if self.mode.truth else {}
         return View(
             panels=panels | dict(zip(shown, decoded, strict=True)),
             tokens={name: ids(dream.tokens) for name, dream in shown.items()},
-            probs=now.opinion.probs,
+            probs=now.policy_value.probs,
             trace=np.array(self._trace, np.float32).reshape(-1, 3).T,
             state=state,
-            entropy=None if now.facts is None else now.facts.entropy,
-            futures=None if futures is None else self.mind.decode(futures.dreams.tokens),
+            entropy=None if now.last_step is None else now.last_step.entropy,
+            futures=None if futures is None else self.agent.decode(futures.dreams.tokens),
         )
 
     def _state(self) -> dict[str, Any]:
-        now, facts = self.now, self.now.facts
-        assert now.opinion is not None
-        state: dict[str, Any] = {"mode": self.mode.name, "paused": self.paused, "fps": self.fps, "step": now.step}
-        state |= {"epoch": self.trained.epoch, "score": now.score, "undo": len(self._past), "value": now.opinion.value}
-        if facts is not None:
-            state |= {"action": facts.action, "reward": facts.reward, "end": facts.end, "over": facts.over}
-            state |= {"expected": list(facts.reward_probs), "end_prob": facts.end_prob}
-        if self._tape is not None and self.mode.truth == "tape":
-            state["tape"] = {"episode": self._episode, "at": self._tape.at, "length": self._tape.episode.length}
+        state = self.now.describe() | {"mode": self.mode.name, "paused": self.paused, "fps": self.fps}
+        state |= {"epoch": self.agent.trained.epoch, "undo": len(self._past)}
+        if self._recorded is not None and self.mode.truth == "recording":
+            state["replay"] = {"episode": self._episode} | self._recorded.describe()
         if (f := self._futures) is not None:
-            state["futures"] = {"at": f.at, "first": f.first, "returns": f.returns.tolist(), "ends": f.ends.tolist()}
+            state["futures"] = f.describe()
         return state

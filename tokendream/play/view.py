@@ -13,7 +13,12 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from tokendream.dream.imagine import Dream, Step
-from tokendream.play.mind import Opinion
+from tokendream.errors import TokendreamError
+from tokendream.play.playing_agent import PolicyValue
+
+
+class PlayError(TokendreamError):
+    """Something that cannot be done now; one line for the person."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,9 @@ class Mode:
 
     name: str
     title: str
-    truth: Literal["game", "tape"] | None
+    truth: Literal["game", "recording"] | None
     free: bool
-    who: Literal["agent", "person", "tape"]
+    who: Literal["agent", "person", "recording"]
 
 
 MODES = {
@@ -39,8 +44,8 @@ MODES = {
         Mode("person-dream", "You in the dream", None, True, "person"),
         Mode("agent-both", "Agent, side by side", "game", True, "agent"),
         Mode("person-both", "You, side by side", "game", True, "person"),
-        Mode("replay", "Replay", "tape", False, "tape"),
-        Mode("replay-both", "Replay beside a dream", "tape", True, "tape"),
+        Mode("replay", "Replay", "recording", False, "recording"),
+        Mode("replay-both", "Replay beside a dream", "recording", True, "recording"),
     )
 }
 """The modes in the order of their keys, 1 to 8."""
@@ -50,7 +55,7 @@ SPEEDS = (1, 2, 4, 8, 15, 30, 60)
 
 
 @dataclass(frozen=True)
-class Facts:
+class LastStep:
     """The step that led to a picture: what M expected of it, and what came.
 
     `reward`, `end` and `over` are those of the world that leads: the truth where there is one, else the dream's.
@@ -67,32 +72,41 @@ class Facts:
     entropy: Float32[np.ndarray, " K"]
 
     @staticmethod
-    def of(dreamt: Step, reward: float, end: bool, over: bool) -> Facts:
+    def of(dreamt: Step, reward: float, end: bool, over: bool) -> LastStep:
         """From a step with B = 1, and what came of it."""
         p = dreamt.prediction
         log_p = p.next_frame[0, 0].float().log_softmax(-1)
         below, none, above = p.reward[0, 0].float().softmax(-1).tolist()
         entropy = -(log_p.exp() * log_p).sum(-1)
         end_prob = float(p.end[0, 0].float().softmax(-1)[1])
-        return Facts(
+        return LastStep(
             int(dreamt.action), reward, end, over, (below, none, above), end_prob, entropy.float().cpu().numpy()
         )
 
 
 @dataclass(frozen=True)
-class Moment:
+class SessionState:
     """All that going back must bring back.
 
     `seen`: the memories that follow the truth; its tokens are those of the true frame. `dream`: the dream's own, or
-    the last prediction, None before the first. `opinion`: C's of what leads.
+    the last prediction, None before the first. `policy_value`: C's of what leads.
     """
 
     seen: Dream
     dream: Dream | None = None
-    opinion: Opinion | None = None
-    facts: Facts | None = None
+    policy_value: PolicyValue | None = None
+    last_step: LastStep | None = None
     score: float = 0.0
     step: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """What a page shows of it in words, as plain data."""
+        assert self.policy_value is not None
+        shown: dict[str, Any] = {"step": self.step, "score": self.score, "value": self.policy_value.value}
+        if (last := self.last_step) is not None:
+            shown |= {"action": last.action, "reward": last.reward, "end": last.end, "over": last.over}
+            shown |= {"expected": list(last.reward_probs), "end_prob": last.end_prob}
+        return shown
 
 
 @dataclass(frozen=True)

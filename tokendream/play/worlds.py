@@ -42,7 +42,7 @@ class World(Protocol):
         ...
 
 
-class Game:
+class RealGame:
     """The real game under the training protocol, whose ends are those that the world model learns.
 
     A game is its seed and its actions, so going back is playing them again: 1,000 steps of Atari take a second.
@@ -83,7 +83,7 @@ class Game:
             self.step(action)
 
 
-class Tape:
+class RecordedEpisode:
     """A recorded episode. It knows its actions, and what is passed to `step` is ignored."""
 
     def __init__(self, episode: Episode) -> None:
@@ -107,6 +107,10 @@ class Tape:
         reward, end = float(self._reward[self.at]), bool(self._end[self.at])
         self.at += 1
         return Happened(reward, end, self.at + 1 == self.episode.length)
+
+    def describe(self) -> dict[str, int]:
+        """Where it is, for the page."""
+        return {"at": self.at, "length": self.episode.length}
 
     def rewind(self, steps: int) -> None:
         """Back by some frames, at most to the first."""

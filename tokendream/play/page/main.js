@@ -172,9 +172,9 @@ function show({ state, arrays }) {
   showNumbers(state, arrays, dreaming);
 
   $("pad").hidden = mode.who !== "person";
-  $("tape").hidden = !state.tape;
-  if (state.tape) {
-    const { episode, at, length } = state.tape;
+  $("replay").hidden = !state.replay;
+  if (state.replay) {
+    const { episode, at, length } = state.replay;
     if (document.activeElement !== $("episodes")) $("episodes").value = episode;
     $("seek").max = length - 1;
     if (document.activeElement !== $("seek")) $("seek").value = at;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,14 +27,14 @@ _RGB = torch.tensor(
 )
 
 
-class Opinion(NamedTuple):
+class PolicyValue(NamedTuple):
     """What C makes of a moment: the distribution its action is drawn from, and the value."""
 
     probs: Float32[np.ndarray, " A"]
     value: float
 
 
-class Mind:
+class PlayingAgent:
     """A trained agent with a generator of its own. Nothing in it remembers an episode: memories are in `Dream`s."""
 
     def __init__(self, trained: Trained, *, seed: int, temperature: float) -> None:
@@ -71,13 +71,13 @@ class Mind:
             return imagine.step(dream, self._agent, self._generator, action=given, temperature=self.temperature)
 
     @torch.no_grad()
-    def opinion(self, dream: Dream) -> Opinion:
+    def policy_value(self, dream: Dream) -> PolicyValue:
         """What C makes of a moment, whose memory stays as it is."""
         with self._compute.autocast():
             view = self._agent.view(dream.tokens, self._agent.tokenizer.codes(dream.tokens))
             output, _ = self._agent.actor_critic(view, dream.policy)
         probs = (output.logits[0].float() / self.temperature).softmax(-1)
-        return Opinion(probs.cpu().numpy(), float(output.value[0]))
+        return PolicyValue(probs.cpu().numpy(), float(output.value[0]))
 
     def encode(self, frame: UInt8[np.ndarray, "3 S S"]) -> Int64[Tensor, "1 K"]:
         """A frame's tokens."""
@@ -105,11 +105,15 @@ class Mind:
         return [[int(c) for c in row] for row in (255 * srgb.clamp(0, 1)).round().tolist()]
 
 
-class Futures:
-    """n dreams of one moment, each with actions of the agent's choice; drawn anew after so many steps."""
+FUTURES, FUTURE_STEPS = 16, 48
+"""Number of futures of one moment, and their steps before new ones are drawn."""
 
-    def __init__(self, mind: Mind, origin: Dream, first: int | None, *, n: int, length: int) -> None:
-        self._mind, self._origin, self.first, self._n, self._length = mind, origin, first, n, length
+
+class Futures:
+    """FUTURES dreams of one moment, each with actions of the agent's choice; new ones after FUTURE_STEPS steps."""
+
+    def __init__(self, agent: PlayingAgent, origin: Dream, first: int | None) -> None:
+        self._agent, self._origin, self.first = agent, origin, first
         self.dreams, self.at = origin, 0
         self.returns: Float32[np.ndarray, " n"]
         self.ends: Bool[np.ndarray, " n"]
@@ -117,19 +121,23 @@ class Futures:
 
     def step(self) -> None:
         """One step of all of them; the first may be one action for all."""
-        if self.at == self._length:
+        if self.at == FUTURE_STEPS:
             self._begin()
             return
-        self.dreams, dreamt = self._mind.step(self.dreams, self.first if self.at == 0 else None)
+        self.dreams, dreamt = self._agent.step(self.dreams, self.first if self.at == 0 else None)
         self.at += 1
         reward = dreamt.outcome.reward.cpu().numpy()
         self.returns = self.returns + reward * ~self.ends
         self.ends = self.ends | dreamt.outcome.end.cpu().numpy()
 
+    def describe(self) -> dict[str, Any]:
+        """How far they are and what they brought, as plain data."""
+        return {"at": self.at, "first": self.first, "returns": self.returns.tolist(), "ends": self.ends.tolist()}
+
     def _begin(self) -> None:
-        self.dreams, self.at = self._origin.expand(self._n), 0
-        self.returns = np.zeros(self._n, np.float32)
-        self.ends = np.zeros(self._n, bool)
+        self.dreams, self.at = self._origin.expand(FUTURES), 0
+        self.returns = np.zeros(FUTURES, np.float32)
+        self.ends = np.zeros(FUTURES, bool)
 
 
 def ids(tokens: Int64[Tensor, "B K"]) -> Int32[np.ndarray, " K"]:
