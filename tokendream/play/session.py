@@ -209,10 +209,8 @@ class Session:
             self.paused = True
             self._tell("the episode ends here")
         elif self.now.last_step is not None and self.now.last_step.over:
-            if self.mode.truth is None:
-                self._begin(self._start)
-            else:
-                self.new()
+            restart = self.reset if self.mode.truth is None else self.new
+            restart()
         else:
             self._step()
 

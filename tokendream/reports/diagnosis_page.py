@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tokendream.evaluation.diagnosis.figures import Bars, Curve, Part
-from tokendream.reports import run_page
+from tokendream.reports import page as frame
 from tokendream.reports.charts import BLUE, FAINT, GREEN, ORANGE, svg
 
 COLOURS = (BLUE, FAINT, ORANGE, GREEN)
@@ -15,16 +15,12 @@ COLOURS = (BLUE, FAINT, ORANGE, GREEN)
 
 def page(facts: Mapping[str, object], parts: Sequence[Part]) -> str:
     """One self-contained HTML page."""
-
-    items = "".join(f"<li>{name} <b>{html.escape(str(value))}</b></li>" for name, value in facts.items())
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Diagnosis · tokendream</title><style>{run_page.style()}</style><main><h1>Diagnosis</h1>"
-        f'<ul class="facts">{items}</ul><p class="soft">Measured on fresh games that the agent was not trained on, '
-        "played by the agent itself under the training protocol at its collect temperature; its actions are counted at "
-        "its evaluation temperature.</p>"
-        f"{''.join(_sections(parts))}</main></html>\n"
+    said = (
+        "Measured on fresh games that the agent was not trained on, played by the agent itself under the training "
+        "protocol at its collect temperature; its actions are counted at its evaluation temperature."
     )
+    head = f'<h1>Diagnosis</h1>{frame.facts(facts)}<p class="soft">{said}</p>'
+    return frame.page("Diagnosis", [head, *_sections(parts)])
 
 
 def lines(parts: Sequence[Part]) -> Iterator[str]:

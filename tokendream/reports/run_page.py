@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports import charts, media
+from tokendream.reports.page import facts, page
 from tokendream.reports.results import Folder
 from tokendream.runfolder import files
 
@@ -43,19 +44,9 @@ def write_pictures(
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run folder, whole or not at all. Raises a ValueError for a folder that is no run."""
     folder = Folder.read(run_dir)
-    title = f"{_short(folder)} · tokendream"
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{style()}</style><main>{''.join(_sections(folder))}</main></html>\n"
-    )
     path = run_dir / "report.html"
-    files.replace_text(path, page)
+    files.replace_text(path, page(_short(folder), _sections(folder)))
     return path
-
-
-def style() -> str:
-    """The style sheet that every page of ours carries."""
-    return (Path(__file__).parent / "style.css").read_text()
 
 
 def _sections(folder: Folder) -> Iterator[str]:
@@ -94,7 +85,7 @@ def _head(folder: Folder) -> str:
     epoch, steps = int(last.get("epoch", 0)), int(last.get("env_steps", 0))
     done = folder.final is not None
     state = "finished" if done else f"epoch {epoch} of {config.epochs}, running or cut"
-    facts = {
+    known = {
         "preset": config.preset,
         "seed": config.seed,
         "state": state,
@@ -102,10 +93,9 @@ def _head(folder: Folder) -> str:
         "training time": f"{last.get('seconds', 0) / 60:.1f} min",
         **{k: folder.facts[k] for k in ("device", "processor", "torch", "commit", "started") if folder.facts.get(k)},
     }
-    items = "".join(f"<li>{k} <b>{html.escape(str(v))}</b></li>" for k, v in facts.items())
     share = 100 * epoch / config.epochs
     return (
-        f'<h1>{html.escape(_short(folder))}</h1><ul class="facts">{items}</ul>'
+        f"<h1>{html.escape(_short(folder))}</h1>{facts(known)}"
         f'<div class="bar"><i style="width:{share:.1f}%"></i></div>{_tiles(folder)}'
     )
 

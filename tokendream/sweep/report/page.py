@@ -9,7 +9,7 @@ import numpy as np
 
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
-from tokendream.reports.run_page import style
+from tokendream.reports import page as frame
 from tokendream.sweep.report import charts
 from tokendream.sweep.report.results import Result, protocol_of
 from tokendream.sweep.report.summary import Row, Summary, curve
@@ -23,12 +23,7 @@ def page(summary: Summary) -> str:
     agents = summary.results.players if summary.games else summary.results.agents
     whose = "as published" if not agents else agents[0] if len(agents) == 1 else f"{len(agents)} agents"
     title = f"{'Atari 100K' if summary.games else 'Results'}: {whose}"
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(f'{title} · tokendream')}</title><style>{style()}</style>"
-        f"<main><h1>{html.escape(title)}</h1>"
-        f"{''.join(_sections(summary))}</main></html>\n"
-    )
+    return frame.page(title, [f"<h1>{html.escape(title)}</h1>", *_sections(summary)])
 
 
 def _sections(summary: Summary) -> Iterator[str]:
@@ -61,7 +56,7 @@ def _head(summary: Summary) -> Iterator[str]:
             "frame": f"{atari['env.size']} pixels",
             "sticky actions": f"{atari.get('evaluated sticky_actions', 0):g}",
         }
-    yield f'<ul class="facts">{"".join(f"<li>{k} <b>{html.escape(v)}</b></li>" for k, v in facts.items())}</ul>'
+    yield frame.facts(facts)
     if atari and atari["env_steps"] != published.ENV_STEPS:
         yield (
             f'<p class="soft">The published agents had {published.ENV_STEPS:,} env steps, these runs '
