@@ -143,7 +143,7 @@ def test_a_recording_is_written_and_opens_again(page):
       list.value = [...list.options].findIndex(o => o.text.startsWith('play-'));
       list.dispatchEvent(new Event('change')); })()""")
     page.until("document.body.dataset.mode === 'replay'")
-    page.until("!document.getElementById('tape').hidden && document.getElementById('seek').value > 1")
+    page.until("!document.getElementById('replay').hidden && document.getElementById('seek').value > 1")
     written = {path.suffix for path in page.server.player._recordings.iterdir()}
     assert written == {".mp4", ".safetensors", ".png"}
 
