@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
-from tokendream.agent.agent import Agent
+from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.agent.collect import Collector
 from tokendream.config.config import Config
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make
+from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
 from tokendream.runfolder import files
 from tokendream.runfolder.checkpoint import CheckpointError, Checkpoints
@@ -47,6 +49,39 @@ class Trained:
             raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {why}") from None
         agent.to(compute.device).eval()
         return Trained(config, agent, compute, epoch, names)
+
+    def envs(self, n: int = 1) -> Envs:
+        """`n` fresh environments under the evaluation protocol; whoever asked for them closes them."""
+        return make(self.config, n, evaluation=True)
+
+    def policy(self, seed: int = 0, temperature: float | None = None) -> AgentPolicy:
+        """The agent as a player with a memory of its own: frames `n 3 S S` and `first` in, actions out.
+
+        `temperature` is by default that of the run's evaluation.
+        """
+        if temperature is None:
+            temperature = self.config.evaluation.temperature
+        return AgentPolicy(self.agent, self.compute, temperature=temperature, seed=seed)
+
+    def steps(
+        self, seed: int = 0, temperature: float | None = None
+    ) -> Iterator[tuple[UInt8[np.ndarray, "3 S S"], int, float]]:
+        """A game under the evaluation protocol, one env step at a time: the frame seen, the action, its reward."""
+        envs, policy = self.envs(), self.policy(seed, temperature)
+        try:
+            frame, first, over = envs.reset([seed]), np.array([True]), False
+            while not over:
+                actions = policy(frame, first)
+                after = envs.step(actions)
+                yield frame[0], int(actions[0]), float(after.reward[0])
+                frame, first, over = after.frame, np.array([False]), bool(after.over[0])
+        finally:
+            envs.close()
+
+    def play_game(self, seed: int = 0, temperature: float | None = None) -> tuple[float, UInt8[np.ndarray, "T 3 S S"]]:
+        """A whole game: its score, and the frames that the agent saw."""
+        frames, _, rewards = zip(*self.steps(seed, temperature), strict=True)
+        return sum(rewards), np.stack(frames)
 
     def play(
         self,
