@@ -15,7 +15,7 @@ KERNELS := $(wildcard tokendream/kernels/cpu/*.cpp tokendream/kernels/cpu/*.h)
 TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py any_config.py long_runs.py slurm.py)
 TRAIN_FLAGS := $(PRESET) --env $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
-.PHONY: help train test test-fast torture lint format bench speed gpu-bench evidence controls clean distclean
+.PHONY: help train test test-fast wheel torture lint format bench speed gpu-bench evidence controls clean distclean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ lint: $(READY)  ## Style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
+
+wheel: $(READY)  ## Build the wheel, install it by itself and train with it outside the clone
+	scripts/check_wheel.sh $(BIN)/python
 
 torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (8 minutes on two quiet cores, and ten where there is SLURM)
 	TORTURE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TORTURES)

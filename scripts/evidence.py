@@ -6,8 +6,8 @@
     python scripts/evidence.py write                                    tables and curves from results/
 
 A cell that was cut goes on where it was; a finished one is only collected again. `write` rewrites what stands between
-the markers of README.md and docs/evidence.md, and draws docs/curves-DEVICE.png; the tests check that nothing else is
-claimed.
+the markers of README.md, docs/results.md and docs/evidence.md, and draws docs/curves-DEVICE.png; the tests check that
+nothing else is claimed.
 """
 
 from __future__ import annotations

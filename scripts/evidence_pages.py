@@ -1,4 +1,4 @@
-"""What the runs in results/ prove, as tables and curves for README.md and docs/evidence.md."""
+"""What the runs in results/ prove, as tables and curves for README.md, docs/results.md and docs/evidence.md."""
 
 from __future__ import annotations
 
@@ -111,19 +111,26 @@ def whole(device: str) -> list[list[Result]]:
     return [groups[key] for key in sorted(groups, key=lambda key: key[:3])]
 
 
-def table(device: str, page: Path, *, older: bool = True) -> str:
-    """A row a run, and for each game with several seeds a row for all of them; its links are relative to `page`.
+def summary(device: str) -> str:
+    """A row for each game that several seeds of a preset of today played."""
+    lines = ["| game, preset | seeds | mean | random player | human-normalised |", "|---|---|---|---|---|"]
+    for runs in whole(device):
+        if runs[0].preset == runs[0].config.preset and len(runs) > 1:
+            mean, chance, normalised = _means(runs)
+            shown = "" if normalised is None else f"{normalised:.3f}"
+            game = f"{runs[0].config.env_name}, {runs[0].preset}"
+            lines.append(f"| {game} | {len(runs)} | {mean:,.1f} | {chance:,.1f} | {shown} |")
+    return "\n".join(lines)
 
-    Without `older`, runs of presets that were changed since are left out.
-    """
+
+def table(device: str, page: Path) -> str:
+    """A row a run, and for each game with several seeds a row for all of them; its links are relative to `page`."""
     lines = [
         "| game, preset | seed | env steps | games | mean (95% interval) | random player (95% interval) | "
         "human-normalised | training |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for runs in whole(device):
-        if not older and runs[0].preset != runs[0].config.preset:
-            continue
         lines += [_row(run, os.path.relpath(run.path, page.parent)) for run in runs]
         if len(runs) > 1:
             lines.append(_together(runs))
@@ -181,11 +188,9 @@ def _row(run: Result, folder: str) -> str:
 def _together(runs: list[Result]) -> str:
     """The mean over seeds, with the interval from drawing the games of each again, and the one from drawing seeds."""
     game, finals = runs[0].config.env_name, [run.final for run in runs]
-    mean = math.fsum(final.mean for final in finals) / len(finals)
+    mean, chance, normalised = _means(runs)
     low, high = scores.mean_interval([final.mean for final in finals], np.random.default_rng(0))
     chances = [run.chance for run in runs]
-    chance = math.fsum(chance.mean for chance in chances) / len(chances)
-    normalised = scores.human_normalised(game, mean) if atari100k.benchmark_name(game) else None
     count = sum(run.above_chance for run in runs)
     return (
         f"| **{game}, {runs[0].preset}** | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "
@@ -193,6 +198,14 @@ def _together(runs: list[Result]) -> str:
         f"| {chance:,.1f} ({_over_games(chances)}); {count} of {len(runs)} seeds above it "
         f"| {'' if normalised is None else f'**{normalised:.3f}**'} | |"
     )
+
+
+def _means(runs: list[Result]) -> tuple[float, float, float | None]:
+    """Over the seeds of one game: the agent's mean, the random player's, and the former human-normalised."""
+    game = runs[0].config.env_name
+    mean, chance = (math.fsum(r.mean for r in results) / len(runs) for results in
+                    ([run.final for run in runs], [run.chance for run in runs]))  # fmt: skip
+    return mean, chance, scores.human_normalised(game, mean) if atari100k.benchmark_name(game) else None
 
 
 def _over_games(evaluations: list[Evaluation]) -> str:
@@ -253,10 +266,10 @@ def write_between(text: str, marker: str, body: str) -> str:
 
 def pages(device: str) -> dict[Path, str]:
     """The pages that carry a device's tables, as they should read."""
-    readme, evidence = ROOT / "README.md", ROOT / "docs" / "evidence.md"
-    body = write_between(evidence.read_text(), f"results {device}", table(device, evidence))
-    body = write_between(body, f"controls {device}", controls(device))
+    readme, runs, evidence = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "evidence.md"
+    body = write_between(evidence.read_text(), f"controls {device}", controls(device))
     return {
-        readme: write_between(readme.read_text(), f"results {device}", table(device, readme, older=False)),
+        readme: write_between(readme.read_text(), f"results {device}", summary(device)),
+        runs: write_between(runs.read_text(), f"results {device}", table(device, runs)),
         evidence: write_between(body, f"parts {device}", parts(device)),
     }
