@@ -265,12 +265,19 @@ def run_tests(compute: Compute) -> dict[str, Any]:
     if compute.device.type != "cuda":
         return {"outcome": "not run: they need a GPU"}
     # Files without such tests may import what the machine lacks.
-    files = [str(path) for path in sorted(TESTS.glob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    files = [str(path) for path in sorted(TESTS.glob("test_*.py")) if b"pytest.mark.gpu" in path.read_bytes()]
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--maxfail=20", *files]
     environ = {**os.environ, "GPU_TESTS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONUNBUFFERED": "1"}
     try:
         ran = subprocess.run(
-            command, cwd=TESTS.parent, env=environ, capture_output=True, text=True, timeout=TEST_SECONDS, check=False
+            command,
+            cwd=TESTS.parent,
+            env=environ,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TEST_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {"outcome": f"not finished in {TEST_SECONDS:g} s"}

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from tokendream.envs.atari import AtariEnvs, find_game
 from tokendream.envs.atari100k import ATARI_100K
-from tokendream.envs.gym import resize
+from tokendream.envs.resize import resize
 
 
 def emulator(game: str, *, seed: int = 0, noops: int = 0) -> ALEInterface:

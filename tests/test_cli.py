@@ -9,6 +9,7 @@ import pytest
 
 from tokendream.cli import commands, flags, main
 from tokendream.config.presets import CPU, REM
+from tokendream.runfolder import names
 
 
 def run(capsys, *argv):
@@ -43,6 +44,8 @@ def run(capsys, *argv):
         (["eval", "nowhere", "--temperature", "inf"], "temperature must be positive and finite, not inf"),
         (["play", "nowhere", "--temperature", "nan"], "temperature must be positive and finite, not nan"),
         (["dream", "nowhere", "--futures", "100000"], "futures must be in 0..256, not 100000"),
+        (["eval", "nowhere", "--seed", "9" * 20], "--seed must be at most 4611686018427387904, not 9999"),
+        (["train", "tiny", "--run-dir=~nobody-of-this-name/x"], "~nobody-of-this-name/x: Could not determine home"),
         (["train", "tiny", "--time-limit", "nan"], "--time-limit must be at least 0, not nan"),
         (["train", "tiny", "--run-dir", "/dev/null"], "/dev/null is no folder: name another --run-dir"),
         (["train", "tiny", "--run-dir", "/dev/null/run"], "/dev/null/run: Not a directory"),
@@ -58,6 +61,7 @@ def run(capsys, *argv):
 )
 def test_bad_input_gets_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(names, "HERE", str(tmp_path))
     code, _, err = run(capsys, *argv)
     assert code == 2
     assert err.count("\n") == 1, err

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tokendream.config.config import Config
 from tokendream.config.presets import TINY, vary
-from tokendream.envs.gym import resize
 from tokendream.envs.registry import make
+from tokendream.envs.resize import _coverage, resize
 from tokendream.envs.vector import EnvError, Envs
 
 IMAGE = spaces.Box(0, 255, (96, 128, 3), np.uint8)
@@ -129,7 +129,7 @@ def test_names_of_the_actions() -> None:
         spaces.Box(0, 255, (3, 64, 64), np.uint8),
         spaces.Box(0, 255, (64, 64), np.uint8),
         spaces.Discrete(7),
-        spaces.Dict({"view": IMAGE}),
+        spaces.Dict({"left": IMAGE, "right": IMAGE}),
     ],
 )
 def test_refuses_what_is_no_image(space: spaces.Space[Any]) -> None:
@@ -198,6 +198,20 @@ def test_resize_is_the_mean_of_the_area(height: int, width: int, size: int, seed
     mean = fine.reshape(size, height, size, width, 3).mean((1, 3))
     assert got.shape == (size, size, 3)
     assert np.abs(got - mean).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1080, 1920), (600, 800), (513, 64), (17000, 3), (1024, 1920), (512, 65)]
+)
+def test_large_images_are_the_mean_of_the_area_too(height: int, width: int) -> None:
+    """Whole rows are summed as integers there, which is only another way to count."""
+    image = np.random.default_rng(1).integers(256, size=(height, width, 3)).astype(np.uint8)
+    image[: height // 2] = 255  # the largest sums
+    down = _coverage(height, 64) @ image.reshape(height, width * 3).astype(np.float64)
+    mean = _coverage(width, 64) @ down.reshape(64, width, 3)
+    got = resize(image, 64)
+    assert np.abs(got - mean).max() <= 0.5 + 1e-6
+    assert (got != np.rint(mean)).mean() < 1e-3  # where a mean lies between two values
 
 
 def test_resize_keeps_what_fits() -> None:

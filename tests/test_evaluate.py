@@ -89,9 +89,9 @@ def test_playing_needs_no_torch() -> None:
 
 
 def test_evaluate_a_random_player() -> None:
-    def run(lanes: int) -> tuple[Evaluation, list[Game]]:
+    def run(together: int) -> tuple[Evaluation, list[Game]]:
         policy = random_policy(Discrete(3).random, np.random.default_rng(0))
-        return evaluate(TINY, policy, 30, 1, lanes=lanes, policy_name="random")
+        return evaluate(TINY, policy, 30, 1, together=together, policy_name="random")
 
     got, games = run(8)
     assert got == run(8)[0]

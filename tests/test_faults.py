@@ -30,7 +30,7 @@ from tokendream.nn.losses import Losses
 from tokendream.reports import media
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.metrics import read_metrics
-from tokendream.training import run as experiment
+from tokendream.training.results import Results
 from tokendream.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -221,7 +221,7 @@ def test_no_memory_at_the_start_and_in_a_run(tmp_path, capsys, monkeypatch, tall
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(experiment.Run, "_evaluate", full)
+    monkeypatch.setattr(Results, "_evaluate", full)
     said = stopped(tmp_path / "b", capsys)
     assert "out of memory in the evaluation" in said
     assert f"collect.capacity (1000) in {tmp_path / 'b' / 'config.json'}; epoch 4 and all" in said
@@ -285,7 +285,7 @@ def test_a_film_encoder_that_is_killed_costs_a_film(straight, tmp_path, capsys, 
     assert len(killed) >= 3
     out = capsys.readouterr().out
     assert "no films: " in out
-    assert "the report was not refreshed: " in out
+    assert "the report has no new film of a dream: " in out
     got = digest(tmp_path / "run")
     assert {k: got[k] for k in got if k != "files"} == {k: straight[k] for k in got if k != "files"}
     tally("film encoder killed", len(killed), 0, "the films are missing, the run is whole")

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "tokendream"
 
 FLOORS = [
-    ["errors", "stop"],
+    ["errors", "notice", "stop"],
     ["config", "nn", "kernels.cpu"],
     ["device", "spaces", "tokenizers", "envs"],
     ["data", "kernels"],
@@ -38,6 +38,8 @@ DISK = {
     "play.server",
     "training.run",
     "training.timing",
+    "training.results",
+    "cli.output",
 }
 """Rooms that may touch the disk."""
 

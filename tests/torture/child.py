@@ -19,14 +19,14 @@ PLACES = {
     "collect": ("tokendream.training.trainer", "Collector.step"),
     "update": ("tokendream.training.update", "apply"),
     "dream": ("tokendream.training.trainer", "dream_loss"),
-    "evaluation": ("tokendream.training.run", "AgentPolicy.__call__"),
+    "evaluation": ("tokendream.training.results", "AgentPolicy.__call__"),
     "checkpoint file": ("tokendream.runfolder.checkpoint", "write"),
     "checkpoint name": ("tokendream.runfolder.checkpoint", "sync"),
     "old checkpoint": ("tokendream.runfolder.checkpoint", "Checkpoints._prune"),
     "metrics line": ("tokendream.runfolder.metrics", "RunLog.append"),
     "restore": ("tokendream.training.trainer", "restore_optimiser"),
     "film": ("tokendream.reports.media", "enlarge"),
-    "report": ("tokendream.training.run", "write_report"),
+    "report": ("tokendream.training.results", "write_report"),
 }
 """Where a run can be cut: the function that is about to be called."""
 

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
@@ -16,7 +17,8 @@ import tyro
 from tokendream.cli.commands import Sweep, Train
 from tokendream.config.config import Config
 from tokendream.config.presets import preset
-from tokendream.errors import ConfigError, nearest, require
+from tokendream.config.ranges import LARGEST_SEED
+from tokendream.errors import ConfigError, nearest, one_line, require
 
 Options = TypeVar("Options")
 
@@ -104,7 +106,23 @@ def parse(kind: type[Options], argv: list[str], prog: str, default: Options | No
         require(value is None or value >= 0, f"--{name.replace('_', '-')}", "at least 0", value)
     temperature = getattr(options, "temperature", None)
     require(temperature is None or 0 < temperature < math.inf, "--temperature", "positive and finite", temperature)
-    return options
+    seed = getattr(options, "seed", 0)
+    require(seed <= LARGEST_SEED, "--seed", f"at most {LARGEST_SEED}", seed)
+    paths = {name: value for name, value in vars(options).items() if isinstance(value, Path | tuple)}
+    return dataclasses.replace(options, **{name: _absolute(value) for name, value in paths.items()})  # type: ignore[type-var]
+
+
+def _absolute(value: Any) -> Any:
+    """A path, or a tuple of them, from the root: an environment may change the working folder, and a shell leaves the
+    ~ in --out=~/x alone."""
+    if isinstance(value, tuple):
+        return tuple(map(_absolute, value))
+    if not isinstance(value, Path):
+        return value
+    try:
+        return value.expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{value}: {one_line(error)}") from None
 
 
 def _flags(kind: type[Any], prefix: str = "") -> Iterator[str]:

@@ -5,7 +5,7 @@ Whatever a user can get wrong ends in one line on stderr and exit code 2.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
 import signal
 import sys
@@ -15,12 +15,16 @@ from typing import NoReturn
 from tokendream import __version__
 from tokendream.cli.commands import COMMANDS, Sweep, Train
 from tokendream.cli.flags import parse, parse_sweep, parse_train
+from tokendream.cli.output import hold_descriptors, spare_streams
 from tokendream.config.presets import ABLATIONS, PRESETS
-from tokendream.errors import TokendreamError, nearest
+from tokendream.errors import TokendreamError, nearest, one_line
+from tokendream.stop import Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0 done, 2 bad input, 130 or 143 interrupted."""
+    """Run one command. Returns its exit code: 0 done, 2 bad input, 128 + a signal's number where one stopped it."""
+    if sys.platform == "win32":
+        return _complain("this runs on Linux (macOS is untested); on Windows use its subsystem for Linux, WSL")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
@@ -38,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before a run listens for it, a second one that would not wait, or nothing to save
         print("tokendream: interrupted", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        return _complain(f"not enough memory: {one_line(error)}")
     except (TokendreamError, OSError) as error:  # the rest are our bugs, which keep their traceback
         if os.environ.get("TOKENDREAM_DEBUG"):
             raise
@@ -67,14 +73,20 @@ def _complain(message: str) -> int:
 
 def entry() -> NoReturn:
     """What the console script runs."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # until a run listens for it
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise Terminated(128 + number)
+
+    signal.signal(signal.SIGTERM, terminate)  # until a run listens for it
+    with contextlib.suppress(OSError):  # the working folder may be gone
+        if (here := os.getcwd()) not in sys.path:  # for environments beside the user, as `python -m` finds them
+            sys.path.append(here)
+    hold_descriptors()
+    goes_on = sys.argv[1:2] in (["train"], ["sweep"])
+    streams = spare_streams(told=goes_on)
+    code = main()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # where a terminal lacks a letter, no run may end for a "±"
-    code = 141  # what a shell says of a process that had nobody to write to any more
-    try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # `tokendream --help | head`; leaving as usual would write, and complain, once more
-        os._exit(code)
+        stream.flush()
+    if code == 0 and not goes_on and any(isinstance(stream.lost, BrokenPipeError) for stream in streams):
+        code = 141  # what a shell says of a process that had nobody to write to any more
     sys.exit(code)

@@ -51,9 +51,9 @@ def find_game(name: str) -> tuple[str, str]:
 
 
 class AtariEnvs:
-    """`n` lanes of one Atari game.
+    """One Atari game, played `n` times in lockstep.
 
-    Uses ALE's partial resets with a seed per lane (ale-py 0.12.1; in 0.12.0 they wait for ever). A reset with a
+    Uses ALE's partial resets with a seed for each game (ale-py 0.12.1; in 0.12.0 they wait for ever). A reset with a
     seed loads the ROM anew, so that a game depends on its seed and its actions only.
     """
 
@@ -103,7 +103,7 @@ class AtariEnvs:
     def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
         check_seeds(seeds, self.n)
         mask = np.array([seed is not None for seed in seeds])
-        # ALE wants all lanes reset once before it resets some; the others stay over.
+        # ALE wants all games reset once before it resets some; the others stay over.
         ale_mask = mask if self._started else np.ones(self.n, bool)
         ale_seeds = np.array([(seed or 0) % SEEDS for seed, m in zip(seeds, ale_mask, strict=True) if m])
         if mask.any():
@@ -119,7 +119,7 @@ class AtariEnvs:
         if not self._started:
             raise EnvError("reset must come before the first step")
         frame, reward, terminated, truncated, info = self._open().step(actions.astype(np.int32))
-        # A lane that is over plays on inside ALE, which restarts it by itself; nothing of that is shown.
+        # A game that is over plays on inside ALE, which restarts it by itself; nothing of that is shown.
         live = ~self._over
         lives = info["lives"]
         # Zero lives are no lost life: some games show it for a moment before the game is over (Qbert), and where

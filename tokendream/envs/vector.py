@@ -1,6 +1,6 @@
 """What every environment looks like to the agent: `Envs`, several games played in lockstep, and `Transition`.
 
-Everything here is numpy: frames are uint8 in 0..255, one lane per game. Where the games come from is the
+Everything here is numpy: frames are uint8 in 0..255. Where the games come from is the
 business of `atari`, `gym` and `toy`; how a run chooses between them, of `make`.
 """
 
@@ -26,11 +26,11 @@ class SeedError(EnvError):
 
 @dataclass(frozen=True)
 class Transition:
-    """What one step caused, in every lane.
+    """What one step caused, in every environment.
 
-    `frame` follows the step; in a lane that is over it is the game's final frame. `end` is d_t: terminated, or a
+    `frame` follows the step; where the game is over it is its final frame. `end` is d_t: terminated, or a
     life lost where that counts; truncation is no end. `over` means that the game is finished (terminated or
-    truncated) and that the lane must be reset before it plays on.
+    truncated) and that the environment must be reset before it plays on.
     """
 
     frame: UInt8[np.ndarray, "n 3 S S"]
@@ -43,9 +43,9 @@ class Transition:
 class Envs(Protocol):
     """`n` games in lockstep, each reset explicitly with a seed of its own; nothing resets by itself.
 
-    `reset(seed)` followed by the same actions gives the same frames and rewards to the bit, whatever the other
-    lanes do and whatever was played before: resuming a run and filming a game replay actions. A lane that is over
-    or was never reset ignores its action: its frame stays, its reward is 0, `end` is False and `over` is True.
+    `reset(seed)` followed by the same actions gives the same frames and rewards to the bit, whatever the
+    others do and whatever was played before: resuming a run and filming a game replay actions. One that is over or
+    was never reset ignores its action: its frame stays, its reward is 0, `end` is False and `over` is True.
     """
 
     n: int
@@ -53,11 +53,11 @@ class Envs(Protocol):
     action_names: tuple[str, ...]
 
     def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
-        """Start a new game in the lanes whose seed is not None; returns the current frame of every lane."""
+        """Start a new game where the seed is not None; returns the current frame of every environment."""
         ...
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
-        """Act once in every lane."""
+        """Act once in every environment."""
         ...
 
     def close(self) -> None:
@@ -66,21 +66,21 @@ class Envs(Protocol):
 
 
 def check_seeds(seeds: Sequence[int | None], n: int) -> None:
-    """Raise EnvError unless there is one seed (a non-negative integer or None) per lane."""
+    """Raise EnvError unless there is one seed (a non-negative integer or None) for each environment."""
     if len(seeds) != n:
-        raise EnvError(f"expected {n} seeds, one per lane, not {len(seeds)}")
+        raise EnvError(f"expected {n} seeds, one for each environment, not {len(seeds)}")
     for seed in seeds:
         if seed is not None and seed < 0:
             raise EnvError(f"a seed must be non-negative or None, not {seed}")
 
 
 def check_actions(actions: Int[np.ndarray, " *_"], n: int, n_actions: int) -> None:
-    """Raise EnvError unless there is one action in 0..n_actions-1 per lane.
+    """Raise EnvError unless there is one action in 0..n_actions-1 for each environment.
 
     Cheap, and worth it: ALE's worker threads never answer a step with an invalid action, so a bad one would
     hang the run instead of failing.
     """
     if actions.shape != (n,):
-        raise EnvError(f"expected {n} actions, one per lane, not an array of shape {actions.shape}")
+        raise EnvError(f"expected {n} actions, one for each environment, not an array of shape {actions.shape}")
     if actions.min() < 0 or actions.max() >= n_actions:
         raise EnvError(f"actions must lie in 0..{n_actions - 1}, not {actions.tolist()}")

@@ -71,8 +71,9 @@ class _Watch:
     def call(self, what: str, call: Callable[[], T]) -> T:
         if threading.current_thread() is not threading.main_thread():
             return call()
-        if self._thread is None:
+        if self._thread is None or what == "reset":  # an environment may have taken the signal for itself
             signal.signal(signal.SIGALRM, _on_alarm)
+        if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"watch {self._name}", daemon=True)
             self._thread.start()
         self._what = what

@@ -17,6 +17,7 @@ import numpy as np
 from tokendream.config.config import Config
 from tokendream.envs import atari100k
 from tokendream.envs.registry import evaluation_protocol, make
+from tokendream.envs.vector import EnvError
 from tokendream.errors import TokendreamError, shorten
 from tokendream.evaluation import scores
 from tokendream.evaluation.games import Game, Policy, play_games
@@ -213,16 +214,23 @@ def evaluate(
     episodes: int,
     seed: int,
     *,
-    lanes: int = 16,
+    together: int = 16,
+    make_room: Callable[[], None] = lambda: None,
     temperature: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     **extra: Scalar,
 ) -> tuple[Evaluation, list[Game]]:
-    """Play `episodes` full games under `config`'s evaluation protocol, at most `lanes` at a time, and sum up.
+    """Play `episodes` full games under `config`'s evaluation protocol, `together` at a time, and sum up.
 
-    The games come back too, in the same order, for films: `replay_game(envs, games[evaluation.best])`.
+    Where so many environments cannot be made, `make_room` is called, which closes others, and one alone is tried:
+    some emulators exist once a process. The games come back too, in the same order, for films:
+    `replay_game(envs, games[evaluation.best])`.
     """
-    envs = make(config, max(1, min(lanes, episodes)), evaluation=True)
+    try:
+        envs = make(config, max(1, min(together, episodes)), evaluation=True)
+    except EnvError:
+        make_room()
+        envs = make(config, 1, evaluation=True)
     try:
         games = play_games(envs, policy, episodes, seed, progress=progress)
     finally:

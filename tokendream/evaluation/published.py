@@ -44,7 +44,7 @@ class Published:
 @functools.cache
 def agents() -> Mapping[str, Published]:
     """Every published agent by its name; REM last."""
-    found = json.loads(FILE.read_text())["agents"]
+    found = json.loads(FILE.read_text(encoding="utf-8"))["agents"]
     return {
         name: Published(name, a["paper"], a["source"], {g: tuple(map(float, a["runs"][g])) for g in ATARI_100K})
         for name, a in found.items()

@@ -40,8 +40,9 @@ def play(
     # One core stays free for the network, the browser and a training run: with both of two cores shared, side by side
     # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
     torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) - 1, torch.get_num_threads())))
+    # From the root: an environment may change the working folder.
+    folder = (recordings or Path("recordings") / run_dir.resolve().name).absolute()
     trained = Trained.load(run_dir, device)
-    folder = recordings or Path("recordings") / run_dir.resolve().name
     known = episodes(run_dir, folder, trained, _say)
     opened = library.open_recording(recording, trained) if recording else []
     hub = Hub()

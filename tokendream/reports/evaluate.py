@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tokendream.evaluation.games import Game, replay_game
 from tokendream.reports import media
 from tokendream.reports.display import display_for
 from tokendream.runfolder.load import Trained
+from tokendream.runfolder.names import quoted, shown
 
 FILM_STEPS = 1200
 """Steps of a game that its film shows; Atari games can last an hour."""
@@ -54,7 +54,7 @@ def evaluate_run(
     path = run_dir / "evaluation" / f"{episodes}-games-temperature-{temperature:g}-seed-{seed}.json"
     print(result.describe(), flush=True)  # before anything is written: a folder may be read-only, a disk full
     result.write(path)
-    print(f"scores of every game: {path}")
+    print(f"scores of every game: {shown(path)}")
     if with_films:
         write_films(config, result, games, run_dir, print)
     return 0
@@ -79,6 +79,6 @@ def write_films(
     except SeedError as error:
         say(f"no films: {error}")
     except OSError as error:
-        say(f"no films: {one_line(error)}; tokendream eval {shlex.quote(str(run_dir))} makes them")
+        say(f"no films: {one_line(error)}; tokendream eval {quoted(run_dir)} makes them")
     else:
-        say(f"films of the best and the median game: {films}")
+        say(f"films of the best and the median game: {shown(films)}")

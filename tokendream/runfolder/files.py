@@ -6,6 +6,7 @@ checks size and hash before anything is parsed, and turns whatever may be wrong 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,10 @@ from tokendream.errors import ConfigError, TokendreamError, one_line
 
 UNHASHED_LIMIT = 16 * 2**20
 """Most bytes read from a file of which no hash is known."""
+
+CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+"""What file systems say that cannot be asked to wait, for folders above all (CIFS, shares of virtual machines, FUSE):
+nothing more can be done there. Any other error means that the disk has not taken it."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,7 +57,7 @@ def write(path: Path, data: bytes) -> FileHash:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        _flush_to_disk(file.fileno())
     return FileHash(len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -66,13 +71,19 @@ def replace_text(path: Path, text: str) -> None:
 
 def sync(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
-    if os.name == "nt":  # folders cannot be opened there, and renames are logged by the file system
-        return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _flush_to_disk(handle)
     finally:
         os.close(handle)
+
+
+def _flush_to_disk(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT_FLUSH:
+            raise
 
 
 def make_folder(path: Path) -> None:
@@ -115,7 +126,7 @@ def read(path: Path, expected: FileHash | None = None, limit: int = UNHASHED_LIM
 
 def read_text(path: Path, limit: int = UNHASHED_LIMIT) -> str:
     """A text file of ours. Raises Damaged for what is no regular file or larger than the limit, 16 MiB."""
-    return read(path, limit=limit).decode(errors="replace")
+    return read(path, limit=limit).decode("utf-8", errors="replace")
 
 
 def refuse_links(folder: Path) -> None:

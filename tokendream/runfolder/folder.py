@@ -18,6 +18,7 @@ from tokendream.config.config import Config
 from tokendream.device import Compute, processor
 from tokendream.errors import ConfigError, NonFiniteError
 from tokendream.runfolder import files, lock
+from tokendream.runfolder.names import quoted, shown
 
 
 def free_name(config: Config) -> Path:
@@ -33,10 +34,10 @@ def check_free(run_dir: Path) -> None:
     The half of a config that a crash in the first instant of a run leaves behind counts as nothing.
     """
     if run_dir.exists() and not run_dir.is_dir():
-        raise ConfigError(f"{run_dir} is no folder: name another --run-dir")
+        raise ConfigError(f"{shown(run_dir)} is no folder: name another --run-dir")
     if run_dir.exists() and (names := {p.name for p in run_dir.iterdir()} - {"config.json.part"}):
-        advice = f"go on with --resume {run_dir} or " if "config.json" in names else ""
-        raise ConfigError(f"{run_dir} exists and is not empty: {advice}name another --run-dir")
+        advice = f"go on with --resume {quoted(run_dir)} or " if "config.json" in names else ""
+        raise ConfigError(f"{shown(run_dir)} exists and is not empty: {advice}name another --run-dir")
 
 
 def begin(run_dir: Path, config: Config, compute: Compute) -> None:
@@ -71,7 +72,7 @@ def moved(run_dir: Path, compute: Compute) -> dict[str, tuple[str, str]]:
 
 def locked(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
-    return lock.hold(run_dir, f"another process is training in {run_dir}")
+    return lock.hold(run_dir, f"another process is training in {shown(run_dir)}")
 
 
 def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:
@@ -112,6 +113,6 @@ def _commit() -> str:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10,
+            cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=10,
         ).stdout.strip()  # fmt: skip
     return ""

@@ -21,6 +21,8 @@ from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
 from tokendream.runfolder import files
 from tokendream.runfolder.checkpoint import CheckpointError, Checkpoints
+from tokendream.runfolder.names import shown
+from tokendream.runfolder.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,10 @@ class Trained:
         compute = Compute.of(config, device)
         epoch, snapshot = Checkpoints(run_dir).load(groups=("agent",))
         envs = make(config, 1, evaluation=True)
-        agent, names = Agent.from_config(config, envs.n_actions), envs.action_names
+        names = envs.action_names
         envs.close()
+        check_actions(config, len(names), snapshot)
+        agent = Agent.from_config(config, len(names))
         try:
             agent.load_state_dict(snapshot.tensors["agent"])
         except RuntimeError as error:
@@ -109,15 +113,22 @@ class Trained:
         return replay
 
 
+def check_actions(config: Config, n_actions: int, snapshot: Snapshot) -> None:
+    """Raise ConfigError if the environment has another number of actions than when the run was trained."""
+    actor = snapshot.tensors["agent"].get("actor_critic.actor.weight")
+    if actor is not None and actor.ndim == 2 and len(actor) != n_actions:
+        raise ConfigError(f"{config.env_name} has {n_actions} actions, but the run was trained with {len(actor)}")
+
+
 def read_config(run_dir: Path) -> Config:
     """The config of a run folder. Raises ConfigError saying what is wrong with the folder."""
     path = run_dir / "config.json"
     if not run_dir.is_dir():
-        raise ConfigError(f"there is no run folder {run_dir}")
+        raise ConfigError(f"there is no run folder {shown(run_dir)}")
     if not path.is_file():
-        raise ConfigError(f"{run_dir} is no run folder: it has no config.json")
+        raise ConfigError(f"{shown(run_dir)} is no run folder: it has no config.json")
     files.refuse_links(run_dir)
     try:
         return Config.from_json(files.read_text(path))
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{shown(path)}: {error}") from None

@@ -121,7 +121,7 @@ class RunLog:
     def append(self, record: Record) -> None:
         """One JSON line, flushed, and the same figures for TensorBoard."""
         self.records.append(record)
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
         self._draw(record)
         self._board.flush()

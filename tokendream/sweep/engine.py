@@ -96,7 +96,7 @@ class End:
             return f"killed by {name}" + (" (out of memory?)" if number == signal.SIGKILL else "")
         if self.errors is None:
             return "ended before it was finished; its log is where it was started"
-        lines = self.errors.read_text(errors="replace").splitlines() if self.errors.is_file() else []
+        lines = self.errors.read_text(encoding="utf-8", errors="replace").splitlines() if self.errors.is_file() else []
         said = [line.strip() for line in lines if line.strip() and not line.startswith(("srun: ", "slurmstepd: "))]
         ours = [line.removeprefix("tokendream: ") for line in said if line.startswith("tokendream: ")]
         line = (ours or said or ["ended without a word"])[-1]

@@ -75,7 +75,7 @@ class LocalEngine:
     def start(self, cell: Cell, slot: int) -> Job:
         home = new_home(self._folder, cell)
         errors = home / "run_log.err"
-        with (home / "run_log.out").open("w") as out, errors.open("w") as err:
+        with (home / "run_log.out").open("wb") as out, errors.open("wb") as err:
             process = subprocess.Popen(
                 self.command(cell, slot), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )

@@ -58,7 +58,7 @@ class Reader:
         if seen != self._seen:
             self._seen = seen
             try:
-                score = Evaluation.from_json(final.read_text()).mean if final.exists() else None
+                score = Evaluation.from_json(final.read_text(encoding="utf-8")).mean if final.exists() else None
                 self._progress = progress(self._cell.config, read_metrics(metrics), score)
             except (MetricsError, EvaluationError, OSError):
                 return self._progress

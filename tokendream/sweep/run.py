@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokendream.runfolder import lock
 from tokendream.runfolder.metrics import MetricsError, read_metrics
+from tokendream.runfolder.names import quoted
 from tokendream.stop import EXIT_CODES, StopRequest
 from tokendream.sweep.engine import Engine, Job, Refused
 from tokendream.sweep.plan import Cell, prepare
@@ -147,7 +148,7 @@ def sweep(cells: Sequence[Cell], folder: Path, engine: Engine, dashboard: Dashbo
         print(f"  {name}: {reason}")
     if done < len(cells):
         print(f"the same command goes on with what is left: {again}")
-    print(f"all of it on a page: tokendream report {folder}")
+    print(f"all of it on a page: tokendream report {quoted(folder)}")
     if stop.reason:
         return EXIT_CODES[stop.reason]
     return 1 if runs.failed else 0

@@ -123,7 +123,7 @@ class SlurmJob:
 
     def end(self) -> End:
         try:
-            code = int((self._home / "exit_code").read_text())
+            code = int((self._home / "exit_code").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             code = None
         word = self._last.state if self._last.state in ENDED else ""
@@ -154,7 +154,7 @@ class SlurmEngine:
     def start(self, cell: Cell, slot: int) -> Job:
         home = new_home(self._folder, cell)
         script = home / "job.sh"
-        script.write_text(self.script(cell, home))
+        script.write_text(self.script(cell, home), encoding="utf-8")
         try:
             said = call("sbatch", str(script))
         except SlurmError as error:

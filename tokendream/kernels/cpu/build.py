@@ -60,8 +60,10 @@ def _compiled() -> Path:
     # torch's own OpenMP: a second one would have a second pool of threads.
     openmp = [str(p) for p in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))[:1]]
     command = [compiler, *OPTIONS, *map(str, SOURCES), *openmp]
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    read = [path.read_text() for path in (*SOURCES, *HEADERS)]
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True
+    ).stdout
+    read = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
     name = (
         f"passes-{hashlib.sha256(chr(0).join([*command, version, _processor(), *read]).encode()).hexdigest()[:24]}.so"
     )
@@ -93,7 +95,14 @@ def _compile(command: list[str], path: Path) -> None:
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(descriptor)
     try:
-        subprocess.run([*command, "-o", unfinished], capture_output=True, text=True, timeout=300, check=True)
+        subprocess.run(
+            [*command, "-o", unfinished],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=300,
+            check=True,
+        )
         os.replace(unfinished, path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
@@ -107,7 +116,7 @@ def _folders() -> list[Path]:
 def _processor() -> str:
     """What `-march=native` depends on."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

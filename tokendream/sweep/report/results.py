@@ -31,7 +31,7 @@ NOT_THE_AGENT = {"preset", "seed", "device", "precision", "kernels", "capture", 
 them is the protocol, which must be equal anyway."""
 
 PER_RUN = {"seed", "epoch", "player", "device", "envs"}
-"""Parts of an evaluation's protocol that differ from run to run."""
+"""Parts of an evaluation's protocol that differ from run to run. Actions are drawn for `envs` games together."""
 
 
 class ResultError(TokendreamError):

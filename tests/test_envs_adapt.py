@@ -1,0 +1,286 @@
+"""Environments as people write them: what is meant is taken, what cannot be is refused in a line that helps."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from tokendream import notice
+from tokendream.config.presets import TINY, vary
+from tokendream.envs.registry import make
+from tokendream.envs.vector import EnvError, Envs
+from tokendream.stop import Terminated
+
+IMAGE = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+
+
+class Plain(gymnasium.Env[Any, Any]):
+    """Shows a grey that follows the steps, ends after four; the tests override what they are about."""
+
+    observation_space: spaces.Space[Any] = IMAGE
+    action_space: spaces.Space[Any] = spaces.Discrete(3)
+
+    def image(self) -> Any:
+        return np.full((64, 64, 3), 50 + self.t, np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.image(), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return self.image(), 1.0, self.t == 4, False, {}
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    notice.once.cache_clear()
+    yield
+    gymnasium.registry.pop("Written-v0", None)
+
+
+def made(n: int = 1, base: type[Plain] = Plain, **overridden: Any) -> Envs:
+    """Environments of `base` with these attributes."""
+    gymnasium.registry.pop("Written-v0", None)
+    kind = type("Written", (base,), overridden)
+    gymnasium.register("Written-v0", entry_point=kind, disable_env_checker=True)  # type: ignore[arg-type]
+    return make(vary(TINY, "env", id="Written-v0"), n, evaluation=False)
+
+
+def step_with(change: Callable[[list[Any]], Any]) -> Callable[[Plain, Any], Any]:
+    """A step whose five values are changed."""
+    return lambda self, action: change(list(Plain.step(self, action)))
+
+
+def fails(envs: Envs, steps: int = 1) -> str:
+    """The one line of the fault that comes within a reset and some steps."""
+    try:
+        envs.reset([0])
+        for _ in range(steps):
+            envs.step(np.array([0]))
+    except EnvError as error:
+        assert "\n" not in str(error)
+        return str(error)
+    return "nothing failed"
+
+
+def reset_without_seed(self: Plain) -> Any:
+    self.t = 0
+    return self.image(), {}
+
+
+@pytest.mark.parametrize(
+    ("overridden", "said"),
+    [
+        ({"reset": lambda self, **_: self.image(), "t": 0}, "step 0: reset must return (observation, info), but it "
+         "returned uint8 (64, 64, 3): Gymnasium's reset"),
+        ({"reset": reset_without_seed}, "step 0: reset failed: TypeError: "),
+        ({"step": step_with(lambda v: (v[0], v[1], v[2], v[4]))}, "step 1: step must return five values, but it "
+         "returned a tuple of 4: Gymnasium's reset"),
+        ({"step": step_with(lambda v: None)}, "step 1: step must return five values, but it returned NoneType"),
+    ],
+)  # fmt: skip
+def test_signatures_of_older_gym_are_named_with_what_wraps_them(overridden, said):
+    message = fails(made(**overridden))
+    assert message.startswith(f"Written-v0, {said}")
+    assert "shimmy's GymV21CompatibilityV0" in message
+
+
+@pytest.mark.parametrize("reward", [1.5, np.float32(1.5), np.array([1.5]), np.array([[1.5]]), np.array(1.5), [1.5]])
+def test_a_reward_is_any_number_or_an_array_of_one(reward):
+    envs = made(step=step_with(lambda v: (v[0], reward, *v[2:])))
+    envs.reset([0])
+    assert envs.step(np.array([0])).reward == 1.5
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (np.array([1.0, 2.0]), "expected a number as reward, but got array([1., 2.])"),
+        (None, "expected a number as reward, but got None"),
+        (np.array([]), "expected a number as reward, but got array([]"),
+        (-np.inf, "expected a finite reward, but got -inf"),
+        (1e39, "expected a finite reward, but got 1e+39"),  # in float32 it is not
+    ],
+)
+def test_other_rewards_are_refused(reward, said):
+    message = fails(made(step=step_with(lambda v: (v[0], reward, *v[2:]))))
+    assert message.startswith(f"Written-v0, step 1: {said}")
+
+
+def test_flags_may_be_arrays_of_one_and_nothing_longer():
+    envs = made(step=step_with(lambda v: (*v[:2], np.array([True]), np.array([False]), v[4])))
+    envs.reset([0])
+    assert envs.step(np.array([0])).end.tolist() == [True]
+    message = fails(made(step=step_with(lambda v: (*v[:3], np.array([True, False]), v[4]))))
+    assert message.startswith("Written-v0, step 1: expected true or false as truncated, but got array")
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3, start=5), spaces.Discrete(3)])
+def test_actions_are_what_the_space_samples(space):
+    seen = []
+
+    def step(self: Plain, action: Any) -> Any:
+        seen.append(action)
+        return Plain.step(self, action.item())
+
+    envs = made(action_space=space, step=step)
+    envs.reset([0])
+    envs.step(np.array([2]))
+    assert type(seen[0]) is type(space.sample())
+    assert seen[0] == space.start + 2
+
+
+@pytest.mark.parametrize(
+    ("space", "observe"),
+    [
+        (
+            spaces.Dict({"screen": IMAGE, "v": spaces.Box(0, 1, (1,))}),
+            lambda image: {"screen": image, "v": np.zeros(1)},
+        ),
+        (spaces.Dict({"view": IMAGE, "image": IMAGE}), lambda image: {"view": 0 * image, "image": image}),
+        (spaces.Dict({"a": spaces.Dict({"b": IMAGE})}), lambda image: {"a": {"b": image}}),
+        (spaces.Tuple((spaces.Discrete(2), IMAGE)), lambda image: (1, image)),
+    ],
+)
+def test_the_image_is_the_only_one_or_that_called_image(space, observe):
+    envs = made(observation_space=space, image=lambda self: observe(Plain.image(self)))
+    assert (envs.reset([0]) == 50).all()
+    assert (envs.step(np.array([0])).frame == 51).all()
+
+
+@pytest.mark.parametrize(
+    ("space", "helps"),
+    [
+        (spaces.Dict({"left": IMAGE, "right": IMAGE}), "2 images, left, right: call the one to be looked at 'image'"),
+        (spaces.Dict({"p": spaces.Box(0, 255, (3, 64, 64), np.uint8)}), "p is uint8 (3, 64, 64): gymnasium.wrappers."),
+        (spaces.Box(0, 1, (64, 64, 3), np.float32), "it is float32 (64, 64, 3): gymnasium.wrappers.Transf"),
+        (spaces.Box(-1, 1, (4,)), "gymnasium.wrappers.AddRenderObservation shows"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_refused_with_what_helps(space, helps):
+    with pytest.raises(EnvError, match="Written-v0: expected observations that are an RGB image") as caught:
+        made(observation_space=space)
+    assert helps in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "helps"),
+    [
+        (spaces.Box(-1, 1, (2,)), "gymnasium.wrappers.DiscretizeAction can"),
+        (spaces.MultiDiscrete([2, 3]), "gymnasium.wrappers.TransformAction can"),
+        (spaces.Discrete(10**9), "expected at most 65536 actions, but it has 1000000000"),
+    ],
+)
+def test_what_is_no_choice_is_refused_with_what_helps(space, helps):
+    with pytest.raises(EnvError) as caught:
+        made(action_space=space)
+    assert helps in str(caught.value)
+    wrapper = helps.split()[0].removeprefix("gymnasium.wrappers.")
+    assert wrapper == "expected" or hasattr(gymnasium.wrappers, wrapper)
+
+
+def cells(most: int) -> Any:
+    image = np.zeros((7, 7, 3), np.uint8)
+    image[3, 3] = (most, 1, 0)
+    return image
+
+
+def test_a_map_of_codes_is_not_taken_for_a_picture():
+    small = spaces.Box(0, 255, (7, 7, 3), np.uint8)
+    message = fails(made(observation_space=small, image=lambda self: cells(10)))
+    assert message.startswith("Written-v0, step 0: its observations are 7x7x3 with values up to 10, which are codes")
+    assert "RGBImgPartialObsWrapper" in message
+    made(observation_space=small, image=lambda self: cells(200)).reset([0])  # colours, though few pixels
+    with pytest.raises(EnvError, match="Written-v0: its observations are 64x64x3 with values up to 10, which"):
+        made(observation_space=spaces.Box(0, 10, (64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("grey", "lines"), [(9, 1), (0, 1), (90, 0)])
+def test_a_game_that_is_dark_to_its_end_is_flagged_once(grey, lines, capsys):
+    for _ in range(2):
+        envs = made(image=lambda self: np.full((64, 64, 3), grey, np.uint8))
+        for _ in range(2):
+            envs.reset([0])
+            while not envs.step(np.array([0])).over[0]:
+                pass
+    assert capsys.readouterr().err.count("Written-v0: no value of a frame reached 16 of 255") == lines
+
+
+def meanings_that_raise(self: Plain) -> list[str]:
+    raise AttributeError("'NoneType' object has no attribute 'getMinimalActionSet'")
+
+
+@pytest.mark.parametrize("meanings", [meanings_that_raise, lambda self: None, lambda self: ["ONE"], None])
+def test_names_of_actions_that_cannot_be_asked_for_are_numbers(meanings):
+    assert made(get_action_meanings=meanings).action_names == ("0", "1", "2")
+
+
+def close_that_raises(self: Plain) -> None:
+    raise AttributeError("'NoneType' object has no attribute 'finish'")
+
+
+def close_that_leaves(self: Plain) -> None:
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize("close", [close_that_raises, close_that_leaves, None])
+def test_a_close_that_fails_is_one_line(close, capsys):
+    for _ in range(2):
+        envs = made(n=2, close=close)
+        envs.close()
+        envs.close()
+    err = capsys.readouterr().err
+    assert err.startswith("tokendream: Written-v0: close ")
+    assert err.count("\n") == 1
+
+
+def leave(*_: Any, **__: Any) -> None:
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize(("name", "at"), [("step", "step 1"), ("reset", "step 0")])
+def test_an_environment_that_calls_sys_exit_is_a_fault_of_it(name, at):
+    assert fails(made(**{name: leave})) == f"Written-v0, {at}: {name} wanted to end the process: sys.exit(0)"
+
+
+def test_an_environment_that_calls_sys_exit_when_it_is_made():
+    with pytest.raises(EnvError, match="environment 'Written-v0' cannot be made: SystemExit: 0"):
+        made(__init__=leave)
+
+
+def test_sigterm_and_ctrl_c_are_not_taken_for_faults_of_the_environment():
+    def stop(error: BaseException) -> Callable[..., None]:
+        def raised(*_: Any) -> None:
+            raise error
+
+        return raised
+
+    for error in (Terminated(143), KeyboardInterrupt()):
+        envs = made(step=stop(error))
+        envs.reset([0])
+        with pytest.raises(type(error)):
+            envs.step(np.array([0]))
+
+
+def test_those_that_were_made_are_closed_where_one_more_cannot_be():
+    open_now = []
+
+    def __init__(self: Plain) -> None:
+        if open_now:
+            raise RuntimeError("only one emulator in a process")
+        open_now.append(self)
+
+    for _ in range(2):
+        with pytest.raises(EnvError, match="only one emulator"):
+            made(n=2, __init__=__init__, close=lambda self: open_now.clear())
+        assert not open_now
+
+
+def test_a_module_that_is_not_found_says_where_it_was_looked_for():
+    with pytest.raises(EnvError, match=r"No module named 'no_such'.* \(looked for in the working folder and on"):
+        make(vary(TINY, "env", id="no_such:Game-v0"), 1, evaluation=False)

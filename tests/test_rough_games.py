@@ -1,0 +1,215 @@
+"""Whole small runs of games that behave badly towards their process: nothing is lost, and one line is said."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from torture.runs import digest
+
+from tokendream import notice
+from tokendream.cli.main import main
+from tokendream.envs.gym import GymEnvs
+from tokendream.envs.pause import Pausable
+from tokendream.envs.toy import Catch
+from tokendream.evaluation.evaluation import Evaluation
+from tokendream.runfolder.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+FLAGS = ["tiny", "--collect.steps", "30", "--evaluation.every", "0", "--evaluation.episodes", "1"]
+FLAGS += ["--env-id", "Rough-v0"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    notice.once.cache_clear()
+    yield
+    gymnasium.registry.pop("Rough-v0", None)
+
+
+def rough(**overridden: Any) -> None:
+    """Catch with these attributes, under the id of FLAGS."""
+    gymnasium.registry.pop("Rough-v0", None)
+    kind = type("Rough", (Catch,), overridden)
+    gymnasium.register("Rough-v0", entry_point=kind, disable_env_checker=True)  # type: ignore[arg-type]
+
+
+def single() -> list[Any]:
+    """An emulator of which a process may have one, until it is closed; returns those that are open."""
+    made: list[Any] = []
+
+    def __init__(self: Catch) -> None:
+        if made:
+            raise RuntimeError("only one emulator in a process; close the other first")
+        made.append(self)
+        Catch.__init__(self)
+
+    rough(__init__=__init__, close=lambda self: made.clear())
+    return made
+
+
+def train(run_dir: Path, *flags: str) -> int:
+    return main(["train", *FLAGS, *flags, "--run-dir", str(run_dir)])
+
+
+def test_an_emulator_that_exists_once_a_process_trains_the_same_agent(tmp_path):
+    """Evaluations, in the middle too, close training's and play its open game again afterwards."""
+    flags = ["--epochs", "2", "--evaluation.every", "1", "--evaluation.episodes-during", "1"]
+    rough()
+    assert train(tmp_path / "many", *flags) == 0
+    made = single()
+    assert train(tmp_path / "one", *flags) == 0
+    assert not made
+    one, many = digest(tmp_path / "one"), digest(tmp_path / "many")
+    assert {part for part in ("agent", "replay", "state") if one[part] != many[part]} == set()
+    final = Evaluation.from_json((tmp_path / "one" / "evaluation" / "final.json").read_text())
+    assert final.protocol["envs"] == 1
+    assert (tmp_path / "one" / "films" / "best.mp4").is_file()
+    assert main(["eval", str(tmp_path / "one"), "--episodes", "2", "--no-films"]) == 0
+    assert not made
+
+
+def pausable() -> Pausable:
+    return Pausable(lambda: GymEnvs("Rough-v0", 1))
+
+
+def test_a_pause_in_the_middle_of_a_game_changes_nothing():
+    rough()
+    paused, straight = pausable(), pausable()
+    for envs in (paused, straight):
+        envs.reset([3])
+    for step in range(20):
+        if step in (0, 7, 8, 19):
+            paused.close()
+            paused.close()
+        got, expected = (envs.step(np.array([step % 3])) for envs in (paused, straight))
+        assert np.array_equal(got.frame, expected.frame)
+        assert got.reward == expected.reward
+    paused.close()
+    assert np.array_equal(paused.reset([4]), straight.reset([4]))
+
+
+def test_a_game_that_comes_out_differently_after_a_pause_ends_there(capsys):
+    luck = iter(range(100))
+    rough(reset=lambda self, **_: Catch.reset(self, seed=next(luck)))
+    envs = pausable()
+    envs.reset([0])
+    last = envs.step(np.array([0]))
+    envs.close()
+    cut = envs.step(np.array([0]))
+    assert cut.over.tolist() == [True]
+    assert cut.end.tolist() == [False]
+    assert cut.reward.tolist() == [0]
+    assert np.array_equal(cut.frame, last.frame)
+    assert "the open game came out differently when played again" in capsys.readouterr().err
+    envs.reset([0])
+    assert not envs.step(np.array([0])).over[0]
+
+
+def test_an_environment_that_changes_the_folder_moves_no_file(tmp_path, monkeypatch, capsys):
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def reset(self: Catch, **options: Any) -> Any:
+        os.chdir(away)
+        return Catch.reset(self, **options)
+
+    rough(reset=reset)
+    assert main(["train", *FLAGS, "--epochs", "1", "--run-dir=-run"]) == 0  # a name like an option, too
+    run = tmp_path / "-run"
+    assert (run / "checkpoints").is_dir()
+    assert (run / "report.html").is_file()
+    assert (run / "films" / "best.mp4").is_file()
+    os.chdir(tmp_path)
+    assert main(["eval", "./-run", "--episodes", "1"]) == 0
+    os.chdir(tmp_path)
+    assert main(["train", "--resume", "./-run"]) == 0
+    os.chdir(tmp_path)
+    assert main(["dream", "./-run", "--out", "d.png", "--at", "5", "--length", "4"]) == 0
+    assert (tmp_path / "d.png").is_file()
+    assert list(away.iterdir()) == []
+
+
+def test_an_environment_that_leaves_is_named_and_what_was_saved_stands(tmp_path, capsys):
+    steps = []
+
+    def step(self: Catch, action: Any) -> Any:
+        steps.append(action)
+        if len(steps) == 70:
+            raise SystemExit(0)
+        return Catch.step(self, action)
+
+    rough(step=step)
+    assert train(tmp_path / "a run", "--epochs", "4", "--checkpoint-every", "1") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "tokendream: Rough-v0, step 31: step wanted to end the process: sys.exit(0); epoch 2 and all before" in err
+    assert f"go on with: tokendream train --resume '{tmp_path / 'a run'}'" in err
+    assert main(["train", "--resume", str(tmp_path / "a run")]) == 0
+
+
+@pytest.mark.parametrize("taken", [signal.SIG_IGN, signal.SIG_DFL])
+@pytest.mark.parametrize("name", ["__init__", "reset"])
+def test_an_environment_that_takes_the_signals_is_stopped_all_the_same(name, taken, tmp_path, capsys):
+    steps = []
+
+    def take(self: Catch, *words: Any, **options: Any) -> Any:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, taken)
+        return getattr(Catch, name)(self, *words, **options)
+
+    def step(self: Catch, action: Any) -> Any:
+        steps.append(action)
+        if len(steps) == 40:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Catch.step(self, action)
+
+    rough(**{name: take, "step": step})
+    before = signal.getsignal(signal.SIGTERM)
+    assert train(tmp_path / "run", "--epochs", "4") == 138
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "stopped (SIGUSR1); go on with: tokendream train --resume " in capsys.readouterr().out
+    assert Checkpoints(tmp_path / "run").epochs() == [1]
+
+
+def test_a_fault_in_an_evaluation_costs_no_training(tmp_path, capsys):
+    made = []
+
+    def __init__(self: Catch) -> None:
+        made.append(self)
+        if len(made) > 2:
+            raise RuntimeError("no display")
+        Catch.__init__(self)
+
+    rough(__init__=__init__)
+    flags = ["--epochs", "2", "--evaluation.every", "1", "--evaluation.episodes-during", "1"]
+    assert train(tmp_path / "one", *flags) == 2
+    assert "no display; what was done of epoch 1 is saved" in capsys.readouterr().err
+    rough()
+    assert main(["train", "--resume", str(tmp_path / "one")]) == 0
+    assert train(tmp_path / "two", *flags) == 0
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_another_number_of_actions_is_said(tmp_path, capsys):
+    rough()
+    assert train(tmp_path / "run", "--epochs", "2", "--time-limit", "0") == 0
+    capsys.readouterr()
+
+    def __init__(self: Catch) -> None:
+        Catch.__init__(self)
+        self.action_space = spaces.Discrete(5)
+
+    rough(__init__=__init__)
+    for argv in (["eval", str(tmp_path / "run")], ["train", "--resume", str(tmp_path / "run")]):
+        assert main(argv) == 2
+        err = capsys.readouterr().err
+        assert err == "tokendream: Rough-v0 has 5 actions, but the run was trained with 3\n"

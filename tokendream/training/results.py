@@ -1,0 +1,130 @@
+"""What a run shows of itself: evaluations on the way and at the end, films, and the report, as they come due."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tokendream.agent.agent import Agent, AgentPolicy
+from tokendream.config.config import Config
+from tokendream.data.replay import ReplayBuffer
+from tokendream.device import Compute
+from tokendream.envs.pause import Pausable
+from tokendream.errors import one_line
+from tokendream.evaluation.evaluation import Evaluation, evaluate
+from tokendream.evaluation.games import Game, Policy, random_policy
+from tokendream.reports import pictures
+from tokendream.reports.display import Display, peak_memory
+from tokendream.reports.evaluate import write_films
+from tokendream.reports.run_page import write_pictures, write_report
+from tokendream.runfolder.metrics import Record
+from tokendream.runfolder.names import shown
+from tokendream.stop import StopRequest
+
+REPORT_EVERY = 120.0
+"""Seconds between two refreshes of the report while training."""
+
+FIRST_REPORT = 45.0
+"""Seconds until the first one: people want to look."""
+
+
+@dataclass
+class Results:
+    """The results of a run in `run_dir`, whose training plays in `envs`. Raises Stopped out of an evaluation."""
+
+    config: Config
+    run_dir: Path
+    compute: Compute
+    agent: Agent
+    replay: ReplayBuffer
+    envs: Pausable
+    display: Display
+    stop: StopRequest
+    _reported: float = field(default_factory=lambda: time.monotonic() - REPORT_EVERY + FIRST_REPORT)
+
+    def during(self, epoch: int) -> Record:
+        """The evaluation after an epoch, where one is due: its figures for the log."""
+        every = self.config.evaluation.every
+        if not every or epoch % every or epoch >= self.config.epochs:
+            return {}
+        result, _ = self._evaluate(self._policy(), self.config.evaluation.episodes_during, epoch)
+        result.write(self.run_dir / "evaluation" / f"epoch-{epoch:06d}.json")
+        low, high = result.interval
+        return {"evaluation/mean": result.mean, "evaluation/low": low, "evaluation/high": high}
+
+    def final(self) -> None:
+        """The final evaluation beside a random player's, films, and the report."""
+        path = self.run_dir / "evaluation" / "final.json"
+        if path.exists():
+            self.display.say(f"nothing left to train or evaluate: {shown(path)} is there")
+            return
+        self.envs.close()  # training is over, and some emulators exist once a process
+        self.report()
+        episodes, epochs = self.config.evaluation.episodes, self.config.epochs
+        random, _ = self._evaluate(self._random(), episodes, epochs, player="random")
+        random.write(path.with_name("random.json"))
+        result, games = self._evaluate(self._policy(), episodes, epochs)
+        self.display.say(f"random {random.describe()}")
+        self.display.say(f"agent  {result.describe()}")
+        write_films(self.config, result, games, self.run_dir, self.display.say)
+        result.write(path)
+        self.report()
+        self.display.say(f"peak memory of this process: {peak_memory() / 2**30:.2f} GiB")
+        if (page := self.run_dir / "report.html").is_file():
+            self.display.say(f"report: {shown(page)}")
+
+    def report_if_due(self) -> None:
+        """Refresh the report where the last one is old."""
+        if time.monotonic() - self._reported > REPORT_EVERY:
+            self.report()
+
+    def report(self) -> None:
+        """Refresh the report; what it could not show this time it may show the next."""
+        drawn = pictures.draw(self.agent, self.replay, self.config, self.compute)
+        try:
+            if drawn is not None:
+                write_pictures(self.run_dir, *drawn)
+        except OSError as error:
+            self.display.say(f"the report has no new film of a dream: {one_line(error)}")
+        try:
+            write_report(self.run_dir)
+        except OSError as error:
+            self.display.say(f"the report was not refreshed: {one_line(error)}")
+        self._reported = time.monotonic()
+
+    def _policy(self) -> Policy:
+        """The agent with the games' own seed, so that `tokendream eval` plays the same games again."""
+        temperature, seed = self.config.evaluation.temperature, self.config.seed
+        return AgentPolicy(self.agent, self.compute, temperature=temperature, seed=seed)
+
+    def _random(self) -> Policy:
+        return random_policy(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
+
+    def _evaluate(
+        self, policy: Policy, episodes: int, epoch: int, *, player: str = "agent"
+    ) -> tuple[Evaluation, list[Game]]:
+        return evaluate(
+            self.config,
+            self._asking(policy),
+            episodes,
+            self.config.seed,
+            make_room=self.envs.close,
+            temperature=self.config.evaluation.temperature if player == "agent" else None,
+            progress=lambda done, total: self.display.games("evaluation", done, total),
+            epoch=epoch,
+            env_steps=self.replay.total,
+            player=player,
+            device=self.compute.describe(),
+        )
+
+    def _asking(self, policy: Policy) -> Policy:
+        """The same policy, which leaves the game by an exception when the run is asked to stop."""
+
+        def act(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
+            self.stop.raise_if_set()
+            return policy(frame, first)
+
+        return act
