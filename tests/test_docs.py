@@ -1,4 +1,4 @@
-"""docs/paper.md against the tree: it may not name what is not there, nor a number that is not the preset's."""
+"""The pages against the tree: every link leads somewhere; docs/paper.md names only code and numbers that are there."""
 
 import ast
 import functools
@@ -65,3 +65,20 @@ def test_the_numbers_are_those_of_the_preset(field, value):
 
 def test_the_page_gives_the_numbers_of_every_phase():
     assert len(NUMBERS) > 40
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as a link names them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        if not path.startswith("http"):
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link

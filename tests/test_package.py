@@ -1,6 +1,11 @@
-"""A wheel holds what a checkout holds: every file of the package that git tracks, whatever its kind."""
+"""A wheel holds every file of the package that git tracks, and asks for all that the package imports."""
 
+import ast
+import re
 import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -31,3 +36,16 @@ def test_every_file_of_the_package_is_in_a_wheel(monkeypatch):
     kinds = {Path(path).suffix for path in tracked}
     assert {".py", ".cpp", ".h", ".css", ".js", ".html", ".safetensors"} <= kinds
     assert tracked - packaged() == set()
+
+
+def test_what_the_package_imports_is_a_dependency():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[<>=]", requirement)[0] for requirement in declared}
+    known = packages_distributions()
+    for path in (ROOT / "tokendream").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            imported = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                imported = [node.module]
+            for module in {name.split(".")[0] for name in imported} - {"tokendream"} - sys.stdlib_module_names:
+                assert {d.lower().replace("_", "-") for d in known.get(module, [module])} & names, f"{path}: {module}"
