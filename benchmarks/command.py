@@ -17,6 +17,7 @@ from benchmarks.page import PROCESSOR, WALL, Section, Text
 from tokendream.config.config import Config
 from tokendream.device import Compute, keep_freed_memory
 from tokendream.errors import ConfigError
+from tokendream.kernels.install import describe
 from tokendream.runfolder import files
 
 
@@ -26,7 +27,7 @@ def begin(
     """Where to measure. Raises ConfigError for whatever cannot be, before anything is timed."""
     compute = Compute.of(config, device)
     if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
-        raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {compute.describe()}")
+        raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {describe(compute)}")
     prepare("--out", out)
     prepare("--page", page)
     section.check(page)

@@ -11,8 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
-from tokendream.nn import passes
-
 COUNTED = {
     torch.ops.aten.baddbmm_: lambda added, a, b, *_, **__: bmm_flop(a, b),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -24,11 +22,11 @@ COUNTED = {
 
 
 def count(run: Callable[[], object]) -> tuple[int, int]:
-    """Floating-point operations and moved bytes of one call made of PyTorch's operators alone, without our kernels.
+    """Floating-point operations and moved bytes of one call made of PyTorch's operators alone.
 
-    The operations are the same with kernels, which these counters do not see; the bytes are what kernels save from.
+    These counters do not see what kernels do: call it where none are installed.
     """
-    with passes.plain(), Traffic() as traffic:
+    with Traffic() as traffic:
         flops = count_flops(run)
     return flops, traffic.bytes
 
@@ -38,7 +36,7 @@ def count_flops(run: Callable[[], object]) -> int:
 
     Attention is counted over all keys, masked or not.
     """
-    with passes.plain(), FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         run()
     return counter.get_total_flops()
 

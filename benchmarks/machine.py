@@ -20,6 +20,7 @@ import torch
 import tokendream
 from benchmarks.clock import best_of
 from tokendream.device import Compute, processor
+from tokendream.kernels.install import describe
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 """The names of the precisions in tables and JSON."""
@@ -83,7 +84,7 @@ def environment(compute: Compute) -> dict[str, Any]:
     """What a reader must know to compare figures."""
     facts: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": compute.describe(),
+        "device": describe(compute),
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

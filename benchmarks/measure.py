@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
@@ -42,6 +43,8 @@ class Work:
 
     label: Label
     run: Callable[[], object]
+    plain: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    """The context in which `run` is made of PyTorch's operators alone, to count them."""
 
     def named(self, name: str) -> Work:
         """The same under another name."""
@@ -101,7 +104,8 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
     counts, times, memory = [], [], []
     for work in works:
         began = time.perf_counter()
-        counts.append(count(work.run))
+        with work.plain():
+            counts.append(count(work.run))
         once = time.perf_counter() - began
         memory.append(0)
         if device.type == "cuda":

@@ -7,7 +7,8 @@ of work costs more or less for having learnt.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.dream import imagine
 from tokendream.errors import ConfigError
+from tokendream.kernels.install import install, uninstalled
 from tokendream.training import workload
 from tokendream.training.synthetic import ACTIONS
 
@@ -46,6 +48,7 @@ class Workload:
         self.config, self.device, self._replay, self._capture = config, device, replay, capture
         torch.manual_seed(0)
         self._agent = Agent.from_config(config, ACTIONS).to(device).eval()
+        install(self._agent, self._compute(torch.float32))
 
     def phase(self, name: str, batch: int, dtype: torch.dtype) -> Work:
         """`update()` of one of the trainer's phases, at another batch than the config's if need be.
@@ -54,7 +57,7 @@ class Workload:
         """
         compute = self._compute(dtype)
         update = workload.phase(name, batch, self.config, self._agent, self._replay, compute)
-        return Work(self._label(name, batch, dtype), update)
+        return self._work(self._label(name, batch, dtype), update)
 
     def dream(self, batch: int, dtype: torch.dtype, horizon: int, history: int = 1) -> Work:
         """Imagination alone, from `history` blocks in the world model's memory on: no burn-in, no gradient."""
@@ -63,7 +66,8 @@ class Workload:
         # Token by token, the last token of a frame is sampled and not taken through the layers.
         ahead = self.config.tokens_per_frame - (self.config.world_model.decoding == "token")
         tokens = batch * horizon * (self.config.block_length + ahead)
-        return Work(Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens), run)
+        label = Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens)
+        return self._work(label, run)
 
     def absorb(self, batch: int, dtype: torch.dtype, history: int = 1) -> Work:
         """A block into the world model's memory and nothing predicted: what a step token by token begins with."""
@@ -76,7 +80,7 @@ class Workload:
                 return self._absorbed(dream)
 
         tokens = batch * self.config.block_length
-        return Work(Label("absorb", dtype, batch, f"{batch} blocks", 0, batch, tokens), run)
+        return self._work(Label("absorb", dtype, batch, f"{batch} blocks", 0, batch, tokens), run)
 
     @torch.no_grad()
     def _start(self, batch: int, compute: Compute, history: int) -> imagine.Dream:
@@ -97,7 +101,7 @@ class Workload:
     def encode(self, batch: int, dtype: torch.dtype) -> Work:
         """Frames of the replay buffer to tokens."""
         label = Label("encode", dtype, batch, f"{batch} frames", batch, 0, batch * self.config.tokens_per_frame)
-        return Work(label, workload.encode(batch, self._agent, self._replay, self._compute(dtype)))
+        return self._work(label, workload.encode(batch, self._agent, self._replay, self._compute(dtype)))
 
     def policy(self, batch: int, dtype: torch.dtype) -> Work:
         """The choice of an action from a frame: encoder and controller."""
@@ -109,7 +113,10 @@ class Workload:
             with compute.autocast():
                 return self._agent.act(frame, memory, generator)
 
-        return Work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
+        return self._work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
+
+    def _work(self, label: Label, run: Callable[[], object]) -> Work:
+        return Work(label, run, functools.partial(uninstalled, self._agent))
 
     def _compute(self, dtype: torch.dtype) -> Compute:
         return Compute(self.device, dtype, self.config.kernels, self._capture, self.config.compile)

@@ -1,5 +1,6 @@
 """Every test runs with shapes and types checked: jaxtyping's annotations are enforced by beartype, here only."""
 
+import contextlib
 import os
 import time
 from typing import Any
@@ -16,14 +17,14 @@ HOOK = install_import_hook("tokendream", "beartype.beartype")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from torture.runs import digest, train  # noqa: E402
 from torture.tally import Tally, finish, merge  # noqa: E402
-
-from tokendream.kernels.cpu import build  # noqa: E402
 
 BEGAN = pytest.StashKey[float]()
 
-build.library()  # compiled here if it is nowhere yet: no test waits for it, and no process of one says so
+with contextlib.suppress(ModuleNotFoundError):  # `test_install` takes the kernels away
+    from tokendream.kernels.cpu import build
+
+    build.library()  # compiled here if it is nowhere yet: no test waits for it, and no process of one says so
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,8 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The hashes of the run of `torture.runs.FLAGS` when nothing happens to it."""
+    from torture.runs import digest, train
+
     run_dir = tmp_path_factory.mktemp("straight") / "run"
     ended = train(run_dir)
     assert ended.code == 0, ended.err

@@ -24,7 +24,7 @@ from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 from tokendream.nn.lpips import LPIPS
-from tokendream.nn.retention import fold
+from tokendream.nn.retention import decay_scaling
 from tokendream.training.trainer import Trainer
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
@@ -171,9 +171,9 @@ def test_the_command_line_refuses_before_any_work(name, tmp_path, capsys, monkey
 
 
 def test_the_longest_block_is_that_of_retention():
-    fold(torch.ones(1), LONGEST_BLOCK)
+    decay_scaling(torch.ones(1), LONGEST_BLOCK)
     with pytest.raises(ValueError, match="at most"):
-        fold(torch.ones(1), LONGEST_BLOCK + 1)
+        decay_scaling(torch.ones(1), LONGEST_BLOCK + 1)
 
 
 def test_the_smallest_frames_are_those_of_the_networks():

@@ -61,7 +61,7 @@ def test_an_update_neither_waits_nor_crosses_the_bus(name, dtype, build):
             inputs = drawn(trainer, part)
             assert {x.device.type for x in inputs} == {TYPE}
             crossings.found.clear()
-            losses, norm = trainer._updates[part](*inputs)
+            losses, norm = trainer._captured[part](*inputs)
             assert crossings.found == []
             figures = {**losses.figures(), "norm": norm}
             assert {name: x.device.type for name, x in figures.items()} == dict.fromkeys(figures, TYPE)
@@ -89,7 +89,7 @@ def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus(build):
         memory = agent.actor_critic.initial_state(1)
         frame = trainer.replay.frames(np.arange(2))[:1]
         crossings.found.clear()
-        chosen, h, c = trainer._collector.policy(frame, memory.h, memory.c)
+        chosen, h, c = trainer._collector._choose(frame, memory.h, memory.c)
         assert crossings.found == []
         assert {x.device.type for x in (chosen, h, c)} == {TYPE}
 
@@ -120,7 +120,7 @@ def test_what_waits_or_crosses_in_a_loss_is_found(kind, build, monkeypatch):
         inputs = drawn(trainer, "world_model")
         crossings.found.clear()
         try:
-            trainer._updates["world_model"](*inputs)
+            trainer._captured["world_model"](*inputs)
         except Exception as error:
             assert type(error).__name__ in (
                 "DataDependentOutputException",

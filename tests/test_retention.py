@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tokendream.nn import retention as R
+from tokendream.nn.rotary import rotate, rotation
 
 B, H, L, D = 2, 4, 35, 8
 
@@ -65,7 +66,7 @@ def test_all_forms_agree_in_outputs_states_and_gradients(qkv, gamma, cuts):
 def test_block_states_are_the_states_between_chunks(qkv, gamma):
     q, k, v = qkv
     blocks, length = 5, 7
-    _, growth = R.fold(gamma, length)
+    _, growth = R.decay_scaling(gamma, length)
     split = [x.view(B, H, blocks, length, D).permute(2, 0, 1, 3, 4) for x in (k, v)]
     states = R.block_states(split[0] * growth[:, :, None], split[1], gamma, empty())
     for t in range(blocks):
@@ -104,10 +105,10 @@ def test_rotation_turns_pairs_and_depends_on_distance_only():
     q, k = torch.randn(2, 16, dtype=torch.float64)
     score = {}
     for n, m in ((3, 1), (1_000_003, 1_000_001)):
-        table = R.rotation(torch.tensor([n, m]), 16)
-        score[n] = R.rotate(q, table[0]) @ R.rotate(k, table[1])
+        table = rotation(torch.tensor([n, m]), 16)
+        score[n] = rotate(q, table[0]) @ rotate(k, table[1])
     assert torch.allclose(score[3], score[1_000_003], atol=1e-9)
-    turned = R.rotate(torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64), R.rotation(torch.tensor(1), 4))
+    turned = rotate(torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64), rotation(torch.tensor(1), 4))
     slow = torch.tensor(1e-4, dtype=torch.float64)
     one = torch.tensor(1.0, dtype=torch.float64)
     assert torch.allclose(turned, torch.stack((one.cos(), one.sin(), -slow.sin(), slow.cos())))
@@ -115,6 +116,6 @@ def test_rotation_turns_pairs_and_depends_on_distance_only():
 
 def test_an_overlong_chunk_is_refused(gamma):
     with pytest.raises(ValueError, match="at most 768"):
-        R.fold(gamma, 769)
-    _, growth = R.fold(gamma, 768)
+        R.decay_scaling(gamma, 769)
+    _, growth = R.decay_scaling(gamma, 768)
     assert growth.to(torch.bfloat16).isfinite().all()

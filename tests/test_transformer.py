@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tokendream.nn.retention import rotate, rotation
+from tokendream.nn.rotary import rotate, rotation
 from tokendream.nn.transformer import Transformer
 
 B, L, D, HEADS = 2, 9, 32, 4

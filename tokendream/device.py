@@ -8,7 +8,6 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from torch import Tensor
 from tokendream.config.config import Config
 from tokendream.config.parts import Precision
 from tokendream.errors import ConfigError
-from tokendream.kernels.cpu import build
-from tokendream.nn import passes
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,11 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     kernels: bool = True
-    """Whether a CPU may use the compiled passes (`nn.passes`)."""
+    """Whether a CPU may use the fused ops (`kernels.cpu`)."""
     capture: bool = True
-    """Whether a GPU replays each update as one captured graph (see `capture`); a CPU has none."""
+    """Whether a GPU replays each update as one captured graph (`kernels.cuda_graph`); a CPU has none."""
     compile: bool = False
-    """Whether updates compute with the passes that torch.compile makes (`nn.passes.compiled`)."""
+    """Whether torch.compile makes fused ops of the layers (`kernels.compiled`)."""
     deterministic: bool = False
     """Whether the same seed gives the same run to the bit on a GPU; on a CPU it does so anyway."""
 
@@ -82,20 +79,9 @@ class Compute:
             deterministic=config.deterministic,
         )
 
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
+    def autocast(self) -> torch.autocast:
         """The context in which every forward pass runs."""
-        with (
-            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16),
-            passes.kernels(self.kernels),
-        ):
-            yield
-
-    @contextlib.contextmanager
-    def updating(self) -> Iterator[None]:
-        """`autocast`, for an update: whose shapes stay the same from one to the next."""
-        with self.autocast(), passes.compiled() if self.compile else contextlib.nullcontext():
-            yield
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
     @contextlib.contextmanager
     def searching(self) -> Iterator[None]:
@@ -112,24 +98,26 @@ class Compute:
             torch.backends.cudnn.benchmark = before
 
     def describe(self) -> str:
-        """Device and precision for people."""
+        """Device and precision for people; `kernels.install.describe` says what computes on it, too."""
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:
             name = f"CPU, {torch.get_num_threads()} threads"
-        said = f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'float32'}"
-        if self.device.type == "cpu" and self.kernels:
-            said += ", own kernels" if (missing := build.why_not()) is None else f", no kernels ({missing})"
-        return f"{said}, updates by torch.compile" if self.compile else said
+        return f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'float32'}"
 
 
 def processor() -> str:
     """The processor's name, as Linux has it; elsewhere what Python knows of it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor, by its names (`model name`, `flags`); nothing elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def put(array: np.ndarray, device: torch.device) -> Tensor:

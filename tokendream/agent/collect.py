@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,6 @@ from tokendream.config.parts import CollectConfig
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.vector import Envs
-from tokendream.kernels.cuda_graph import Captured
 
 
 def game_seed(run_seed: int, game: int) -> int:
@@ -50,13 +49,13 @@ class Collector:
         *,
         seed: int,
         generator: torch.Generator,
+        capture: Callable[[Callable], Callable] = lambda run: run,
     ) -> None:
         if envs.n != 1:
             raise ValueError(f"collection plays one environment, not {envs.n}")
         self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
         self._config, self._seed, self._generator = config, seed, generator
-        self.policy = Captured(self._act, compute, [generator], "the policy")
-        """One choice of an action, from a frame and the memory's two vectors."""
+        self._choose = capture(self._act)
         self._game = -1
         self._memory: PolicyState | None = None
         self._frame: UInt8[np.ndarray, "1 3 S S"]
@@ -68,7 +67,7 @@ class Collector:
         """One env step. Returns the score of the game if it is over, else None."""
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(1)
-        chosen, h, c = self.policy(torch.from_numpy(self._frame), self._memory.h, self._memory.c)
+        chosen, h, c = self._choose(torch.from_numpy(self._frame), self._memory.h, self._memory.c)
         self._memory = PolicyState(h, c)
         actions = self._agent.actor_critic.actions.to_env(chosen)  # the one wait of a step
         action = int(actions[0])
@@ -87,6 +86,8 @@ class Collector:
         return score
 
     def _act(self, frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """One choice of an action, from a frame and the memory's two vectors; a GPU may replay it (`capture`)."""
+        frame = frame.to(self._compute.device)
         with self._compute.autocast():
             action, memory = self._agent.act(
                 frame, PolicyState(h, c), self._generator,

@@ -20,7 +20,7 @@ from tokendream.nn.backbone import Backbone, State
 from tokendream.nn.losses import Losses
 from tokendream.nn.precision import raised
 from tokendream.nn.retnet import RetNet
-from tokendream.nn.sampling import sample
+from tokendream.nn.sampling import Sampler, sample
 from tokendream.nn.transformer import Transformer
 from tokendream.spaces.observations import Block
 
@@ -75,6 +75,7 @@ class WorldModel(nn.Module):
         self.reward = _head(D, 3)
         self.end = _head(D, 2)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
+        self.draw_tokens = Sampler()
 
     def initial_state(self, batch: int) -> State:
         """No past."""
@@ -124,7 +125,7 @@ class WorldModel(nn.Module):
         """
         if self.config.decoding == "pop":
             prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
-            frame = sample(prediction.next_frame[:, 0], generator, temperature=self.config.token_temperature)
+            frame = self.draw_tokens(prediction.next_frame[:, 0], generator, temperature=self.config.token_temperature)
         else:
             blocks = self._blocks(codes[:, None], tokens[:, None], action[:, None])
             y, state = self.backbone.absorb(blocks, state, tail=1)
@@ -150,7 +151,7 @@ class WorldModel(nn.Module):
                 token = frame[-1][:, None]
                 y, state = self.backbone.step(self._embedded(embed(token), token)[:, 0], state)
             logits.append(self._next_frame(y, before[:, k]))
-            frame.append(sample(logits[-1], generator, temperature=self.config.token_temperature))
+            frame.append(self.draw_tokens(logits[-1], generator, temperature=self.config.token_temperature))
         return torch.stack(frame, dim=1), torch.stack(logits, dim=1)
 
     def loss(self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:

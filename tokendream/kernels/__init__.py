@@ -1,1 +1,1 @@
-"""The same arithmetic, faster: C++ for CPUs, captured updates for GPUs."""
+"""The same arithmetic, faster: fused ops for CPUs, torch.compile, captured updates for GPUs. `install` puts them in."""

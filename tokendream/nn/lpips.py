@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokendream.errors import TokendreamError
-from tokendream.nn import passes
 from tokendream.nn.frozen import FrozenConv
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -105,8 +104,23 @@ class LPIPS(nn.Module):
         bf16 features are fine, bf16 differences of unit vectors are not: near equality nothing but rounding is left.
         """
         heads = (self.get_buffer(f"head{i}") for i in range(len(a)))
-        distances = [passes.unit_distance(*taps) for taps in zip(a, b, heads, strict=True)]
+        distances = [self.unit_distance(*taps) for taps in zip(a, b, heads, strict=True)]
         return torch.stack(distances).sum(0)
+
+    def unit_distance(
+        self, a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], weight: Float[Tensor, " C"]
+    ) -> Float[Tensor, " B"]:
+        """Mean over pixels of Σ_c w_c (a_c / |a| - b_c / |b|)², in float32 or better.
+
+        ε is 1e-20 inside the roots of the norms: outside of them, a pixel whose channels are all zero (a black area
+        behind dead relus) has the gradient 0/0, which only the mask of that relu happens to hide. A product and a
+        sum, not a 1x1 convolution or einsum: autocast would turn those into bf16.
+        """
+        unit_a, unit_b = (
+            x * (x.square().sum(1, keepdim=True) + 1e-20).rsqrt()
+            for x in (f.to(torch.promote_types(f.dtype, torch.float32)) for f in (a, b))
+        )
+        return ((unit_a - unit_b) ** 2 * weight.view(-1, 1, 1)).sum(1).mean((1, 2))
 
     def forward(self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
         """d(a, b) of images in [-1, 1]; `a` is the reference and gets no gradient."""

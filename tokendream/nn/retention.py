@@ -1,17 +1,17 @@
-"""Retention as pure functions: decay, rotation, its three equal forms, and the pair that POP is made of.
+"""Retention as pure functions: decay, its three equal forms, and the form of POP.
 
 Per head with decay γ, `S_n = γ S_{n-1} + k_n v_nᵀ` and `y_n = q_nᵀ S_n`. Throughout, q and k are already rotated
-and k is already scaled by d^(-1/2). Nothing here knows layers, blocks of tokens or parameters.
-Source: Retentive Network (arXiv 2307.08621), section 2; decays and angles as in REM (arXiv 2402.05643).
+and k is already scaled by d^(-1/2). Nothing here knows layers or parameters.
+Source: Retentive Network (arXiv 2307.08621), section 2; decays as in REM (arXiv 2402.05643).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -22,48 +22,6 @@ def decay_rates(n_heads: int) -> Float[Tensor, " H"]:
     .9688 .9876 .9951 .9980 for H = 4. bf16 would round three of the four to 1.
     """
     return 1 - torch.linspace(math.log(1 / 32), math.log(1 / 512), n_heads, dtype=torch.float64).exp()
-
-
-def rotation(position: Int[Tensor, "*L"], width: int) -> Complex[Tensor, "*L e"]:
-    """e^(i n θ) for absolute positions n, with θ = 10000^(-linspace(0, 1, d/2)) and e = d/2, in complex128.
-
-    Not in single precision: there the fastest angle is off by 0.06 rad after a million tokens of play.
-    """
-    exponent = torch.linspace(0, 1, width // 2, dtype=torch.float64, device=position.device)
-    angle = position.to(torch.float64)[..., None] * 10000.0**-exponent
-    return torch.polar(torch.ones_like(angle), angle)
-
-
-class Turns(NamedTuple):
-    """What turns the heads of N blocks: a rotation of each pair of features, times a factor, for every place."""
-
-    pairs: Complex[Tensor, "N H L e"]
-    planes: Float[Tensor, "N H L 2 e"]
-    """Their real and imaginary parts side by side, as kernels read them."""
-
-    @staticmethod
-    def of(pairs: Complex[Tensor, "N H L e"]) -> Turns:
-        """From complex numbers."""
-        return Turns(pairs, torch.stack((pairs.real, pairs.imag), dim=-2))
-
-
-def rotate(x: Float[Tensor, "*B d"], table: Complex[Tensor, "*#B e"]) -> Float[Tensor, "*B d"]:
-    """Rotate the consecutive pairs (x_0, x_1), (x_2, x_3), ... by `table`, in its precision; the result is contiguous.
-
-    A pair is a complex number, so a table times a factor rotates and scales in one pass. As one complex product this
-    took 1.5 ms for 144 x 65 tokens of bf16 on two cores, as products of the strided halves with cos and sin 6.3 ms.
-    """
-    exact = x.to(table.dtype.to_real(), memory_format=torch.contiguous_format)
-    pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
-
-
-def rotate_planes(x: Float[Tensor, "*B d"], planes: Float[Tensor, "*#B 2 e"]) -> Float[Tensor, "*B d"]:
-    """`rotate` in real numbers, by the table's real and imaginary parts: as many operators, for a compiler to fuse."""
-    real, imaginary = planes.unbind(-2)
-    a, b = x.to(planes.dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((a * real - b * imaginary, a * imaginary + b * real), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
 
 
 def parallel(
@@ -95,10 +53,10 @@ def recurrent(
     return torch.stack(y, dim=2).to(q.dtype), S
 
 
-def fold(gamma: Float[Tensor, " H"], length: int) -> tuple[Float[Tensor, "H L"], Float[Tensor, "H L"]]:
+def decay_scaling(gamma: Float[Tensor, " H"], length: int) -> tuple[Float[Tensor, "H L"], Float[Tensor, "H L"]]:
     """Factors γ^n for the queries and γ^(-n) for the keys of a chunk of L tokens, n = 1..L, in float64.
 
-    With them folded into q and k, neither the decay between two tokens of the chunk, γ^(n-m) = γ^n γ^(-m), nor that
+    With q and k scaled by them, neither the decay between two tokens of the chunk, γ^(n-m) = γ^n γ^(-m), nor that
     since the entering state, γ^n, costs a pass over the scores or the states. The largest factor is 1.03^L for four
     heads: 8 in a block of 65 tokens, 3,500 in one of 257, 4e10 at the bound of 768, all within the range of bf16;
     beyond, ValueError.
@@ -116,7 +74,7 @@ def attend(
     v: Float[Tensor, "B H L d"],
     S: Float[Tensor, "B H d d"],
 ) -> Float[Tensor, "B H Q d"]:
-    """Outputs of the last Q tokens of a chunk that enters with state S; q and k folded (see `fold`).
+    """Outputs of the last Q tokens of a chunk that enters with state S; q and k scaled by `decay_scaling`.
 
     y_n = Σ_{m<=n} (q̃_n · k̃_m) v_m + q̃_nᵀ S
     """
@@ -136,7 +94,7 @@ def absorb(
     gamma: Float[Tensor, " H"],
     S: Float[Tensor, "B H d d"],
 ) -> Float[Tensor, "B H d d"]:
-    """The state after one chunk that enters with S; k folded: γ^L (S + Σ_m k̃_m v_mᵀ)."""
+    """The state after one chunk that enters with S; k scaled: γ^L (S + Σ_m k̃_m v_mᵀ)."""
     return block_states(k[None], v[None], gamma, S)[0]
 
 
@@ -146,9 +104,9 @@ def block_states(
     gamma: Float[Tensor, " H"],
     S: Float[Tensor, "B H d d"],
 ) -> Float[Tensor, "T B H d d"]:
-    """The state after EVERY one of T consecutive blocks of L tokens; k folded within its block.
+    """The state after EVERY one of T consecutive blocks of L tokens; k scaled within its block.
 
-    Sums run in S's precision (float32 under autocast): in bf16 the slowest head would forget to forget.
+    Sums run in S's precision (float32 under autocast): in bf16 the slowest head's decay rounds to 1.
     """
     return _recur(k, v, gamma.double() ** k.shape[3], S)
 
@@ -174,7 +132,7 @@ def pop(
     """Outputs of T blocks, then of the predictions after those that `predict` selects, and the state after the last.
 
     Time first: G = (T + P) B. Block t enters with the state after the one before it; a prediction enters with the
-    state after its block, and what it adds to that is dropped. q and k folded within their blocks.
+    state after its block, and what it adds to that is dropped. q and k scaled by `decay_scaling` within their blocks.
     """
     first, last, _ = predict.indices(blocks)
     return _Pop.apply(q, k, v, gamma.double() ** q.shape[2], S, blocks, first, max(first, last))
@@ -230,7 +188,7 @@ def chunkwise(
     gamma: Float[Tensor, " H"],
     S: Float[Tensor, "B H d d"],
 ) -> tuple[Float[Tensor, "B H L d"], Float[Tensor, "B H d d"]]:
-    """The chunkwise form: parallel inside the chunk, the state carried in and out. q and k are not folded."""
-    decay, growth = (f[:, :, None].to(q.dtype) for f in fold(gamma, q.shape[2]))
+    """The chunkwise form: parallel inside the chunk, the state carried in and out. q and k are not scaled yet."""
+    decay, growth = (f[:, :, None].to(q.dtype) for f in decay_scaling(gamma, q.shape[2]))
     q, k = q * decay, k * growth
     return attend(q, k, v, S), absorb(k, v, gamma, S)

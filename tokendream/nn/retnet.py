@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from tokendream.nn import passes, retention
-from tokendream.nn.retention import Turns
+from tokendream.nn import retention
+from tokendream.nn.rotary import Rotary, rotate_blocks, rotation
 
-Retention = Callable[[Tensor, Tensor, Tensor], Tensor]
+Form = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Any]]
+"""One of retention's forms with the state it enters with: (q, k, v), each `G H L d`, to outputs and the state after."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,19 @@ class RetNetLayer(nn.Module):
 
         x += out(swish(gate(x̂)) ∘ GroupNorm_H(retention(x̂)));    x += W2 swish(W1 x̃)
 
-    How the past is brought in is the caller's business: `feed` takes swish(gate(x̂)) ∘ GroupNorm_H(retention(x̂)).
+    Which form of retention it is, and what state it enters with, is the caller's choice.
     """
 
     def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.norm_retention = nn.LayerNorm(width, eps=1e-6)
         self.qkvg = nn.Linear(width, 4 * width)
         self.out = nn.Linear(width, width)
         self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
         self.ffn_in = nn.Linear(width, ffn_factor * width)
         self.ffn_out = nn.Linear(ffn_factor * width, width)
+        self.drop = nn.Dropout(dropout)
         for part in self.qkvg.weight.chunk(4):  # four matrices of the paper in one product: each has its own fans
             nn.init.xavier_normal_(part)
         for linear in (self.out, self.ffn_in, self.ffn_out):
@@ -67,19 +71,24 @@ class RetNetLayer(nn.Module):
         for linear in (self.qkvg, self.out, self.ffn_in, self.ffn_out):
             nn.init.zeros_(linear.bias)
 
-    @property
-    def drop(self) -> float:
-        """The probability of dropout, 0 outside of training."""
-        return self.dropout if self.training else 0.0
+    def forward(self, x: Float[Tensor, "G L D"], rotary: Rotary, form: Form) -> tuple[Float[Tensor, "G L D"], Any]:
+        """The layer's output, and the state after its last token."""
+        y, S = self.retain(x, rotary, form)
+        return self.ffn(x, y), S
 
-    def retain(self, x: Float[Tensor, "G L D"], retention: Retention, *turns: Turns) -> Float[Tensor, "G L D"]:
-        """The gated output of any form of retention, which maps q, k, v to y, each `G H L d`."""
-        q, k, v, gate = passes.project(x, self.norm_retention, self.qkvg, *turns)
-        return passes.gated_norm(retention(q, k, v), gate, self.drop)
+    def retain(self, x: Float[Tensor, "G L D"], rotary: Rotary, form: Form) -> tuple[Float[Tensor, "G L D"], Any]:
+        """swish(gate(x̂)) ∘ GroupNorm_H(retention(x̂)), with a group per head and without affine; and the state."""
+        *parts, gate = self.qkvg(self.norm_retention(x)).chunk(4, dim=-1)
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        y, S = form(rotate_blocks(q, rotary.q), rotate_blocks(k, rotary.k), v)
+        y = self.drop(F.layer_norm(y, y.shape[-1:], eps=1e-6))
+        return F.silu(gate) * y.transpose(1, 2).flatten(2), S
 
-    def feed(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
-        """The layer's output for tokens x and what retention made of them."""
-        return passes.feed(x, y, self.out, self.norm_ffn, self.ffn_in, self.ffn_out, self.drop)
+    def ffn(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
+        """The output projection of retention y, and the feed-forward network, each added to what it came from."""
+        x = x + self.drop(self.out(y))
+        hidden = self.drop(F.silu(self.ffn_in(self.norm_ffn(x))))
+        return x + self.drop(self.ffn_out(hidden))
 
 
 class RetNet(nn.Module):
@@ -122,9 +131,9 @@ class RetNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """The parallel form over a whole sequence from an empty past."""
-        turns = self._turns(torch.arange(x.shape[1], device=x.device)[None], x.dtype)
+        rotary = self.rotary(torch.arange(x.shape[1], device=x.device)[None], x.dtype)
         for layer in self._stack:
-            x = layer.feed(x, layer.retain(x, lambda q, k, v: retention.parallel(q, k, v, self.gamma), *turns))
+            x, _ = layer(x, rotary, lambda q, k, v: (retention.parallel(q, k, v, self.gamma), None))
         return x
 
     def step(self, x: Float[Tensor, "B D"], state: RetNetState) -> tuple[Float[Tensor, "B D"], RetNetState]:
@@ -172,49 +181,43 @@ class RetNet(nn.Module):
         blocks = torch.cat((x.transpose(0, 1), prediction)).flatten(0, 1)
 
         first = torch.cat((torch.arange(T, device=x.device), chosen + 1)) * K1 + state.position
-        turns = self._turns(first[:, None] + torch.arange(K1, device=x.device), x.dtype, fold=True)
-        leaving = []
+        rotary = self.rotary(first[:, None] + torch.arange(K1, device=x.device), x.dtype, scale_decay=True)
+        states = []
         for layer, S in zip(self._stack, state.S.unbind(0), strict=True):
-            y, after = passes.pop(
-                blocks, layer.norm_retention, layer.qkvg, turns, self.gamma, S, T, predict, layer.drop
-            )
-            leaving.append(after)
-            if len(leaving) < len(self.layers):
-                blocks = layer.feed(blocks, y)
+            form = partial(retention.pop, gamma=self.gamma, S=S, blocks=T, predict=predict)
+            y, S = layer.retain(blocks, rotary, form)
+            states.append(S)
+            if len(states) < len(self.layers):
+                blocks = layer.ffn(blocks, y)
         # The streams part, as the caller may want less of the real one.
         (seen, predicted), (y, y_next) = (part.split((T * B, P * B)) for part in (blocks, y))
         last = -(tail or K1)
-        y = layer.feed(seen[:, last:], y[:, last:]).unflatten(0, (T, B)).transpose(0, 1)
-        y_next = layer.feed(predicted, y_next).unflatten(0, (P, B)).transpose(0, 1)
-        return y, y_next[:, :, :K], RetNetState(torch.stack(leaving), state.position + T * K1)
+        y = layer.ffn(seen[:, last:], y[:, last:]).unflatten(0, (T, B)).transpose(0, 1)
+        y_next = layer.ffn(predicted, y_next).unflatten(0, (P, B)).transpose(0, 1)
+        return y, y_next[:, :, :K], RetNetState(torch.stack(states), state.position + T * K1)
 
     def _carry(self, x: Tensor, state: RetNetState, form: Callable) -> tuple[Tensor, RetNetState]:
         """Run one of the forms that carry a state over the tokens of x."""
         L = x.shape[1]
-        turns = self._turns(state.position + torch.arange(L, device=x.device)[None], x.dtype)
-        carried = []
+        rotary = self.rotary(state.position + torch.arange(L, device=x.device)[None], x.dtype)
+        states = []
         for layer, S in zip(self._stack, state.S.unbind(0), strict=True):
+            x, S = layer(x, rotary, partial(form, gamma=self.gamma, S=S))
+            states.append(S)
+        return x, RetNetState(torch.stack(states), state.position + L)
 
-            def carry(q: Tensor, k: Tensor, v: Tensor, S: Tensor = S) -> Tensor:
-                y, after = form(q, k, v, self.gamma, S)
-                carried.append(after)
-                return y
+    def rotary(self, position: Int64[Tensor, "N L"], dtype: torch.dtype, *, scale_decay: bool = False) -> Rotary:
+        """The rotary tables at these positions, in single precision or better, with k's scale d^(-1/2) worked in.
 
-            x = layer.feed(x, layer.retain(x, carry, *turns))
-        return x, RetNetState(torch.stack(carried), state.position + L)
-
-    def _turns(self, position: Int64[Tensor, "N L"], dtype: torch.dtype, *, fold: bool = False) -> tuple[Turns, Turns]:
-        """What turns queries and keys, in single precision or better, with k's scale d^(-1/2) worked in.
-
-        With `fold` also the decays within a chunk of L tokens (see `retention.fold`).
+        With `scale_decay` also `retention.decay_scaling` within each block of L tokens.
         """
-        table = retention.rotation(position, self.head_width)[:, None].expand(-1, self.heads, -1, -1)
+        table = rotation(position, self.head_width)[:, None].expand(-1, self.heads, -1, -1)
         q, k = table, table * self.head_width**-0.5
-        if fold:
-            decay, growth = retention.fold(self.gamma, position.shape[1])
+        if scale_decay:
+            decay, growth = retention.decay_scaling(self.gamma, position.shape[1])
             q, k = q * decay[:, :, None], k * growth[:, :, None]
         precision = torch.promote_types(dtype, torch.float32).to_complex()
-        return Turns.of(q.to(precision)), Turns.of(k.to(precision))
+        return Rotary(q.to(precision), k.to(precision))
 
 
 def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:

@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
-from tokendream.nn import passes
-from tokendream.nn.dropout import dropout
-from tokendream.nn.retention import rotate, rotation
+from tokendream.nn.rotary import rotate, rotation
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q, k, v), each `B H L d`, to the attention's output, `B H Q d`; q may be some of the tokens alone."""
@@ -79,13 +77,14 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.norm_attention = nn.LayerNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
         self.ffn_in = nn.Linear(width, ffn_factor * width)
         self.ffn_out = nn.Linear(ffn_factor * width, width)
+        self.drop = nn.Dropout(dropout)
         for part in self.qkv.weight.chunk(3):
             nn.init.xavier_normal_(part)
         for linear in (self.out, self.ffn_in, self.ffn_out):
@@ -97,7 +96,7 @@ class TransformerLayer(nn.Module):
         self, x: Float[Tensor, "B L D"], attend: Attend, wanted: Int64[Tensor, " Q"] | None = None
     ) -> Float[Tensor, "B Q D"]:
         """The layer's output at the tokens `wanted` (all by default); k and v are those of all tokens."""
-        normed = passes.normed(x, self.norm_attention)
+        normed = self.norm_attention(x)
         if wanted is None:
             q, k, v = self._heads(self.qkv(normed))
         else:
@@ -105,10 +104,13 @@ class TransformerLayer(nn.Module):
             k, v = self._heads(F.linear(normed, self.qkv.weight[D:], self.qkv.bias[D:]))
             (q,) = self._heads(F.linear(normed[:, wanted], self.qkv.weight[:D], self.qkv.bias[:D]))
             x = x[:, wanted]
-        p = self.dropout if self.training else 0.0
-        y = dropout(attend(q, k, v), p).transpose(1, 2).flatten(2)
-        x, normed = passes.add_norm(x, y, self.out, self.norm_ffn, p)
-        return passes.add(x, dropout(F.gelu(self.ffn_in(normed)), p), self.ffn_out, p)
+        return self.ffn(x, self.drop(attend(q, k, v)).transpose(1, 2).flatten(2))
+
+    def ffn(self, x: Float[Tensor, "B Q D"], y: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q D"]:
+        """The output projection of attention y, and the feed-forward network, each added to what it came from."""
+        x = x + self.drop(self.out(y))
+        hidden = self.drop(F.gelu(self.ffn_in(self.norm_ffn(x))))
+        return x + self.drop(self.ffn_out(hidden))
 
     def _heads(self, x: Float[Tensor, "B L M"]) -> tuple[Float[Tensor, "B H L d"], ...]:
         """Split M features, a multiple of the width D, into widths and heads."""

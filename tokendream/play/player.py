@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from tokendream.errors import one_line
+from tokendream.kernels.install import describe
 from tokendream.play import library, wire
 from tokendream.play.recording import Recorder
 from tokendream.play.session import Session
@@ -247,7 +248,7 @@ class Player:
             {
                 "env": trained.config.env_name,
                 "run": self._run_dir.name,
-                "device": trained.compute.describe(),
+                "device": describe(trained.compute),
                 "size": trained.config.env.size,
                 "grid": trained.config.grid,
                 "codes": trained.config.tokenizer.codebook_size,

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from tokendream.errors import ConfigError, require
+from tokendream.kernels.install import describe
 from tokendream.play import library
 from tokendream.play.hub import Hub
 from tokendream.play.player import Player, episodes
@@ -58,7 +59,7 @@ def play(
         _say(f"port {port} is in use: {bound} is taken instead")
     player = Player(session, hub, run_dir, folder, device)
     server = serve(application(hub, player, Access(host, token)), listening)
-    _say(f"{trained.config.env_name}, epoch {trained.epoch}, {trained.compute.describe()}")
+    _say(f"{trained.config.env_name}, epoch {trained.epoch}, {describe(trained.compute)}")
     for line in addresses(host, bound, token):
         _say(line)
     _say(f"recordings and pictures go to {folder}; Ctrl-C ends it")

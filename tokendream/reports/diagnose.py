@@ -16,6 +16,7 @@ from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Part
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.evaluation.diagnosis.world import DISTANCES, Segment, world
+from tokendream.kernels.install import describe
 from tokendream.reports.diagnosis_page import lines, page
 from tokendream.reports.display import display_for
 from tokendream.runfolder import files
@@ -59,7 +60,7 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
     with trained.compute.autocast():
         parts = measure(trained, replay, temperature=evaluating, seed=seed)
     facts = {"run": run_dir.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
-             "seed": seed, "device": trained.compute.describe(), "collect temperature": collecting,
+             "seed": seed, "device": describe(trained.compute), "collect temperature": collecting,
              "evaluation temperature": evaluating}  # fmt: skip
     data = {"format": FORMAT, **facts, "parts": [dataclasses.asdict(part) for part in parts]}
     files.replace_text(run_dir / "diagnosis.json", json.dumps(data, indent=2) + "\n")

@@ -17,6 +17,7 @@ from tokendream import __version__
 from tokendream.config.config import Config
 from tokendream.device import Compute, processor
 from tokendream.errors import ConfigError, NonFiniteError
+from tokendream.kernels.install import describe
 from tokendream.runfolder import files, lock
 from tokendream.runfolder.names import quoted, shown
 
@@ -90,7 +91,7 @@ def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:
 def _machine(compute: Compute) -> dict[str, str]:
     """What must not change for a run to stay the same. `device` names the threads and the precision too."""
     return {
-        "device": compute.describe(),
+        "device": describe(compute),
         "processor": processor(),
         "torch": torch.__version__,
         "version": __version__,

@@ -19,6 +19,8 @@ from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
+from tokendream.kernels.cuda_graph import Captured
+from tokendream.kernels.install import install
 from tokendream.runfolder import files
 from tokendream.runfolder.checkpoint import CheckpointError, Checkpoints
 from tokendream.runfolder.names import shown
@@ -52,6 +54,7 @@ class Trained:
             why = one_line(error)
             raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {why}") from None
         agent.to(compute.device).eval()
+        install(agent, compute)
         return Trained(config, agent, compute, epoch, names)
 
     def envs(self, n: int = 1) -> Envs:
@@ -104,7 +107,10 @@ class Trained:
             games = int(np.random.SeedSequence((self.config.seed, seed, 0xD1A6)).generate_state(1)[0])
             generator = torch.Generator(self.compute.device).manual_seed(seed)
             settings = dataclasses.replace(self.config.collect, epsilon=0.0, temperature=temperature)
-            collector = Collector(envs, replay, self.agent, self.compute, settings, seed=games, generator=generator)
+            collector = Collector(
+                envs, replay, self.agent, self.compute, settings, seed=games, generator=generator,
+                capture=lambda act: Captured(act, self.compute, [generator], "the policy"),
+            )  # fmt: skip
             for step in range(steps):
                 collector.step()
                 progress(step + 1)

@@ -21,6 +21,7 @@ from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
 from tokendream.envs.pause import Pausable
 from tokendream.envs.registry import make
 from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_line
+from tokendream.kernels.install import describe
 from tokendream.reports.display import Display, display_for
 from tokendream.runfolder import folder as runfolder
 from tokendream.runfolder.checkpoint import Checkpoints
@@ -117,7 +118,7 @@ class Run:
             self._display.say(line)
         self._display.say(
             f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
-            f"seed {self.config.seed}) on {self.compute.describe()}, in {shown(self.run_dir)}"
+            f"seed {self.config.seed}) on {describe(self.compute)}, in {shown(self.run_dir)}"
         )
 
     def _go(self, stop: StopRequest) -> int:

@@ -25,6 +25,7 @@ from tokendream.config.schedule import PARTS, schedule
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
 from tokendream.errors import ConfigError
 from tokendream.kernels.cuda_graph import WARM_UP
+from tokendream.kernels.install import install
 from tokendream.runfolder import files
 from tokendream.runfolder.folder import facts
 from tokendream.training import workload
@@ -166,6 +167,7 @@ def measure(config: Config, compute: Compute, *, quick: bool, say: Callable[[str
     """Every phase in turn, each within its share of the time that is left."""
     torch.manual_seed(0)
     agent = Agent.from_config(config, ACTIONS).to(compute.device).eval()
+    install(agent, compute)
     replay = synthetic_replay(ROWS, config.env.size, compute.device)
     training, horizon = config.training, config.dream.horizon
 

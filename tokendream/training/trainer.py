@@ -28,7 +28,8 @@ from tokendream.device import Compute, Pace, is_out_of_memory
 from tokendream.dream.objective import dream_loss
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.errors import OutOfMemory, one_line
-from tokendream.kernels.cuda_graph import Captured
+from tokendream.kernels.cuda_graph import Captured, Output
+from tokendream.kernels.install import install
 from tokendream.nn.losses import Losses
 from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.metrics import Means, Record
@@ -40,7 +41,7 @@ from tokendream.runfolder.snapshot import (
     restore_random,
 )
 from tokendream.training.guard import Guard
-from tokendream.training.update import Update, Updated, adamw
+from tokendream.training.update import Update, adamw
 
 
 class Trainer:
@@ -59,15 +60,17 @@ class Trainer:
         self._means = Means()
         self._timings: dict[str, list[float]] = {}
         agent.to(compute.device).eval()  # before the optimisers: where the parameters are decides how they step
+        install(agent, compute)
+        self._captured: dict[str, Captured] = {}
         self._collector = Collector(
-            envs, replay, agent, compute, config.collect, seed=config.seed, generator=self._acting
-        )
+            envs, replay, agent, compute, config.collect, seed=config.seed, generator=self._acting,
+            capture=lambda act: self._capture(act, "collect", self._acting),
+        )  # fmt: skip
         self._modules: dict[str, nn.Module] = {name: getattr(agent, name) for name in PARTS}
         self._optimisers = {
             name: adamw(module, getattr(config.training, name), decay_matrices_only=name == "world_model")
             for name, module in self._modules.items()
         }
-        self._updates: dict[str, Captured[Updated]] = {}
         segments = functools.partial(self._segments, config.world_model.segment_length, "start")
         pasts = functools.partial(self._segments, config.dream.burn_in + 1, "end")
         self.phases = list(schedule(config))
@@ -182,7 +185,7 @@ class Trainer:
         self.epoch, self._phase, self._update = epoch, phase, update
         self.seconds = float(state["seconds"])
         self._cache.forget()
-        for captured in self._updates.values():
+        for captured in self._captured.values():
             captured.forget()
         collecting = self.epoch <= min(self.config.epochs, self.config.collect.last_epoch)
         return different if collecting else None  # else the game would not have gone on
@@ -190,7 +193,7 @@ class Trainer:
     @property
     def captured(self) -> dict[str, str]:
         """Whether a phase is replayed from a captured graph, or why not, by its name."""
-        return {"collect": self._collector.policy.status} | {name: u.status for name, u in self._updates.items()}
+        return {name: captured.status for name, captured in self._captured.items()}
 
     @property
     def _generators(self) -> dict[str, Any]:
@@ -232,14 +235,19 @@ class Trainer:
         """An update by `loss` of what `draw` drew on the host: only the former is captured."""
         settings: PhaseConfig = getattr(self.config.training, name)
         step = Update(loss, self._modules[name], self._optimisers[name], settings.clip, self.compute)
-        self._updates[name] = Captured(step, self.compute, [self._dreaming], f"phase {name}")
+        captured = self._capture(step, name, self._dreaming)
 
         def update() -> Mapping[str, Tensor]:
-            losses, norm = self._updates[name](*draw(settings.batch))
+            losses, norm = captured(*draw(settings.batch))
             self._guard.watch(self._update, losses, norm, self._where(self._update))
             return {**losses.figures(), "gradient_norm": norm}
 
         return update
+
+    def _capture(self, run: Callable[..., Output], phase: str, generator: torch.Generator) -> Captured[Output]:
+        """What a phase repeats, as a GPU may replay it."""
+        captured = self._captured[phase] = Captured(run, self.compute, [generator], f"phase {phase}")
+        return captured
 
     def _collect(self) -> Mapping[str, Tensor]:
         score = self._collector.step()

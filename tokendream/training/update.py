@@ -61,7 +61,7 @@ class Update:
     def __call__(self, *inputs: Tensor) -> Updated:
         self._module.train()
         with self._compute.searching():
-            with self._compute.updating():
+            with self._compute.autocast():
                 losses = self._loss(*inputs)
             norm = apply(losses, self._optimiser, self._clip)
         self._module.eval()

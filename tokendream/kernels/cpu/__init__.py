@@ -1,1 +1,1 @@
-"""The passes of `nn.passes` for CPUs, each in one reading and one writing of memory; `nn.passes` says when."""
+"""Fused ops for CPUs in C++, each in one reading and one writing of memory, and the layers that call them."""

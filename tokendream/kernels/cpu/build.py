@@ -1,8 +1,8 @@
-"""Compile the passes for this machine, once, and load them.
+"""Compile the fused ops for this machine, once, and load them.
 
 A C++ compiler is all that it needs, and some seconds of its time; the result is kept in the user's cache folder under
 a name that holds everything it depends on: sources, compiler, options and the processor's features. Where there is no
-compiler or it fails, there are no kernels, and the plain passes do the work.
+compiler or it fails, there are no kernels, and nn's plain layers do the work.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from tokendream.device import cpuinfo
+
 SOURCES, HEADERS = (sorted(Path(__file__).parent.glob(pattern)) for pattern in ("*.cpp", "*.h"))
 
 OPTIONS = [
-    *["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"],
+    *["-std=c++17", "-O3", "-march=native", "-shared", "-fPIC"],
     # Sums may be reordered, into vectors; NaN and infinity keep their meaning.
     *["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"],
     # Compilers would take half of a wide vector, for the sake of old processors' clocks.
@@ -33,12 +36,9 @@ OPTIONS = [
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled passes, or None where they cannot be had; `why_not` then says why."""
+    """The compiled ops, or None where they cannot be had; `why_not` then says why. Tried once a process."""
     try:
-        try:
-            return _loaded(_compiled())
-        except OSError:  # a file that a full disk cut short, say: removed, hence compiled anew
-            return _loaded(_compiled())
+        return _library()
     except (OSError, subprocess.SubprocessError) as error:
         _reasons.append(_one_line(error))
         return None
@@ -52,74 +52,76 @@ def why_not() -> str | None:
 _reasons: list[str] = []
 
 
-def _compiled() -> Path:
-    """The shared library for this machine, compiled if it is not in the cache. Raises OSError, SubprocessError."""
+def _library() -> ctypes.CDLL:
+    """The library out of a cache folder, or compiled into the first one it can be loaded from.
+
+    A folder may be read-only, or on a file system from which nothing is executed; a full disk may have cut a file
+    short. Raises OSError, SubprocessError.
+    """
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise OSError("no C++ compiler (c++, g++, clang++) is installed")
-    # torch's own OpenMP: a second one would have a second pool of threads.
-    openmp = [str(p) for p in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))[:1]]
-    command = [compiler, *OPTIONS, *map(str, SOURCES), *openmp]
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True
-    ).stdout
-    read = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
-    name = (
-        f"passes-{hashlib.sha256(chr(0).join([*command, version, _processor(), *read]).encode()).hexdigest()[:24]}.so"
-    )
+    version = subprocess.run([compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True).stdout
+    name = f"ops-{_digest(compiler, version)}.so"
     for folder in _folders():
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():  # what others can write, others can run
+        if (folder / name).exists():
+            try:
+                return ctypes.CDLL(str(folder / name))
+            except OSError:
                 continue
-            if not (folder / name).exists():
-                _compile(command, folder / name)
-        except PermissionError:
-            continue
-        return folder / name
-    raise OSError("no folder to keep the compiled passes in: set XDG_CACHE_HOME")
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / name
+        _compile(compiler, made)
+        failed: OSError | None = None
+        for folder in _folders():
+            try:
+                _copy(made, folder / name)
+                return ctypes.CDLL(str(folder / name))
+            except OSError as error:
+                failed = failed or error
+    raise failed or OSError("no folder to keep the compiled kernels in: set XDG_CACHE_HOME")
 
 
-def _loaded(path: Path) -> ctypes.CDLL:
-    """The library in a file; one that cannot be loaded is removed, so that it is compiled anew."""
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+def _digest(compiler: str, version: str) -> str:
+    """Of everything that the compiled library depends on."""
+    info = cpuinfo()
+    processor = [info.get(key, "") for key in ("model name", "flags", "Features")] if info else [platform.processor()]
+    read = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
+    whole = chr(0).join([compiler, *OPTIONS, torch.__file__, version, *processor, *read])
+    return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
-def _compile(command: list[str], path: Path) -> None:
-    """Compile to a new name, then rename: of two processes that compile at once, both win."""
+def _compile(compiler: str, path: Path) -> None:
     print("Compiling kernels for this processor (once, some seconds)", file=sys.stderr, flush=True)
+    command = [compiler, *OPTIONS, *map(str, SOURCES), "-o", str(path)]
+    probe = [compiler, "-fopenmp", "-fsyntax-only", "-x", "c++", os.devnull]
+    if subprocess.run(probe, capture_output=True, timeout=60, check=False).returncode == 0:  # Apple's refuses it
+        # torch's own OpenMP: a second one would have a second pool of threads.
+        command += ["-fopenmp", *(str(p) for p in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))[:1])]
+    subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=300, check=True)
+
+
+def _copy(made: Path, path: Path) -> None:
+    """Copy to a new name, then rename: of two processes that compile at once, both win."""
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(descriptor)
     try:
-        subprocess.run(
-            [*command, "-o", unfinished],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=300,
-            check=True,
-        )
+        shutil.copyfile(made, unfinished)
         os.replace(unfinished, path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
 
 
-def _folders() -> list[Path]:
+def _folders() -> Iterator[Path]:
+    """Where a compiled library may lie, the best place first: what others can write, others can run."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return [Path(cache) / "tokendream", Path(tempfile.gettempdir()) / f"tokendream-{os.getuid()}"]
-
-
-def _processor() -> str:
-    """What `-march=native` depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    for folder in (Path(cache) / "tokendream", Path(tempfile.gettempdir()) / f"tokendream-{os.getuid()}"):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid == os.getuid():
+                yield folder
+        except OSError:
+            continue
 
 
 def _one_line(error: BaseException) -> str:

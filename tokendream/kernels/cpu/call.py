@@ -1,4 +1,4 @@
-"""How the passes are called: tensors as addresses, numbers as what C takes."""
+"""How the ops are called: tensors as addresses, numbers as what C takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from tokendream.kernels.cpu import build
 
 STORED = {torch.float32: 0, torch.bfloat16: 1}
-"""Types that the passes read and write, and what the library calls them."""
+"""Types that the ops read and write, and what the library calls them."""
 
 Grads = tuple[Tensor | None, ...]
 

@@ -1,5 +1,5 @@
-// What all passes share. A pass reads its inputs once, computes in float32 and writes its outputs once; what it
-// computes is said in nn/passes.py, in a line of PyTorch.
+// What all ops share. An op reads its inputs once, computes in float32 and writes its outputs once; fused.py names the
+// layers of nn whose lines it computes.
 //
 // T is the storage type, float or bf16. Sizes and strides are in elements. Rows are short, so whatever is kept between
 // two loops over one stays in the nearest cache. Rows are dealt out to threads in equal shares: the number of threads
@@ -8,7 +8,19 @@
 
 #pragma once
 
+#ifdef _OPENMP
 #include <omp.h>
+#else  // some compilers have none: then there is one thread
+inline int omp_get_max_threads() {
+    return 1;
+}
+inline int omp_get_num_threads() {
+    return 1;
+}
+inline int omp_get_thread_num() {
+    return 0;
+}
+#endif
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-"""The passes of `images.cpp` as differentiable functions of tensors; what each computes is said in `nn.passes`."""
+"""The ops of `images.cpp` as differentiable functions of tensors, which `fused` puts into layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def _last(x: Tensor) -> Tensor:
 
 
 class NormSwish(torch.autograd.Function):
-    """(x "B C H W", weight, bias, groups, times, edge) -> `nn.passes.norm_swish` of them."""
+    """(x "B C H W", weight, bias, groups, times, edge) -> s ∘ sigmoid(s) for s = GroupNorm(x), "B C H2 W2".
+
+    Each pixel `times` x `times` times, and `edge` rows and columns of zeros behind.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, times: int, edge: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The passes of `layers.cpp` as differentiable functions of tensors; what each computes is said in `nn.passes`.
+"""The ops of `layers.cpp` as differentiable functions of tensors, which `fused` puts into layers.
 
 Backward passes recompute what is cheap (moments, swish, the dropout mask) instead of reading it from memory.
 """
@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tokendream.kernels.cpu.call import Grads, call, draw_seed, rows
+
+EPS = 1e-6
+"""What norms add to a variance."""
 
 
 class SplitHeads(torch.autograd.Function):
@@ -27,7 +30,7 @@ class SplitHeads(torch.autograd.Function):
         parts = (*heads.unbind(0), x.new_empty(G, L, D))
         for i, (part, table) in enumerate(zip(parts, ctx.tables, strict=True)):
             at = slice(i * D, (i + 1) * D)
-            call("heads", x, x[..., at], bias[at], part, *_turns(table), *_layout(part), D4)
+            call("heads", x, x[..., at], bias[at], part, *_table(table), *_layout(part), D4)
         return parts
 
     @staticmethod
@@ -37,11 +40,11 @@ class SplitHeads(torch.autograd.Function):
         grad_x, grad_bias = grads[-1].new_empty(G, L, 4 * D), torch.empty(4 * D)
         for i, (grad, table) in enumerate(zip(grads, ctx.tables, strict=True)):
             grad, at = grad.contiguous(), slice(i * D, (i + 1) * D)
-            call("heads_back", grad, grad, grad_x[..., at], grad_bias[at], *_turns(table), *_layout(grad), 4 * D)
+            call("heads_back", grad, grad, grad_x[..., at], grad_bias[at], *_table(table), *_layout(grad), 4 * D)
         return grad_x, grad_bias, None, None
 
 
-def _turns(table: Tensor | None) -> tuple[Tensor | None, int]:
+def _table(table: Tensor | None) -> tuple[Tensor | None, int]:
     return table, 1 if table is None else len(table)
 
 
@@ -55,6 +58,7 @@ class GatedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, gate: Tensor, p: float) -> Tensor:
+        assert y.dtype is gate.dtype, f"outputs in {y.dtype}, their gate in {gate.dtype}"
         y, gate = y.contiguous(), gate.contiguous()
         ctx.p, ctx.seed = p, draw_seed(p)
         ctx.save_for_backward(y, gate)

@@ -1,4 +1,4 @@
-"""Parts of a layer in one call each, on processors with AMX; `nn.passes` says what they compute."""
+"""Halves of a RetNet layer in one call each, on processors with AMX; what they compute is said in `nn.retnet`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.autograd.function import once_differentiable
 
 from tokendream.kernels.cpu import build
 from tokendream.kernels.cpu.call import Grads, call, draw_seed, rows
-from tokendream.nn.retention import Turns
 
 
 @functools.cache
@@ -27,22 +26,21 @@ def pop(
     x: Tensor,
     norm: nn.LayerNorm,
     linear: nn.Linear,
-    turns: tuple[Turns, Turns],
-    decay: Tensor,
+    planes: tuple[Tensor, Tensor],
+    *,
+    gamma: Tensor,
     S: Tensor,
-    T: int,
-    first: int,
+    blocks: int,
+    predict: slice,
 ) -> tuple[Tensor, Tensor]:
-    """(x "G L D" in bf16, G = (T + P) B, ..., decay "H" over a block, S "B H d d") -> gated "G L D", the last state.
-
-    Predictions are made after the P blocks from `first` on.
-    """
+    """(x "G L D" in bf16, G = (T + P) B, ..., as `nn.retention.pop` takes them) -> gated "G L D", the last state."""
     assert not torch.is_grad_enabled(), "this has no gradient"
     (B, H, d, _), (G, L, _) = S.shape, x.shape
     x = x.contiguous()
     out, leaving = torch.empty_like(x), torch.empty_like(S, memory_format=torch.contiguous_format)
-    weights = (norm.weight, norm.bias, linear.weight, linear.bias, *(t.planes for t in turns), decay.float())
-    call("pop", x, x, *weights, S.contiguous(), out, leaving, B, T, first, G // B - T, H, L, d)
+    weights = (norm.weight, norm.bias, linear.weight, linear.bias, *planes, (gamma**L).float())
+    first = range(blocks)[predict].start
+    call("pop", x, x, *weights, S.contiguous(), out, leaving, B, blocks, first, G // B - blocks, H, L, d)
     return out, leaving
 
 
@@ -74,8 +72,8 @@ class Product(torch.autograd.Function):
         return grad @ lowered, outer(grad, x)
 
 
-class Feed(torch.autograd.Function):
-    """(x, y "*B D" in bf16, p, weights and biases of out, norm, wide and back) -> `nn.passes.feed` of them."""
+class Ffn(torch.autograd.Function):
+    """(x, y "*B D" in bf16, p, weights and biases of out, norm, ffn_in, ffn_out) -> `RetNetLayer.ffn` of them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, p: float, *weights: Tensor) -> Tensor:
@@ -84,7 +82,7 @@ class Feed(torch.autograd.Function):
         total, normed, before, hidden = torch.empty_like(x), torch.empty_like(x), x.new_empty(n, M), x.new_empty(n, M)
         ctx.p, ctx.seeds = p, [draw_seed(p) for _ in range(3)]
         ctx.save_for_backward(y, total, normed, before, hidden, weights[0], weights[2], weights[4], weights[6])
-        return _feed(x, y, weights, (total, normed, before, hidden), ctx.seeds, p)
+        return _ffn(x, y, weights, (total, normed, before, hidden), ctx.seeds, p)
 
     @staticmethod
     @once_differentiable
@@ -102,15 +100,15 @@ class Feed(torch.autograd.Function):
         return grad_x, grad_y, None, of_out, out_bias, scale, offset, of_in, in_bias, of_back, back_bias
 
 
-def feed(x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
-    """`Feed` without dropout, and nothing kept for a gradient."""
+def ffn(x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
+    """`Ffn` without dropout, and nothing kept for a gradient."""
     assert not torch.is_grad_enabled(), "this has no gradient"
-    return _feed(x.contiguous(), y.contiguous(), weights, (None,) * 4, [0, 0, 0], 0.0)
+    return _ffn(x.contiguous(), y.contiguous(), weights, (None,) * 4, [0, 0, 0], 0.0)
 
 
-def _feed(
+def _ffn(
     x: Tensor, y: Tensor, weights: Sequence[Tensor], kept: Sequence[Tensor | None], seeds: list[int], p: float
 ) -> Tensor:
-    fed = torch.empty_like(x)
-    call("feed", x, x, y, *weights, fed, *kept, *rows(x), len(weights[4]), *seeds, p)
-    return fed
+    out = torch.empty_like(x)
+    call("feed", x, x, y, *weights, out, *kept, *rows(x), len(weights[4]), *seeds, p)
+    return out

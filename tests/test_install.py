@@ -1,0 +1,103 @@
+"""Installing faster layers into a tree and taking them out again; and the method without any."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from comparing import CPU, choose
+
+from tokendream.agent.agent import Agent
+from tokendream.config.presets import TINY
+from tokendream.device import Compute
+from tokendream.kernels.cpu import build
+from tokendream.kernels.cpu.fused import FUSED
+from tokendream.kernels.install import describe, install, uninstalled
+from tokendream.nn.lpips import LPIPS
+from tokendream.nn.transformer import TransformerLayer
+
+HERE = Path(__file__).parent
+
+METHOD = [
+    *["retention", "retnet", "backbones", "transformer", "conv", "quantizer", "tokenizer", "patch", "lpips"],
+    *["world_model", "actor_critic", "agent", "imagine", "objective", "controls"],
+]
+"""Tests of what the paper describes."""
+
+
+def classes(tree: torch.nn.Module) -> list[str]:
+    return [type(module).__name__ for module in tree.modules()]
+
+
+@pytest.mark.skipif(build.why_not() is not None, reason=f"no kernels here: {build.why_not()}")
+def test_nothing_but_the_class_of_a_layer_changes():
+    agent = Agent.from_config(TINY, 3)
+    before, plain = agent.state_dict(), classes(agent)
+    assert set(FUSED) - {type(module) for module in agent.modules()} <= {LPIPS, TransformerLayer}
+    for kernels in (True, True, False):
+        choose(agent, kernels=kernels)
+        after = agent.state_dict()
+        assert list(after) == list(before)
+        assert all(after[name] is tensor or torch.equal(after[name], tensor) for name, tensor in before.items())
+        assert (classes(agent) == plain) is not kernels
+    choose(agent, kernels=True)
+    fused = classes(agent)
+    with uninstalled(agent):
+        assert classes(agent) == plain
+    assert classes(agent) == fused
+
+
+def test_off_is_plain_and_a_gpu_has_no_kernels_of_ours():
+    agent = Agent.from_config(TINY, 3)
+    plain = classes(agent)
+    install(agent, Compute(torch.device("cuda"), torch.float32))
+    assert classes(agent) == plain
+    install(agent, Compute(CPU, torch.float32, kernels=False))
+    assert classes(agent) == plain
+    assert "kernels" not in describe(Compute(CPU, torch.float32, kernels=False))
+    assert "kernels" in describe(Compute(CPU, torch.float32))
+
+
+@pytest.mark.slow
+def test_the_method_needs_no_kernels():
+    """Every test of it passes where the folder is not there."""
+    tests = [str(HERE / f"test_{name}.py") for name in METHOD]
+    gone = "import sys, pytest; sys.modules['tokendream.kernels'] = None; sys.exit(pytest.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", gone, "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", *tests]
+    ended = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
+
+
+COMPILED = """
+import json, sys, torch
+sys.path.insert(0, {here!r})
+from comparing import apart, results
+from test_fused import LAYERS
+from tokendream.device import Compute
+from tokendream.kernels.install import install
+cpu = torch.device("cpu")
+for name in {names}:
+    run, shapes, module = LAYERS[name]
+    exact, plain = (results(run, shapes, module, dtype) for dtype in (torch.float32, torch.bfloat16))
+    install(module, Compute(cpu, torch.float32, compile=True))
+    made = [results(run, shapes, module, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    print(json.dumps([name, apart(made[0], exact), apart(made[1], exact), apart(plain, exact)]))
+"""
+
+
+@pytest.mark.slow
+def test_what_torch_compiles_is_the_plain_layer():
+    """As for a GPU, and no worse in bf16; in another process, since checks of types are not to be compiled."""
+    names = ["ffn", "transformer", "norm, swish", "down", "distance"]
+    code = COMPILED.format(here=str(HERE), names=names)
+    env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [name for name, *_ in found] == names
+    for name, in_float32, in_bf16, plain in found:
+        assert 0 < in_float32 < 1e-6, name  # not 0: it was not the plain one that ran
+        assert in_bf16 < 1.2 * plain, name
