@@ -12,6 +12,7 @@ from tokendream.envs.vector import SeedError
 from tokendream.errors import one_line, require
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import Game, replay_game
+from tokendream.kernels.install import describe
 from tokendream.reports import media
 from tokendream.reports.display import display_for
 from tokendream.runfolder.load import Trained
@@ -46,7 +47,7 @@ def evaluate_run(
     try:
         result, games = evaluate(
             config, policy, episodes, seed, temperature=temperature, epoch=trained.epoch, player="agent",
-            device=trained.compute.describe(),
+            device=describe(trained.compute),
             progress=lambda done, total: display.games("games", done, total),
         )  # fmt: skip
     finally:

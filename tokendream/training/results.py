@@ -16,6 +16,7 @@ from tokendream.envs.pause import Pausable
 from tokendream.errors import one_line
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import Game, Policy, random_policy
+from tokendream.kernels.install import describe
 from tokendream.reports import pictures
 from tokendream.reports.display import Display, peak_memory
 from tokendream.reports.evaluate import write_films
@@ -117,7 +118,7 @@ class Results:
             epoch=epoch,
             env_steps=self.replay.total,
             player=player,
-            device=self.compute.describe(),
+            device=describe(self.compute),
         )
 
     def _asking(self, policy: Policy) -> Policy:

@@ -61,7 +61,9 @@ def _library() -> ctypes.CDLL:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise OSError("no C++ compiler (c++, g++, clang++) is installed")
-    version = subprocess.run([compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True).stdout
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True
+    ).stdout
     name = f"ops-{_digest(compiler, version)}.so"
     for folder in _folders():
         if (folder / name).exists():
