@@ -81,6 +81,7 @@ def test_a_preempted_run_is_requeued_and_finishes_with_every_epoch_once(slurm, t
         ["running", "waiting", "running", "finished"],  # the first wait was over before it was seen
     )
     assert len(list((sweep.folder / "jobs" / sweep.name).iterdir())) == 1
+    assert "stopped (SIGTERM)" in sweep.logs()
     assert sweep.logs().count("going on with") == 1
 
 
@@ -148,3 +149,15 @@ def test_ctrl_c_cancels_a_job_that_waits_in_seconds(slurm, tmp_path):
         slurm.call("scontrol", "update", "PartitionName=long", "State=UP")
     assert code == 130, out
     assert not slurm.call("squeue", "--me", "--noheader")
+
+
+def test_sigusr2_before_the_limit_saves_and_the_run_is_submitted_again(slurm, tmp_path):
+    sweep = Sweeping(slurm, tmp_path)
+    sweep.wait_for(lambda: sweep.epochs() == [1])
+    (job_id,) = slurm.call("squeue", "--me", "--noheader", "--format=%i").split()
+    slurm.call("scancel", "--signal=USR2", job_id)
+    code, out = sweep.end()
+    assert code == 0, out
+    assert sweep.epochs() == [1, 2, 3, 4]
+    assert "stopped (SIGUSR2)" in sweep.logs()
+    assert len(list((sweep.folder / "jobs" / sweep.name).iterdir())) == 2
