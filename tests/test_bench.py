@@ -22,6 +22,7 @@ from tokendream.training.synthetic import synthetic_replay
 
 CPU = torch.device("cpu")
 FLOAT32 = torch.float32
+SMALL = vary(vary(TINY, "world_model", layers=1, segment_length=3), "dream", horizon=2, burn_in=1)
 
 
 @pytest.fixture
@@ -47,12 +48,13 @@ def leaves(data):
 def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(speed, "QUICK", Effort(least=2, most=2, seconds=0.0))
     monkeypatch.setattr(speed, "QUICK_ROWS", 64)
+    monkeypatch.setattr("benchmarks.machine.COPIED", 2**24)
     monkeypatch.setattr(speed, "matmul_peak", lambda *_, **__: 1e9)
     monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
     out = tmp_path / "new" / "bench.json"
     page = tmp_path / "speed.md"
     page.write_text(f"before\n{SECTION.begin}\nold\n{SECTION.end}\nafter\n")
-    assert speed.main(TINY, "cpu", quick=True, profile=True, out=out, page=page) == 0
+    assert speed.main(SMALL, "cpu", quick=True, profile=True, out=out, page=page) == 0
     data = json.loads(out.read_text())
     assert page.read_text() == "\n".join(["before", SECTION.begin, *markdown(data), SECTION.end, "after", ""])
 
@@ -103,6 +105,8 @@ def test_bad_arguments_are_named_before_anything_is_timed(tmp_path, monkeypatch)
 
 
 def test_what_no_time_is_left_for_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(speed, "matmul_peak", lambda *_, **__: 1e9)
+    monkeypatch.setattr(speed, "copy_bandwidth", lambda *_, **__: 1e9)
     monkeypatch.setattr(speed, "QUICK", Effort(least=2, most=2, seconds=0.0, total=0.0))
     assert speed.main(TINY, "cpu", quick=True, profile=False, out=None) == 0
     assert "Left out for lack of time: collect; tokenizer" in capsys.readouterr().out

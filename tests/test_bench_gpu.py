@@ -10,10 +10,13 @@ from benchmarks import gpu, speed
 from benchmarks import measure as measure_module
 from benchmarks.__main__ import main
 from benchmarks.measure import Effort
-from tokendream.config.presets import TINY
+from tokendream.config import presets
+from tokendream.config.presets import TINY, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels import compiled
+
+SMALL = vary(vary(TINY, "world_model", layers=1, segment_length=3), "dream", horizon=2, burn_in=1)
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,8 @@ def _short(monkeypatch):
     monkeypatch.setattr(gpu, "EFFORT", Effort(least=2, most=2, seconds=0.0))
     monkeypatch.setattr(gpu, "EPOCH_ROWS", 400)
     monkeypatch.setattr(speed, "ROWS", 64)
+    monkeypatch.setattr("benchmarks.machine.COPIED", 2**24)
+    monkeypatch.setitem(presets.PRESETS, "tiny", SMALL)
     monkeypatch.setattr(gpu, "matmul_peak", lambda device, dtype: 1e9)
     monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
     # torch.compile would take minutes over wrappers that check types; `test_install` compiles, without them.
