@@ -188,3 +188,56 @@ def test_every_text_is_read_and_written_as_utf_8(tmp_path):
              "open(p, 'rb')", "open(p, encoding='utf-8')", "os.fdopen(3, 'r+')"]  # fmt: skip
     probe.write_text("\n".join(lines), encoding="utf-8")
     assert bare_texts(probe) == [1, 2, 3, 4, 5, 8]
+
+
+GAMES = """
+import gymnasium, sys, threading, time
+from tokendream.envs.toy import Catch
+
+class Closing(Catch):
+    def reset(self, **options):
+        sys.stdout.close()
+        return super().reset(**options)
+
+class Threaded(Catch):
+    def reset(self, **options):
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        return super().reset(**options)
+
+gymnasium.register("Closing-v0", entry_point=Closing)
+gymnasium.register("Threaded-v0", entry_point=Threaded)
+"""
+
+
+def alone(folder: Path, *words: str | bytes, **environ: str) -> "subprocess.CompletedProcess[bytes]":
+    """A command in a process of its own, beside the games in GAMES."""
+    (folder / "games.py").write_text(GAMES, encoding="utf-8")
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(folder)]), **environ}
+    command = [os.fsencode(word) for word in (sys.executable, "-m", "tokendream", *words)]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, timeout=120, check=False)
+
+
+def short(env_id: str, run_dir: str | bytes) -> list[str | bytes]:
+    return ["train", "tiny", "--time-limit", "0", "--env-id", f"games:{env_id}", "--run-dir", run_dir]
+
+
+def test_an_environment_can_neither_close_the_output_nor_keep_the_process(tmp_path):
+    ended = alone(tmp_path, *short("Closing-v0", "run"))
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"go on with: tokendream train --resume run" in ended.stdout
+    ended = alone(tmp_path, *short("Threaded-v0", "other"))
+    assert ended.returncode == 0
+    assert ended.stderr == b"tokendream: the environment left a thread behind, which is not waited for\n"
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["utf-8", "ascii"]
+)
+def test_a_run_folder_whose_name_is_no_text_costs_tensorboard_only(environ, tmp_path):
+    ended = alone(tmp_path, *short("Closing-v0", b"r\xe9n"), **environ)
+    assert ended.returncode == 0
+    assert ended.stderr.startswith(b"tokendream: nothing is written for TensorBoard")
+    assert ended.stderr.count(b"\n") == 1
+    ended = alone(tmp_path, "report", b"r\xe9n", **environ)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert os.path.isfile(os.fsencode(tmp_path) + b"/r\xe9n/report.html")

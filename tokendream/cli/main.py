@@ -9,6 +9,8 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -18,6 +20,7 @@ from tokendream.cli.flags import parse, parse_sweep, parse_train
 from tokendream.cli.output import hold_descriptors, spare_streams
 from tokendream.config.presets import ABLATIONS, PRESETS
 from tokendream.errors import TokendreamError, nearest, one_line
+from tokendream.notice import once
 from tokendream.stop import Terminated
 
 
@@ -84,9 +87,16 @@ def entry() -> NoReturn:
     hold_descriptors()
     goes_on = sys.argv[1:2] in (["train"], ["sweep"])
     streams = spare_streams(told=goes_on)
-    code = main()
+    try:
+        code = main()
+    except Exception:  # a bug of ours
+        traceback.print_exc()
+        code = 1
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if code == 0 and not goes_on and any(isinstance(stream.lost, BrokenPipeError) for stream in streams):
         code = 141  # what a shell says of a process that had nobody to write to any more
+    if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
+        once("the environment left a thread behind, which is not waited for")
+        os._exit(code)
     sys.exit(code)

@@ -40,6 +40,13 @@ class Spared(io.FileIO):
             print(line, file=sys.stderr, flush=True)
 
 
+class Open(io.TextIOWrapper):
+    """Text that stays open whoever closes it, an environment for example."""
+
+    def close(self) -> None:
+        self.flush()
+
+
 def spare_streams(*, told: bool) -> list[Spared]:
     """Put such streams in the place of standard output and error; letters that a terminal lacks become "?".
 
@@ -55,7 +62,7 @@ def spare_streams(*, told: bool) -> list[Spared]:
                 stream.flush()
             raw = Spared(stream.fileno(), told=told and name == "stdout")
             spared.append(raw)
-            stream = io.TextIOWrapper(
+            stream = Open(
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,
                 errors="replace",

@@ -65,7 +65,7 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all, over the one that may be there; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".part")
-    write(half, text.encode())
+    write(half, text.encode(errors="replace"))  # the name of a folder may be no text
     os.replace(half, path)
 
 

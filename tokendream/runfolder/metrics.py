@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tokendream.errors import TokendreamError, shorten
+from tokendream.notice import once
 from tokendream.runfolder import files
 
 LONGEST_LOG = 2**28
@@ -114,26 +115,33 @@ class RunLog:
         self.records = [r for r in read_metrics(self._path) if r["epoch"] <= after_epoch]
         files.replace_text(self._path, "".join(map(_line, self.records)))
         shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-        self._board: Any = SummaryWriter(str(run_dir / "tensorboard"))
-        for record in self.records:
-            self._draw(record)
+        self._board: Any = None
+        try:
+            self._board = SummaryWriter(str(run_dir / "tensorboard"))
+        except UnicodeEncodeError:
+            once("nothing is written for TensorBoard, which wants a run folder whose path is UTF-8")
+        self._draw(self.records)
 
     def append(self, record: Record) -> None:
         """One JSON line, flushed, and the same figures for TensorBoard."""
         self.records.append(record)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
-        self._draw(record)
-        self._board.flush()
+        self._draw([record])
 
     def close(self) -> None:
         """Finish TensorBoard's file."""
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
-    def _draw(self, record: Record) -> None:
-        for name, value in record.items():
-            if name not in ("epoch", "env_steps"):
-                self._board.add_scalar(name, value, global_step=int(record["env_steps"]))
+    def _draw(self, records: Sequence[Record]) -> None:
+        if self._board is None:
+            return
+        for record in records:
+            for name, value in record.items():
+                if name not in ("epoch", "env_steps"):
+                    self._board.add_scalar(name, value, global_step=int(record["env_steps"]))
+        self._board.flush()
 
 
 def _line(record: Record) -> str:
