@@ -53,7 +53,7 @@ def copy_bandwidth(device: torch.device, seconds: float = 0.5, clock: Callable[[
 
 
 def give_back_freed_memory() -> None:
-    """Let glibc return what it kept (see `compute.keep_freed_memory`), or it would weigh on what is measured next."""
+    """Let glibc return what it kept (see `device.keep_freed_memory`), or it would weigh on what is measured next."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -20,14 +20,17 @@ from tokendream.nn.transformer import TransformerLayer
 
 def _compiled(plain: Callable) -> Callable:
     """A function as torch.compile makes it; shapes are those of a phase, and few: each is compiled by itself."""
-    runs = [torch.compile(plain, dynamic=False), plain]
+    runs: list[Callable] = []
 
     @functools.wraps(plain)
     def run(*args: Any) -> Any:
+        if not runs:  # importing torch.compile takes seconds, and it warns
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+            runs.append(torch.compile(plain, dynamic=False))
         try:
-            return runs[0](*args)
+            return runs[-1](*args)
         except torch._dynamo.exc.TorchDynamoException as error:
-            del runs[0]
+            runs.append(plain)
             warnings.warn(f"going on without torch.compile: {error}".split("\n")[0], RuntimeWarning, stacklevel=2)
             return run(*args)
 
@@ -42,5 +45,3 @@ COMPILED = {
     for plain, name in NAMED.items()
 }
 """Which layer takes which one's place."""
-
-torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
