@@ -1,5 +1,6 @@
 """CONTRIBUTING.md's recipes, followed: what is added works without another line."""
 
+import json
 import os
 import re
 import shutil
@@ -74,6 +75,46 @@ class MeanNet(nn.Module):
 '''
 
 
+FAMILY = '''
+"""A corridor: one pixel column walks right or left, the right end pays and is the end."""
+
+import numpy as np
+
+from tokendream.envs.vector import Transition, check_actions, check_seeds
+
+
+class Corridors:
+    action_names = ("LEFT", "RIGHT")
+    n_actions = 2
+
+    def __init__(self, length, n, size):
+        self.n, self._length, self._size = n, length, size
+        self._at = np.zeros(n, np.int64)
+        self._over = np.ones(n, bool)
+
+    def _frame(self):
+        frame = np.zeros((self.n, 3, self._size, self._size), np.uint8)
+        frame[np.arange(self.n), :, :, self._at * self._size // self._length] = 255
+        return frame
+
+    def reset(self, seeds):
+        check_seeds(seeds, self.n)
+        fresh = np.array([seed is not None for seed in seeds])
+        self._at[fresh], self._over[fresh] = 0, False
+        return self._frame()
+
+    def step(self, actions):
+        check_actions(actions, self.n, self.n_actions)
+        self._at = np.where(self._over, self._at, np.clip(self._at + 2 * actions - 1, 0, self._length - 1))
+        end = ~self._over & (self._at == self._length - 1)
+        self._over |= end
+        return Transition(self._frame(), end.astype(np.float32), end, self._over.copy())
+
+    def close(self):
+        pass
+'''
+
+
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the package to follow a recipe in; the weights of LPIPS are shared."""
@@ -109,6 +150,33 @@ def test_a_backbone_is_added_by_its_recipe(copy):
     last = (copy.parent / "run" / "metrics.jsonl").read_text().splitlines()[-1]
     assert "world_model/" in last
     assert "actor_critic/" in last
+
+
+def test_a_family_of_environments_is_added_by_its_recipe(copy):
+    """A file, an entry in the registry, a name and a field: a run plays it, and its protocol is in the scores."""
+    (copy / "envs" / "corridor.py").write_text(FAMILY)
+    registry = copy / "envs" / "registry.py"
+    edit(registry, "from tokendream.envs.gym import GymEnvs\n",
+         "from tokendream.envs.corridor import Corridors\nfrom tokendream.envs.gym import GymEnvs\n")  # fmt: skip
+    entry = """    "corridor": Family(
+        lambda env, n, evaluation: Corridors(env.corridor.length, n, env.size),
+        lambda env: {"length": env.corridor.length},
+    ),
+"""
+    edit(registry, '    "gym": Family(', entry + '    "gym": Family(')
+    parts = copy / "config" / "parts.py"
+    edit(parts, 'FAMILIES = ("atari", "gym")', 'FAMILIES = ("atari", "gym", "corridor")')
+    edit(parts, "@dataclass(frozen=True)\nclass EnvConfig:",
+         '@dataclass(frozen=True)\nclass CorridorConfig:\n    length: Count = 5\n    """Cells from end to end."""\n\n\n'
+         "@dataclass(frozen=True)\nclass EnvConfig:")  # fmt: skip
+    edit(parts, "    atari: AtariConfig = AtariConfig()\n",
+         "    corridor: CorridorConfig = CorridorConfig()\n    atari: AtariConfig = AtariConfig()\n")  # fmt: skip
+    flags = ["--env", "corridor:short", "--env.corridor.length", "4", "--epochs", "1", "--evaluation.episodes", "3"]
+    ended = tokendream(copy, "train", "tiny", *flags, "--run-dir", "run")
+    assert ended.returncode == 0, ended.stderr
+    final = json.loads((copy.parent / "run" / "evaluation" / "final.json").read_text())
+    assert final["protocol"]["length"] == 4
+    assert final["scores"] == [1.0] * 3
 
 
 def test_every_recipe_names_files_that_are_there_and_at_most_three():
