@@ -1,12 +1,15 @@
-"""The pages against the tree: every link leads somewhere; docs/paper.md names only code and numbers that are there."""
+"""The pages against the tree: links lead somewhere, commands are understood, docs/paper.md names what is there."""
 
 import ast
 import functools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from tokendream.cli.commands import COMMANDS
+from tokendream.cli.flags import parse, parse_sweep, parse_train
 from tokendream.config.presets import REM
 
 ROOT = Path(__file__).parents[1]
@@ -82,3 +85,27 @@ def test_links_lead_somewhere(page):
             target = page.parent / path if path else page
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+COMMAND_LINES = sorted(
+    {
+        line.strip()
+        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for line in block.splitlines()
+        if line.strip().startswith("tokendream ")
+    }
+)
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_commands_of_the_pages_are_understood(line):
+    """Parsed as they stand there, and not run."""
+    _, name, *words = shlex.split(line, comments=True)
+    kind, _ = COMMANDS[name]
+    parsers = {"train": parse_train, "sweep": parse_sweep}
+    assert isinstance(parsers[name](words) if name in parsers else parse(kind, words, name), kind)
+
+
+def test_the_pages_have_commands_of_every_kind():
+    assert {line.split()[1] for line in COMMAND_LINES} == set(COMMANDS)
