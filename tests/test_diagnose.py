@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Figure, calibration_error, classification
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.evaluation.diagnosis.world import Segment, drift, world
+from tokendream.runfolder import files
 from tokendream.tokenizers.vq import VQTokenizer
 from tokendream.training import run as experiment
 
@@ -189,7 +191,7 @@ def test_games_are_played_at_the_collecting_temperature(tmp_path, monkeypatch) -
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_command_writes_its_page(tmp_path, capsys) -> None:
+def test_the_command_writes_its_page(tmp_path, capsys, monkeypatch) -> None:
     run = tmp_path / "run"
     assert experiment.start(TINY, run) == 0
     assert main(["diagnose", str(run), "--steps", "10"]) == 2
@@ -206,3 +208,6 @@ def test_the_command_writes_its_page(tmp_path, capsys) -> None:
             assert figure["name"] in out
     assert page.count("<svg") == 3
     assert main(["diagnose", str(tmp_path / "nowhere")]) == 2
+    monkeypatch.setattr(files, "write", lambda path, data: os.close(os.open("/proc/refused", os.O_CREAT)))
+    assert main(["diagnose", str(run), "--steps", "120"]) == 2  # what was measured is not lost
+    assert data["parts"][0]["figures"][0]["name"] in capsys.readouterr().out

@@ -21,6 +21,7 @@ from tokendream.reports.diagnosis_page import lines, page
 from tokendream.reports.display import display_for
 from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained
+from tokendream.runfolder.names import shown
 
 FORMAT = 1
 """Version of a diagnosis's JSON."""
@@ -62,13 +63,13 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
     facts = {"run": run_dir.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
              "seed": seed, "device": describe(trained.compute), "collect temperature": collecting,
              "evaluation temperature": evaluating}  # fmt: skip
+    for line in lines(parts):  # before anything is written: a folder may be read-only, a disk full
+        print(line, flush=True)
     data = {"format": FORMAT, **facts, "parts": [dataclasses.asdict(part) for part in parts]}
     files.replace_text(run_dir / "diagnosis.json", json.dumps(data, indent=2) + "\n")
     path = run_dir / "diagnosis.html"
     files.replace_text(path, page(facts, parts))
-    for line in lines(parts):
-        print(line)
-    print(f"diagnosis: {path}")
+    print(f"diagnosis: {shown(path)}")
     return 0
 
 
