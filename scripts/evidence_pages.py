@@ -49,7 +49,7 @@ class Result:
     path: Path
     config: Config
     final: Evaluation
-    chance: Evaluation
+    random_player: Evaluation
     curve: list[Record]
 
     @staticmethod
@@ -69,9 +69,9 @@ class Result:
         return self.curve[-1]["seconds"] / 60
 
     @property
-    def above_chance(self) -> bool:
+    def above_random(self) -> bool:
         """Whether the intervals of the agent's and of the random player's mean lie apart."""
-        return self.final.interval[0] > self.chance.interval[1]
+        return self.final.interval[0] > self.random_player.interval[1]
 
     @property
     def control(self) -> str:
@@ -116,10 +116,10 @@ def summary(device: str) -> str:
     lines = ["| game, preset | seeds | mean | random player | human-normalised |", "|---|---|---|---|---|"]
     for runs in whole(device):
         if runs[0].preset == runs[0].config.preset and len(runs) > 1:
-            mean, chance, normalised = _means(runs)
+            mean, random_player, normalised = _means(runs)
             shown = "" if normalised is None else f"{normalised:.3f}"
             game = f"{runs[0].config.env_name}, {runs[0].preset}"
-            lines.append(f"| {game} | {len(runs)} | {mean:,.1f} | {chance:,.1f} | {shown} |")
+            lines.append(f"| {game} | {len(runs)} | {mean:,.1f} | {random_player:,.1f} | {shown} |")
     return "\n".join(lines)
 
 
@@ -145,7 +145,7 @@ def controls(device: str) -> str:
         seeds = [run for run in runs if run.control == name]
         if seeds:
             means = ", ".join(f"{run.final.mean:.2f}" for run in seeds)
-            lines.append(f"| {what} | {means} | {sum(run.above_chance for run in seeds)} of {len(seeds)} |")
+            lines.append(f"| {what} | {means} | {sum(run.above_random for run in seeds)} of {len(seeds)} |")
     return "\n".join(lines)
 
 
@@ -180,7 +180,7 @@ def _row(run: Result, folder: str) -> str:
     normalised = run.final.human_normalised
     return (
         f"| {run.config.env_name}, {run.preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
-        f"| {_mean(run.final)} | {_mean(run.chance)} | {'' if normalised is None else f'{normalised:.3f}'} "
+        f"| {_mean(run.final)} | {_mean(run.random_player)} | {'' if normalised is None else f'{normalised:.3f}'} "
         f"| {run.minutes:.0f} min |"
     )
 
@@ -188,14 +188,14 @@ def _row(run: Result, folder: str) -> str:
 def _together(runs: list[Result]) -> str:
     """The mean over seeds, with the interval from drawing the games of each again, and the one from drawing seeds."""
     game, finals = runs[0].config.env_name, [run.final for run in runs]
-    mean, chance, normalised = _means(runs)
+    mean, random_player, normalised = _means(runs)
     low, high = scores.mean_interval([final.mean for final in finals], np.random.default_rng(0))
-    chances = [run.chance for run in runs]
-    count = sum(run.above_chance for run in runs)
+    random_players = [run.random_player for run in runs]
+    count = sum(run.above_random for run in runs)
     return (
         f"| **{game}, {runs[0].preset}** | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "
         f"| **{mean:,.1f}** ({_over_games(finals)}; over seeds {low:,.1f} to {high:,.1f}) "
-        f"| {chance:,.1f} ({_over_games(chances)}); {count} of {len(runs)} seeds above it "
+        f"| {random_player:,.1f} ({_over_games(random_players)}); {count} of {len(runs)} seeds above it "
         f"| {'' if normalised is None else f'**{normalised:.3f}**'} | |"
     )
 
@@ -203,9 +203,9 @@ def _together(runs: list[Result]) -> str:
 def _means(runs: list[Result]) -> tuple[float, float, float | None]:
     """Over the seeds of one game: the agent's mean, the random player's, and the former human-normalised."""
     game = runs[0].config.env_name
-    mean, chance = (math.fsum(r.mean for r in results) / len(runs) for results in
-                    ([run.final for run in runs], [run.chance for run in runs]))  # fmt: skip
-    return mean, chance, scores.human_normalised(game, mean) if atari100k.benchmark_name(game) else None
+    mean, random_player = (math.fsum(r.mean for r in results) / len(runs) for results in
+                    ([run.final for run in runs], [run.random_player for run in runs]))  # fmt: skip
+    return mean, random_player, scores.human_normalised(game, mean) if atari100k.benchmark_name(game) else None
 
 
 def _over_games(evaluations: list[Evaluation]) -> str:
@@ -239,9 +239,13 @@ def draw(device: str) -> Path | None:
             x, mean, low, high = zip(*points, strict=True)
             axes.plot(x, mean, "o-", color=colour, markersize=4, linewidth=1.4, label=f"seed {run.config.seed}")
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        chance = [run.chance.mean for run in runs]
+        random_player = [run.random_player.mean for run in runs]
         axes.axhline(
-            sum(chance) / len(chance), color="0.3", linewidth=0.9, linestyle=(0, (4, 3)), label="random player"
+            sum(random_player) / len(random_player),
+            color="0.3",
+            linewidth=0.9,
+            linestyle=(0, (4, 3)),
+            label="random player",
         )
         tuned = ", tuned on" if runs[0].tuned_on else ""
         axes.set_title(f"{runs[0].config.env_name}, preset {runs[0].preset}{tuned}", fontsize=10)

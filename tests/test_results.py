@@ -46,19 +46,19 @@ def test_a_row_says_what_its_file_says(evidence, device):
             continue
         (row,) = [line for line in table.splitlines() if f"{run.path.name}/final.json" in line]
         assert f"| {sum(run.final.scores) / len(run.final.scores):,.1f} (" in row
-        assert f"| {sum(run.chance.scores) / len(run.chance.scores):,.1f} (" in row
+        assert f"| {sum(run.random_player.scores) / len(run.random_player.scores):,.1f} (" in row
         assert f"| {len(run.final.scores)} |" in row
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_agent_and_random_player_played_the_same_games_as_often(evidence, device):
     for run in evidence.results(device):
-        assert run.final.env == run.chance.env == run.config.env_name
-        assert len(run.final.scores) == len(run.chance.scores) == run.config.evaluation.episodes
-        assert (run.final.protocol["player"], run.chance.protocol["player"]) == ("agent", "random")
+        assert run.final.env == run.random_player.env == run.config.env_name
+        assert len(run.final.scores) == len(run.random_player.scores) == run.config.evaluation.episodes
+        assert (run.final.protocol["player"], run.random_player.protocol["player"]) == ("agent", "random")
         same = {"seed", "size", "max_frames", "life_loss_ends", "frame_skip", "noop_max", "sticky_actions"}
         for name in same & run.final.protocol.keys():
-            assert run.final.protocol[name] == run.chance.protocol[name]
+            assert run.final.protocol[name] == run.random_player.protocol[name]
 
 
 def test_only_finished_runs_are_collected(commands, tmp_path, capsys):
