@@ -253,6 +253,23 @@ def test_an_environment_that_calls_sys_exit_when_it_is_made():
         made(__init__=leave)
 
 
+@pytest.mark.parametrize("name", ["observation_space", "action_space"])
+def test_a_space_that_cannot_be_asked_for_is_a_fault_of_the_environment(name):
+    with pytest.raises(EnvError, match=rf"^Written-v0: {name} failed: ZeroDivisionError"):
+        made(**{name: property(lambda self: 1 // 0)})
+
+
+def test_an_error_that_cannot_say_itself_is_named():
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def step(self: Plain, action: Any) -> Any:
+        raise Mute
+
+    assert fails(made(step=step)) == "Written-v0, step 1: step failed: Mute: Mute"
+
+
 def test_sigterm_and_ctrl_c_are_not_taken_for_faults_of_the_environment():
     def stop(error: BaseException) -> Callable[..., None]:
         def raised(*_: Any) -> None:

@@ -43,8 +43,11 @@ def require(condition: bool, where: str, expected: str, got: object) -> None:
 
 
 def one_line(value: object) -> str:
-    """A short single line about an exception or a value."""
-    text = " ".join((str(value) or type(value).__name__).split())
+    """A short single line about an exception or a value; its type where it has no text, or cannot say it."""
+    try:
+        text = " ".join(str(value).split()) or type(value).__name__
+    except Exception:  # of somebody else's __str__
+        text = type(value).__name__
     return text if len(text) <= 160 else text[:159] + "…"
 
 

@@ -39,8 +39,11 @@ class GymEnvs:
         try:
             for _ in range(n):
                 self._envs.append(_make(env_id))
-            self._path, self._image = adapt.find_image(env_id, self._envs[0].observation_space)
-            self._choice = adapt.check_choice(env_id, self._envs[0].action_space)
+            env = self._envs[0]
+            space = adapt.call(env_id, "observation_space", lambda: env.observation_space)
+            self._path, self._image = adapt.find_image(env_id, space)
+            space = adapt.call(env_id, "action_space", lambda: env.action_space)
+            self._choice = adapt.check_choice(env_id, space)
         except EnvError:
             self.close()  # an emulator that a process may have only once must not stay
             raise
