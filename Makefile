@@ -35,7 +35,7 @@ lint: $(READY)  ## Style and types
 	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
 
-wheel: $(READY)  ## Build the wheel, install it by itself and train with it outside the clone
+wheel: $(READY)  ## Build the wheel, install it by itself, train and play with it outside the clone
 	scripts/check_wheel.sh $(BIN)/python
 
 torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (8 minutes on two quiet cores, and ten where there is SLURM)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the wheel, install it into an environment of its own, and train with it outside the clone.
+# Build the wheel, install it into an environment of its own, and train and play with it outside the clone.
 # The environment holds nothing but the wheel; torch and the other dependencies are read, through one .pth line, from
 # the environment of the python that is given, so that nothing is downloaded.
 set -euo pipefail
@@ -23,4 +23,5 @@ unset PYTHONPATH
 "$work/env/bin/tokendream" train tiny --epochs 1 --evaluation.episodes 2 --run-dir run > train.log 2>&1 ||
   { cat train.log; exit 1; }
 test -s run/report.html
-echo "$(basename "$work"/dist/*.whl): $(du -k "$work"/dist/*.whl | cut -f1) KiB, installed by itself, trained one epoch outside the clone"
+"$work/env/bin/python" -c 'import tokendream; print("a game:", tokendream.load("run").play_game(seed=0)[0])'
+echo "$(basename "$work"/dist/*.whl): $(du -k "$work"/dist/*.whl | cut -f1) KiB, installed by itself, trained and played outside the clone"
