@@ -63,15 +63,24 @@ def test_a_full_pipe_that_does_not_block_is_waited_for():
     assert stream.lost is None
 
 
+FULL = b"tokendream: standard output was lost: No space left on device\n"
+
+
 @pytest.mark.parametrize(
-    ("shell", "code"),
-    [(">&-", 0), ("> /dev/full", 0), (">&- 2>&-", 0), ("< /dev/null | head -n 1 > /dev/null", 0)],
+    ("shell", "code", "said"),
+    [
+        (">&-", 0, b""),
+        (">&- 2>&-", 0, b""),
+        ("< /dev/null | head -n 1 > /dev/null", 0, b""),  # the code of head
+        ("> /dev/full", 1, FULL),
+        ("> /dev/full 2>&1", 1, b""),
+    ],
 )
-def test_a_command_ends_well_wherever_its_output_goes(shell, code):
+def test_a_command_ends_well_wherever_its_output_goes(shell, code, said):
     ended = subprocess.run(
         f"{sys.executable} -m tokendream --help {shell}", shell=True, capture_output=True, check=False
     )
-    assert (ended.returncode, ended.stderr) == (code, b"")
+    assert (ended.returncode, ended.stderr) == (code, said)
 
 
 def test_nothing_of_ours_opens_under_the_numbers_of_closed_streams():

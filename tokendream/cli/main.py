@@ -94,8 +94,12 @@ def entry() -> NoReturn:
         code = 1
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    if code == 0 and not goes_on and any(isinstance(stream.lost, BrokenPipeError) for stream in streams):
+    lost = next((stream.lost for stream in streams if stream.lost), None)
+    if code == 0 and not goes_on and isinstance(lost, BrokenPipeError):
         code = 141  # what a shell says of a process that had nobody to write to any more
+    elif code == 0 and not goes_on and lost:
+        once(f"standard output was lost: {lost.strerror}")
+        code = 1
     if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
         once("the environment left a thread behind, which is not waited for")
         os._exit(code)
