@@ -30,7 +30,11 @@ def play(envs: Envs, seed: int, actions: np.ndarray, lane: int, rng: np.random.G
     return result
 
 
-@pytest.mark.parametrize("config", [game("Breakout"), game("Seaquest"), game("Boxing"), TINY], ids=lambda c: c.env_name)
+@pytest.mark.parametrize(
+    "config",
+    [game("Breakout"), game("Seaquest", frames="ale"), game("Boxing", frames="ale"), game("Boxing"), TINY],
+    ids=lambda c: f"{c.env_name}, {c.env.atari.frames}",
+)
 def test_seed_and_actions_determine_the_game(config: Config, rng: np.random.Generator) -> None:
     alone, many = make(config, 1, evaluation=False), make(config, 3, evaluation=False)
     actions = rng.integers(alone.n_actions, size=60)
@@ -59,7 +63,11 @@ def test_partial_reset_leaves_the_other_lanes(rng: np.random.Generator) -> None:
     assert np.array_equal(after, envs.reset([None] * 3))
 
 
-@pytest.mark.parametrize("config", [game("Breakout"), TINY], ids=lambda c: c.env_name)
+@pytest.mark.parametrize(
+    "config",
+    [game("Breakout"), game("Breakout", frames="ale"), TINY],
+    ids=lambda c: f"{c.env_name}, {c.env.atari.frames}",
+)
 def test_lanes_never_reset_are_over(config: Config, rng: np.random.Generator) -> None:
     envs = make(config, 3, evaluation=True)
     frame = envs.reset([None, 4, None])
@@ -77,7 +85,7 @@ ACTIONS = np.random.default_rng(1).integers(4, size=(1000, 1))
 
 def breakout(max_steps: int, **config: int | bool) -> tuple[Envs, list[Transition]]:
     """One game of Breakout under the same random actions, until it is over."""
-    envs = make(game("Breakout", noop_max=1, **config), 1, evaluation=False)
+    envs = make(game("Breakout", noop_max=1, frames="ale", **config), 1, evaluation=False)
     envs.reset([0])
     result: list[Transition] = []
     while len(result) < max_steps and not (result and result[-1].over[0]):
@@ -104,7 +112,7 @@ def test_without_life_loss_only_the_game_ends() -> None:
     for a, b in zip(with_lives, played, strict=True):
         assert np.array_equal(a.frame, b.frame)
     # Evaluation is the same whatever training does.
-    envs = make(game("Breakout"), 1, evaluation=True)
+    envs = make(game("Breakout", frames="ale"), 1, evaluation=True)
     envs.reset([0])
     steps = [envs.step(action) for action in ACTIONS[: len(played)]]
     assert [bool(t.end[0]) for t in steps] == [bool(t.end[0]) for t in played]
@@ -139,7 +147,7 @@ def test_life_lost_on_the_step_of_truncation() -> None:
 
 
 def test_evaluation_has_its_own_limits() -> None:
-    config = game("Pong", max_frames=8, eval_max_frames=16, eval_noop_max=1)
+    config = game("Pong", max_frames=8, eval_max_frames=16, noop_max=1, eval_noop_max=1)
     for evaluation, steps in ((False, 2), (True, 4)):
         envs = make(config, 1, evaluation=evaluation)
         envs.reset([0])

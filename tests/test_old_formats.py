@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tokendream.config.config import Config
-from tokendream.config.old_formats import SINCE_1
+from tokendream.config.old_formats import DECAYED, SINCE_1
 from tokendream.config.presets import REM, TINY
 from tokendream.errors import ConfigError
 from tokendream.sweep.plan import leaves
@@ -25,6 +25,8 @@ def old(**changes):
     """A config of format 1 with a few fields, the rest as they were when format 1 began."""
     training = json.loads(REM.to_json())["training"]
     del training["cache_tokens"]
+    for part in DECAYED:
+        del training[part]["decayed"]
     return {"format": 1, "preset": "rem", "training": training, **changes}
 
 
@@ -45,8 +47,9 @@ def test_what_lies_in_results_means_what_it_meant(path):
     for name in then.keys() - {"game", "env_id", "control"}:
         assert now.pop(MOVED.get(name, name)) == then[name], name
     assert now.pop("world_model.width") == then["tokenizer.code_width"]
+    since = SINCE_1 | {f"training.{part}.decayed": decayed for part, decayed in DECAYED.items()}
     for name in now.keys() - {"format", "env.id", "control"}:
-        assert now[name] == SINCE_1[name], f"{name} was not there: it has its old meaning, whatever its default is"
+        assert now[name] == since[name], f"{name} was not there: it has its old meaning, whatever its default is"
 
 
 def test_the_31_runs_are_there():
@@ -57,6 +60,9 @@ def test_a_first_config_ran_without_what_came_later():
     config = read(old())
     assert (config.control, config.world_model.backbone, config.collect.temperature) == ("none", "retnet", 1.0)
     assert not any([config.kernels, config.capture, config.training.cache_tokens])
+    assert (config.world_model.prediction_token_std, config.training.world_model.decayed) == (0.02, "matrices")
+    assert not config.world_model.scored_starts
+    assert not config.dream.context_starts
     assert config.env.step_timeout == 0  # nothing watched an environment
 
 

@@ -1,8 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from tokendream.agent.agent import Agent
 from tokendream.config.parts import PhaseConfig
+from tokendream.config.presets import REM
 from tokendream.errors import NonFiniteError
 from tokendream.nn.losses import Losses
 from tokendream.training.guard import check
@@ -11,15 +15,31 @@ from tokendream.training.update import adamw, apply
 PHASE = PhaseConfig(first_epoch=1, updates=1, batch=1, learning_rate=0.1, weight_decay=0.5, clip=1.0)
 
 
-def test_decay_acts_on_matrices_only():
-    module = nn.Linear(3, 3)
-    decayed, spared = adamw(module, PHASE, decay_matrices_only=True).param_groups
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.5, 0.0)
-    assert decayed["params"] == [module.weight]
-    assert spared["params"] == [module.bias]
-    (everything,) = adamw(module, PHASE).param_groups
-    assert len(everything["params"]) == 2
-    assert everything["weight_decay"] == 0.5
+@pytest.mark.parametrize(
+    ("decayed", "names"),
+    [
+        ("all", {"0.weight", "1.weight", "1.bias", "2.weight", "2.bias", "tokens"}),
+        ("matrices", {"0.weight", "1.weight", "tokens"}),
+        ("linear", {"1.weight"}),
+    ],
+)
+def test_decay_acts_on_what_the_phase_names(decayed, names):
+    module = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 3), nn.LayerNorm(3))
+    module.register_parameter("tokens", nn.Parameter(torch.zeros(4, 3)))
+    found = {id(p): name for name, p in module.named_parameters()}
+    groups = adamw(module, dataclasses.replace(PHASE, decayed=decayed)).param_groups
+    assert {found[id(p)] for g in groups if g["weight_decay"] == 0.5 for p in g["params"]} == names
+    assert {found[id(p)] for g in groups if g["weight_decay"] == 0.0 for p in g["params"]} == {*found.values()} - names
+
+
+def test_in_preset_rem_decay_spares_embeddings_prediction_tokens_norms_and_biases():
+    with torch.device("meta"):
+        agent = Agent.from_config(REM, 18)
+    groups = adamw(agent.world_model, REM.training.world_model).param_groups
+    names = {id(p): name for name, p in agent.world_model.named_parameters()}
+    (decayed,) = [[names[id(p)] for p in g["params"]] for g in groups if g["weight_decay"] == 0.05]
+    assert len(decayed) == 5 * 4 + 3 * 2  # qkvg, out and two of the feed-forward network a layer; two a head
+    assert all(name.endswith(".weight") and "norm" not in name and "embedding" not in name for name in decayed)
 
 
 def test_a_frozen_parameter_is_left_out():

@@ -243,3 +243,32 @@ def test_a_buffer_on_the_gpu_gives_the_same_samples():
             assert b[name].is_cuda
             assert torch.equal(a[name], b[name].cpu())
             assert torch.equal(a[name], c[name].cpu())
+
+
+def test_anchors_with_context_lie_where_the_episode_has_it():
+    replay = fill(ReplayBuffer(40, SHAPE), [5, 1, 2, 4], closed=False)
+    assert replay.anchors(0, 0).tolist() == list(range(12))
+    # From the third row of an episode on; of two rows the second; of one row none. The open episode counts too.
+    assert replay.anchors(2, 0).tolist() == [2, 3, 4, 7, 10, 11]
+    # Not in the last two rows of an episode, where a segment would have no block behind its two of context.
+    assert replay.anchors(0, 2).tolist() == [0, 1, 2, 8, 9]
+
+
+def test_where_no_row_has_context_all_are_anchors():
+    replay = fill(ReplayBuffer(40, SHAPE), [1, 1, 1])
+    assert replay.anchors(2, 0).tolist() == replay.anchors(0, 2).tolist() == [0, 1, 2]
+
+
+def test_an_episode_whose_head_is_overwritten_begins_where_it_is_held():
+    replay = fill(ReplayBuffer(6, SHAPE), [8, 3])
+    assert replay.oldest == 5
+    assert replay.anchors(2, 0).tolist() == [7, 10]
+
+
+@pytest.mark.parametrize("side", [{"before": 2}, {"after": 2}])
+def test_draws_are_uniform_over_the_anchors_with_context(side, rng):
+    replay = fill(ReplayBuffer(40, SHAPE), [9, 2, 1, 6])
+    segments = replay.draw(30_000, 4, align="start", rng=rng, **side)
+    rows, counts = np.unique(segments.row[:, 0], return_counts=True)
+    assert rows.tolist() == replay.anchors(**{"before": 0, "after": 0, **side}).tolist()
+    assert abs(counts / 30_000 - 1 / len(rows)).max() < 0.01

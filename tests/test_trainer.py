@@ -10,6 +10,7 @@ from tokendream.agent.token_cache import filled
 from tokendream.config.config import Config
 from tokendream.config.parts import PhaseConfig
 from tokendream.config.presets import TINY
+from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, Pace
 from tokendream.envs.registry import make
@@ -78,22 +79,75 @@ def test_each_phase_changes_its_own_part_only():
         assert changed == {phase.name}
 
 
-@pytest.mark.parametrize("moment", [3, 21, 43, 49, 70])
-def test_going_on_from_a_snapshot_is_going_on(moment):
+def published(**collect: object) -> Config:
+    """The small preset with the published starts of segments and dreams."""
+    return dataclasses.replace(
+        TINY,
+        world_model=dataclasses.replace(TINY.world_model, scored_starts=True),
+        dream=dataclasses.replace(TINY.dream, context_starts=True),
+        collect=dataclasses.replace(TINY.collect, **collect),
+    )
+
+
+def test_segments_and_dreams_start_where_the_published_ones_do():
+    """Catch ends after 39 steps: two whole episodes and a bit, so that some rows are too early or too late."""
+    t = trainer(published())
+    t.epoch = 3
+    for _ in range(90):
+        t.update("collect")
+    place = {row: (row - first, stop - 1 - row) for first, stop in t.replay.episodes() for row in range(first, stop)}
+    behind, ahead = set(), set()
+    for _ in range(40):
+        t.update("world_model")
+        segments = t._guard.drawn[t._update]
+        ahead |= {place[row][1] for row in segments.row[:, 0]}
+        t.update("actor_critic")
+        segments = t._guard.drawn[t._update]
+        behind |= {place[row][0] for row in segments.row[:, -1]}
+    assert min(ahead) == 2
+    assert min(behind) == 2
+
+
+def test_memory_is_cleared_at_every_epoch_and_warmed_on_the_last_steps():
+    """The game goes on in the second epoch (39 steps, 20 an epoch); with the field off its memory goes on too."""
+    memories, burn_in = [], TINY.dream.burn_in
+    for on in (False, True):
+        t = trainer(published(forget_every_epoch=on))
+        t.run_epoch()
+        t.close_epoch()
+        carried = t._collector._memory
+        t._collect()
+        C, V = t.agent.actor_critic, t.agent.tokenizer
+        row = np.arange(20 - burn_in, 21)[None]
+        codes, steps = V.codes(V.encode(t.replay.frames(row))), t.replay.steps(Segments(row, row >= 0))
+        warmed = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], t.config.dream)
+        _, expected = C(codes[:, -1], warmed if on else carried)
+        expected = C.absorb_action(steps.action[:, -1], expected)
+        assert torch.allclose(t._collector._memory.h, expected.h, atol=1e-6)
+        memories.append(expected.h)
+    assert not torch.allclose(*memories, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("moment", "config"),
+    [*((moment, TINY) for moment in (3, 21, 43, 49, 70)), *((m, published(forget_every_epoch=True)) for m in (22, 47))],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
+)
+def test_going_on_from_a_snapshot_is_going_on(moment, config):
     """Stop after any update, save, build everything anew, restore: all that follows is the same to the bit."""
-    straight = trainer()
+    straight = trainer(config)
     records = []
     while not straight.finished:
         straight.run_epoch()
         records.append(straight.close_epoch())
 
-    cut = trainer()
+    cut = trainer(config)
     countdown = iter(range(moment))
     cut_records = []
     while cut.run_epoch(stop=lambda: next(countdown, None) is None):
         cut_records.append(cut.close_epoch())
     rows, snapshot = cut.replay.export(0, cut.replay.total), cut.snapshot()
-    resumed = trainer()
+    resumed = trainer(config)
     torch.manual_seed(12345)  # whatever the new process did before
     resumed.replay.restore(rows, 0)
     resumed.restore(snapshot)

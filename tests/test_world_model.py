@@ -3,6 +3,7 @@ import torch
 
 from tokendream.agent.world_model import WorldModel
 from tokendream.config.parts import WorldModelConfig
+from tokendream.config.presets import CPU, REM
 from tokendream.data.batch import Steps
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.observations import image_block
@@ -249,3 +250,11 @@ def test_codes_of_another_width_are_projected_and_those_of_its_own_are_not(case)
         embed=lambda z: codebook[z][..., :6],
     )
     assert imagined[0].tokens.shape == (B, K)
+
+
+def test_prediction_tokens_start_with_the_config_s_spread():
+    """The published code's 1 in preset rem, 0.02 where presets were tuned with it."""
+    for preset, std in ((REM, 1.0), (CPU, 0.02)):
+        made = WorldModel(preset.world_model, image_block(8, 512, Discrete(18)), preset.tokenizer.code_width)
+        assert float(made.prediction_tokens.detach().std()) == pytest.approx(std, rel=0.05)
+        assert preset.world_model.prediction_token_std == std

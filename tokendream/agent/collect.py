@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 
 from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
-from tokendream.config.parts import CollectConfig
+from tokendream.config.parts import CollectConfig, DreamConfig
+from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.vector import Envs
@@ -84,6 +85,19 @@ class Collector:
         score = self._score
         self._begin()
         return score
+
+    def rewarm(self, dream: DreamConfig) -> None:
+        """Clear the agent's memory, then warm it on the last `burn_in` steps since the open episode began."""
+        first, stop = self._replay.episodes()[-1] if len(self._replay) else (0, 0)
+        if self._memory is None or stop == first:
+            return
+        row = np.arange(max(first, stop - dream.burn_in), stop)[None]
+        steps = self._replay.steps(Segments(row, np.ones_like(row, dtype=bool)))
+        with torch.no_grad(), self._compute.autocast():
+            tokens = self._agent.tokenizer.encode(self._replay.frames(row))
+            view = self._agent.view(tokens, self._agent.tokenizer.codes(tokens))
+            C = self._agent.actor_critic
+            self._memory = C.burn_in(view, steps.action, steps.mask, dream)
 
     def _act(self, frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """One choice of an action, from a frame and the memory's two vectors; a GPU may replay it (`capture`)."""

@@ -69,7 +69,7 @@ class WorldModel(nn.Module):
         self.projection = nn.Identity() if code_width == D or config.own_embedding else nn.Linear(code_width, D)
         if config.decoding == "pop":
             learned = 1 if config.shared_prediction_token else block.K
-            self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * 0.02)
+            self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * config.prediction_token_std)
         self.backbone = BACKBONES[config.backbone](D, config.layers, config.heads, config.ffn_factor, config.dropout)
         self.next_frame = _head(D, V)
         self.reward = _head(D, 3)

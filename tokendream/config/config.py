@@ -92,6 +92,7 @@ class Config:
     def __post_init__(self) -> None:
         ranges.check(self)
         limits.check_frame(self.env, self.tokenizer)
+        limits.check_atari(self.env)
         limits.check_world_model(self.world_model)
         limits.check_capacity(self.collect, self.dream, self.world_model)
 

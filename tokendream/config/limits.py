@@ -24,6 +24,14 @@ def check_frame(env: EnvConfig, tokenizer: TokenizerConfig) -> None:
     require(size >= least, "env.size", f"at least {least} for tokenizer.perceptual {tokenizer.perceptual}", size)
 
 
+def check_atari(env: EnvConfig) -> None:
+    """Raise ConfigError for what ALE's own frames cannot be combined with."""
+    for name in ("noop_after_life_loss", "time_limit_ends"):
+        wanted = getattr(env.atari, name)
+        require(env.atari.frames == "published" or not wanted, f"env.atari.{name}",
+                "false where env.atari.frames is ale", wanted)  # fmt: skip
+
+
 def check_world_model(world_model: WorldModelConfig) -> None:
     """Raise ConfigError for a width that the heads cannot share, and for a segment or ablation of no effect."""
     M = world_model

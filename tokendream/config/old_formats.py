@@ -13,6 +13,9 @@ SINCE_1 = {
     "compile": False,
     "deterministic": False,
     "env.step_timeout": 0.0,
+    "env.atari.frames": "ale",
+    "env.atari.noop_after_life_loss": False,
+    "env.atari.time_limit_ends": False,
     "tokenizer.lost_weight": 0.0,
     "world_model.token_temperature": 1.0,
     "world_model.backbone": "retnet",
@@ -24,8 +27,15 @@ SINCE_1 = {
     "dream.scale_advantage": False,
     "collect.temperature": 1.0,
     "training.cache_tokens": False,
+    "world_model.prediction_token_std": 0.02,
+    "world_model.scored_starts": False,
+    "dream.context_starts": False,
+    "collect.forget_every_epoch": False,
 }
 """Fields that came while format 1 was written, and what the code did before it had them."""
+
+DECAYED = {"tokenizer": "all", "world_model": "matrices", "actor_critic": "all"}
+"""What the weight decay of each part acted on, before `decayed` was a field of its phase."""
 
 MOVED = {
     **{f"env.{name}": f"env.atari.{name}" for name in ("frame_skip", "noop_max", "eval_noop_max", "life_loss_ends")},
@@ -41,6 +51,10 @@ def from_format_1(data: dict[str, Any]) -> dict[str, Any]:
     for path, value in SINCE_1.items():
         group, name = _group(data, path)
         group.setdefault(name, value)
+    for part, decayed in DECAYED.items():
+        phase = data["training"].get(part) if isinstance(data.get("training"), dict) else None
+        if isinstance(phase, dict):
+            phase.setdefault("decayed", decayed)
     for old, new in MOVED.items():
         group, name = _group(data, old)
         if name in group:

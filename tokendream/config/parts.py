@@ -29,11 +29,18 @@ class AtariConfig:
     frame_skip: Count = 4
     """Raw frames an agent step lasts."""
     noop_max: Count = 30
-    """Random no-ops at the start of a training game are fewer than this, 0 included."""
+    """Most random no-ops at the start of a training game, of which there is at least one (see `frames`)."""
     eval_noop_max: Count = 1
-    """The same for evaluation; 1 means none, as published."""
+    """The same for evaluation; 1 means exactly one, as published."""
     life_loss_ends: bool = True
     """Whether losing a life is an `end` d_t in training (the game itself goes on)."""
+    frames: Literal["published", "ale"] = "published"
+    """published shrinks each raw frame by an antialiased bilinear filter, then takes the maximum of the last two, and
+    counts one no-op more; ale averages areas after the maximum, in ALE's threads."""
+    noop_after_life_loss: bool = False
+    """Whether a step without an action, not counted, follows a lost life, as in the published code."""
+    time_limit_ends: bool = False
+    """Whether a training game that is truncated is stored as an `end`, as in the published code."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,10 @@ class WorldModelConfig:
     """T, env steps in a training segment."""
     context: Count = 2
     """First blocks of a segment that are context only and not scored."""
+    scored_starts: bool = True
+    """Whether segments begin only where a block is left to score behind the context, as in the published code."""
+    prediction_token_std: NonNegative = 1.0
+    """Standard deviation of the normal distribution that prediction tokens start from, as in the published code."""
     copy_head: bool = False
     """Whether a head of its own says how likely a token is to stay what it is (not published)."""
     token_temperature: Positive = 1.0
@@ -151,6 +162,8 @@ class DreamConfig:
     """Imagined steps of a dream."""
     burn_in: Count = 20
     """Real steps that warm the LSTM before a dream starts."""
+    context_starts: bool = True
+    """Whether dreams start from the third row of an episode on, where M has two blocks of context, as published."""
     burn_in_actions: bool = True
     """Whether the LSTM also receives the past actions while it warms up; the published code forgets them."""
     discount: Share = 0.995
@@ -179,6 +192,8 @@ class CollectConfig:
     """ε, the probability of a uniformly random action."""
     temperature: Positive = 1.0
     """Temperature at which the other actions are sampled (the paper: 1, though it evaluates at 0.5)."""
+    forget_every_epoch: bool = False
+    """Whether the memory of the open game is cleared at every epoch and warmed on the last steps, as published."""
     capacity: Count = 100_000
     """Env steps that the replay buffer holds; the oldest are overwritten beyond it."""
 
@@ -201,6 +216,8 @@ class PhaseConfig:
     """Largest L2 norm of the gradient."""
     last_epoch: CountOrNone = 1_000_000
     """Last epoch in which this part is trained; 0 for never."""
+    decayed: Literal["all", "matrices", "linear"] = "all"
+    """What weight decay acts on: all parameters, those of two or more axes, or the weights of linear layers alone."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +226,8 @@ class TrainingConfig:
 
     tokenizer: PhaseConfig = PhaseConfig(6, 200, 128, 1e-4, 0.01, 10.0)
     """Updates of V, on single frames."""
-    world_model: PhaseConfig = PhaseConfig(26, 200, 64, 2e-4, 0.05, 100.0)
-    """Updates of M, on segments; its weight decay acts on matrices only."""
+    world_model: PhaseConfig = PhaseConfig(26, 200, 64, 2e-4, 0.05, 100.0, decayed="linear")
+    """Updates of M, on segments."""
     actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)
     """Updates of C, on dreams."""
     cache_tokens: bool = True

@@ -14,6 +14,7 @@ from typing import Any
 from tokendream.config.config import Config
 from tokendream.config.parts import (
     ActorCriticConfig,
+    AtariConfig,
     CollectConfig,
     DreamConfig,
     EnvConfig,
@@ -27,11 +28,14 @@ from tokendream.errors import ConfigError, nearest
 
 REM = Config()
 
+AS_TUNED: dict[str, Any] = {"prediction_token_std": 0.02, "scored_starts": False}
+"""What the small presets were tuned with, where `rem` follows the published code."""
+
 CPU = Config(
     preset="cpu",
     epochs=60,
     checkpoint_every=5,
-    env=EnvConfig(size=48),
+    env=EnvConfig(size=48, atari=AtariConfig(frames="ale")),
     tokenizer=TokenizerConfig(
         channels=16,
         downsamples=3,
@@ -42,17 +46,20 @@ CPU = Config(
         revive_after=20,
         lost_weight=10.0,
     ),
-    world_model=WorldModelConfig(width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5),
+    world_model=WorldModelConfig(
+        width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5, **AS_TUNED
+    ),
     actor_critic=ActorCriticConfig(lstm_width=256),
     # A short horizon of value and a centred advantage: 1,200 updates are too few for values to catch up with γ = 0.995.
     dream=DreamConfig(
-        discount=0.98, mask_after_end=True, centre_advantage=True, scale_advantage=True, entropy_weight=0.05
+        context_starts=False, discount=0.98, mask_after_end=True,
+        centre_advantage=True, scale_advantage=True, entropy_weight=0.05,
     ),
     collect=CollectConfig(steps=1000, last_epoch=1_000_000, temperature=0.5, capacity=60_000),
     training=TrainingConfig(
         # One after the other: M learns little while V moves, and C learns only to stand still from a poor M.
         tokenizer=PhaseConfig(6, 200, 64, 1e-3, 0.01, 10.0, last_epoch=15),
-        world_model=PhaseConfig(16, 50, 16, 1.5e-3, 0.05, 100.0),
+        world_model=PhaseConfig(16, 50, 16, 1.5e-3, 0.05, 100.0, decayed="matrices"),
         actor_critic=PhaseConfig(27, 36, 64, 3e-4, 0.01, 3.0),
     ),
     evaluation=EvalConfig(episodes=50, every=20, episodes_during=8),
@@ -73,14 +80,14 @@ TOY = Config(
         revive_after=20,
         changed_weight=3.0,
     ),
-    world_model=WorldModelConfig(width=64, layers=2, heads=2, dropout=0.0),
+    world_model=WorldModelConfig(width=64, layers=2, heads=2, dropout=0.0, **AS_TUNED),
     actor_critic=ActorCriticConfig(lstm_width=128),
-    dream=DreamConfig(horizon=10, burn_in=4, entropy_weight=0.01, mask_after_end=True),
+    dream=DreamConfig(horizon=10, burn_in=4, context_starts=False, entropy_weight=0.01, mask_after_end=True),
     collect=CollectConfig(steps=100, last_epoch=1_000_000, capacity=20_000),
     training=TrainingConfig(
         # One after the other, as in the preset cpu.
         tokenizer=PhaseConfig(6, 200, 32, 1e-3, 0.01, 10.0, last_epoch=10),
-        world_model=PhaseConfig(11, 60, 16, 2e-3, 0.05, 100.0),
+        world_model=PhaseConfig(11, 60, 16, 2e-3, 0.05, 100.0, decayed="matrices"),
         actor_critic=PhaseConfig(21, 40, 64, 1e-3, 0.01, 3.0),
     ),
     evaluation=EvalConfig(episodes=64, every=10, episodes_during=32),
@@ -92,13 +99,13 @@ TINY = Config(
     checkpoint_every=2,
     env=EnvConfig(id="tokendream/Catch-v0"),
     tokenizer=TokenizerConfig(channels=8, downsamples=4, codebook_size=16, code_width=16, perceptual="none"),
-    world_model=WorldModelConfig(width=16, layers=2, heads=2, segment_length=5),
+    world_model=WorldModelConfig(width=16, layers=2, heads=2, segment_length=5, **AS_TUNED),
     actor_critic=ActorCriticConfig(lstm_width=16),
-    dream=DreamConfig(horizon=4, burn_in=3),
+    dream=DreamConfig(horizon=4, burn_in=3, context_starts=False),
     collect=CollectConfig(steps=20, capacity=1000),
     training=TrainingConfig(
         tokenizer=PhaseConfig(1, 2, 4, 1e-3, 0.01, 10.0),
-        world_model=PhaseConfig(2, 2, 2, 1e-3, 0.05, 100.0),
+        world_model=PhaseConfig(2, 2, 2, 1e-3, 0.05, 100.0, decayed="matrices"),
         actor_critic=PhaseConfig(3, 2, 2, 1e-3, 0.01, 3.0),
     ),
     evaluation=EvalConfig(episodes=2, every=2, episodes_during=2),

@@ -96,21 +96,49 @@ class ReplayBuffer:
             self._column["last"][newest] = True
             self.closed += 1
 
-    def draw(self, n: int, length: int, *, align: Literal["start", "end"], rng: np.random.Generator) -> Segments:
+    def draw(
+        self,
+        n: int,
+        length: int,
+        *,
+        align: Literal["start", "end"],
+        rng: np.random.Generator,
+        before: int = 0,
+        after: int = 0,
+    ) -> Segments:
         """n segments of up to `length` rows that start, or end, at rows drawn uniformly from all that are held.
 
         They stop where the episode does; what is missing is padded, on the right for "start", left for "end".
+        `before` and `after` leave out rows with fewer rows of their episode on that side (see `anchors`).
         """
         if len(self) == 0:
             raise ValueError("nothing can be drawn from an empty replay buffer")
         if align not in ("start", "end"):
             raise ValueError(f"align must be 'start' or 'end', not {align!r}")
-        anchor = rng.integers(self.oldest, self.total, size=(n, 1))
+        if before or after:
+            rows = self.anchors(before, after)
+            anchor = rows[rng.integers(len(rows), size=(n, 1))]
+        else:
+            anchor = rng.integers(self.oldest, self.total, size=(n, 1))
         row = anchor + np.arange(length) - (length - 1 if align == "end" else 0)
         episode_start = self._column["episode_start"]
         mask = (row >= self.oldest) & (row < self.total)
         mask &= episode_start[row % self.capacity] == episode_start[anchor % self.capacity]
         return Segments(np.where(mask, row, anchor), mask)
+
+    def anchors(self, before: int, after: int) -> Int64[np.ndarray, " rows"]:
+        """The rows held with at least `before` rows of their episode before them and `after` behind them.
+
+        An episode too short for any such row gives the one with most rows before it, if it has any before it and
+        `after` is 0; where no episode gives a row, all rows are given.
+        """
+        edges = np.array(self.episodes())
+        length = edges[:, 1] - edges[:, 0]
+        place = np.arange(self.oldest, self.total) - np.repeat(edges[:, 0], length)
+        length = np.repeat(length, length)
+        wanted = np.minimum(before, np.maximum(length - 1, 1)) if after == 0 else before
+        found = np.flatnonzero((place >= wanted) & (length - 1 - place >= after)) + self.oldest
+        return found if len(found) else np.arange(self.oldest, self.total)
 
     def frames(self, row: Int64[np.ndarray, "*B"]) -> UInt8[Tensor, "*B C H W"]:
         """The frames of these rows, on the device."""

@@ -10,16 +10,21 @@ import difflib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tokendream.config.config import Config
 from tokendream.config.parts import EnvConfig
 from tokendream.envs import toy
 from tokendream.envs.atari import AtariEnvs
+from tokendream.envs.atari_published import PublishedAtariEnvs
 from tokendream.envs.gym import GymEnvs
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.envs.watchdog import Watched
 
 toy.register()
+
+Protocol = dict[str, int | float | str]
+"""What a reader of an evaluation must know of how its games were played."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Family:
     """One kind of environments: `make(env, n, evaluation)`, and what its evaluations' protocol has of its own."""
 
     make: Callable[[EnvConfig, int, bool], Envs]
-    protocol: Callable[[EnvConfig], dict[str, int | float]]
+    protocol: Callable[[EnvConfig], Protocol]
 
 
 def make(config: Config, n: int, *, evaluation: bool) -> Envs:
@@ -40,26 +45,44 @@ def make(config: Config, n: int, *, evaluation: bool) -> Envs:
     return Watched(envs, config.env_name, limit) if limit else envs
 
 
-def evaluation_protocol(env: EnvConfig) -> dict[str, int | float]:
+def evaluation_protocol(env: EnvConfig) -> Protocol:
     """The protocol of an evaluation in this environment."""
-    common = {"size": env.size, "max_frames": env.eval_max_frames, "life_loss_ends": False}
+    common: Protocol = {
+        "size": env.size,
+        "max_frames": env.eval_max_frames,
+        "life_loss_ends": False,
+    }
     return common | FAMILIES[env.family].protocol(env)
 
 
 def _atari(env: EnvConfig, n: int, evaluation: bool) -> Envs:
-    return AtariEnvs(
+    atari = env.atari
+    common: dict[str, Any] = {
+        "size": env.size,
+        "frame_skip": atari.frame_skip,
+        "noop_max": atari.eval_noop_max if evaluation else atari.noop_max,
+        "max_frames": env.eval_max_frames if evaluation else env.max_frames,
+        "life_loss_ends": atari.life_loss_ends and not evaluation,
+    }
+    if atari.frames == "ale":
+        return AtariEnvs(env.name, n, **common)
+    return PublishedAtariEnvs(
         env.name,
         n,
-        size=env.size,
-        frame_skip=env.atari.frame_skip,
-        noop_max=env.atari.eval_noop_max if evaluation else env.atari.noop_max,
-        max_frames=env.eval_max_frames if evaluation else env.max_frames,
-        life_loss_ends=env.atari.life_loss_ends and not evaluation,
+        **common,
+        noop_after_life_loss=atari.noop_after_life_loss and not evaluation,
+        time_limit_ends=atari.time_limit_ends and not evaluation,
     )
 
 
-def _atari_protocol(env: EnvConfig) -> dict[str, int | float]:
-    return {"frame_skip": env.atari.frame_skip, "noop_max": env.atari.eval_noop_max, "sticky_actions": 0.0}
+def _atari_protocol(env: EnvConfig) -> Protocol:
+    protocol: Protocol = {
+        "frame_skip": env.atari.frame_skip,
+        "noop_max": env.atari.eval_noop_max,
+        "sticky_actions": 0.0,
+    }
+    # Results from before there was a choice say nothing.
+    return protocol if env.atari.frames == "ale" else protocol | {"frames": env.atari.frames}
 
 
 def _gym(env: EnvConfig, n: int, evaluation: bool) -> Envs:

@@ -68,11 +68,13 @@ class Trainer:
         )  # fmt: skip
         self._modules: dict[str, nn.Module] = {name: getattr(agent, name) for name in PARTS}
         self._optimisers = {
-            name: adamw(module, getattr(config.training, name), decay_matrices_only=name == "world_model")
-            for name, module in self._modules.items()
+            name: adamw(module, getattr(config.training, name)) for name, module in self._modules.items()
         }
-        segments = functools.partial(self._segments, config.world_model.segment_length, "start")
-        pasts = functools.partial(self._segments, config.dream.burn_in + 1, "end")
+        M, C = config.world_model, config.dream
+        segments = functools.partial(
+            self._segments, M.segment_length, "start", after=M.context if M.scored_starts else 0
+        )
+        pasts = functools.partial(self._segments, C.burn_in + 1, "end", before=M.context if C.context_starts else 0)
         self.phases = list(schedule(config))
         self._do = {
             "collect": self._collect,
@@ -224,8 +226,10 @@ class Trainer:
         finally:
             self._time(self.phases[self._phase].name, time.perf_counter() - began, updates=0)
 
-    def _draw(self, batch: int, length: int, align: Literal["start", "end"]) -> Segments:
-        segments = self.replay.draw(batch, length, align=align, rng=self._rng)
+    def _draw(
+        self, batch: int, length: int, align: Literal["start", "end"], *, before: int = 0, after: int = 0
+    ) -> Segments:
+        segments = self.replay.draw(batch, length, align=align, rng=self._rng, before=before, after=after)
         self._guard.drawn[self._update] = segments
         return segments
 
@@ -250,6 +254,8 @@ class Trainer:
         return captured
 
     def _collect(self) -> Mapping[str, Tensor]:
+        if self.config.collect.forget_every_epoch and self._update == 0:
+            self._collector.rewarm(self.config.dream)
         score = self._collector.step()
         return {} if score is None else {"return": torch.tensor(score)}
 
@@ -259,9 +265,11 @@ class Trainer:
         self._cache.forget()
         return (self.replay.frames(segments.row[:, 0]),)
 
-    def _segments(self, length: int, align: Literal["start", "end"], batch: int) -> tuple[Tensor, ...]:
+    def _segments(
+        self, length: int, align: Literal["start", "end"], batch: int, *, before: int = 0, after: int = 0
+    ) -> tuple[Tensor, ...]:
         """Random segments of the replay: their tokens, `B T K`, and the fields of their `Steps`."""
-        segments = self._draw(batch, length, align)
+        segments = self._draw(batch, length, align, before=before, after=after)
         if not self.config.training.cache_tokens:
             self._cache.forget()
         return self._cache.tokens(segments.row, segments.mask), *vars(self.replay.steps(segments)).values()

@@ -14,15 +14,19 @@ from tokendream.device import Compute
 from tokendream.nn.losses import Losses
 
 
-def adamw(module: nn.Module, phase: PhaseConfig, *, decay_matrices_only: bool = False) -> torch.optim.AdamW:
-    """AdamW over a part's trainable parameters; weight decay on everything, or on tensors of two or more axes.
+def adamw(module: nn.Module, phase: PhaseConfig) -> torch.optim.AdamW:
+    """AdamW over a part's trainable parameters; weight decay acts on those that `phase.decayed` names.
 
     Fused everywhere. On a GPU its step can be captured: call it once the module is where it will train.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
+    linear = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
+    decayed = [
+        phase.decayed == "all" or (phase.decayed == "matrices" and p.ndim >= 2) or id(p) in linear for p in parameters
+    ]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if not decay_matrices_only or p.ndim >= 2]},
-        {"params": [p for p in parameters if decay_matrices_only and p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p, yes in zip(parameters, decayed, strict=True) if yes]},
+        {"params": [p for p, yes in zip(parameters, decayed, strict=True) if not yes], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
