@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from comparing import apart, autocast, choose, results
 from torch import nn
 
@@ -149,15 +150,27 @@ def test_each_op_draws_the_same_mask_on_its_way_back():
     x = torch.randn(40, 64, requires_grad=True)
     swish = layers.Swish.apply(x, torch.zeros(64), 0.3)
     assert torch.equal(torch.autograd.grad(swish.sum(), x)[0] == 0, swish == 0)
-    y, gate = torch.randn(2, 4, 5, 16, requires_grad=True), torch.randn(2, 5, 64, requires_grad=True)
-    gated = layers.GatedNorm.apply(y, gate, 0.3)
-    assert torch.equal(torch.autograd.grad(gated.sum(), gate)[0] == 0, gated == 0)
     branch = torch.randn(40, 64, requires_grad=True)
     zero, one = torch.zeros(64), torch.ones(64)
     total, normed = layers.AddNorm.apply(torch.zeros(40, 64), branch, zero, one, zero, 0.3)
     grad = torch.autograd.grad((normed * torch.randn(40, 64)).sum(), branch)[0]
     assert torch.equal(grad == 0, total == 0)
     assert 0.25 < (total == 0).float().mean() < 0.35
+
+
+def test_dropout_on_the_retention_comes_before_its_norm():
+    """The mask shows in the gradient of y, which is 0 where y was dropped: with it, all is what PyTorch makes of it."""
+    p, w = 0.3, torch.randn(2, 5, 64)
+    y, gate = torch.randn(2, 4, 5, 16, requires_grad=True), torch.randn(2, 5, 64, requires_grad=True)
+    gated = layers.GatedNorm.apply(y, gate, p)
+    grads = torch.autograd.grad((gated * w).sum(), (y, gate))
+    kept = grads[0] != 0
+    assert 0.2 < 1 - kept.float().mean() < 0.4
+    normed = F.layer_norm(y * kept / (1 - p), (16,), eps=1e-6).transpose(1, 2).flatten(2)
+    expected = F.silu(gate) * normed
+    torch.testing.assert_close(gated, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(grads, torch.autograd.grad((expected * w).sum(), (y, gate)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("site", ["after the retention", "inside the feed-forward network", "behind it"])

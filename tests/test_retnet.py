@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from tokendream.nn.retnet import RetNet
+from tokendream.nn.retnet import RetNet, RetNetLayer
+from tokendream.nn.rotary import Rotary
 
 
 def net(dtype=torch.float64, layers=2, width=32):
@@ -28,6 +29,20 @@ def test_low_precision_stays_near_float64_over_650_tokens_and_5_layers(dtype, bo
     assert state.S.dtype == torch.float32
     for ours, reference in ((y, y64), (y_next, next64)):
         assert float((ours.double() - reference).norm() / reference.norm()) < bound
+
+
+def test_dropout_on_the_retention_comes_before_its_norm():
+    """As in the published code: whatever was dropped, every head's output has mean 0 and variance 1."""
+    layer = RetNetLayer(64, 4, dropout=0.5).double().train()
+    torch.nn.init.zeros_(layer.qkvg.weight[-64:])
+    torch.nn.init.ones_(layer.qkvg.bias[-64:])  # the gate: swish(1) for all
+    x = torch.randn(2, 5, 64, dtype=torch.float64)
+    turned = Rotary(*(torch.ones(1, 4, 5, 8, dtype=torch.complex128) for _ in range(2)))
+    once, again = (layer.retain(x, turned, lambda q, k, v: (v, None))[0] for _ in range(2))
+    assert not torch.equal(once, again)
+    heads = (once / torch.nn.functional.silu(torch.ones(()).double())).unflatten(-1, (4, 16))
+    torch.testing.assert_close(heads.mean(-1), torch.zeros(2, 5, 4).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(heads.square().mean(-1), torch.ones(2, 5, 4).double(), atol=1e-4, rtol=0)
 
 
 def test_decays_survive_a_change_of_precision():

@@ -81,7 +81,7 @@ class RetNetLayer(nn.Module):
         *parts, gate = self.qkvg(self.norm_retention(x)).chunk(4, dim=-1)
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         y, S = form(rotate_blocks(q, rotary.q), rotate_blocks(k, rotary.k), v)
-        y = self.drop(F.layer_norm(y, y.shape[-1:], eps=1e-6))
+        y = F.layer_norm(self.drop(y), y.shape[-1:], eps=1e-6)
         return F.silu(gate) * y.transpose(1, 2).flatten(2), S
 
     def ffn(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:

@@ -58,33 +58,53 @@ void heads_back(const T* grad, T* grad_x, float* grad_bias, const float* table, 
     if (table) std::copy_n(together(grad_bias, n, at.d).data(), n, grad_bias);
 }
 
+// What dropout leaves of y, into `kept`, and its moments.
+template <class T>
+inline Moments drop_row(const T* __restrict y, const float* __restrict factors, float* __restrict kept, int64_t d) {
+#pragma omp simd
+    for (int64_t i = 0; i < d; i++) kept[i] = up(y[i]) * factors[i];
+    return moments(kept, d);
+}
+
+// swish(gate) times the norm of what dropout leaves of y.
+template <class T>
+inline void gate_row(const T* __restrict y, const T* __restrict gate, T* __restrict out,
+                     const float* __restrict factors, float* __restrict kept, int64_t d) {
+    const Moments m = drop_row(y, factors, kept, d);
+#pragma omp simd
+    for (int64_t i = 0; i < d; i++) {
+        const float z = up(gate[i]);
+        put(out[i], z * sigmoid<T>(z) * ((kept[i] - m.mean) * m.scale));
+    }
+}
+
 template <class T>
 inline void gate_row_back(const T* __restrict y, const T* __restrict gate, const T* __restrict grad,
                           T* __restrict grad_y, T* __restrict grad_gate, const float* __restrict factors,
-                          float* __restrict slope, int64_t d) {
-    const Moments m = moments(y, d);
+                          float* __restrict slope, float* __restrict kept, int64_t d) {
+    const Moments m = drop_row(y, factors, kept, d);
     float sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
     for (int64_t i = 0; i < d; i++) {
-        const float z = up(gate[i]), s = sigmoid<T>(z), n = (up(y[i]) - m.mean) * m.scale;
-        const float kept = up(grad[i]) * factors[i];
-        put(grad_gate[i], kept * n * s * (1 + z * (1 - s)));
-        slope[i] = kept * z * s;
+        const float z = up(gate[i]), s = sigmoid<T>(z), g = up(grad[i]), n = (kept[i] - m.mean) * m.scale;
+        put(grad_gate[i], g * n * s * (1 + z * (1 - s)));
+        slope[i] = g * z * s;
         sum += slope[i];
         dot += slope[i] * n;
     }
     sum /= d, dot /= d;
 #pragma omp simd
-    for (int64_t i = 0; i < d; i++) put(grad_y[i], m.scale * (slope[i] - sum - (up(y[i]) - m.mean) * m.scale * dot));
+    for (int64_t i = 0; i < d; i++)
+        put(grad_y[i], factors[i] * m.scale * (slope[i] - sum - (kept[i] - m.mean) * m.scale * dot));
 }
 
 // Row r of gate and out is token r % L of row r / L in heads y.
 template <class T>
 void gated_norm(const T* y, const T* gate, T* out, Layout at, uint64_t seed, double p) {
-    for_rows(at.G * at.L, at.stride, seed, p, [=](int64_t r, const float* factors, float*) {
+    for_rows(at.G * at.L, at.stride, seed, p, [=](int64_t r, const float* factors, float* scratch) {
         for (int64_t h = 0; h < at.H; h++) {
             const int64_t head = at.head(r / at.L, h, r % at.L), token = at.token(0, h, r);
-            gate_row(y + head, gate + token, out + token, factors + h * at.d, at.d);
+            gate_row(y + head, gate + token, out + token, factors + h * at.d, scratch, at.d);
         }
     });
 }
@@ -96,7 +116,7 @@ void gated_norm_back(const T* y, const T* gate, const T* grad, T* grad_y, T* gra
         for (int64_t h = 0; h < at.H; h++) {
             const int64_t head = at.head(r / at.L, h, r % at.L), token = at.token(0, h, r);
             gate_row_back(y + head, gate + token, grad + token, grad_y + head, grad_gate + token, factors + h * at.d,
-                          scratch, at.d);
+                          scratch, scratch + at.stride, at.d);
         }
     });
 }

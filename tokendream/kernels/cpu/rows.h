@@ -101,18 +101,6 @@ inline void shift(const T* __restrict x, const float* __restrict bias, T* __rest
     for (int64_t i = 0; i < n; i++) put(y[i], up(x[i]) + bias[i]);
 }
 
-// swish(gate) times the norm of y times dropout's factors.
-template <class Y, class T>
-inline void gate_row(const Y* __restrict y, const T* __restrict gate, T* __restrict out,
-                     const float* __restrict factors, int64_t d) {
-    const Moments m = moments(y, d);
-#pragma omp simd
-    for (int64_t i = 0; i < d; i++) {
-        const float z = up(gate[i]);
-        put(out[i], z * sigmoid<T>(z) * factors[i] * ((up(y[i]) - m.mean) * m.scale));
-    }
-}
-
 template <class X, class T>
 inline void swish_row(const X* __restrict x, const float* __restrict bias, T* __restrict y,
                       const float* __restrict factors, int64_t n) {
