@@ -66,6 +66,25 @@ def test_acting_remembers_frame_and_action_as_burn_in_does(agent):
     assert torch.allclose(state.h, expected.h, atol=1e-6)
 
 
+def test_a_policy_s_choice_may_be_captured(agent):
+    """What is captured draws from the generator that is named, and chooses as it would without."""
+    seen = []
+
+    def capture(run, generator):
+        def replayed(*inputs):
+            seen.append((len(inputs), generator.initial_seed()))
+            return run(*inputs)
+
+        return replayed
+
+    seen_frames = torch.randint(256, (6, 2, 3, 64, 64), dtype=torch.uint8).numpy()
+    plain, captured = (AgentPolicy(agent, CPU, temperature=1.0, seed=3, **how) for how in ({}, {"capture": capture}))
+    for i, frame in enumerate(seen_frames):
+        first = np.array([i == 0, i in (0, 3)])
+        assert plain(frame, first).tolist() == captured(frame, first).tolist()
+    assert seen == [(4, 3)] * 6
+
+
 def test_a_policy_forgets_its_lane_when_a_new_game_begins(agent):
     """With the same random numbers, a lane that begins anew acts as if nothing had been before."""
     old, new = frames(1).numpy(), frames(1).numpy()

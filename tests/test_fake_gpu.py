@@ -5,7 +5,7 @@ import pytest
 import torch
 from fake_gpu import DEVICE, TYPE, fake_gpu, moved
 
-from tokendream.agent.agent import Agent
+from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
@@ -90,6 +90,23 @@ def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus(build):
         frame = trainer.replay.frames(np.arange(2))[:1]
         crossings.found.clear()
         chosen, h, c = trainer._collector._choose(frame, memory.h, memory.c)
+        assert crossings.found == []
+        assert {x.device.type for x in (chosen, h, c)} == {TYPE}
+
+
+def test_a_choice_of_an_evaluation_neither_waits_nor_crosses_the_bus(build, monkeypatch):
+    agent = Agent.from_config(CONFIG, ACTIONS)
+    with fake_gpu() as crossings:
+        trainer = build(agent)
+        host = torch.Generator()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "Generator", lambda device=None: host)
+            policy = AgentPolicy(agent, trainer.compute, temperature=0.5, seed=0)
+        memory = agent.actor_critic.initial_state(2)
+        frame = trainer.replay.frames(np.arange(2))
+        going_on = torch.ones(2, dtype=torch.bool, device=TYPE)
+        crossings.found.clear()
+        chosen, h, c = policy._choose(frame, going_on, memory.h, memory.c)
         assert crossings.found == []
         assert {x.device.type for x in (chosen, h, c)} == {TYPE}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -65,20 +67,37 @@ class Agent(nn.Module):
 class AgentPolicy:
     """The agent as a player of games: numpy frames in, actions out, one memory an environment.
 
-    Its random numbers are its own, so that evaluating changes nothing about training.
+    Its random numbers are its own, so that evaluating changes nothing about training. `capture` may turn a choice of
+    actions, which draws from the generator that it is given too, into one that a GPU replays.
     """
 
-    def __init__(self, agent: Agent, compute: Compute, *, temperature: float, seed: int) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        compute: Compute,
+        *,
+        temperature: float,
+        seed: int,
+        capture: Callable[[Callable, torch.Generator], Callable] = lambda run, generator: run,
+    ) -> None:
         self._agent, self._compute, self._temperature = agent, compute, temperature
         self._generator = torch.Generator(compute.device).manual_seed(seed)
+        self._choose = capture(self._act, self._generator)
         self._memory: PolicyState | None = None
 
     def __call__(self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Actions for the current frames; where `first` is True a new game has begun."""
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(len(frame))
-        memory = self._memory.keep(torch.from_numpy(~first).to(self._compute.device))
-        seen = torch.from_numpy(frame).to(self._compute.device)
-        with self._compute.autocast():
-            action, self._memory = self._agent.act(seen, memory, self._generator, temperature=self._temperature)
+        going_on, memory = torch.from_numpy(~first), self._memory
+        action, h, c = self._choose(torch.from_numpy(frame), going_on, memory.h, memory.c)
+        self._memory = PolicyState(h, c)
         return self._agent.actor_critic.actions.to_env(action)
+
+    def _act(self, frame: Tensor, going_on: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions and the memory after them; where a game is not `going_on` its memory is forgotten first."""
+        device = self._compute.device
+        memory = PolicyState(h, c).keep(going_on.to(device))
+        with self._compute.autocast():
+            action, after = self._agent.act(frame.to(device), memory, self._generator, temperature=self._temperature)
+        return action, after.h, after.c

@@ -150,6 +150,11 @@ class Captured(Generic[Output]):
         warnings.warn(f"{self._name or 'this'} runs without a CUDA graph: {reason}", RuntimeWarning, stacklevel=4)
 
 
+def capturing(compute: Compute, name: str) -> Callable[[Callable[..., Output], torch.Generator], Captured[Output]]:
+    """What makes a function that draws from a generator a captured one: for whoever must not know this module."""
+    return lambda run, generator: Captured(run, compute, [generator], name)
+
+
 @contextlib.contextmanager
 def _synchronisations() -> Iterator[list[str]]:
     """The places at which the host waits for the device within the context, which no capture survives."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tokendream.agent.agent import AgentPolicy
 from tokendream.config.config import Config
 from tokendream.envs.registry import make
 from tokendream.envs.vector import SeedError
@@ -42,7 +41,7 @@ def evaluate_run(
     trained = Trained.load(run_dir, device)
     config = trained.config
     temperature = temperature or config.evaluation.temperature
-    policy = AgentPolicy(trained.agent, trained.compute, temperature=temperature, seed=seed)
+    policy = trained.policy(seed, temperature)
     display = display_for(config, ())
     try:
         result, games = evaluate(

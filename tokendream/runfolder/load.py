@@ -19,7 +19,7 @@ from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
-from tokendream.kernels.cuda_graph import Captured
+from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.kernels.install import install
 from tokendream.runfolder import files
 from tokendream.runfolder.checkpoint import CheckpointError, Checkpoints
@@ -68,7 +68,8 @@ class Trained:
         """
         if temperature is None:
             temperature = self.config.evaluation.temperature
-        return AgentPolicy(self.agent, self.compute, temperature=temperature, seed=seed)
+        capture = capturing(self.compute, "evaluation")
+        return AgentPolicy(self.agent, self.compute, temperature=temperature, seed=seed, capture=capture)
 
     def steps(
         self, seed: int = 0, temperature: float | None = None

@@ -16,6 +16,7 @@ from tokendream.envs.pause import Pausable
 from tokendream.errors import one_line
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import Game, Policy, random_policy
+from tokendream.kernels.cuda_graph import capturing
 from tokendream.kernels.install import describe
 from tokendream.reports import pictures
 from tokendream.reports.display import Display, peak_memory
@@ -99,7 +100,8 @@ class Results:
     def _policy(self) -> Policy:
         """The agent with the games' own seed, so that `tokendream eval` plays the same games again."""
         temperature, seed = self.config.evaluation.temperature, self.config.seed
-        return AgentPolicy(self.agent, self.compute, temperature=temperature, seed=seed)
+        capture = capturing(self.compute, "evaluation")
+        return AgentPolicy(self.agent, self.compute, temperature=temperature, seed=seed, capture=capture)
 
     def _random(self) -> Policy:
         return random_policy(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
