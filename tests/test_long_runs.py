@@ -55,7 +55,7 @@ def test_nothing_grows(tmp_path, monkeypatch, tally: Tally):
     def watched(run: experiment.Run) -> None:
         save(run)
         if run._trainer.epoch % 5 == 0:
-            run._report()
+            run._results.report()
         seen.append(usage())
 
     monkeypatch.setattr(experiment.Run, "_save", watched)

@@ -69,7 +69,7 @@ TOY = Config(
     preset="toy",
     epochs=40,
     checkpoint_every=5,
-    env=EnvConfig(id="tokendream/Catch-v0", size=32),
+    env=EnvConfig(id="tokendream/Catch-v0", size=32, atari=AtariConfig(frames="ale")),
     tokenizer=TokenizerConfig(
         channels=16,
         downsamples=3,
@@ -97,7 +97,7 @@ TINY = Config(
     preset="tiny",
     epochs=4,
     checkpoint_every=2,
-    env=EnvConfig(id="tokendream/Catch-v0"),
+    env=EnvConfig(id="tokendream/Catch-v0", atari=AtariConfig(frames="ale")),
     tokenizer=TokenizerConfig(channels=8, downsamples=4, codebook_size=16, code_width=16, perceptual="none"),
     world_model=WorldModelConfig(width=16, layers=2, heads=2, segment_length=5, **AS_TUNED),
     actor_critic=ActorCriticConfig(lstm_width=16),
