@@ -100,7 +100,7 @@ def test_rows_of_any_width_and_strides_are_taken():
 def test_swish_in_bf16_is_right_to_the_last_bit_but_one_for_every_number():
     """All 65,536 of them; what is not finite is not made finite."""
     x = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
-    y = layers.Swish.apply(x[None], torch.zeros(len(x)), 0.0)[0]
+    y = layers.swish(x[None], torch.zeros(len(x)), 0.0)[0]
     assert torch.equal(y.isfinite(), x.isfinite())
     assert y[x.isnan()].isnan().all()
     there = x.isfinite()
@@ -131,7 +131,7 @@ def test_dropout_keeps_its_rate_and_the_gradient_its_mask(p):
     n = 1 << 20
     x, bias = torch.ones(n // 256, 256, requires_grad=True), torch.zeros(256)
     torch.manual_seed(3)
-    y = layers.Add.apply(torch.zeros_like(x), x, bias, p)
+    y = layers.add_norm(torch.zeros_like(x), x, bias, None, None, p)[0]
     dropped = (y == 0).double()
     assert abs(dropped.mean() - p) < 4 * (p * (1 - p) / n) ** 0.5
     for lag in (1, 2, 127, 128, 256, 1024):  # a word of the hash serves two numbers of a row, 128 apart
@@ -139,20 +139,20 @@ def test_dropout_keeps_its_rate_and_the_gradient_its_mask(p):
         assert abs((flat[lag:] - p).mul(flat[:-lag] - p).mean()) < 4 * p * (1 - p) / n**0.5
     assert torch.allclose(y[y != 0], torch.tensor(1 / (1 - p)))
     assert torch.equal(torch.autograd.grad(y.sum(), x)[0], y)  # the input is 1
-    assert not torch.equal(layers.Add.apply(torch.zeros_like(x), x, bias, p), y)
+    assert not torch.equal(layers.add_norm(torch.zeros_like(x), x, bias, None, None, p)[0], y)
     torch.manual_seed(3)
-    assert torch.equal(layers.Add.apply(torch.zeros_like(x), x, bias, p), y)
+    assert torch.equal(layers.add_norm(torch.zeros_like(x), x, bias, None, None, p)[0], y)
 
 
 def test_each_op_draws_the_same_mask_on_its_way_back():
     """A gradient where an output was kept, none where it was dropped, against the same draw differentiated by hand."""
     torch.manual_seed(0)
     x = torch.randn(40, 64, requires_grad=True)
-    swish = layers.Swish.apply(x, torch.zeros(64), 0.3)
+    swish = layers.swish(x, torch.zeros(64), 0.3)
     assert torch.equal(torch.autograd.grad(swish.sum(), x)[0] == 0, swish == 0)
     branch = torch.randn(40, 64, requires_grad=True)
     zero, one = torch.zeros(64), torch.ones(64)
-    total, normed = layers.AddNorm.apply(torch.zeros(40, 64), branch, zero, one, zero, 0.3)
+    total, normed = layers.add_norm(torch.zeros(40, 64), branch, zero, one, zero, 0.3)
     grad = torch.autograd.grad((normed * torch.randn(40, 64)).sum(), branch)[0]
     assert torch.equal(grad == 0, total == 0)
     assert 0.25 < (total == 0).float().mean() < 0.35
@@ -162,7 +162,7 @@ def test_dropout_on_the_retention_comes_before_its_norm():
     """The mask shows in the gradient of y, which is 0 where y was dropped: with it, all is what PyTorch makes of it."""
     p, w = 0.3, torch.randn(2, 5, 64)
     y, gate = torch.randn(2, 4, 5, 16, requires_grad=True), torch.randn(2, 5, 64, requires_grad=True)
-    gated = layers.GatedNorm.apply(y, gate, p)
+    gated = layers.gated_norm(y, gate, p)
     grads = torch.autograd.grad((gated * w).sum(), (y, gate))
     kept = grads[0] != 0
     assert 0.2 < 1 - kept.float().mean() < 0.4

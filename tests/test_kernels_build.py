@@ -116,9 +116,9 @@ def test_a_compiler_without_openmp_gives_kernels_of_one_thread(tmp_path):
     real = os.environ.get("CXX", "c++")
     refuses = 'case " $* " in *" -fopenmp "*) echo "error: unsupported option -fopenmp" >&2; exit 1;; esac'
     without = script(tmp_path / "without", f'{refuses}; exec {real} "$@"')
-    code = f"{SAY}; from tokendream.kernels.cpu.layers import Norm; import torch; x = torch.randn(40, 8); " + (
+    code = f"{SAY}; from tokendream.kernels.cpu.layers import norm; import torch; x = torch.randn(40, 8); " + (
         "w, b = torch.ones(8), torch.zeros(8); "
-        "print(torch.allclose(Norm.apply(x, w, b), torch.nn.functional.layer_norm(x, (8,), w, b, 1e-6), atol=1e-5))"
+        "print(torch.allclose(norm(x, w, b), torch.nn.functional.layer_norm(x, (8,), w, b, 1e-6), atol=1e-5))"
     )
     said, _ = child(code, CXX=without, XDG_CACHE_HOME=str(tmp_path), OMP_NUM_THREADS="2")
     assert "own kernels" in said

@@ -1,10 +1,10 @@
 // What all ops share. An op reads its inputs once, computes in float32 and writes its outputs once; fused.py names the
 // layers of nn whose lines it computes.
 //
-// T is the storage type, float or bf16. Sizes and strides are in elements. Rows are short, so whatever is kept between
-// two loops over one stays in the nearest cache. Rows are dealt out to threads in equal shares: the number of threads
-// changes nothing but the order of sums over rows. Loops are written so that compilers turn them into vectors: plain
-// operations on elements, no branches.
+// T is the type that tensors are stored in, float or bf16; weights and their gradients are always float. Sizes and
+// strides are in elements. Rows are short, so what is kept between two loops over one stays in the nearest cache.
+// Threads have equal shares of the rows: their number changes nothing but the order of sums over rows. Loops are
+// written so that compilers turn them into vectors: plain operations on elements, no branches.
 
 #pragma once
 
@@ -154,8 +154,10 @@ inline Moments moments(const T* __restrict x, int64_t n) {
 }
 
 // Sums over rows (gradients of biases and norms' weights): every thread has a share, and they are added in order.
-class Sums {
-  public:
+struct Sums {
+    int64_t n;
+    std::vector<float> shares;
+
     explicit Sums(int64_t n) : n(n), shares(omp_get_max_threads() * n, 0.0f) {}
 
     float* mine() { return shares.data() + omp_get_thread_num() * n; }
@@ -164,22 +166,17 @@ class Sums {
         std::fill_n(to, n, 0.0f);
         for (size_t i = 0; i < shares.size(); i++) to[i % n] += shares[i];
     }
-
-  private:
-    int64_t n;
-    std::vector<float> shares;
 };
+
+// Of every d numbers, the even ones and then the odd ones.
+inline std::vector<float> apart(const float* x, int64_t n, int64_t d) {
+    std::vector<float> parts(n);
+    for (int64_t i = 0; i < n; i++) parts[i / d * d + i % d / 2 + i % 2 * (d / 2)] = x[i];
+    return parts;
+}
 
 }  // namespace
 
-// For functions that Python calls: `half` says whether tensors are bf16 or float; weights of norms are always float.
-#define STORED(...)          \
-    do {                     \
-        if (half) {          \
-            using T = bf16;  \
-            __VA_ARGS__;     \
-        } else {             \
-            using T = float; \
-            __VA_ARGS__;     \
-        }                    \
-    } while (0)
+// What Python calls: a table of an op's functions, by the type that tensors are stored in: float, bf16.
+#define EXPORT(op) \
+    extern "C" void* td_##op[] = {(void*)op<float>, (void*)op<bf16>}

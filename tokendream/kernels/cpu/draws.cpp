@@ -47,10 +47,4 @@ void sample(const T* x, const float* u, int64_t* out, int64_t rows, int64_t n, d
 
 }  // namespace
 
-extern "C" {
-
-void td_sample(int half, const void* x, const float* u, int64_t* out, int64_t rows, int64_t n, double temperature) {
-    STORED(sample((const T*)x, u, out, rows, n, temperature));
-}
-
-}  // extern "C"
+EXPORT(sample);

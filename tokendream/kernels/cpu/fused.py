@@ -71,10 +71,10 @@ class FusedRetNetLayer(RetNetLayer):
             return tiles.pop(x, self.norm_retention, self.qkvg, planes, **form.keywords)
         normed = self.norm_retention(x)
         tiled = torch.is_grad_enabled() and _fits_tiles(normed, *weight.shape)
-        raw = tiles.Product.apply(normed, weight) if tiled else F.linear(normed, weight)
-        q, k, v, gate = layers.SplitHeads.apply(raw, self.qkvg.bias, *planes)
+        raw = tiles.product(normed, weight) if tiled else F.linear(normed, weight)
+        q, k, v, gate = layers.split_heads(raw, self.qkvg.bias, *planes)
         y, S = form(q, k, v)
-        return layers.GatedNorm.apply(y, gate, p), S
+        return layers.gated_norm(y, gate, p), S
 
     def _one_call(self, x: Tensor, p: float, S: Tensor) -> bool:
         return p == 0 and not torch.is_grad_enabled() and _fits_tiles(x, S.shape[-1]) and S.dtype is torch.float32
@@ -88,8 +88,8 @@ class FusedRetNetLayer(RetNetLayer):
             parts = (self.out, self.norm_ffn, self.ffn_in, self.ffn_out)
             weights = [w for part in parts for w in (part.weight, part.bias)]
             if p == 0 and not torch.is_grad_enabled():
-                return tiles.ffn(x, y, *weights)
-            return tiles.Ffn.apply(x, y, p, *weights)
+                return tiles.ffn_alone(x, y, *weights)
+            return tiles.ffn(x, y, p, *weights)
         x, normed = _add_norm(x, y, self.out, self.norm_ffn, p)
         return _add(x, _swish(normed, self.ffn_in, p), self.ffn_out, p)
 
@@ -108,20 +108,17 @@ class FusedTransformerLayer(TransformerLayer):
 
 def _add_norm(x: Tensor, y: Tensor, linear: nn.Linear, norm: nn.LayerNorm, p: float) -> tuple[Tensor, Tensor]:
     """s = x + drop(W y + b), and norm(s)."""
-    return layers.AddNorm.apply(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, norm.weight, norm.bias, p)
+    return layers.add_norm(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, norm.weight, norm.bias, p)
 
 
 def _add(x: Tensor, y: Tensor, linear: nn.Linear, p: float) -> Tensor:
     """x + drop(W y + b)."""
-    return layers.Add.apply(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, p)
+    return layers.add_norm(x, F.linear(y, linear.weight).to(x.dtype), linear.bias, None, None, p)[0]
 
 
 def _swish(x: Tensor, linear: nn.Linear, p: float) -> Tensor:
     """drop(s ∘ sigmoid(s)) for s = W x + b."""
-    raw = F.linear(x, linear.weight)
-    if p == 0 and not torch.is_grad_enabled():
-        return layers.swish_(raw, linear.bias)
-    return layers.Swish.apply(raw, linear.bias, p)
+    return layers.swish(F.linear(x, linear.weight), linear.bias, p)
 
 
 class FusedLayerNorm(nn.LayerNorm):
@@ -130,13 +127,13 @@ class FusedLayerNorm(nn.LayerNorm):
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """norm(x)."""
         if _fits(x, self.weight) and self.eps == layers.EPS:
-            return layers.Norm.apply(x, self.weight, self.bias)
+            return layers.norm(x, self.weight, self.bias)
         return super().forward(x)
 
 
 def _norm_swish(norm: NormSwish, x: Tensor, *, times: int = 1, edge: int = 0) -> Tensor:
     """norm(x), each pixel `times` x `times` times, and `edge` rows and columns of zeros behind."""
-    return images.NormSwish.apply(x, norm.weight, norm.bias, norm.num_groups, times, edge)
+    return images.norm_swish(x, norm.weight, norm.bias, norm.num_groups, times, edge)
 
 
 class FusedNormSwish(NormSwish):
@@ -175,7 +172,7 @@ class FusedLPIPS(LPIPS):
     ) -> Float[Tensor, " B"]:
         """With a gradient for b alone."""
         if _fits(a) and b.dtype is a.dtype and not a.requires_grad:
-            return images.Distance.apply(a, b, weight)
+            return images.distance(a, b, weight)
         return super().unit_distance(a, b, weight)
 
 

@@ -4,9 +4,9 @@
 
 namespace {
 
-// norm over the pixels and channels of a group, then swish: y = z sigmoid(z), z = factor x + offset by channel.
+// The groups of channels that are normed together, over all pixels of an image.
 struct Groups {
-    int64_t pixels, channels, each;  // channels of a group
+    int64_t pixels, channels, each;  // each: channels of a group
 
     // Mean and 1 / standard deviation of every group of an image, at every channel, in one reading: sums of distances
     // from the first pixel, near which all others are compared with zero. `memory` is 2 floats a channel.
@@ -64,10 +64,13 @@ struct Canvas {
     }
 };
 
+// y = z sigmoid(z) for z = weight norm(x) + bias, norm over each of `count` groups, on a canvas.
 template <class T>
-void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_t images, Groups groups,
-                Canvas canvas) {
-    const int64_t C = groups.channels, size = groups.pixels * C;
+void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_t images, int64_t height, int64_t width,
+                int64_t C, int64_t count, int64_t times, int64_t edge) {
+    const Groups groups{height * width, C, C / count};
+    const Canvas canvas{height, width, times, edge};
+    const int64_t size = groups.pixels * C;
 #pragma omp parallel
     {
         std::vector<float> memory(4 * C);
@@ -102,8 +105,11 @@ inline void add(float* __restrict to, const T* __restrict x, int64_t n) {
 // grad_weights [2 C]: of weight and bias.
 template <class T>
 void norm_swish_back(const T* x, const float* weight, const float* bias, const T* grad, T* grad_x, float* grad_weights,
-                     int64_t images, Groups groups, Canvas canvas) {
-    const int64_t C = groups.channels, size = groups.pixels * C;
+                     int64_t images, int64_t height, int64_t width, int64_t C, int64_t count, int64_t times,
+                     int64_t edge) {
+    const Groups groups{height * width, C, C / count};
+    const Canvas canvas{height, width, times, edge};
+    const int64_t size = groups.pixels * C;
     Sums total(2 * C);
 #pragma omp parallel
     {
@@ -216,29 +222,7 @@ void distance_back(const T* a, const T* b, const float* weight, const float* gra
 
 }  // namespace
 
-extern "C" {
-
-void td_norm_swish(int half, const void* x, const float* weight, const float* bias, void* y, int64_t images,
-                   int64_t height, int64_t width, int64_t channels, int64_t groups, int64_t times, int64_t edge) {
-    STORED(norm_swish((const T*)x, weight, bias, (T*)y, images, {height * width, channels, channels / groups},
-                      {height, width, times, edge}));
-}
-
-void td_norm_swish_back(int half, const void* x, const float* weight, const float* bias, const void* grad, void* grad_x,
-                        float* grad_weights, int64_t images, int64_t height, int64_t width, int64_t channels,
-                        int64_t groups, int64_t times, int64_t edge) {
-    STORED(norm_swish_back((const T*)x, weight, bias, (const T*)grad, (T*)grad_x, grad_weights, images,
-                           {height * width, channels, channels / groups}, {height, width, times, edge}));
-}
-
-void td_distance(int half, const void* a, const void* b, const float* weight, float* out, int64_t images,
-                 int64_t pixels, int64_t channels) {
-    STORED(distance((const T*)a, (const T*)b, weight, out, images, pixels, channels));
-}
-
-void td_distance_back(int half, const void* a, const void* b, const float* weight, const float* grad, void* grad_b,
-                      int64_t images, int64_t pixels, int64_t channels) {
-    STORED(distance_back((const T*)a, (const T*)b, weight, grad, (T*)grad_b, images, pixels, channels));
-}
-
-}  // extern "C"
+EXPORT(norm_swish);
+EXPORT(norm_swish_back);
+EXPORT(distance);
+EXPORT(distance_back);

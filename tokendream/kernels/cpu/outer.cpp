@@ -22,13 +22,8 @@ inline void put_rows(bf16* to, const bf16* from, int64_t stride, int64_t rows) {
     }
 }
 
-}  // namespace
-
-extern "C" {
-
-// out [P Q] = aᵀ b for a [rows P] and b [rows Q]; [Q P] where it is to be turned.
-void td_outer(int, const void* a_, const void* b_, float* out, int64_t rows, int64_t P, int64_t Q, int64_t turned) {
-    const bf16 *a = (const bf16*)a_, *b = (const bf16*)b_;
+// out [P Q] = aᵀ b for a [rows P] and b [rows Q]; its transpose [Q P] where that is asked for.
+void outer(const bf16* a, const bf16* b, float* out, int64_t rows, int64_t P, int64_t Q, int64_t transposed) {
 #pragma omp parallel
     {
         // Each thread has columns of b to itself, and all of a.
@@ -58,7 +53,7 @@ void td_outer(int, const void* a_, const void* b_, float* out, int64_t rows, int
                 const float* from_sums = sums + (j * (P / 32) + i) * block;
                 const int64_t q = (from + j) * 32;
                 for (int64_t r = 0; r < 32; r++) {
-                    if (!turned)
+                    if (!transposed)
                         put(out + (32 * i + r) * Q + q, row(from_sums + 32 * r));
                     else
                         for (int64_t c = 0; c < 32; c++) out[(q + c) * P + 32 * i + r] = from_sums[32 * r + c];
@@ -67,6 +62,8 @@ void td_outer(int, const void* a_, const void* b_, float* out, int64_t rows, int
     }
 }
 
-}  // extern "C"
+}  // namespace
+
+EXPORT_TILES(outer);
 
 #endif

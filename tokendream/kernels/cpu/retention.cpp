@@ -12,7 +12,7 @@
 namespace {
 
 // What one thread works in: a block of L tokens of one head of width d, in N rows. Rows past L stay zero.
-struct Desk {
+struct Workspace {
     int64_t L, D, d, N, inside, across;  // inside, across: steps of 32 features of a head, of 32 tokens
     Lines<bf16> tokens;                  // left, N D: the block's normed tokens
     Lines<bf16> q, k, k_left;            // left, N d and N d and d N
@@ -20,7 +20,7 @@ struct Desk {
     Lines<bf16> scores;                  // left, 32 N
     Lines<float> gate, y, fresh;         // N d, swish taken; sums 32 d; two blocks
 
-    Desk(int64_t L, int64_t D, int64_t d)
+    Workspace(int64_t L, int64_t D, int64_t d)
         : L(L), D(D), d(d), N((L + 31) / 32 * 32), inside(d / 32), across(N / 32), tokens(N * D), q(N * d), k(N * d),
           k_left(d * N), k_right(d * N), v(N * d), entering(d * d), scores(32 * N), gate(N * d), y(32 * d),
           fresh(2 * block) {}
@@ -56,7 +56,7 @@ inline void put_turned(bf16* to, Row x, const float* bias, const float* table, i
 
 // The head of every token: q, k and v as factors, and the gate. Each 32 x 32 sums are worked up beside the next
 // product.
-inline void project(Desk& w, const Head& head, const float* q_table, const float* k_table) {
+inline void project(Workspace& w, const Head& head, const float* q_table, const float* k_table) {
     const int64_t d = w.d, e = d / 2, steps = w.D / 32;
     const int64_t share = (32 + 2 * steps - 1) / (2 * steps) * 2;  // rows a step, in pairs
     int64_t turn = 0;
@@ -95,7 +95,7 @@ inline void project(Desk& w, const Head& head, const float* q_table, const float
 }
 
 // k as the right factor of q kᵀ, and kᵀ as the left one of kᵀ v.
-inline void turn_keys(Desk& w) {
+inline void turn_keys(Workspace& w) {
     alignas(64) static constexpr uint16_t lows[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
                                                       32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
     const __m512i low = _mm512_load_si512(lows), high = _mm512_add_epi16(low, _mm512_set1_epi16(1));
@@ -114,7 +114,7 @@ inline void turn_keys(Desk& w) {
 }
 
 // Gated outputs of all tokens, tril(q kᵀ) v + q S normed; out: rows of the head, D apart. S: sums [d, d].
-inline void attend(Desk& w, const float* S, bf16* out) {
+inline void attend(Workspace& w, const float* S, bf16* out) {
     const int64_t d = w.d;
     for (int64_t i = 0; i < w.inside; i++)
         for (int64_t j = 0; j < w.inside; j++)
@@ -153,7 +153,7 @@ inline void attend(Desk& w, const float* S, bf16* out) {
 }
 
 // S <- decay (S + kᵀ v)
-inline void absorb(Desk& w, float* S, float decay) {
+inline void absorb(Workspace& w, float* S, float decay) {
     for (int64_t i = 0; i < w.inside; i++)
         for (int64_t j = 0; j < w.inside; j++) {
             float* sums = S + (i * w.inside + j) * block;
@@ -170,18 +170,12 @@ inline void each_row(float* matrix, float* sums, int64_t d, Copy copy) {
         for (int64_t c = 0; c < d; c += 32) copy(matrix + r * d + c, sums_at(sums, r, c, d / 32));
 }
 
-}  // namespace
-
-extern "C" {
-
 // x [(T + P) B L D], tables [T + P, H, L, 2 d/2], S [B H d d]; out [(T + P) B L D], S_out [B H d d]. Predictions are
 // made after the P blocks from `first` on. `scale`, `offset`: of the norm; `weight` [4D, D], `bias`: of the projection
 // to q, k, v and gate; `decay`: of every head over a block.
-void td_pop(int, const void* x_, const float* scale, const float* offset, const float* weight, const float* bias,
-            const float* q_table, const float* k_table, const float* decay, const float* S, void* out_, float* S_out,
-            int64_t B, int64_t T, int64_t first, int64_t P, int64_t H, int64_t L, int64_t d) {
-    const bf16* x = (const bf16*)x_;
-    bf16* out = (bf16*)out_;
+void pop(const bf16* x, const float* scale, const float* offset, const float* weight, const float* bias,
+         const float* q_table, const float* k_table, const float* decay, float* S, bf16* out, float* S_out, int64_t B,
+         int64_t T, int64_t first, int64_t P, int64_t H, int64_t L, int64_t d) {
     const int64_t D = H * d, panel = 2 * D / 32 * tile;
     const Lines<bf16> right(4 * D * D);
     const std::vector<float> parts = apart(bias, 2 * D, d);
@@ -191,7 +185,7 @@ void td_pop(int, const void* x_, const float* scale, const float* offset, const 
     {
         pack(weight, right, 4 * D, D);
         const Tiles tiles;
-        Desk w(L, D, d);
+        Workspace w(L, D, d);
         Lines<float> states(heads * d * d), tokens(D);
 #pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < B; b++)
@@ -216,7 +210,7 @@ void td_pop(int, const void* x_, const float* scale, const float* offset, const 
                 };
                 const int64_t mine = (b * H + g * heads) * d * d;
                 for (int64_t h = 0; h < heads; h++)
-                    each_row((float*)S + mine + h * d * d, states + h * d * d, d,
+                    each_row(S + mine + h * d * d, states + h * d * d, d,
                              [](float* a, float* b) { put(b, row(a)); });
                 for (int64_t t = 0; t < T; t++) {
                     block(t, true);
@@ -229,6 +223,8 @@ void td_pop(int, const void* x_, const float* scale, const float* offset, const 
     }
 }
 
-}  // extern "C"
+}  // namespace
+
+EXPORT_TILES(pop);
 
 #endif

@@ -9,7 +9,7 @@
 
 #pragma once
 
-#include "rows.h"
+#include "common.h"
 
 #ifdef __AMX_BF16__
 
@@ -219,7 +219,6 @@ inline void transpose(__m512i* rows) {
         rows[i + 8] = _mm512_shuffle_i32x4(other[i], other[i + 8], 0xdd);
     }
 }
-
 inline void transpose(const bf16* from, bf16* to) {
     __m512i rows[16];
     for (int i = 0; i < 16; i++) rows[i] = _mm512_loadu_si512(from + 32 * i);
@@ -293,5 +292,9 @@ inline void multiply(const bf16* left, int64_t stride, const bf16* right, float*
 inline void nothing(int64_t) {}
 
 }  // namespace
+
+// As EXPORT, for what is in bf16 alone.
+#define EXPORT_TILES(op) \
+    extern "C" void* td_##op[] = {nullptr, (void*)op}
 
 #endif

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from tokendream.kernels.cpu import build
-from tokendream.kernels.cpu.call import Grads, call, draw_seed, rows
+from tokendream.kernels.cpu.call import Grads, call, differentiable, draw_seed, rows
 
 
 @functools.cache
@@ -40,7 +39,7 @@ def pop(
     out, leaving = torch.empty_like(x), torch.empty_like(S, memory_format=torch.contiguous_format)
     weights = (norm.weight, norm.bias, linear.weight, linear.bias, *planes, (gamma**L).float())
     first = range(blocks)[predict].start
-    call("pop", x, x, *weights, S.contiguous(), out, leaving, B, blocks, first, G // B - blocks, H, L, d)
+    call("pop", x, *weights, S.contiguous(), out, leaving, B, blocks, first, G // B - blocks, H, L, d)
     return out, leaving
 
 
@@ -49,66 +48,61 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
     (n, P), (_, Q) = rows(a), rows(b)
     out = torch.empty(P, Q)
     if P <= Q:  # what each thread reads again should be the narrower one
-        call("outer", a, a, b, out, n, P, Q, 0)
+        call("outer", a, b, out, n, P, Q, 0)
     else:
-        call("outer", a, b, a, out, n, Q, P, 1)
+        call("outer", b, a, out, n, Q, P, 1)
     return out
 
 
-class Product(torch.autograd.Function):
-    """(x "*B D" in bf16, weight "M D") -> x Wᵀ; the gradient of W is summed in float32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        x, lowered = x.contiguous(), weight.to(x.dtype)
-        ctx.save_for_backward(x, lowered)
-        return F.linear(x, lowered)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Grads:
-        x, lowered = ctx.saved_tensors
-        grad = grad.contiguous()
-        return grad @ lowered, outer(grad, x)
+def _product(x: Tensor, weight: Tensor) -> Any:
+    x, lowered = x.contiguous(), weight.to(x.dtype)
+    return F.linear(x, lowered), (x, lowered), ()
 
 
-class Ffn(torch.autograd.Function):
-    """(x, y "*B D" in bf16, p, weights and biases of out, norm, ffn_in, ffn_out) -> `RetNetLayer.ffn` of them."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, p: float, *weights: Tensor) -> Tensor:
-        x, y = x.contiguous(), y.contiguous()
-        n, M = x.numel() // x.shape[-1], len(weights[4])
-        total, normed, before, hidden = torch.empty_like(x), torch.empty_like(x), x.new_empty(n, M), x.new_empty(n, M)
-        ctx.p, ctx.seeds = p, [draw_seed(p) for _ in range(3)]
-        ctx.save_for_backward(y, total, normed, before, hidden, weights[0], weights[2], weights[4], weights[6])
-        return _ffn(x, y, weights, (total, normed, before, hidden), ctx.seeds, p)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Grads:
-        y, total, normed, before, hidden, *weights = ctx.saved_tensors
-        (n, M), D = before.shape, y.shape[-1]
-        grad = grad.contiguous()
-        grad_x, grad_y, grad_out, grad_back = (torch.empty_like(y) for _ in range(4))
-        grad_in, sums = torch.empty_like(before), torch.empty(4 * D + M)
-        given = (grad, total, before, *weights)
-        made = (grad_x, grad_y, grad_out, grad_in, grad_back, sums)
-        call("feed_back", grad, *given, *made, n, D, M, *ctx.seeds, ctx.p)
-        of_out, of_in, of_back = outer(grad_out, y), outer(grad_in, normed), outer(grad_back, hidden)
-        out_bias, scale, offset, back_bias, in_bias = sums.split([D, D, D, D, M])
-        return grad_x, grad_y, None, of_out, out_bias, scale, offset, of_in, in_bias, of_back, back_bias
+def _product_back(kept: tuple[Tensor, ...], _: Any, grad: Tensor) -> Grads:
+    x, lowered = kept
+    grad = grad.contiguous()
+    return grad @ lowered, outer(grad, x)
 
 
-def ffn(x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
-    """`Ffn` without dropout, and nothing kept for a gradient."""
+product = differentiable(_product, _product_back)
+"""(x "*B D" in bf16, weight "M D") -> x Wᵀ; the gradient of W is summed in float32."""
+
+
+def _ffn(x: Tensor, y: Tensor, p: float, *weights: Tensor) -> Any:
+    x, y = x.contiguous(), y.contiguous()
+    n, M = x.numel() // x.shape[-1], len(weights[4])
+    total, normed, before, hidden = torch.empty_like(x), torch.empty_like(x), x.new_empty(n, M), x.new_empty(n, M)
+    seeds = [draw_seed(p) for _ in range(3)]
+    out = _feed(x, y, weights, (total, normed, before, hidden), seeds, p)
+    return out, (y, total, normed, before, hidden, weights[0], weights[2], weights[4], weights[6]), (*seeds, p)
+
+
+def _ffn_back(kept: tuple[Tensor, ...], dropout: tuple[Any, ...], grad: Tensor) -> Grads:
+    y, total, normed, before, hidden, *weights = kept
+    (n, M), D = before.shape, y.shape[-1]
+    grad_x, grad_y, grad_out, grad_down = (torch.empty_like(y) for _ in range(4))
+    grad_up, sums = torch.empty_like(before), torch.empty(4 * D + M)
+    made = (grad_x, grad_y, grad_out, grad_up, grad_down, sums)
+    call("feed_back", grad.contiguous(), total, before, *weights, *made, n, D, M, *dropout)
+    of_out, of_up, of_down = outer(grad_out, y), outer(grad_up, normed), outer(grad_down, hidden)
+    out_bias, scale, offset, down_bias, up_bias = sums.split([D, D, D, D, M])
+    return grad_x, grad_y, None, of_out, out_bias, scale, offset, of_up, up_bias, of_down, down_bias
+
+
+ffn = differentiable(_ffn, _ffn_back)
+"""(x, y "*B D" in bf16, p, weights and biases of out, norm, ffn_in, ffn_out) -> `RetNetLayer.ffn` of them."""
+
+
+def ffn_alone(x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
+    """`ffn` without dropout, and nothing kept for a gradient."""
     assert not torch.is_grad_enabled(), "this has no gradient"
-    return _ffn(x.contiguous(), y.contiguous(), weights, (None,) * 4, [0, 0, 0], 0.0)
+    return _feed(x.contiguous(), y.contiguous(), weights, (None,) * 4, [0, 0, 0], 0.0)
 
 
-def _ffn(
+def _feed(
     x: Tensor, y: Tensor, weights: Sequence[Tensor], kept: Sequence[Tensor | None], seeds: list[int], p: float
 ) -> Tensor:
     out = torch.empty_like(x)
-    call("feed", x, x, y, *weights, out, *kept, *rows(x), len(weights[4]), *seeds, p)
+    call("feed", x, y, *weights, out, *kept, *rows(x), len(weights[4]), *seeds, p)
     return out
