@@ -272,7 +272,10 @@ def test_names_of_agents():
     config = dataclasses.replace(REM, training=dataclasses.replace(REM.training, world_model=changed))
     assert label(config) == "rem, training.world_model.updates 0"
     assert label(dataclasses.replace(Config(), preset="of-another-version")) == "of-another-version"
-    many = [dataclasses.replace(REM, epochs=n, dream=DreamConfig(n, 5, discount=0.5, lam=0.5, entropy_weight=0.5)) for n in (11, 12)]
+    many = [
+        dataclasses.replace(REM, epochs=n, dream=DreamConfig(n, 5, discount=0.5, lam=0.5, entropy_weight=0.5))
+        for n in (11, 12)
+    ]
     names = {label(config) for config in many}
     assert len(names) == 2
     assert all(len(name) < 60 for name in names)
