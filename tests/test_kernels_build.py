@@ -44,7 +44,7 @@ def test_without_a_compiler_the_plain_layers_do_the_work(tmp_path):
 
 
 @needs_kernels
-def test_the_compiled_library_is_made_once_and_a_damaged_one_anew(tmp_path):
+def test_the_compiled_library_is_made_once_and_a_damaged_one_again(tmp_path):
     env = {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     said, beside = child(SAY, **env)
     assert "own kernels" in said
@@ -104,9 +104,7 @@ def test_a_failure_is_remembered(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(build, "_library", fails)
-    monkeypatch.setattr(build, "_reasons", [])
-    fresh = build.functools.cache(build.library.__wrapped__)
-    monkeypatch.setattr(build, "library", fresh)
+    monkeypatch.setattr(build, "tried", build.functools.cache(build.tried.__wrapped__))
     assert [build.why_not() for _ in range(3)] == ["no space left"] * 3
     assert len(tried) == 1
 
@@ -127,4 +125,4 @@ def test_a_compiler_without_openmp_gives_kernels_of_one_thread(tmp_path):
 
 def test_off_means_off():
     code = f"from tokendream.kernels.cpu import build; {SAY}".replace("'cpu'", "'cpu', kernels=False")
-    assert "kernels" not in child(code + "; assert not build.library.cache_info().currsize")[0]
+    assert "kernels" not in child(code + "; assert not build.tried.cache_info().currsize")[0]

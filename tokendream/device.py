@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,48 +38,31 @@ class Compute:
     """Whether the same seed gives the same run to the bit on a GPU; on a CPU it does so anyway."""
 
     @staticmethod
-    def resolve(
-        device: str = "auto",
-        precision: Precision = "auto",
-        *,
-        kernels: bool = True,
-        capture: bool = True,
-        compile: bool = False,
-        deterministic: bool = False,
-    ) -> Compute:
+    def resolve(device: str = "auto", precision: Precision = "auto", **switches: bool) -> Compute:
         """Turn the config's words into what this machine has, and set torch's global switches to match.
 
-        Raises ConfigError for a device that is not there.
+        `switches`: the fields of this class that are true or false. Raises ConfigError for a device that is not there.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            found = torch.device(device)
-        except RuntimeError:
-            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}") from None
-        if found.type not in ("cpu", "cuda"):
+        if not re.fullmatch(r"(cpu|cuda)(:(0|[1-9]\d?))?", device):
             raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+        found = torch.device(device)
         count = torch.cuda.device_count()
         if found.type == "cuda" and (found.index or 0) >= count:
             raise ConfigError(f"device {device} is not there: this machine has {count or 'no'} CUDA device(s)")
         fast = _gpu_has_bf16(found) if found.type == "cuda" else _cpu_is_fast_at_bf16()
         bf16 = precision == "bf16" or (precision == "auto" and fast)
+        compute = Compute(found, torch.bfloat16 if bf16 else torch.float32, **switches)
         if found.type == "cuda":
-            _switch(deterministic=deterministic)
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        return Compute(found, dtype, kernels, capture, compile, deterministic)
+            _switch(deterministic=compute.deterministic)
+        return compute
 
     @staticmethod
     def of(config: Config, device: str = "") -> Compute:
         """What a config asks for, or on another device."""
-        return Compute.resolve(
-            device or config.device,
-            config.precision,
-            kernels=config.kernels,
-            capture=config.capture,
-            compile=config.compile,
-            deterministic=config.deterministic,
-        )
+        switches = {name: getattr(config, name) for name in ("kernels", "capture", "compile", "deterministic")}
+        return Compute.resolve(device or config.device, config.precision, **switches)
 
     def autocast(self) -> torch.autocast:
         """The context in which every forward pass runs."""
@@ -182,7 +166,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks for the next update instead of giving them back to the system each time.
 
-    By default every tensor of some megabytes is mapped, zeroed page by page and unmapped anew: without that, dreams
+    By default every tensor of some megabytes is mapped, zeroed page by page and unmapped again: without that, dreams
     run 20% faster and world-model updates 4% on two cores. Does nothing where there is no glibc.
     """
     if sys.platform.startswith("linux"):

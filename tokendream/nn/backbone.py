@@ -1,4 +1,5 @@
-"""What the world model asks of a sequence backbone, whatever it is made of: state in, state out, and POP.
+"""What the world model asks of a sequence backbone, whatever it is made of: state in, state out, and POP. And what the
+layers of RetNet and Transformer have in common.
 
 RetNet's state has a fixed size, the Transformer's grows with every token. Both are values: a call returns a new one
 and leaves the old one as it was, so that a dream can be branched, repeated and thrown away.
@@ -6,10 +7,11 @@ and leaves the old one as it was, so that a dream can be branched, repeated and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -52,3 +54,34 @@ class Backbone(Protocol):
 
         Its definition: append u to the blocks up to and including the selected one and run the network over all.
         """
+
+
+class Layer(nn.Module):
+    """A pre-norm layer: what follows its retention or attention y.
+
+    x += out(y);    x += W2 f(W1 norm(x))
+    """
+
+    f: Callable[[Tensor], Tensor]
+    """The nonlinearity."""
+
+    def add_ffn(self, projection: nn.Linear, ffn_factor: int, dropout: float) -> None:
+        """The output projection and the feed-forward network behind `projection`, and the weights of all."""
+        width = projection.in_features
+        self.out = nn.Linear(width, width)
+        self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
+        self.ffn_in = nn.Linear(width, ffn_factor * width)
+        self.ffn_out = nn.Linear(ffn_factor * width, width)
+        self.drop = nn.Dropout(dropout)
+        for part in projection.weight.split(width):  # the paper's matrices in one product: each has its own fans
+            nn.init.xavier_normal_(part)
+        for linear in (self.out, self.ffn_in, self.ffn_out):
+            nn.init.xavier_normal_(linear.weight)
+        for linear in (projection, self.out, self.ffn_in, self.ffn_out):
+            nn.init.zeros_(linear.bias)
+
+    def ffn(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
+        """The output projection of y, and the feed-forward network, each added to what it came from."""
+        x = x + self.drop(self.out(y))
+        hidden = self.drop(self.f(self.ffn_in(self.norm_ffn(x))))
+        return x + self.drop(self.ffn_out(hidden))

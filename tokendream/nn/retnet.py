@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
+from tokendream.nn.backbone import Layer
 from tokendream.nn.rotary import Rotary, rotate_blocks, rotation
 
 Form = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Any]]
@@ -46,7 +47,7 @@ class RetNetState:
         return RetNetState(self.S[:, i : i + 1], self.position)
 
 
-class RetNetLayer(nn.Module):
+class RetNetLayer(Layer):
     """Pre-norm gated multi-scale retention, then a feed-forward network.
 
         x += out(swish(gate(x̂)) ∘ GroupNorm_H(retention(x̂)));    x += W2 swish(W1 x̃)
@@ -54,22 +55,14 @@ class RetNetLayer(nn.Module):
     Which form of retention it is, and what state it enters with, is the caller's choice.
     """
 
+    f = staticmethod(F.silu)
+
     def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
         self.norm_retention = nn.LayerNorm(width, eps=1e-6)
         self.qkvg = nn.Linear(width, 4 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
-        self.ffn_in = nn.Linear(width, ffn_factor * width)
-        self.ffn_out = nn.Linear(ffn_factor * width, width)
-        self.drop = nn.Dropout(dropout)
-        for part in self.qkvg.weight.chunk(4):  # four matrices of the paper in one product: each has its own fans
-            nn.init.xavier_normal_(part)
-        for linear in (self.out, self.ffn_in, self.ffn_out):
-            nn.init.xavier_normal_(linear.weight)
-        for linear in (self.qkvg, self.out, self.ffn_in, self.ffn_out):
-            nn.init.zeros_(linear.bias)
+        self.add_ffn(self.qkvg, ffn_factor, dropout)
 
     def forward(self, x: Float[Tensor, "G L D"], rotary: Rotary, form: Form) -> tuple[Float[Tensor, "G L D"], Any]:
         """The layer's output, and the state after its last token."""
@@ -83,12 +76,6 @@ class RetNetLayer(nn.Module):
         y, S = form(rotate_blocks(q, rotary.q), rotate_blocks(k, rotary.k), v)
         y = F.layer_norm(self.drop(y), y.shape[-1:], eps=1e-6)
         return F.silu(gate) * y.transpose(1, 2).flatten(2), S
-
-    def ffn(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
-        """The output projection of retention y, and the feed-forward network, each added to what it came from."""
-        x = x + self.drop(self.out(y))
-        hidden = self.drop(F.silu(self.ffn_in(self.norm_ffn(x))))
-        return x + self.drop(self.ffn_out(hidden))
 
 
 class RetNet(nn.Module):
@@ -138,7 +125,8 @@ class RetNet(nn.Module):
 
     def step(self, x: Float[Tensor, "B D"], state: RetNetState) -> tuple[Float[Tensor, "B D"], RetNetState]:
         """One token by the recurrent form."""
-        return _squeeze(self._carry(x[:, None], state, retention.recurrent))
+        y, state = self._carry(x[:, None], state, retention.recurrent)
+        return y[:, 0], state
 
     def chunk(self, x: Float[Tensor, "B L D"], state: RetNetState) -> tuple[Float[Tensor, "B L D"], RetNetState]:
         """L tokens by the chunkwise form."""
@@ -167,7 +155,7 @@ class RetNet(nn.Module):
         `y[:, t]` is what the model says about block t, `y_next[:, p]` the K tokens of the frame after the p-th
         block that `predict` selects (all by default; context blocks need no prediction), given everything up to and
         including that block. The prediction stream sees history through S alone, so all its chunks run as a batch,
-        and together with the real blocks: u is padded to K1 = K + 1 tokens, whose last, being causal, harms nobody.
+        and together with the real blocks: u is padded to K1 = K + 1 tokens, whose last changes nothing, being causal.
         Cost: (T + P) blocks of K1 tokens through every layer. In a dream T = 1. Whoever reads `y` at the last `tail`
         tokens of a block alone saves most of the real blocks' last layer.
         """
@@ -218,8 +206,3 @@ class RetNet(nn.Module):
             q, k = q * decay[:, :, None], k * growth[:, :, None]
         precision = torch.promote_types(dtype, torch.float32).to_complex()
         return Rotary(q.to(precision), k.to(precision))
-
-
-def _squeeze(result: tuple[Tensor, RetNetState]) -> tuple[Tensor, RetNetState]:
-    y, state = result
-    return y[:, 0], state

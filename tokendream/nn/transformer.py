@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
+from tokendream.nn.backbone import Layer
 from tokendream.nn.rotary import rotate, rotation
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -67,7 +68,7 @@ class TransformerState:
         return TransformerState(Cache(keys, values), self.length, self.first[row])
 
 
-class TransformerLayer(nn.Module):
+class TransformerLayer(Layer):
     """Pre-norm attention, then a feed-forward network.
 
         x += out(attention(x̂));    x += W2 GELU(W1 x̃)
@@ -75,22 +76,14 @@ class TransformerLayer(nn.Module):
     What attends to what is the caller's business: `attend` maps q, k, v to y. Dropout is where RetNet's layer has it.
     """
 
+    f = staticmethod(F.gelu)
+
     def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
-        self.ffn_in = nn.Linear(width, ffn_factor * width)
-        self.ffn_out = nn.Linear(ffn_factor * width, width)
-        self.drop = nn.Dropout(dropout)
-        for part in self.qkv.weight.chunk(3):
-            nn.init.xavier_normal_(part)
-        for linear in (self.out, self.ffn_in, self.ffn_out):
-            nn.init.xavier_normal_(linear.weight)
-        for linear in (self.qkv, self.out, self.ffn_in, self.ffn_out):
-            nn.init.zeros_(linear.bias)
+        self.add_ffn(self.qkv, ffn_factor, dropout)
 
     def forward(
         self, x: Float[Tensor, "B L D"], attend: Attend, wanted: Int64[Tensor, " Q"] | None = None
@@ -105,12 +98,6 @@ class TransformerLayer(nn.Module):
             (q,) = self._heads(F.linear(normed[:, wanted], self.qkv.weight[:D], self.qkv.bias[:D]))
             x = x[:, wanted]
         return self.ffn(x, self.drop(attend(q, k, v)).transpose(1, 2).flatten(2))
-
-    def ffn(self, x: Float[Tensor, "B Q D"], y: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q D"]:
-        """The output projection of attention y, and the feed-forward network, each added to what it came from."""
-        x = x + self.drop(self.out(y))
-        hidden = self.drop(F.gelu(self.ffn_in(self.norm_ffn(x))))
-        return x + self.drop(self.ffn_out(hidden))
 
     def _heads(self, x: Float[Tensor, "B L M"]) -> tuple[Float[Tensor, "B H L d"], ...]:
         """Split M features, a multiple of the width D, into widths and heads."""

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from tokendream.device import cpuinfo
+from tokendream.errors import one_line
 
 SOURCES, HEADERS = (sorted(Path(__file__).parent.glob(pattern)) for pattern in ("*.cpp", "*.h"))
 
@@ -34,22 +35,23 @@ OPTIONS = [
 ]
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled ops, or None where they cannot be had; `why_not` then says why. Tried once a process."""
-    try:
-        return _library()
-    except (OSError, subprocess.SubprocessError) as error:
-        _reasons.append(_one_line(error))
-        return None
+    """The compiled ops, or None where they cannot be had; `why_not` then says why."""
+    return tried()[0]
 
 
 def why_not() -> str | None:
     """Why there are no kernels; None where there are."""
-    return None if library() else _reasons[0]
+    return tried()[1]
 
 
-_reasons: list[str] = []
+@functools.cache
+def tried() -> tuple[ctypes.CDLL | None, str | None]:
+    """The library, or why there is none; tried once a process."""
+    try:
+        return _library(), None
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, _one_line(error)
 
 
 def _library() -> ctypes.CDLL:
@@ -76,10 +78,14 @@ def _library() -> ctypes.CDLL:
         _compile(compiler, made)
         failed: OSError | None = None
         for folder in _folders():
+            unfinished = folder / f"{name}.{os.getpid()}"
             try:
-                _copy(made, folder / name)
+                # Copied to a new name, then renamed: of two processes that compile at once, both win.
+                shutil.copyfile(made, unfinished)
+                os.replace(unfinished, folder / name)
                 return ctypes.CDLL(str(folder / name))
             except OSError as error:
+                unfinished.unlink(missing_ok=True)
                 failed = failed or error
     raise failed or OSError("no folder to keep the compiled kernels in: set XDG_CACHE_HOME")
 
@@ -103,17 +109,6 @@ def _compile(compiler: str, path: Path) -> None:
     subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=300, check=True)
 
 
-def _copy(made: Path, path: Path) -> None:
-    """Copy to a new name, then rename: of two processes that compile at once, both win."""
-    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".so")
-    os.close(descriptor)
-    try:
-        shutil.copyfile(made, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
-
-
 def _folders() -> Iterator[Path]:
     """Where a compiled library may lie, the best place first: what others can write, others can run."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -130,4 +125,4 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         first = next((line for line in (error.stderr or "").splitlines() if "error" in line), "no message")
         return f"{error.cmd[0]} failed: {first}"
-    return " ".join(str(error).split())
+    return one_line(error)
