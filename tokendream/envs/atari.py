@@ -21,7 +21,7 @@ from tokendream.envs.vector import EnvError, Transition, check_actions, check_se
 from tokendream.errors import nearest
 
 SEEDS = 2**31
-"""ALE takes seeds below this; larger ones are folded into the range."""
+"""ALE takes seeds below this; of larger ones it gets the remainder."""
 
 
 @functools.cache
@@ -53,8 +53,8 @@ def find_game(name: str) -> tuple[str, str]:
 class AtariEnvs:
     """One Atari game, played `n` times in lockstep.
 
-    Uses ALE's partial resets with a seed for each game (ale-py 0.12.1; in 0.12.0 they wait for ever). A reset with a
-    seed loads the ROM anew, so that a game depends on its seed and its actions only.
+    Uses ALE's partial resets with a seed for each game (ale-py 0.12.1; in 0.12.0 they never return). A reset with a
+    seed loads the ROM again, so that a game depends on its seed and its actions only.
     """
 
     def __init__(

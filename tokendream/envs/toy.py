@@ -79,6 +79,6 @@ class Catch(gymnasium.Env[UInt8[np.ndarray, "64 64 3"], np.int64]):
 
 
 def register() -> None:
-    """Make the game known to Gymnasium as `tokendream/Catch-v0`; doing so twice is harmless."""
+    """Make the game known to Gymnasium as `tokendream/Catch-v0`; may be called twice."""
     if CATCH not in gymnasium.registry:
         gymnasium.register(CATCH, entry_point=f"{__name__}:Catch", disable_env_checker=True)

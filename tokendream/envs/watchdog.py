@@ -6,7 +6,7 @@ handler raises EnvError out of whatever Python code the environment is in, a sle
 from that (native code that waits, code that catches everything) is given GRACE seconds; then the process says so and
 ends. The last checkpoint stands in either case.
 
-Not covered: native code that holds Python's lock for ever, for then the thread does not run either. ALE gives it up.
+Not covered: native code that keeps Python's lock, for then the thread does not run either. ALE releases it.
 """
 
 from __future__ import annotations

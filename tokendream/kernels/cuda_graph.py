@@ -62,7 +62,7 @@ class Captured(Generic[Output]):
         return self.plain or ("captured" if self._graph is not None else "not captured yet")
 
     def forget(self) -> None:
-        """Begin anew: a tensor that `run` reads has been replaced by another, not only written to."""
+        """Start again: a tensor that `run` reads has been replaced by another, not only written to."""
         self._calls = 0
         self._inputs: list[Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -159,7 +159,7 @@ def capturing(compute: Compute, name: str) -> Callable[[Callable[..., Output], t
 def _synchronisations() -> Iterator[list[str]]:
     """The places at which the host waits for the device within the context, which no capture survives."""
     found: list[str] = []
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("warn")
@@ -167,6 +167,6 @@ def _synchronisations() -> Iterator[list[str]]:
             yield found
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    for warning in heard:
+    for warning in caught:
         if "called a synchronizing" in str(warning.message):  # the mode also warns that it exists
             found.append(f"the host waits for the device at {warning.filename}:{warning.lineno}")

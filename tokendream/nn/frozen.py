@@ -50,7 +50,7 @@ class FrozenConv(nn.Module):
 
 
 class _Convolve(torch.autograd.Function):
-    """(x, weight, bias, turned, stride, padding), `turned` being the weight as its own adjoint needs it.
+    """(x, weight, bias, adjoint, stride, padding), `adjoint` being the weight as the gradient's convolution needs it.
 
     At stride 1 the gradient is a convolution too. On a CPU the library's own backward of one of 512 channels on 4x4
     pixels took 26 ms for 32 images, that convolution 7 (bf16, one thread). On a GPU it keeps channels last, which
@@ -58,16 +58,18 @@ class _Convolve(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, turned: Tensor, stride: int, padding: int) -> Tensor:
-        ctx.shape, ctx.weights, ctx.plan = x.shape, (weight, turned), (stride, padding)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, adjoint: Tensor, stride: int, padding: int
+    ) -> Tensor:
+        ctx.shape, ctx.weights, ctx.plan = x.shape, (weight, adjoint), (stride, padding)
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (weight, turned), (stride, padding) = ctx.weights, ctx.plan
+        (weight, adjoint), (stride, padding) = ctx.weights, ctx.plan
         if stride == 1:
-            grad_x = F.conv2d(grad, turned, padding=weight.shape[-1] - 1 - padding)
+            grad_x = F.conv2d(grad, adjoint, padding=weight.shape[-1] - 1 - padding)
         else:
             grad_x = conv2d_input(ctx.shape, weight, grad, stride, padding)
         return grad_x, None, None, None, None, None

@@ -34,7 +34,7 @@ class PatchEncoder(nn.Module):
 class PatchDecoder(nn.Module):
     """The way back: feature map of `channels * 2**downsamples` channels -> frame, not clamped.
 
-    Only its first layer looks at the eight cells around, so that seams between cells can be mended.
+    Only its first layer looks at the eight cells around, so that it can smooth the seams between cells.
     """
 
     def __init__(self, channels: int, downsamples: int) -> None:

@@ -44,7 +44,7 @@ def recurrent(
     gamma: Float[Tensor, " H"],
     S: Float[Tensor, "B H d d"],
 ) -> tuple[Float[Tensor, "B H L d"], Float[Tensor, "B H d d"]]:
-    """The recurrent form, token by token from state S: the definition itself, hence the oracle of the others."""
+    """The recurrent form, token by token from state S: the definition itself, which tests hold the others to."""
     y = []
     g = gamma.to(S.dtype)[:, None, None]
     for n in range(q.shape[2]):

@@ -1,4 +1,4 @@
-"""Rotary positions: each pair of features is a complex number, turned by an angle that grows with the position.
+"""Rotary positions: each pair of features is a complex number, rotated by an angle that grows with the position.
 
 Source: angles as in REM (arXiv 2402.05643), rotary positions (arXiv 2104.09864).
 """

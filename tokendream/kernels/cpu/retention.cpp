@@ -43,8 +43,8 @@ struct Head {
     float decay;
 };
 
-// A row of 32 features, each pair turned. `bias`, `table`: of its first pair, e pairs in all.
-inline void put_turned(bf16* to, Row x, const float* bias, const float* table, int64_t e) {
+// A row of 32 features, each pair rotated. `bias`, `table`: of its first pair, e pairs in all.
+inline void put_rotated(bf16* to, Row x, const float* bias, const float* table, int64_t e) {
     const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     const __m512 a = _mm512_add_ps(_mm512_permutex2var_ps(x.low, even, x.high), _mm512_loadu_ps(bias));
@@ -54,13 +54,12 @@ inline void put_turned(bf16* to, Row x, const float* bias, const float* table, i
         to, interleaved(_mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)), _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c))));
 }
 
-// The head of every token: q, k and v as factors, and the gate. Each 32 x 32 sums are worked up beside the next
-// product.
+// The head of every token: q, k and v as factors, and the gate. 32 x 32 sums are finished beside the next product.
 inline void project(Workspace& w, const Head& head, const float* q_table, const float* k_table) {
     const int64_t d = w.d, e = d / 2, steps = w.D / 32;
     const int64_t share = (32 + 2 * steps - 1) / (2 * steps) * 2;  // rows a step, in pairs
-    int64_t turn = 0;
-    int part = -1;  // of what is still to be worked up: q, k, v, gate; its rows and columns of 32
+    int64_t slot = 0;
+    int part = -1;  // of what is still to be finished: q, k, v, gate; its rows and columns of 32
     int64_t i = 0, c = 0;
     const float* sums = nullptr;
     const auto finish = [&](int64_t s) {
@@ -70,15 +69,15 @@ inline void project(Workspace& w, const Head& head, const float* q_table, const 
             const Row x = row(sums + 32 * r);
             const int64_t l = 32 * i + r;
             if (part == 0)
-                put_turned(left_at(w.q, l, 32 * c, w.inside), x, head.q_bias + 16 * c, q_table + l * d + 16 * c, e);
+                put_rotated(left_at(w.q, l, 32 * c, w.inside), x, head.q_bias + 16 * c, q_table + l * d + 16 * c, e);
             else if (part == 1)
-                put_turned(left_at(w.k, l, 32 * c, w.inside), x, head.k_bias + 16 * c, k_table + l * d + 16 * c, e);
+                put_rotated(left_at(w.k, l, 32 * c, w.inside), x, head.k_bias + 16 * c, k_table + l * d + 16 * c, e);
             else if (part == 3)
                 put(w.gate + l * d + 32 * c, swish(x + row(head.gate_bias + 32 * c)));
             else if (r % 2 == 0) {
                 const Row bias = row(head.v_bias + 32 * c),
-                          mate = l + 1 < w.L ? row(sums + 32 * r + 32) + bias : same(0);
-                put_pair(w.v + 2 * (c * w.across + i) * tile, r / 2, x + bias, mate);
+                          odd = l + 1 < w.L ? row(sums + 32 * r + 32) + bias : same(0);
+                put_pair(w.v + 2 * (c * w.across + i) * tile, r / 2, x + bias, odd);
             }
         }
     };
@@ -86,16 +85,16 @@ inline void project(Workspace& w, const Head& head, const float* q_table, const 
     for (int64_t rows = 0; rows < w.across; rows++)
         for (int now = 0; now < 4; now++)
             for (int64_t column = 0; column < w.inside; column++) {
-                float* next = w.fresh + turn * block;
+                float* next = w.fresh + slot * block;
                 w.product<false>(w.tokens + 2 * rows * steps * tile, rows, weights[now] + 2 * column * steps * tile,
                                  next, steps, finish);
-                part = now, i = rows, c = column, sums = next, turn = 1 - turn;
+                part = now, i = rows, c = column, sums = next, slot = 1 - slot;
             }
     for (int64_t s = 0; s < steps; s++) finish(s);
 }
 
 // k as the right factor of q kᵀ, and kᵀ as the left one of kᵀ v.
-inline void turn_keys(Workspace& w) {
+inline void arrange_keys(Workspace& w) {
     alignas(64) static constexpr uint16_t lows[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
                                                       32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
     const __m512i low = _mm512_load_si512(lows), high = _mm512_add_epi16(low, _mm512_set1_epi16(1));
@@ -190,20 +189,20 @@ void pop(const bf16* x, const float* scale, const float* offset, const float* we
 #pragma omp for schedule(static) collapse(2)
         for (int64_t b = 0; b < B; b++)
             for (int64_t g = 0; g < groups; g++) {
-                const auto block = [&](int64_t slot, bool absorbed) {
-                    const int64_t from = (slot * B + b) * L * D;
+                const auto block = [&](int64_t chunk, bool absorbed) {
+                    const int64_t from = (chunk * B + b) * L * D;
                     for (int64_t l = 0; l < L; l++) {
                         for (int64_t c = 0; c < D; c += 32) put(tokens + c, row(x + from + l * D + c));
                         norm_left(tokens, scale, offset, left_at(w.tokens, l, 0, D / 32), D);
                     }
                     for (int64_t h = g * heads; h < (g + 1) * heads; h++) {
-                        const int64_t at = h * d, turns = (slot * H + h) * L * d;
+                        const int64_t at = h * d, table = (chunk * H + h) * L * d;
                         const auto weights = [&](int64_t part) { return right + (part * D + at) / 32 * panel; };
                         const Head head{weights(0),     weights(1),        weights(2),        weights(3), &parts[at],
                                         &parts[D + at], bias + 2 * D + at, bias + 3 * D + at, decay[h]};
                         float* state = states + (h - g * heads) * d * d;
-                        project(w, head, q_table + turns, k_table + turns);
-                        turn_keys(w);
+                        project(w, head, q_table + table, k_table + table);
+                        arrange_keys(w);
                         attend(w, state, out + from + at);
                         if (absorbed) absorb(w, state, head.decay);
                     }
