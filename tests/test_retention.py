@@ -29,6 +29,16 @@ def ragged(cuts, q, k, v, gamma, form=R.chunkwise):
     return torch.cat(out, dim=2), S
 
 
+def attend(q, k, v, S):
+    """Outputs of a chunk that enters with state S, q and k scaled: the definition that `pop` is held to."""
+    return (q @ k.mT).tril() @ v + q @ S
+
+
+def absorb(k, v, gamma, S):
+    """The state after it."""
+    return (gamma ** k.shape[2])[:, None, None] * (S + k.mT @ v)
+
+
 def test_decays_are_the_published_ones(gamma):
     assert torch.allclose(gamma, torch.tensor([0.96875, 0.98760, 0.99508, 0.99805], dtype=torch.float64), atol=1e-5)
 
@@ -63,16 +73,17 @@ def test_all_forms_agree_in_outputs_states_and_gradients(qkv, gamma, cuts):
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(recurrent_grads, parallel_grads, strict=True))
 
 
-def test_block_states_are_the_states_between_chunks(qkv, gamma):
+def test_the_state_after_each_block_is_that_of_the_recurrent_form(qkv, gamma):
     q, k, v = qkv
     blocks, length = 5, 7
-    _, growth = R.decay_scaling(gamma, length)
-    split = [x.view(B, H, blocks, length, D).permute(2, 0, 1, 3, 4) for x in (k, v)]
-    states = R.block_states(split[0] * growth[:, :, None], split[1], gamma, empty())
-    for t in range(blocks):
-        end = (t + 1) * length
+    decay, growth = (f[:, :, None] for f in R.decay_scaling(gamma, length))
+    q_t, k_t, v_t = (x.view(B, H, blocks, length, D).permute(2, 0, 1, 3, 4) for x in qkv)
+    for t in range(1, blocks + 1):
+        parts = (x.flatten(0, 1) for x in (q_t[:t] * decay, k_t[:t] * growth, v_t[:t]))
+        _, state = R.pop(*parts, gamma, empty(), t, slice(0, 0))
+        end = t * length
         _, S = R.recurrent(q[:, :, :end], k[:, :, :end], v[:, :, :end], gamma, empty())
-        assert torch.allclose(states[t], S, atol=1e-12)
+        assert torch.allclose(state, S, atol=1e-12)
 
 
 @pytest.mark.parametrize(("T", "predict"), [(3, slice(None)), (3, slice(1, None)), (4, slice(1, 3)), (1, slice(0, 0))])
@@ -87,11 +98,11 @@ def test_the_gradient_of_pop_is_that_of_its_parts(T, predict):
     def parts() -> tuple[torch.Tensor, torch.Tensor]:
         y, states = [], [S]
         for block in (slice(2 * t, 2 * t + 2) for t in range(T)):
-            y.append(R.attend(q[block], k[block], v[block], states[-1]))
-            states.append(R.absorb(k[block], v[block], gamma, states[-1]))
+            y.append(attend(q[block], k[block], v[block], states[-1]))
+            states.append(absorb(k[block], v[block], gamma, states[-1]))
         for i, t in enumerate(range(T)[predict]):
             block = slice(2 * (T + i), 2 * (T + i) + 2)
-            y.append(R.attend(q[block], k[block], v[block], states[t + 1]))
+            y.append(attend(q[block], k[block], v[block], states[t + 1]))
         return torch.cat(y), states[-1]
 
     def gradients(y: torch.Tensor, leaving: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -68,58 +68,6 @@ def decay_scaling(gamma: Float[Tensor, " H"], length: int) -> tuple[Float[Tensor
     return decay, 1 / decay
 
 
-def attend(
-    q: Float[Tensor, "B H Q d"],
-    k: Float[Tensor, "B H L d"],
-    v: Float[Tensor, "B H L d"],
-    S: Float[Tensor, "B H d d"],
-) -> Float[Tensor, "B H Q d"]:
-    """Outputs of the last Q tokens of a chunk that enters with state S; q and k scaled by `decay_scaling`.
-
-    y_n = Σ_{m<=n} (q̃_n · k̃_m) v_m + q̃_nᵀ S
-    """
-    # In place: a tenth of tril's time, and autograd needs no copy of it.
-    return _attend(q, (q @ k.mT).tril_(k.shape[2] - q.shape[2]), v, S.to(q.dtype))
-
-
-def _attend(q: Tensor, scores: Tensor, v: Tensor, S: Tensor) -> Tensor:
-    y = q @ S
-    y.flatten(0, 1).baddbmm_(scores.flatten(0, 1), v.flatten(0, 1))
-    return y
-
-
-def absorb(
-    k: Float[Tensor, "B H L d"],
-    v: Float[Tensor, "B H L d"],
-    gamma: Float[Tensor, " H"],
-    S: Float[Tensor, "B H d d"],
-) -> Float[Tensor, "B H d d"]:
-    """The state after one chunk that enters with S; k scaled: γ^L (S + Σ_m k̃_m v_mᵀ)."""
-    return block_states(k[None], v[None], gamma, S)[0]
-
-
-def block_states(
-    k: Float[Tensor, "T B H L d"],
-    v: Float[Tensor, "T B H L d"],
-    gamma: Float[Tensor, " H"],
-    S: Float[Tensor, "B H d d"],
-) -> Float[Tensor, "T B H d d"]:
-    """The state after EVERY one of T consecutive blocks of L tokens; k scaled within its block.
-
-    Sums run in S's precision (float32 under autocast): in bf16 the slowest head's decay rounds to 1.
-    """
-    return _recur(k, v, gamma.double() ** k.shape[3], S)
-
-
-def _recur(k: Tensor, v: Tensor, decay: Tensor, S: Tensor) -> Tensor:
-    rate = decay.to(S.dtype)[:, None, None]
-    states = []
-    for added in (k.mT @ v).unbind(0):
-        S = rate * (S + added)
-        states.append(S)
-    return torch.stack(states)
-
-
 def pop(
     q: Float[Tensor, "G H L d"],
     k: Float[Tensor, "G H L d"],
@@ -131,8 +79,11 @@ def pop(
 ) -> tuple[Float[Tensor, "G H L d"], Float[Tensor, "B H d d"]]:
     """Outputs of T blocks, then of the predictions after those that `predict` selects, and the state after the last.
 
+        y_n = Σ_{m<=n} (q̃_n · k̃_m) v_m + q̃_nᵀ S_{t-1};    S_t = γ^L (S_{t-1} + Σ_m k̃_m v_mᵀ)
+
     Time first: G = (T + P) B. Block t enters with the state after the one before it; a prediction enters with the
-    state after its block, and what it adds to that is dropped. q and k scaled by `decay_scaling` within their blocks.
+    state after its block, and what it adds to that is dropped. q̃ and k̃ are scaled by `decay_scaling` within their
+    blocks. Sums of states run in S's precision (float32 under autocast): in bf16 the slowest head's decay rounds to 1.
     """
     first, last, _ = predict.indices(blocks)
     return _Pop.apply(q, k, v, gamma.double() ** q.shape[2], S, blocks, first, max(first, last))
@@ -148,13 +99,16 @@ class _Pop(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, S: Tensor, T: int, first: int, last: int
     ) -> tuple[Tensor, Tensor]:
-        B = len(S)
-        after = _recur(k[: T * B].unflatten(0, (T, B)), v[: T * B].unflatten(0, (T, B)), decay, S)
-        entering = torch.cat([part.to(q.dtype).flatten(0, 1) for part in (S[None], after[:-1], after[first:last])])
-        scores = (q @ k.mT).tril_()
+        B, rate, states = len(S), decay.to(S.dtype)[:, None, None], [S]
+        for added in (k[: T * B].mT @ v[: T * B]).unflatten(0, (T, B)):
+            states.append(rate * (states[-1] + added))
+        entering = torch.stack((*states[:T], *states[first + 1 : last + 1])).to(q.dtype).flatten(0, 1)
+        scores = (q @ k.mT).tril_()  # in place: a tenth of tril's time
+        y = q @ entering
+        y.flatten(0, 1).baddbmm_(scores.flatten(0, 1), v.flatten(0, 1))
         ctx.save_for_backward(q, k, v, decay, scores, entering)
         ctx.plan, ctx.precision = (T, B, first, last), S.dtype
-        return _attend(q, scores, v, entering), after[-1].clone()
+        return y, states[-1]
 
     @staticmethod
     @once_differentiable
@@ -190,5 +144,4 @@ def chunkwise(
 ) -> tuple[Float[Tensor, "B H L d"], Float[Tensor, "B H d d"]]:
     """The chunkwise form: parallel inside the chunk, the state carried in and out. q and k are not scaled yet."""
     decay, growth = (f[:, :, None].to(q.dtype) for f in decay_scaling(gamma, q.shape[2]))
-    q, k = q * decay, k * growth
-    return attend(q, k, v, S), absorb(k, v, gamma, S)
+    return pop(q * decay, k * growth, v, gamma, S, blocks=1, predict=slice(0, 0))
