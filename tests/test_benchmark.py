@@ -76,7 +76,7 @@ def test_the_figures_of_runs_are_those_of_their_scores(all_games):
     assert len(summary.games) == 26
     for name in scores.AGGREGATES:
         assert getattr(ours.figures, name) == pytest.approx(getattr(REM_PUBLISHED, name), abs=5e-4)
-    rem = next(row for row in summary.rows if row.name == "REM, published")
+    rem = next(row for row in summary.agents if row.name == "REM, published")
     assert ours.intervals == rem.intervals
     (same,) = [i for i in summary.improvements if i.y == "REM, published"]
     assert same.probability == 0.5
@@ -243,7 +243,7 @@ def test_an_evaluation_of_another_game_is_refused(tmp_path):
 
 def test_the_page_about_the_benchmark_says_what_the_command_prints():
     table = (ROOT / "docs" / "benchmark.md").read_text().split("<!-- published -->")[1].split("<!-- /published -->")[0]
-    for row in summarise(read_results([])).rows:
+    for row in summarise(read_results([])).agents:
         figures = [
             f"{getattr(row.figures, name):.3f} ({row.intervals[name][0]:.3f} to {row.intervals[name][1]:.3f})"
             for name in ("mean", "median", "iqm", "optimality_gap")

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tokendream.config.config import Config
+from tokendream.config.config import Config, leaves
 from tokendream.config.old_formats import DECAYED, SINCE_1
 from tokendream.config.presets import REM, TINY
 from tokendream.errors import ConfigError
-from tokendream.sweep.plan import leaves
 
 RESULTS = sorted((Path(__file__).parents[1] / "results").rglob("config.json"))
 MOVED = {

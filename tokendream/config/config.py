@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from tokendream.config import limits, ranges
 from tokendream.config.old_formats import from_format_1
@@ -113,3 +114,11 @@ class Config:
         if version not in (1, FORMAT):
             raise ConfigError(f"config has format {shorten(version)}; this tokendream reads formats 1 and {FORMAT}")
         return read(Config, from_format_1(data) if version == 1 else data, "config")
+
+
+def leaves(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a config as a dict, parts of parts too, by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in group.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found

@@ -16,6 +16,9 @@ from jaxtyping import Float, Float64
 from tokendream.envs.atari100k import ATARI_100K, benchmark_name
 from tokendream.errors import TokendreamError, nearest
 
+Interval = tuple[float, float]
+"""Its lower and its upper end."""
+
 
 class ScoreError(TokendreamError):
     """Scores that have no such statistic, or a game without reference scores."""
@@ -100,7 +103,7 @@ def stratified_intervals(
     *,
     resamples: int = 2000,
     confidence: float = 0.95,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval]:
     """Percentile bootstrap interval of every aggregate, resampling the runs of each game separately.
 
     Games are fixed, not sampled: what varies between repetitions of the whole experiment is the seeds. With one
@@ -151,7 +154,7 @@ def improvement_interval(
     *,
     resamples: int = 2000,
     confidence: float = 0.95,
-) -> tuple[float, float]:
+) -> Interval:
     """Stratified bootstrap interval of `probability_of_improvement`; the runs of x and of y are drawn independently."""
     a, b = (_resampled(_checked(m), rng, resamples) for m in (x, y))
     return _percentiles(probability_of_improvement(a, b), confidence)
@@ -159,7 +162,7 @@ def improvement_interval(
 
 def mean_interval(
     scores: Sequence[float], rng: np.random.Generator, *, resamples: int = 2000, confidence: float = 0.95
-) -> tuple[float, float]:
+) -> Interval:
     """Percentile bootstrap interval of the mean score of one run's episodes, in score units.
 
     Raises ScoreError where there are no scores or one is not finite.
@@ -169,7 +172,7 @@ def mean_interval(
 
 def stratified_mean_interval(
     runs: Sequence[Sequence[float]], rng: np.random.Generator, *, resamples: int = 2000, confidence: float = 0.95
-) -> tuple[float, float]:
+) -> Interval:
     """Percentile bootstrap interval of the mean over runs of the mean over each run's episodes.
 
     The episodes of each run are drawn again separately: it says how well these runs are known, not how another seed
@@ -194,7 +197,7 @@ def _tails(confidence: float) -> tuple[float, float]:
     return (1 - confidence) / 2, (1 + confidence) / 2
 
 
-def _percentiles(figures: Float64[np.ndarray, " R"], confidence: float) -> tuple[float, float]:
+def _percentiles(figures: Float64[np.ndarray, " R"], confidence: float) -> Interval:
     low, high = np.quantile(figures, _tails(confidence))
     return float(low), float(high)
 

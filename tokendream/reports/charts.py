@@ -1,7 +1,8 @@
 """The report's charts as inline SVG: matplotlib draws, the page's style sheet colours.
 
-matplotlib is asked for marker colours that stand for roles; in the SVG they become CSS variables, so that one chart
-reads on a light page and on a dark one.
+Every chart is a function that draws on matplotlib's axes, and `svg` makes an element of it. matplotlib is asked for
+marker colours that stand for roles; in the SVG they become CSS variables, so that one chart reads on a light page and
+on a dark one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tokendream.config.schedule import schedule
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.results import Folder
 
@@ -34,94 +36,75 @@ LOSSES = (
 )
 """Figures of the small multiples: name, title, what a healthy curve does."""
 
-PHASES = (("collect", FAINT), ("tokenizer", BLUE), ("world_model", ORANGE), ("actor_critic", GREEN))
 
-
-def learning(folder: Folder) -> str | None:
+def learning(axes: Any, folder: Folder) -> None:
     """Training returns and evaluations over env steps, with the lines to beat."""
     x, y = folder.series("collect/return")
-    evaluated = [e for e in (*folder.during, folder.final) if e is not None]
-    if not x and not evaluated:
-        return None
-
-    def draw(axes: Any) -> None:
-        if x:
-            axes.plot(x, y, ".", color=FAINT, markersize=4, label="training games")
-            axes.plot(x, _smooth(y), color=BLUE, linewidth=1.5, label="training, smoothed")
-        if evaluated:
-            at = [float(e.protocol.get("env_steps") or 0) for e in evaluated]
-            low = [e.mean - e.interval[0] for e in evaluated]
-            high = [e.interval[1] - e.mean for e in evaluated]
-            axes.errorbar(at, [e.mean for e in evaluated], yerr=[low, high], color=ORANGE, marker="o", capsize=3,
-                          linewidth=1.5, label="evaluation, 95% interval")  # fmt: skip
-        shown = [*y, *(e.interval[1] for e in evaluated), *(e.mean for e in evaluated)]
-        for label, level in _levels(folder):
-            if level <= max(shown) + 1.5 * (max(shown) - min(shown) + 1e-9) or label.startswith("random"):
-                axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-                axes.annotate(f"{label} {level:g}", (1, level), xycoords=("axes fraction", "data"),
-                              xytext=(-2, 3), textcoords="offset points", ha="right", color=INK,
-                              fontsize=8)  # fmt: skip
-        axes.set_xlabel("env steps")
-        axes.set_ylabel("score of a game")
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
-
-    return svg(draw, 8.0, 3.6)
+    evaluated = folder.evaluations
+    if x:
+        axes.plot(x, y, ".", color=FAINT, markersize=4, label="training games")
+        axes.plot(x, _smooth(y), color=BLUE, linewidth=1.5, label="training, smoothed")
+    if evaluated:
+        at = [float(e.protocol.get("env_steps") or 0) for e in evaluated]
+        low = [e.mean - e.interval[0] for e in evaluated]
+        high = [e.interval[1] - e.mean for e in evaluated]
+        axes.errorbar(at, [e.mean for e in evaluated], yerr=[low, high], color=ORANGE, marker="o", capsize=3,
+                      linewidth=1.5, label="evaluation, 95% interval")  # fmt: skip
+    seen = [*y, *(e.interval[1] for e in evaluated), *(e.mean for e in evaluated)]
+    highest = max(seen) + 1.5 * (max(seen) - min(seen) + 1e-9)
+    published, random = folder.reference, folder.random_player
+    if published:
+        levels = {"random": published.random, "human": published.human, "REM, published": published.rem}
+    else:
+        levels = {"random": random.mean} if random else {}
+    for name, value in levels.items():
+        if name == "random" or value <= highest:
+            level(axes, f"{name} {value:g}", value)
+    axes.set_xlabel("env steps")
+    axes.set_ylabel("score of a game")
+    legend(axes, loc="upper left")
 
 
-def losses(folder: Folder) -> list[tuple[str, str, str]]:
-    """(title, what is healthy, SVG) of every figure that was recorded more than once."""
-    found = []
-    for name, title, healthy in LOSSES:
-        x, y = folder.series(name)
-        if len(x) > 1:
-
-            def draw(axes: Any, x: Sequence[float] = x, y: Sequence[float] = y) -> None:
-                axes.plot(x, y, color=BLUE, linewidth=1.4)
-
-            found.append((title, healthy, svg(draw, 3.1, 1.7)))
-    return found
+def loss(axes: Any, x: Sequence[float], y: Sequence[float]) -> None:
+    """One figure of the small multiples."""
+    axes.plot(x, y, color=BLUE, linewidth=1.4)
 
 
-def time_spent(folder: Folder) -> str | None:
+def time_spent(axes: Any, folder: Folder) -> None:
     """Seconds of every epoch by phase."""
-    epochs = [r["epoch"] for r in folder.records]
-    if len(epochs) < 2:
-        return None
-
-    def draw(axes: Any) -> None:
-        parts = [[r.get(f"{name}/seconds") or 0.0 for r in folder.records] for name, _ in PHASES]
-        axes.stackplot(epochs, parts, colors=[c for _, c in PHASES], labels=[n.replace("_", " ") for n, _ in PHASES],
-                       step="mid", linewidth=0)  # fmt: skip
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("seconds")
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left", ncols=4)
-        axes.set_ylim(0, 1.25 * max(sum(column) for column in zip(*parts, strict=True)))
-
-    return svg(draw, 8.0, 2.6)
+    names = [phase.name for phase in schedule(folder.config)]
+    parts = [[r.get(f"{name}/seconds") or 0.0 for r in folder.records] for name in names]
+    axes.stackplot([r["epoch"] for r in folder.records], parts, colors=(FAINT, BLUE, ORANGE, GREEN),
+                   labels=[name.replace("_", " ") for name in names], step="mid", linewidth=0)  # fmt: skip
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("seconds")
+    legend(axes, loc="upper left", ncols=4)
+    axes.set_ylim(0, 1.25 * max(map(sum, zip(*parts, strict=True))))
 
 
-def histogram(final: Evaluation, chance: Evaluation | None) -> str:
+def histogram(axes: Any, final: Evaluation, random: Evaluation | None) -> None:
     """Scores of the evaluation's games, the random player's behind them."""
-
-    def draw(axes: Any) -> None:
-        everything = [*final.scores, *(chance.scores if chance else ())]
-        low, high = min(everything), max(everything)
-        bins = [low + (high - low or 1) * i / 20 for i in range(21)]
-        if chance:
-            axes.hist(chance.scores, bins, color=FAINT, label="random player")
-        axes.hist(final.scores, bins, color=BLUE, alpha=0.75, label="agent")
-        axes.set_xlabel("score of a game")
-        axes.set_ylabel("games")
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-
-    return svg(draw, 8.0, 2.4)
+    everything = [*final.scores, *(random.scores if random else ())]
+    low, high = min(everything), max(everything)
+    bins = [low + (high - low or 1) * i / 20 for i in range(21)]
+    if random:
+        axes.hist(random.scores, bins, color=FAINT, label="random player")
+    axes.hist(final.scores, bins, color=BLUE, alpha=0.75, label="agent")
+    axes.set_xlabel("score of a game")
+    axes.set_ylabel("games")
+    legend(axes)
 
 
-def _levels(folder: Folder) -> list[tuple[str, float]]:
-    published = folder.reference
-    if published is None:
-        return [("random", folder.chance.mean)] if folder.chance else []
-    return [("random", published.random), ("human", published.human), ("REM, published", published.rem)]
+def level(axes: Any, text: str, y: float) -> None:
+    """A dashed line across the chart with its name at the right."""
+    axes.axhline(y, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+                  ha="right", color=INK, fontsize=8)  # fmt: skip
+
+
+def legend(axes: Any, **more: Any) -> None:
+    """The legend in the page's style."""
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, **more)
 
 
 def _smooth(y: Sequence[float], weight: float = 0.8) -> list[float]:
@@ -136,8 +119,6 @@ def _smooth(y: Sequence[float], weight: float = 0.8) -> list[float]:
 def figure_svg(draw: Callable[[Any], None], width: float, height: float, *, transparent: bool = False) -> str:
     """What `draw` puts on a figure of so many inches, as an SVG file; the same figures give the same text."""
     import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 8.5,
@@ -149,8 +130,8 @@ def figure_svg(draw: Callable[[Any], None], width: float, height: float, *, tran
     return text.getvalue()
 
 
-def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
-    """One chart as an SVG element without size, which fills the width that the page gives it."""
+def svg(draw: Callable[..., None], width: float, height: float, *data: Any) -> str:
+    """`draw(axes, *data)` as an SVG element without size, which fills the width that the page gives it."""
 
     def styled(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -159,13 +140,12 @@ def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
         axes.set_axisbelow(True)
         axes.tick_params(colors=INK, length=0)
         axes.spines[:].set_visible(False)
-        draw(axes)
+        draw(axes, *data)
         axes.xaxis.label.set_color(INK)
         axes.yaxis.label.set_color(INK)
 
     drawn = figure_svg(styled, width, height, transparent=True)
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.S)
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.S)
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn).replace("xlink:href", "href")
     drawn = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', drawn, count=1)
     for marker, role in ROLES.items():

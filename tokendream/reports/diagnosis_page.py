@@ -8,9 +8,7 @@ from typing import Any
 
 from tokendream.evaluation.diagnosis.figures import Bars, Curve, Part
 from tokendream.reports import page as frame
-from tokendream.reports.charts import BLUE, FAINT, GREEN, ORANGE, svg
-
-COLOURS = (BLUE, FAINT, ORANGE, GREEN)
+from tokendream.reports.charts import BLUE, FAINT, GREEN, ORANGE, legend, svg
 
 
 def page(facts: Mapping[str, object], parts: Sequence[Part]) -> str:
@@ -19,8 +17,7 @@ def page(facts: Mapping[str, object], parts: Sequence[Part]) -> str:
         "Measured on fresh games that the agent was not trained on, played by the agent itself under the training "
         "protocol at its collect temperature; its actions are counted at its evaluation temperature."
     )
-    head = f'<h1>Diagnosis</h1>{frame.facts(facts)}<p class="soft">{said}</p>'
-    return frame.page("Diagnosis", [head, *_sections(parts)])
+    return frame.page("Diagnosis", ["<h1>Diagnosis</h1>", frame.facts(facts), frame.soft(said), *_sections(parts)])
 
 
 def lines(parts: Sequence[Part]) -> Iterator[str]:
@@ -34,39 +31,31 @@ def lines(parts: Sequence[Part]) -> Iterator[str]:
 def _sections(parts: Sequence[Part]) -> Iterator[str]:
     for part in parts:
         yield f"<h2>{html.escape(part.title)}</h2>"
-        rows = "".join(
-            f'<tr><td>{html.escape(f.name)}</td><td class="n">{_shown(f.value)}</td>'
-            f"<td>{html.escape(f.healthy)}</td></tr>"
-            for f in part.figures
-        )
-        head = '<tr><th>figure</th><th class="n">measured</th><th>healthy</th></tr>'
-        yield f'<div class="card scroll"><table>{head}{rows}</table></div>'
-        charts = [(c.title, _curve(c), c.healthy) for c in part.curves] + [
-            (b.title, _bars(b), b.healthy) for b in part.bars
-        ]
-        for title, drawn, healthy in charts:
-            yield f'<div class="card"><h3>{html.escape(title)}</h3>{drawn}</div>'
-            yield f'<p class="soft">Healthy: {html.escape(healthy)}.</p>'
+        rows = [(html.escape(f.name), _shown(f.value), html.escape(f.healthy)) for f in part.figures]
+        yield frame.card(frame.table("lrl", ("figure", "measured", "healthy"), rows))
+        for curve in part.curves:
+            yield from _chart(svg(_curve, 8.0, 2.6, curve), curve)
+        for bars in part.bars:
+            yield from _chart(svg(_bars, 8.0, 2.4, bars), bars)
+
+
+def _chart(drawn: str, what: Curve | Bars) -> Iterator[str]:
+    yield frame.card(drawn, what.title)
+    yield frame.soft(f"Healthy: {html.escape(what.healthy)}.")
 
 
 def _shown(value: float | None) -> str:
     return "none seen" if value is None else f"{value:.3g}"
 
 
-def _curve(curve: Curve) -> str:
-    def draw(axes: Any) -> None:
-        for (name, y), colour in zip(curve.lines.items(), COLOURS, strict=False):
-            axes.plot(curve.x, y, marker="o", color=colour, linewidth=1.5, label=name)
-        axes.set_xlabel(curve.axis)
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8)
-
-    return svg(draw, 8.0, 2.6)
+def _curve(axes: Any, curve: Curve) -> None:
+    for (name, y), colour in zip(curve.lines.items(), (BLUE, FAINT, ORANGE, GREEN), strict=False):
+        axes.plot(curve.x, y, marker="o", color=colour, linewidth=1.5, label=name)
+    axes.set_xlabel(curve.axis)
+    axes.set_ylim(bottom=0)
+    legend(axes)
 
 
-def _bars(bars: Bars) -> str:
-    def draw(axes: Any) -> None:
-        axes.bar(bars.labels, bars.values, color=BLUE)
-        axes.tick_params(axis="x", labelrotation=30)
-
-    return svg(draw, 8.0, 2.4)
+def _bars(axes: Any, bars: Bars) -> None:
+    axes.bar(bars.labels, bars.values, color=BLUE)
+    axes.tick_params(axis="x", labelrotation=30)

@@ -27,7 +27,12 @@ class Folder:
     records: list[Record]
     during: list[Evaluation]
     final: Evaluation | None
-    chance: Evaluation | None
+    random_player: Evaluation | None
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """Those of the agent, in order."""
+        return self.during + ([self.final] if self.final else [])
 
     @property
     def reference(self) -> Reference | None:

@@ -6,16 +6,16 @@ import base64
 import dataclasses
 import html
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from tokendream.evaluation.evaluation import Evaluation
+from tokendream.config.config import leaves
 from tokendream.reports import charts, media
-from tokendream.reports.page import facts, page
+from tokendream.reports.charts import svg
+from tokendream.reports.page import card, facts, later, page, score, soft, table, tiles
 from tokendream.reports.results import Folder
 from tokendream.runfolder import files
 
@@ -50,23 +50,24 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _sections(folder: Folder) -> Iterator[str]:
-    yield _head(folder)
+    yield from _head(folder)
     yield "<h2>Learning curve</h2>"
-    yield _chart(charts.learning(folder), "the first finished game of training")
-    yield '<p class="soft">Healthy: the smoothed line leaves the random level, and evaluations rise with it.</p>'
+    begun = bool(folder.evaluations or folder.series("collect/return")[0])
+    yield card(svg(charts.learning, 8.0, 3.6, folder)) if begun else later("the first finished game of training")
+    yield soft("Healthy: the smoothed line leaves the random level, and evaluations rise with it.")
     yield "<h2>What the agent sees and what it dreams</h2>"
     yield from _pictures(folder)
     yield "<h2>Evaluation</h2>"
     yield from _evaluation(folder)
     yield "<h2>The three parts while they learn</h2>"
-    cells = [
-        f'<div class="card"><h3>{title}</h3>{svg}<span class="soft">healthy: {healthy}</span></div>'
-        for title, healthy, svg in charts.losses(folder)
-    ]
-    yield f'<div class="multiples">{"".join(cells)}</div>' if cells else _later("the second epoch of each part")
+    curves = [(folder.series(name), title, healthy) for name, title, healthy in charts.LOSSES]
+    cells = [card(svg(charts.loss, 3.1, 1.7, x, y), title, f"healthy: {healthy}")
+             for (x, y), title, healthy in curves if len(x) > 1]  # fmt: skip
+    yield f'<div class="multiples">{"".join(cells)}</div>' if cells else later("the second epoch of each part")
     yield "<h2>Where the time goes</h2>"
-    yield _chart(charts.time_spent(folder), "the second epoch")
-    yield '<p class="soft">Seconds of every epoch by phase; a part that has not started yet costs nothing.</p>'
+    several = len(folder.records) > 1
+    yield card(svg(charts.time_spent, 8.0, 2.6, folder)) if several else later("the second epoch")
+    yield soft("Seconds of every epoch by phase; a part that has not started yet costs nothing.")
     yield "<h2>Again</h2>"
     run = html.escape(shlex.quote(str(folder.path)))
     yield (
@@ -74,47 +75,36 @@ def _sections(folder: Folder) -> Iterator[str]:
         f"tokendream eval {run} --episodes 100  # evaluate the last checkpoint\n"
         f"tokendream report {run}               # rebuild this page</pre>"
     )
-    yield "<details><summary>The effective config</summary><table>"
-    for name, value in _flat(dataclasses.asdict(folder.config)):
-        yield f"<tr><td><code>{html.escape(name)}</code></td><td>{html.escape(str(value))}</td></tr>"
-    yield "</table></details>"
+    config = [(f"<code>{html.escape(name)}</code>", html.escape(str(value)))
+              for name, value in leaves(dataclasses.asdict(folder.config)).items()]  # fmt: skip
+    yield f"<details><summary>The effective config</summary>{table('ll', ('field', 'value'), config)}</details>"
 
 
-def _head(folder: Folder) -> str:
+def _head(folder: Folder) -> Iterator[str]:
     config, last = folder.config, folder.records[-1] if folder.records else {}
     epoch, steps = int(last.get("epoch", 0)), int(last.get("env_steps", 0))
-    done = folder.final is not None
-    state = "finished" if done else f"epoch {epoch} of {config.epochs}, running or cut"
     known = {
         "preset": config.preset,
         "seed": config.seed,
-        "state": state,
+        "state": "finished" if folder.final else f"epoch {epoch} of {config.epochs}, running or cut",
         "env steps": f"{steps:,}",
         "training time": f"{last.get('seconds', 0) / 60:.1f} min",
         **{k: folder.facts[k] for k in ("device", "processor", "torch", "commit", "started") if folder.facts.get(k)},
     }
-    share = 100 * epoch / config.epochs
-    return (
-        f"<h1>{html.escape(_short(folder))}</h1>{facts(known)}"
-        f'<div class="bar"><i style="width:{share:.1f}%"></i></div>{_tiles(folder)}'
-    )
-
-
-def _tiles(folder: Folder) -> str:
-    tiles: list[tuple[str, str]] = []
-    newest = folder.final or (folder.during[-1] if folder.during else None)
-    if newest:
-        low, high = newest.interval
-        games = f"{len(newest.scores)} games, 95% interval {_score(low)} to {_score(high)}"
-        tiles.append((_score(newest.mean), f"mean score, {games}"))
+    yield f"<h1>{html.escape(_short(folder))}</h1>{facts(known)}"
+    yield f'<div class="bar"><i style="width:{100 * epoch / config.epochs:.1f}%"></i></div>'
+    shown: list[tuple[str, str]] = []
+    if folder.evaluations:
+        newest = folder.evaluations[-1]
+        games = f"{len(newest.scores)} games, 95% interval {' to '.join(map(score, newest.interval))}"
+        shown.append((score(newest.mean), f"mean score, {games}"))
         if newest.human_normalised is not None:
-            tiles.append((f"{newest.human_normalised:.3f}", "human-normalised: 0 random, 1 human"))
-    if folder.chance:
-        tiles.append((_score(folder.chance.mean), f"random player, {len(folder.chance.scores)} games, same protocol"))
+            shown.append((f"{newest.human_normalised:.3f}", "human-normalised: 0 random, 1 human"))
+    if random := folder.random_player:
+        shown.append((score(random.mean), f"random player, {len(random.scores)} games, same protocol"))
     if folder.reference:
-        tiles.append((_score(folder.reference.rem), "REM as published, after 100,000 steps"))
-    cells = "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
-    return f'<div class="tiles">{cells}</div>' if cells else ""
+        shown.append((score(folder.reference.rem), "REM as published, after 100,000 steps"))
+    yield tiles(shown)
 
 
 def _pictures(folder: Folder) -> Iterator[str]:
@@ -122,12 +112,12 @@ def _pictures(folder: Folder) -> Iterator[str]:
     if all(path.is_file() for _, path in strips):
         rows = "".join(f'<span>{name}</span><img alt="{name}" src="{_data(p, "image/png")}">' for name, p in strips)
         yield f'<div class="card strip">{rows}</div>'
-        yield (
-            '<p class="soft">The dream sees the first frame; from there on it gets nothing but the actions that were '
-            "really taken. Healthy: the reconstruction keeps every small moving thing, the dream drifts late.</p>"
+        yield soft(
+            "The dream sees the first frame; from there on it gets nothing but the actions that were really taken. "
+            "Healthy: the reconstruction keeps every small moving thing, the dream drifts late."
         )
     else:
-        yield _later("the first refresh of this page, some 100 env steps into training")
+        yield later("the first refresh of this page, some 100 env steps into training")
     shown = (
         ("dream", "really happened | reconstruction | dreamed under the same actions"),
         ("best", "the best game of the evaluation"),
@@ -136,7 +126,7 @@ def _pictures(folder: Folder) -> Iterator[str]:
     cells = [_film(folder.path / "films" / f"{name}.mp4", caption) for name, caption in shown]
     yield f'<div class="films">{"".join(filter(None, cells))}</div>'
     if not folder.final:
-        yield _later("the end of training: films of the best and of the median game")
+        yield later("the end of training: films of the best and of the median game")
 
 
 def _film(path: Path, caption: str) -> str:
@@ -151,39 +141,20 @@ def _film(path: Path, caption: str) -> str:
 
 
 def _evaluation(folder: Folder) -> Iterator[str]:
-    rows = [(f"during training, epoch {e.protocol.get('epoch')}", e) for e in folder.during]
-    rows += [(label, e) for label, e in (("final", folder.final), ("random player", folder.chance)) if e]
-    if not rows:
-        yield _later("the first evaluation")
+    named = [(f"during training, epoch {e.protocol.get('epoch')}", e) for e in folder.during]
+    named += [(name, e) for name, e in (("final", folder.final), ("random player", folder.random_player)) if e]
+    if not named:
+        yield later("the first evaluation")
         return
-    yield '<div class="scroll"><table><tr><th>who</th><th class="n">games</th><th class="n">mean</th>'
-    yield '<th class="n">95% interval</th><th class="n">median</th>'
-    yield '<th class="n">best</th><th class="n">normalised</th></tr>'
-    yield from (_row(label, e) for label, e in rows)
-    yield "</table></div>"
+    heads = ("who", "games", "mean", "95% interval", "median", "best", "normalised")
+    rows = [
+        (html.escape(name), str(len(e.scores)), score(e.mean), " to ".join(map(score, e.interval)), score(e.median),
+         score(max(e.scores)), "" if e.human_normalised is None else f"{e.human_normalised:.3f}")
+        for name, e in named
+    ]  # fmt: skip
+    yield table("lrrrrrr", heads, rows)
     if folder.final:
-        yield f'<div class="card">{charts.histogram(folder.final, folder.chance)}</div>'
-
-
-def _row(label: str, e: Evaluation) -> str:
-    low, high = e.interval
-    normalised = "" if e.human_normalised is None else f"{e.human_normalised:.3f}"
-    cells = (len(e.scores), _score(e.mean), f"{_score(low)} to {_score(high)}", _score(e.median),
-             _score(max(e.scores)), normalised)  # fmt: skip
-    return f"<tr><td>{html.escape(label)}</td>" + "".join(f'<td class="n">{c}</td>' for c in cells) + "</tr>"
-
-
-def _score(value: float) -> str:
-    """A score for people: four digits, but never an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _chart(svg: str | None, when: str) -> str:
-    return f'<div class="card">{svg}</div>' if svg else _later(when)
-
-
-def _later(when: str) -> str:
-    return f'<p class="later">Appears with {when}.</p>'
+        yield card(svg(charts.histogram, 8.0, 2.4, folder.final, folder.random_player))
 
 
 def _short(folder: Folder) -> str:
@@ -192,11 +163,3 @@ def _short(folder: Folder) -> str:
 
 def _data(path: Path, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokendream.config.config import Config
+from tokendream.config.config import Config, leaves
 from tokendream.envs.atari100k import ATARI_100K, benchmark_name
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError, nearest
@@ -117,14 +117,6 @@ def fields_that_differ(a: Config, b: Config) -> Iterator[tuple[str, Any, Any]]:
     """Name and both values of every field in which two configs differ."""
     other = leaves(dataclasses.asdict(b))
     return ((name, value, other[name]) for name, value in leaves(dataclasses.asdict(a)).items() if value != other[name])
-
-
-def leaves(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The fields of a config as a dict, parts of parts too, by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in group.items():
-        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
 
 
 def _name(value: object) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tokendream.envs.atari100k import ATARI_100K
-from tokendream.evaluation.scores import human_normalised
-from tokendream.reports.charts import BLUE, FAINT, GREEN, INK, ORANGE, RED, svg
-from tokendream.sweep.report.summary import LEVELS, Improvement, Point, Row, Summary
+from tokendream.evaluation.scores import Interval, human_normalised
+from tokendream.reports.charts import BLUE, FAINT, GREEN, INK, ORANGE, RED, legend, level
+from tokendream.sweep.report.summary import LEVELS, Improvement, Point, Summary
 
 OURS = (BLUE, GREEN, RED)
 DASHES: tuple[Any, ...] = ((0, (1, 1)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 3)), (0, (8, 2)))
@@ -25,144 +25,107 @@ AXES = {
 """The aggregates that are drawn, with their title."""
 
 
-def colours(rows: Sequence[Row]) -> dict[str, str]:
+def colours(summary: Summary) -> dict[str, str]:
     """Our agents in colours of their own, REM in orange, the others in ink."""
-    ours = [row.name for row in rows if row.ours]
-    found = {name: OURS[i % len(OURS)] for i, name in enumerate(ours)}
-    return found | {row.name: ORANGE if row.name.startswith("REM,") else INK for row in rows if not row.ours}
+    found = {agent.name: OURS[i % len(OURS)] for i, agent in enumerate(summary.ours)}
+    return {a.name: ORANGE if a.name == "REM, published" else INK for a in summary.agents} | found
 
 
-def aggregates(summary: Summary) -> list[tuple[str, str, str]]:
-    """(title, what is better, SVG) of each aggregate: a point an agent, its interval as a bar."""
-    rows, colour = summary.rows, colours(summary.rows)
-    found = []
-    for name, (title, better) in AXES.items():
-
-        def draw(axes: Any, name: str = name) -> None:
-            for y, row in enumerate(reversed(rows)):
-                value = getattr(row.figures, name)
-                low, high = row.intervals[name] if row.intervals else (value, value)
-                width = 7 if row.ours else 5
-                axes.plot([low, high], [y, y], color=colour[row.name], linewidth=width, alpha=0.35,
-                          solid_capstyle="butt")  # fmt: skip
-                axes.plot([value], [y], "|", color=colour[row.name], markersize=11, markeredgewidth=2)
-            axes.set_yticks(range(len(rows)), [short(row.name) for row in reversed(rows)])
-            axes.set_ylim(-0.7, len(rows) - 0.3)
-            axes.grid(False, axis="y")
-
-        found.append((title, better, svg(draw, 3.9, 0.5 + 0.24 * len(rows))))
-    return found
+def aggregate(axes: Any, summary: Summary, name: str) -> None:
+    """A point an agent, its interval as a bar."""
+    for y, agent in enumerate(reversed(summary.agents)):
+        interval = agent.intervals[name] if agent.intervals else None
+        _bar(axes, y, getattr(agent.figures, name), interval, colours(summary)[agent.name], 7 if agent.ours else 5)
+    _rows(axes, [short(agent.name) for agent in reversed(summary.agents)])
 
 
-def profiles(summary: Summary) -> str:
+def profiles(axes: Any, summary: Summary) -> None:
     """Share of runs above each human-normalised score."""
-    colour, dashes = colours(summary.rows), iter(DASHES)
-
-    def draw(axes: Any) -> None:
-        for row in summary.rows:
-            lead = colour[row.name] != INK
-            if row.band and lead:
-                axes.fill_between(LEVELS, *row.band, color=colour[row.name], alpha=0.15, linewidth=0)
-            style = "-" if lead else next(dashes, "-")
-            axes.plot(LEVELS, row.profile, color=colour[row.name], linewidth=2 if row.ours else 1.4 if lead else 1,
-                      linestyle=style, alpha=1 if lead else 0.65, label=short(row.name))  # fmt: skip
-        axes.axvline(1, color=FAINT, linewidth=0.8)
-        axes.annotate("human", (1, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
-                      textcoords="offset points", color=INK, fontsize=8)  # fmt: skip
-        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), lambda x: x**2))
-        axes.set_xlim(0, 8)
-        axes.set_xticks([0, 0.1, 0.25, 0.5, 1, 2, 4, 8], ["0", "0.1", "0.25", "0.5", "1", "2", "4", "8"])
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("human-normalised score τ")
-        axes.set_ylabel("share of runs with a score above τ")
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-
-    return svg(draw, 8.0, 3.8)
+    colour, dashes = colours(summary), iter(DASHES)
+    for agent in summary.agents:
+        lead = colour[agent.name] != INK
+        if agent.band and lead:
+            axes.fill_between(LEVELS, *agent.band, color=colour[agent.name], alpha=0.15, linewidth=0)
+        style = "-" if lead else next(dashes, "-")
+        axes.plot(LEVELS, agent.profile, color=colour[agent.name], linewidth=2 if agent.ours else 1.4 if lead else 1,
+                  linestyle=style, alpha=1 if lead else 0.65, label=short(agent.name))  # fmt: skip
+    axes.axvline(1, color=FAINT, linewidth=0.8)
+    axes.annotate("human", (1, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
+                  textcoords="offset points", color=INK, fontsize=8)  # fmt: skip
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), lambda x: x**2))
+    axes.set_xlim(0, 8)
+    axes.set_xticks([0, 0.1, 0.25, 0.5, 1, 2, 4, 8], ["0", "0.1", "0.25", "0.5", "1", "2", "4", "8"])
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("human-normalised score τ")
+    axes.set_ylabel("share of runs with a score above τ")
+    legend(axes)
 
 
-def improvements(found: Sequence[Improvement], colour: Mapping[str, str]) -> str:
+def improvements(axes: Any, found: Sequence[Improvement], colour: Mapping[str, str]) -> None:
     """P(x > y) with its interval, the line at a half."""
-
-    def draw(axes: Any) -> None:
-        for y, one in enumerate(reversed(found)):
-            axes.plot(
-                one.interval or (one.probability,) * 2,
-                [y, y],
-                color=colour[one.x],
-                linewidth=7,
-                alpha=0.35,
-                solid_capstyle="butt",
-            )
-            axes.plot([one.probability], [y], "|", color=colour[one.x], markersize=11, markeredgewidth=2)
-        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.set_yticks(range(len(found)), [f"{short(one.x)} > {short(one.y)}" for one in reversed(found)])
-        axes.set_ylim(-0.7, len(found) - 0.3)
-        axes.set_xlim(0, 1)
-        axes.set_xlabel("probability that a run is better on a game drawn at random")
-        axes.grid(False, axis="y")
-
-    return svg(draw, 8.0, 0.7 + 0.26 * len(found))
+    for y, one in enumerate(reversed(found)):
+        _bar(axes, y, one.probability, one.interval, colour[one.x], 7)
+    _rows(axes, [f"{short(one.x)} > {short(one.y)}" for one in reversed(found)])
+    axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("probability that a run is better on a game drawn at random")
 
 
-def games(summary: Summary) -> str:
+def _bar(axes: Any, y: int, value: float, interval: Interval | None, colour: str, width: int) -> None:
+    """A figure as a stroke on its interval's bar."""
+    axes.plot(interval or (value, value), [y, y], color=colour, linewidth=width, alpha=0.35, solid_capstyle="butt")
+    axes.plot([value], [y], "|", color=colour, markersize=11, markeredgewidth=2)
+
+
+def _rows(axes: Any, names: Sequence[str]) -> None:
+    """Names on the y axis, from the bottom up."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.grid(False, axis="y")
+
+
+def games(axes: Any, summary: Summary) -> None:
     """A row a game: every run of ours as a dot, the published means of REM and of the others."""
-    colour = colours(summary.rows)
+    colour = colours(summary)
     shown = sorted(summary.games, key=lambda g: human_normalised(g, ATARI_100K[g].rem))
-
-    def draw(axes: Any) -> None:
-        for row in summary.rows:
-            lead = colour[row.name] != INK
-            for y, game in enumerate(shown):
-                values = row.runs[:, summary.games.index(game)]
-                if row.ours:
-                    axes.plot(values, [y] * len(values), "o", color=colour[row.name], markersize=4, alpha=0.55,
-                              label=short(row.name) if y == 0 else None)  # fmt: skip
-                axes.plot([values.mean()], [y], "d" if row.name.startswith("REM,") else "|",
-                          color=colour[row.name] if lead else FAINT, markersize=9 if row.ours else 6,
-                          markeredgewidth=2 if row.ours else 1,
-                          label=_label(row) if y == 0 and not row.ours else None)  # fmt: skip
-        axes.axvline(0, color=FAINT, linewidth=0.8)
-        axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.set_xscale("symlog", linthresh=0.1, linscale=0.5)
-        axes.set_xticks([-0.1, 0, 0.1, 1, 10], ["−0.1", "random", "0.1", "human", "10"])
-        axes.set_yticks(range(len(shown)), shown)
-        axes.set_ylim(-0.7, len(shown) - 0.3)
-        axes.set_xlabel("human-normalised score")
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
-
-    return svg(draw, 8.0, 1.0 + 0.23 * len(shown))
+    y = np.arange(len(shown))
+    labels = {"REM, published": "REM, published mean", "SimPLe, published": "the other published means"}
+    for agent in summary.agents:
+        runs = agent.runs[:, [summary.games.index(game) for game in shown]]
+        lead = colour[agent.name] != INK
+        if agent.ours:
+            axes.plot(runs.ravel(), np.tile(y, len(runs)), "o", color=colour[agent.name], markersize=4, alpha=0.55,
+                      label=short(agent.name))  # fmt: skip
+        axes.plot(runs.mean(0), y, "d" if agent.name == "REM, published" else "|",
+                  color=colour[agent.name] if lead else FAINT, markersize=9 if agent.ours else 6,
+                  markeredgewidth=2 if agent.ours else 1, label=labels.get(agent.name))  # fmt: skip
+    axes.axvline(0, color=FAINT, linewidth=0.8)
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_xscale("symlog", linthresh=0.1, linscale=0.5)
+    axes.set_xticks([-0.1, 0, 0.1, 1, 10], ["−0.1", "random", "0.1", "human", "10"])
+    axes.set_yticks(y, shown)
+    axes.set_ylim(-0.7, len(shown) - 0.3)
+    axes.set_xlabel("human-normalised score")
+    legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
 
 
-def _label(row: Row) -> str | None:
-    """The legend names REM, and all the others together."""
-    return {"REM, published": "REM, published mean", "SimPLe, published": "the other published means"}.get(row.name)
-
-
-def over_steps(curves: Mapping[str, Sequence[Point]], levels: Mapping[str, float], what: str) -> str | None:
+def over_steps(axes: Any, curves: Mapping[str, Sequence[Point]], levels: Mapping[str, float], what: str) -> None:
     """Curves over env steps with their intervals, and levels to compare with as lines."""
-    if not any(len(points) > 1 for points in curves.values()):
-        return None
-
-    def draw(axes: Any) -> None:
-        for i, (name, points) in enumerate(curves.items()):
-            x, colour = [p.env_steps for p in points], OURS[i % len(OURS)]
-            axes.plot(x, [p.value for p in points], "o-", color=colour, markersize=4, linewidth=1.6, label=name)
-            if all(p.interval for p in points):
-                low, high = zip(*[p.interval or (0, 0) for p in points], strict=True)
-                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        for label, level in levels.items():
-            axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-            axes.annotate(f"{label} {level:.3g}", (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-                          textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
-        axes.set_xlabel("env steps")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.set_ylabel(what)
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-
-    return svg(draw, 8.0, 3.2)
+    for i, (name, points) in enumerate(curves.items()):
+        x, colour = [p.env_steps for p in points], OURS[i % len(OURS)]
+        axes.plot(x, [p.value for p in points], "o-", color=colour, markersize=4, linewidth=1.6, label=name)
+        bands = [p.interval for p in points if p.interval]
+        if len(bands) == len(points) > 0:
+            axes.fill_between(x, *zip(*bands, strict=True), color=colour, alpha=0.15, linewidth=0)
+    for name, value in levels.items():
+        level(axes, f"{name} {value:.3g}", value)
+    axes.set_xlabel("env steps")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylabel(what)
+    legend(axes)
 
 
 def short(name: str) -> str:
     """An agent's name where there is little room; only REM is ours and published both."""
-    name = name.removesuffix(", published") if not name.startswith("REM,") else "REM, published"
+    name = name if name == "REM, published" else name.removesuffix(", published")
     return name if len(name) <= 26 else name[:25] + "…"

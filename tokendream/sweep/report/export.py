@@ -48,15 +48,15 @@ def latex(summary: Summary) -> str:
 def _aggregates(summary: Summary) -> list[str]:
     heads = " & ".join(title for _, title in COLUMNS)
     lines = [r"\begin{tabular}{lrrrrr}", r"\toprule", rf"agent & {heads} & superhuman \\", r"\midrule"]
-    for row in summary.rows:
+    for agent in summary.agents:
         cells = []
         for name, _ in COLUMNS:
-            value = f"{getattr(row.figures, name):.3f}"
-            if row.intervals:
-                low, high = row.intervals[name]
+            value = f"{getattr(agent.figures, name):.3f}"
+            if agent.intervals:
+                low, high = agent.intervals[name]
                 value += rf" {{\scriptsize [{low:.3f}, {high:.3f}]}}"
             cells.append(value)
-        lines.append(rf"{_escaped(row.name)} & {' & '.join(cells)} & {row.figures.superhuman:.0f} \\")
+        lines.append(rf"{_escaped(agent.name)} & {' & '.join(cells)} & {agent.figures.superhuman:.0f} \\")
     return [f"% over {len(summary.games)} of the 26 games", *lines, r"\bottomrule", r"\end{tabular}"]
 
 
@@ -92,12 +92,12 @@ def to_json(summary: Summary) -> str:
         "protocol": dict(protocol_of(atari)),
         "games_compared": list(summary.games),
         "aggregates": {
-            row.name: {
-                "runs_a_game": len(row.runs),
-                **dataclasses.asdict(row.figures),
-                "intervals_95": row.intervals and {k: list(v) for k, v in row.intervals.items()},
+            agent.name: {
+                "runs_a_game": len(agent.runs),
+                **dataclasses.asdict(agent.figures),
+                "intervals_95": agent.intervals and {k: list(v) for k, v in agent.intervals.items()},
             }
-            for row in summary.rows
+            for agent in summary.agents
         },
         "probability_of_improvement": [
             {"x": i.x, "y": i.y, "probability": i.probability, "interval_95": i.interval}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 
 import numpy as np
 
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
 from tokendream.reports import page as frame
+from tokendream.reports.charts import svg
+from tokendream.reports.page import card, later, soft, table, tiles
 from tokendream.sweep.report import charts
 from tokendream.sweep.report.results import Result, protocol_of
-from tokendream.sweep.report.summary import Row, Summary, curve
+from tokendream.sweep.report.summary import Agent, Point, Summary, curve
 
 COLUMNS = (("iqm", "IQM"), ("median", "median"), ("mean", "mean"), ("optimality_gap", "optimality gap"))
 """Aggregates of the table, in its order; the number of superhuman games follows."""
@@ -23,11 +25,18 @@ def page(summary: Summary) -> str:
     agents = summary.results.players if summary.games else summary.results.agents
     whose = "as published" if not agents else agents[0] if len(agents) == 1 else f"{len(agents)} agents"
     title = f"{'Atari 100K' if summary.games else 'Results'}: {whose}"
-    return frame.page(title, [f"<h1>{html.escape(title)}</h1>", *_sections(summary)])
+    return frame.page(title, [f"<h1>{escape(title)}</h1>", *_sections(summary)])
 
 
 def _sections(summary: Summary) -> Iterator[str]:
     yield from _head(summary)
+    yield from _missing(summary)
+    games = len(summary.games)
+    for agent in summary.ours:
+        figures = [(f"{getattr(agent.figures, name):.3f}", f"{title}, {_interval(agent, name) or 'one seed'}")
+                   for name, title in COLUMNS]  # fmt: skip
+        human = (f"{agent.figures.superhuman:.0f}", f"of {games} games at or above a human")
+        yield f'<h3 class="agent">{escape(agent.name)}, over {games} of the 26 games</h3>{tiles([*figures, human])}'
     if summary.games:
         yield from _atari(summary)
     elif any(run.game in ATARI_100K for run in summary.results.runs):
@@ -35,10 +44,17 @@ def _sections(summary: Summary) -> Iterator[str]:
     for game in summary.results.environments:
         yield from _environment(summary, game)
     if summary.results.runs:
-        yield "<h2>Every run</h2>"
-        yield from _runs(summary.results.runs)
+        heads = ("game", "agent", "seed", "score", "95% interval over games", "random player", "training", "device",
+                 "commit")  # fmt: skip
+        runs = sorted(summary.results.runs, key=lambda run: (run.game, run.agent, run.seed))
+        yield f"<h2>Every run</h2>{table('llrrrrrll', heads, map(_run, runs), small=True)}"
     if summary.games:
-        yield from _sources()
+        rows = [(escape(a.name), escape(a.paper), escape(a.source)) for a in published.agents().values()]
+        yield "<h2>Where the published figures are from</h2>" + table("lll", ("agent", "paper", "its runs"), rows)
+        yield soft(
+            "Five runs a game each, as kept there. Random play and human: REM's table of results. Intervals and "
+            "aggregates are computed here from those runs."
+        )
 
 
 def _head(summary: Summary) -> Iterator[str]:
@@ -58,116 +74,83 @@ def _head(summary: Summary) -> Iterator[str]:
         }
     yield frame.facts(facts)
     if atari and atari["env_steps"] != published.ENV_STEPS:
-        yield (
-            f'<p class="soft">The published agents had {published.ENV_STEPS:,} env steps, these runs '
-            f"{atari['env_steps']:,}: the comparison says how far they are, not which method is better.</p>"
+        yield soft(
+            f"The published agents had {published.ENV_STEPS:,} env steps, these runs {atari['env_steps']:,}: the "
+            "comparison says how far they are, not which method is better."
         )
-    missing = results.missing()
-    not_played = {agent: games for agent in results.players if (games := results.not_played(agent))}
-    if missing or not_played:
-        items = "".join(
-            f"<li>{html.escape(f'{game}, seed {seed}')} <b>{html.escape(f'{agent}: {state}')}</b></li>"
-            for agent, game, seed, state in missing
-        )
-        whole = "".join(
-            f"<p><b>{html.escape(agent)} did not play {len(games)} of the 26 games:</b> {', '.join(games)}.</p>"
-            for agent, games in not_played.items()
-        )
-        runs = (
+
+
+def _missing(summary: Summary) -> Iterator[str]:
+    """What was meant to be there and is not."""
+    results, said = summary.results, ""
+    if missing := results.missing():
+        said = (
             f"<p><b>{len(missing)} of {len(results.wanted)} runs are missing.</b> A game without all its seeds is in "
-            f'no mean of this page.</p><ul class="facts">{items}</ul>'
-        )
-        yield f'<div class="missing">{runs if missing else ""}{whole}</div>'
-    for row in summary.ours:
-        yield _tiles(row, len(summary.games))
+            "no mean of this page.</p>"
+        ) + frame.facts({f"{game}, seed {seed}, {agent}:": state for agent, game, seed, state in missing})
+    for agent in results.players:
+        if games := results.not_played(agent):
+            said += f"<p><b>{escape(agent)} did not play {len(games)} of the 26 games:</b> {', '.join(games)}.</p>"
+    if said:
+        yield f'<div class="missing">{said}</div>'
 
 
-def _tiles(row: Row, games: int) -> str:
-    cells = "".join(
-        f'<div class="tile"><b>{getattr(row.figures, name):.3f}</b><span>{title}{_spread(row, name, ", ")}</span></div>'
-        for name, title in COLUMNS
-    )
-    cells += (
-        f'<div class="tile"><b>{row.figures.superhuman:.0f}</b><span>of {games} games at or above a human</span></div>'
-    )
-    title = f"{html.escape(row.name)}, over {games} of the 26 games"
-    return f'<h3 class="agent">{title}</h3><div class="tiles close">{cells}</div>'
-
-
-def _spread(row: Row, name: str, before: str = "") -> str:
-    if row.intervals is None:
-        return f"{before}one seed"
-    low, high = row.intervals[name]
-    return f"{before}{low:.3f} to {high:.3f}"
+def _interval(agent: Agent, name: str) -> str:
+    return "{:.3f} to {:.3f}".format(*agent.intervals[name]) if agent.intervals else ""
 
 
 def _atari(summary: Summary) -> Iterator[str]:
     yield f"<h2>Over {len(summary.games)} of the 26 games</h2>"
-    yield (
-        '<p class="soft">Human-normalised scores: 0 is random play, 1 a human. Bars are 95% stratified bootstrap '
-        "intervals over runs; the games are fixed.</p>"
+    yield soft(
+        "Human-normalised scores: 0 is random play, 1 a human. Bars are 95% stratified bootstrap intervals over runs; "
+        "the games are fixed."
     )
-    cells = [
-        f'<div class="card"><h3>{title}</h3>{svg}<span class="soft">{better}</span></div>'
-        for title, better, svg in charts.aggregates(summary)
-    ]
+    height = 0.5 + 0.24 * len(summary.agents)
+    cells = [card(svg(charts.aggregate, 3.9, height, summary, name), title, better)
+             for name, (title, better) in charts.AXES.items()]  # fmt: skip
     yield f'<div class="multiples wide">{"".join(cells)}</div>'
-    yield from _aggregates(summary)
-    yield "<h2>Performance profile</h2>"
-    yield f'<div class="card">{charts.profiles(summary)}</div>'
-    yield (
-        '<p class="soft">How many of all runs of all games score above τ. A curve above another everywhere is better '
-        "at every level; the scale is that of the square root.</p>"
+    heads = ("agent", "runs a game", *(title for _, title in COLUMNS), f"superhuman, of {len(summary.games)}")
+    yield table("lrrrrrr", heads, map(_aggregates, summary.agents))
+    yield "<h2>Performance profile</h2>" + card(svg(charts.profiles, 8.0, 3.8, summary))
+    yield soft(
+        "How many of all runs of all games score above τ. A curve above another everywhere is better at every level; "
+        "the scale is that of the square root."
     )
-    if summary.improvements:
+    if found := summary.improvements:
         yield "<h2>Probability of improvement</h2>"
-        yield f'<div class="card">{charts.improvements(summary.improvements, charts.colours(summary.rows))}</div>'
-        yield '<p class="soft">Says how often, not by how much. Left of the dashed line the other agent wins.</p>'
+        yield card(svg(charts.improvements, 8.0, 0.7 + 0.26 * len(found), found, charts.colours(summary)))
+        yield soft("Says how often, not by how much. Left of the dashed line the other agent wins.")
     if summary.ours:
-        yield "<h2>Sample efficiency</h2>"
         # The curve holds evaluations during training too, which have fewer games; the level is the final one.
-        rem = next(row.figures.iqm for row in summary.rows if row.name.startswith("REM,"))
+        rem = next(agent.figures.iqm for agent in summary.agents if agent.name == "REM, published")
         level = {f"REM, published, after {published.ENV_STEPS:,} steps": rem}
-        drawn = charts.over_steps(summary.curves, level, "IQM of human-normalised scores")
-        yield f'<div class="card">{drawn}</div>' if drawn else _later("two evaluations at the same env steps")
-    yield "<h2>Game by game</h2>"
-    yield f'<div class="card">{charts.games(summary)}</div>' if summary.games else ""
-    yield from _games(summary)
-
-
-def _aggregates(summary: Summary) -> Iterator[str]:
-    yield '<div class="scroll"><table><tr><th>agent</th><th class="n">runs a game</th>'
-    yield "".join(f'<th class="n">{title}</th>' for _, title in COLUMNS)
-    yield f'<th class="n">superhuman, of {len(summary.games)}</th></tr>'
-    for row in summary.rows:
-        cells = [
-            f"{getattr(row.figures, name):.3f}<small>{_spread(row, name) if row.intervals else ''}</small>"
-            for name, _ in COLUMNS
-        ]
-        cells = [str(len(row.runs)), *cells, f"{row.figures.superhuman:.0f}"]
-        yield (
-            f"<tr{_ours(row.ours)}><td>{html.escape(row.name)}</td>"
-            + "".join(f'<td class="n">{cell}</td>' for cell in cells)
-            + "</tr>"
-        )
-    yield "</table></div>"
-
-
-def _games(summary: Summary) -> Iterator[str]:
-    """All 26 games, those that are missing too; the best published mean of a row is bold."""
+        drawn = _over_steps(summary.curves, level, "IQM of human-normalised scores")
+        yield "<h2>Sample efficiency</h2>" + (drawn or later("two evaluations at the same env steps"))
+    yield "<h2>Game by game</h2>" + card(svg(charts.games, 8.0, 1.0 + 0.23 * len(summary.games), summary))
     agents, others = summary.results.players, published.agents()
-    yield '<div class="scroll"><table class="small"><tr><th>game</th><th class="n">random</th><th class="n">human</th>'
-    yield "".join(f'<th class="n">{name}</th>' for name in others)
-    yield "".join(f'<th class="n">{html.escape(agent)}</th>' for agent in agents) + "</tr>"
-    for game, reference in ATARI_100K.items():
-        means = {name: float(np.mean(agent.runs[game])) for name, agent in others.items()}
-        best = max(means.values())
-        cells = [number(reference.random), number(reference.human)]
-        cells += [f"<b>{number(m)}</b>" if m == best else number(m) for m in means.values()]
-        cells += [game_cell(summary, agent, game) for agent in agents]
-        yield f"<tr><td>{game}</td>" + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>"
-    yield "</table></div>"
-    yield '<p class="soft">Means of the final evaluations over runs, in the score units of the game.</p>'
+    heads = ("game", "random", "human", *others, *map(escape, agents))
+    rows = [(game, *_published(game), *(game_cell(summary, agent, game) for agent in agents)) for game in ATARI_100K]
+    yield table("l" + "r" * (len(heads) - 1), heads, rows, small=True)
+    yield soft("Means of the final evaluations over runs, in the score units of the game.")
+
+
+def _over_steps(curves: Mapping[str, Sequence[Point]], levels: Mapping[str, float], what: str) -> str:
+    """The chart, where a curve has two points."""
+    several = any(len(points) > 1 for points in curves.values())
+    return card(svg(charts.over_steps, 8.0, 3.2, curves, levels, what)) if several else ""
+
+
+def _aggregates(agent: Agent) -> list[str]:
+    cells = [f"{getattr(agent.figures, name):.3f}<small>{_interval(agent, name)}</small>" for name, _ in COLUMNS]
+    cells = [str(len(agent.runs)), *cells, f"{agent.figures.superhuman:.0f}"]
+    return [f"<b>{escape(agent.name)}</b>" if agent.ours else escape(agent.name), *cells]
+
+
+def _published(game: str) -> list[str]:
+    """Scores of random play, a human and the published agents, of whose means the best is bold."""
+    means = [float(np.mean(agent.runs[game])) for agent in published.agents().values()]
+    reference = [number(ATARI_100K[game].random), number(ATARI_100K[game].human)]
+    return reference + [f"<b>{number(mean)}</b>" if mean == max(means) else number(mean) for mean in means]
 
 
 def game_cell(summary: Summary, agent: str, game: str) -> str:
@@ -180,67 +163,45 @@ def game_cell(summary: Summary, agent: str, game: str) -> str:
         values = ", ".join(number(score) for score in found.values())
         return f'{values}<small class="gone">seed {lacking} missing</small>'
     low, high = scores.mean_interval(list(found.values()), np.random.default_rng(0))
-    spread = f"<small>{number(low)} to {number(high)}</small>" if len(found) > 1 else "<small>one seed</small>"
-    return number(float(np.mean(list(found.values())))) + spread
+    spread = f"{number(low)} to {number(high)}" if len(found) > 1 else "one seed"
+    return f"{number(float(np.mean(list(found.values()))))}<small>{spread}</small>"
 
 
 def _environment(summary: Summary, game: str) -> Iterator[str]:
     """An environment that is not of the 26: scores as they are."""
     results = summary.results
     runs = [run for run in results.runs if run.game == game]
-    yield f"<h2>{html.escape(game)}</h2>"
-    finished = {agent: [r for r in runs if r.agent == agent and r.score is not None] for agent in results.agents}
-    whole = {a: r for a, r in finished.items() if r and tuple(results.scores(a, game)) == results.seeds(a)}
-    chance = [run.folder.chance.mean for run in runs if run.folder.chance]
-    level = {"random player": float(np.mean(chance))} if chance else {}
-    curves = {agent: curve(of, normalised=False) for agent, of in whole.items()}
-    if drawn := charts.over_steps(curves, level, "score of a game, mean over seeds"):
-        yield f'<div class="card">{drawn}</div>'
-    yield '<table><tr><th>agent</th><th class="n">of each seed</th><th class="n">mean over seeds</th></tr>'
+    random = [run.folder.random_player.mean for run in runs if run.folder.random_player]
+    level = {"random player": float(np.mean(random))} if random else {}
+    curves = {
+        agent: curve([run for run in runs if run.agent == agent and run.score is not None], normalised=False)
+        for agent in results.agents
+        if tuple(results.scores(agent, game)) == results.seeds(agent) != ()
+    }
+    yield f"<h2>{escape(game)}</h2>" + _over_steps(curves, level, "score of a game, mean over seeds")
+    rows = []
     for agent in dict.fromkeys(agent for agent, name, _ in results.wanted if name == game):
         each = ", ".join(number(score) for score in results.scores(agent, game).values()) or "–"
-        yield f'<tr><td>{html.escape(agent)}</td><td class="n">{each}</td>'
-        yield f'<td class="n">{game_cell(summary, agent, game)}</td></tr>'
-    for label, value in level.items():
-        yield f'<tr><td>{label}</td><td class="n"></td><td class="n">{number(value)}</td></tr>'
-    yield "</table>"
+        rows.append((escape(agent), each, game_cell(summary, agent, game)))
+    rows += [(name, "", number(value)) for name, value in level.items()]
+    yield table("lrr", ("agent", "of each seed", "mean over seeds"), rows)
 
 
-def _runs(runs: Sequence[Result]) -> Iterator[str]:
-    yield '<div class="scroll"><table class="small"><tr><th>game</th><th>agent</th><th class="n">seed</th>'
-    yield '<th class="n">score</th><th class="n">95% interval over games</th><th class="n">random player</th>'
-    yield '<th class="n">training</th><th>device</th><th>commit</th></tr>'
-    for run in sorted(runs, key=lambda r: (r.game, r.agent, r.seed)):
-        final, chance, facts = run.folder.final, run.folder.chance, run.folder.facts
-        spread = " to ".join(number(v) for v in final.interval) if final else ""
-        minutes = run.folder.records[-1].get("seconds", 0) / 60 if run.folder.records else 0
-        score = number(final.mean) if final else f'<span class="gone">{html.escape(run.state)}</span>'
-        numbers = (str(run.seed), score, spread, number(chance.mean) if chance else "", f"{minutes:,.0f} min")
-        words = "".join(f"<td>{html.escape(facts.get(k, ''))}</td>" for k in ("device", "commit"))
-        yield f"<tr><td>{html.escape(run.game)}</td><td>{html.escape(run.agent)}</td>"
-        yield "".join(f'<td class="n">{cell}</td>' for cell in numbers) + words + "</tr>"
-    yield "</table></div>"
-
-
-def _sources() -> Iterator[str]:
-    yield "<h2>Where the published figures are from</h2><table><tr><th>agent</th><th>paper</th><th>its runs</th></tr>"
-    for agent in published.agents().values():
-        cells = (agent.name, agent.paper, agent.source)
-        yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-    yield (
-        '</table><p class="soft">Five runs a game each, as kept there. Random play and human: REM\'s table of results. '
-        "Intervals and aggregates are computed here from those runs.</p>"
+def _run(run: Result) -> tuple[str, ...]:
+    final, random, facts, records = run.folder.final, run.folder.random_player, run.folder.facts, run.folder.records
+    return (
+        escape(run.game),
+        escape(run.agent),
+        str(run.seed),
+        number(final.mean) if final else f'<span class="gone">{escape(run.state)}</span>',
+        " to ".join(number(value) for value in final.interval) if final else "",
+        number(random.mean) if random else "",
+        f"{records[-1].get('seconds', 0) / 60 if records else 0:,.0f} min",
+        escape(facts.get("device", "")),
+        escape(facts.get("commit", "")),
     )
 
 
 def number(value: float) -> str:
     """A score: one decimal as the literature has it, none above a thousand."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
-
-
-def _later(when: str) -> str:
-    return f'<p class="later">Appears with {when}.</p>'
-
-
-def _ours(ours: bool) -> str:
-    return ' class="ours"' if ours else ""

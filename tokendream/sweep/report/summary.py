@@ -13,17 +13,15 @@ from jaxtyping import Float64
 
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
-from tokendream.evaluation.scores import Aggregate, human_normalised
+from tokendream.evaluation.scores import Aggregate, Interval, human_normalised
 from tokendream.sweep.report.results import Result, Results
 
 LEVELS = np.linspace(0, 8**0.5, 161) ** 2
 """Human-normalised scores at which performance profiles are drawn: 0 to 8, denser where most runs are."""
 
-Interval = tuple[float, float]
-
 
 @dataclass(frozen=True)
-class Row:
+class Agent:
     """An agent on the compared games. Intervals are None with a single run a game: there is nothing to resample."""
 
     name: str
@@ -60,14 +58,14 @@ class Summary:
 
     results: Results
     games: tuple[str, ...]
-    rows: tuple[Row, ...]
+    agents: tuple[Agent, ...]
     improvements: tuple[Improvement, ...]
     curves: Mapping[str, tuple[Point, ...]]
 
     @property
-    def ours(self) -> tuple[Row, ...]:
-        """The rows that were measured here."""
-        return tuple(row for row in self.rows if row.ours)
+    def ours(self) -> tuple[Agent, ...]:
+        """The agents that were measured here."""
+        return tuple(agent for agent in self.agents if agent.ours)
 
 
 def summarise(results: Results) -> Summary:
@@ -77,19 +75,20 @@ def summarise(results: Results) -> Summary:
     games = tuple(game for game in ATARI_100K if all(game in complete[agent] for agent in compared))
     if results.runs and not compared:
         games = ()
-    rows = [_row(agent, True, _matrix(results, agent, games)) for agent in compared if games]
-    rows += [_row(f"{a.name}, published", False, a.matrix(games)) for a in published.agents().values() if games]
-    curves = {agent: curve(_of(results, agent, games), normalised=True) for agent in compared if games}
-    return Summary(results, games, tuple(rows), tuple(_improvements(rows)), {k: v for k, v in curves.items() if v})
+    agents = [_agent(name, True, _matrix(results, name, games)) for name in compared if games]
+    agents += [_agent(f"{a.name}, published", False, a.matrix(games)) for a in published.agents().values() if games]
+    curves = {name: curve(_of(results, name, games), normalised=True) for name in compared if games}
+    shown = {name: points for name, points in curves.items() if points}
+    return Summary(results, games, tuple(agents), tuple(_improvements(agents)), shown)
 
 
 def _matrix(results: Results, agent: str, games: Sequence[str]) -> Float64[np.ndarray, "runs games"]:
     return np.array([[human_normalised(g, s) for s in results.scores(agent, g).values()] for g in games]).T
 
 
-def _row(name: str, ours: bool, runs: Float64[np.ndarray, "runs games"]) -> Row:
+def _agent(name: str, ours: bool, runs: Float64[np.ndarray, "runs games"]) -> Agent:
     several = len(runs) > 1
-    return Row(
+    return Agent(
         name,
         ours,
         runs,
@@ -100,13 +99,13 @@ def _row(name: str, ours: bool, runs: Float64[np.ndarray, "runs games"]) -> Row:
     )
 
 
-def _improvements(rows: Sequence[Row]) -> list[Improvement]:
+def _improvements(agents: Sequence[Agent]) -> list[Improvement]:
     """Each of our agents against the published ones and against those of ours that come after it; REM leads where
     there is none of ours."""
-    leading = [row for row in rows if row.ours] or [row for row in rows if row.name.startswith("REM")]
+    leading = [a for a in agents if a.ours] or [a for a in agents if a.name == "REM, published"]
     found = []
     for i, x in enumerate(leading):
-        for y in rows:
+        for y in agents:
             if y is not x and y not in leading[:i]:
                 probability = float(scores.probability_of_improvement(x.runs, y.runs))
                 several = min(len(x.runs), len(y.runs)) > 1
@@ -153,24 +152,24 @@ def _evaluations(run: Result) -> dict[float, float]:
 def text(summary: Summary) -> str:
     """The figures that fit on a terminal."""
     results, lines = summary.results, []
-    if summary.rows:
+    if summary.agents:
         lines += [f"human-normalised, on {len(summary.games)} of 26 games; the intervals are on the page",
                   f"{'':26}{'mean':>8}{'median':>8}{'IQM':>8}{'gap':>8}  superhuman"]  # fmt: skip
-    for row in summary.rows:
-        f = row.figures
+    for agent in summary.agents:
+        f = agent.figures
         lines.append(
-            f"{row.name[:25]:26}{f.mean:8.3f}{f.median:8.3f}{f.iqm:8.3f}{f.optimality_gap:8.3f}  "
+            f"{agent.name[:25]:26}{f.mean:8.3f}{f.median:8.3f}{f.iqm:8.3f}{f.optimality_gap:8.3f}  "
             f"{f.superhuman:.0f} of {len(summary.games)}"
         )
-    for agent in results.players:
-        if games := results.not_played(agent):
-            lines.append(f"{agent} did not play {len(games)} of the 26 games")
+    for name in results.players:
+        if games := results.not_played(name):
+            lines.append(f"{name} did not play {len(games)} of the 26 games")
     for game in results.environments:
-        for agent in results.agents:
-            if found := results.scores(agent, game):
-                lines.append(f"{game}, {agent}: {', '.join(f'{score:.2f} (seed {s})' for s, score in found.items())}")
+        for name in results.agents:
+            if found := results.scores(name, game):
+                lines.append(f"{game}, {name}: {', '.join(f'{score:.2f} (seed {s})' for s, score in found.items())}")
     if missing := results.missing():
         lines.append(f"missing, and in no mean: {len(missing)} of {len(results.wanted)} runs")
-        lines += [f"  {game}, seed {seed}, {agent}: {state}" for agent, game, seed, state in missing[:12]]
+        lines += [f"  {game}, seed {seed}, {name}: {state}" for name, game, seed, state in missing[:12]]
         lines += [f"  and {len(missing) - 12} more, on the page"] if len(missing) > 12 else []
     return "\n".join(lines)
