@@ -60,7 +60,7 @@ class Sweep:
     partition: str = ""
     """SLURM's partition."""
     gpus: int = 1
-    """GPUs of each run on SLURM; here the visible ones are dealt out."""
+    """GPUs of each run on SLURM; here the runs take the visible ones in turn."""
     minutes: int = 0
     """Time of a SLURM job; a run saves 10 minutes before its end and is queued again."""
     sbatch: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

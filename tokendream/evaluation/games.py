@@ -19,7 +19,7 @@ from tokendream.envs.vector import EnvError, Envs, SeedError
 
 @runtime_checkable
 class Policy(Protocol):
-    """Chooses an action in every lane; `first` marks lanes where a new game starts, whose memory is to be forgotten."""
+    """Chooses an action in every env; `first` marks those where a new game starts, whose memory is to be forgotten."""
 
     def __call__(
         self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]
@@ -55,7 +55,7 @@ class Game:
 
 @dataclass
 class _Open:
-    """A game being played in a lane."""
+    """A game being played in an env."""
 
     index: int
     checksum: int
@@ -80,11 +80,11 @@ def play_games(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Game]:
-    """Play exactly `episodes` full games, in the order of their seeds; a lane that finishes takes the next one.
+    """Play exactly `episodes` full games, in the order of their seeds; an env that finishes takes the next one.
 
     Every game that is started counts, so short games are not favoured, and game i has its own seed whatever the
-    number of lanes: a deterministic policy gives the same games with 1 lane and with 16. A policy that draws for
-    all lanes from one generator is reproducible too, but only with the same number of lanes. `progress` is called
+    number of envs: a deterministic policy gives the same games with 1 env and with 16. A policy that draws for
+    all envs from one generator is reproducible too, but only with the same number of envs. `progress` is called
     with (games finished, `episodes`) at the start and after each game. Raises EnvError when `episodes` < 1.
     """
     if episodes < 1:
@@ -93,50 +93,50 @@ def play_games(
     small = np.uint8 if envs.n_actions <= 256 else np.int32
     done: dict[int, Game] = {}
     waiting = iter(range(episodes))
-    lanes: list[_Open | None] = [None] * envs.n
+    playing: list[_Open | None] = [None] * envs.n
     first = np.zeros(envs.n, bool)
     if progress:
         progress(0, episodes)
-    frame = _refill(envs, lanes, first, waiting, seeds)
+    frame = _refill(envs, playing, first, waiting, seeds)
     while len(done) < episodes:
         actions = policy(frame, first)
         transition = envs.step(actions)
         frame = transition.frame
         first = np.zeros(envs.n, bool)
         finished = False
-        for lane, game in enumerate(lanes):
+        for i, game in enumerate(playing):
             if game is None:
                 continue
-            game.actions.append(int(actions[lane]))
-            game.score += float(transition.reward[lane])
-            game.checksum = _checksum(frame[lane], game.checksum)
-            if transition.over[lane]:
+            game.actions.append(int(actions[i]))
+            game.score += float(transition.reward[i])
+            game.checksum = _checksum(frame[i], game.checksum)
+            if transition.over[i]:
                 actions_taken = np.array(game.actions, small)
                 done[game.index] = Game(seeds[game.index], game.score, actions_taken, game.checksum)
-                lanes[lane] = None
+                playing[i] = None
                 finished = True
                 if progress:
                     progress(len(done), episodes)
         if finished and len(done) < episodes:
-            frame = _refill(envs, lanes, first, waiting, seeds)
+            frame = _refill(envs, playing, first, waiting, seeds)
     return [done[i] for i in range(episodes)]
 
 
 def _refill(
-    envs: Envs, lanes: list[_Open | None], first: Bool[np.ndarray, " n"], waiting: Iterator[int], seeds: Sequence[int]
+    envs: Envs, playing: list[_Open | None], first: Bool[np.ndarray, " n"], waiting: Iterator[int], seeds: Sequence[int]
 ) -> UInt8[np.ndarray, "n 3 S S"]:
-    """Start the next games in the free lanes, marking them in `first`; returns every lane's frame."""
-    free = [lane for lane, game in enumerate(lanes) if game is None]
-    starting = dict(zip(free, waiting, strict=False))  # in this order: a game that finds no lane goes on waiting
-    frame = envs.reset([seeds[starting[lane]] if lane in starting else None for lane in range(envs.n)])
-    for lane, index in starting.items():
-        lanes[lane] = _Open(index, _checksum(frame[lane]))
-        first[lane] = True
+    """Start the next games in the free envs, marking them in `first`; returns every env's frame."""
+    free = [i for i, game in enumerate(playing) if game is None]
+    starting = dict(zip(free, waiting, strict=False))  # in this order: a game that finds no env goes on waiting
+    frame = envs.reset([seeds[starting[i]] if i in starting else None for i in range(envs.n)])
+    for i, index in starting.items():
+        playing[i] = _Open(index, _checksum(frame[i]))
+        first[i] = True
     return frame
 
 
 def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "3 S S"]]:
-    """The frames of a finished game, its length + 1 of them, played again in lane 0 one at a time.
+    """The frames of a finished game, its length + 1 of them, played again in env 0 one at a time.
 
     Raises SeedError where the game does not come out with the same score and, at its end, the same frames, which
     means that the environment does not obey its seed.

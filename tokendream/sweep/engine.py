@@ -27,7 +27,7 @@ OURS = ("array", "error", "job-name", "open-mode", "output", "partition", "signa
 
 @dataclass(frozen=True)
 class Resources:
-    """What each run gets. All but `cores` is SLURM's; here the machine's GPUs are dealt out."""
+    """What each run gets. All but `cores` is SLURM's; here the runs take the machine's GPUs in turn."""
 
     cluster: str = "local"
     cores: int = 0

@@ -67,7 +67,7 @@ def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Pat
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1, not {seeds}")
     if base.device.startswith("cuda:"):
-        raise ConfigError(f"device must be auto, cpu or cuda, not {base.device!r}: a sweep deals out the GPUs itself")
+        raise ConfigError(f"device must be auto, cpu or cuda, not {base.device!r}: a sweep assigns the GPUs itself")
     cells = []
     for game in _games(suite, games):
         config = _playing(base, game)

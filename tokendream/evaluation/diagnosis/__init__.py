@@ -1,5 +1,5 @@
-"""`tokendream diagnose`: each part of a trained agent measured on games that it was not trained on.
+"""Each part of a trained agent measured on games that it was not trained on.
 
-`vision` measures the tokenizer, `world` the world model, `control` the controller; each returns `Figure`s, which say
-what a healthy value looks like. `run` plays the games and puts the parts together; the page is `report.diagnosis`.
+`vision` measures the tokenizer, `world` the world model, `control` the controller; each returns a `Part` of `Figure`s,
+which say what a healthy value looks like. `reports.diagnose` plays the games and writes the page.
 """
