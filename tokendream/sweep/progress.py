@@ -21,6 +21,7 @@ from rich.text import Text
 from tokendream.config.config import Config
 from tokendream.config.schedule import schedule
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError
+from tokendream.reports import page
 from tokendream.reports.display import Remaining
 from tokendream.runfolder.metrics import MetricsError, Record, read_metrics
 from tokendream.sweep.plan import Cell
@@ -166,9 +167,7 @@ def _words(cell: Cell, at: Progress) -> str:
 
 
 def _figure(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return "" if value is None else page.score(value)
 
 
 def _count(states: Mapping[str, str]) -> str:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokendream.config.config import Config
+from tokendream.config.config import Config, leaves
 from tokendream.config.presets import PRESETS
 from tokendream.envs.atari100k import ATARI_100K, benchmark_name
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.reports.results import Folder
-from tokendream.sweep.plan import expected, fields_that_differ, leaves
+from tokendream.sweep.plan import expected, fields_that_differ
 
 MOST_NAMED = 4
 """Fields that an agent's name may list: a table and a plot must have room for it."""
@@ -175,14 +174,9 @@ def label(config: Config) -> str:
 
 def _leaf(name: str) -> str:
     """A field's name without its groups, where no other field is called that."""
-    leaves = Counter(leaf for leaf, _ in _leaves(dataclasses.asdict(Config())))
     leaf = name.rpartition(".")[2]
-    return leaf if leaves[leaf] == 1 else name
-
-
-def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        yield from _leaves(value) if isinstance(value, dict) else [(name, value)]
+    same = [field for field in leaves(dataclasses.asdict(Config())) if field.rpartition(".")[2] == leaf]
+    return leaf if len(same) == 1 else name
 
 
 def _folders(path: Path) -> Iterator[Path]:
