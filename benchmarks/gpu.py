@@ -222,7 +222,7 @@ def epoch(config: Config, compute: Compute) -> dict[str, Any]:
     agent = Agent.from_config(config, ACTIONS)
     replay = _full_replay(min(EPOCH_ROWS, config.collect.capacity), config.env.size, compute.device)
     trainer = Trainer(config, agent, StillEnvs(config.env.size), replay, compute)
-    trainer.epoch = max(1, *(phase.first_epoch for phase in trainer.phases))
+    trainer.epoch = max(1, *(phase.first_epoch for phase in trainer.schedule))
     ends: list[tuple[str, float]] = []
 
     def progress(phase: Phase, done: int) -> None:

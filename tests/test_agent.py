@@ -82,7 +82,7 @@ def test_a_policy_s_choice_may_be_captured(agent):
     for i, frame in enumerate(seen_frames):
         first = np.array([i == 0, i in (0, 3)])
         assert plain(frame, first).tolist() == captured(frame, first).tolist()
-    assert seen == [(4, 3)] * 6
+    assert seen == [(3, 3)] * 6
 
 
 def test_a_policy_forgets_its_lane_when_a_new_game_begins(agent):

@@ -106,7 +106,7 @@ def test_everything_comes_back_to_the_bit(tmp_path):
         assert rows_of(restored) == rows_of(twin)
         drawn = [r.draw(9, 4, align="end", rng=np.random.default_rng(1)) for r in (restored, twin)]
         assert np.array_equal(drawn[0].row, drawn[1].row)
-        steps = [vars(r.steps(segments)) for r, segments in zip((restored, twin), drawn, strict=True)]
+        steps = [r.steps(segments)._asdict() for r, segments in zip((restored, twin), drawn, strict=True)]
         assert all(torch.equal(steps[0][k], steps[1][k]) for k in steps[0])
 
 

@@ -52,7 +52,7 @@ def test_shuffled_actions_reach_the_training_of_M_only(moment):
     assert torch.equal(other_outcome.tokens, outcome.tokens)
     assert torch.equal(other_output.logits, output.logits)
     tokens, steps = moment  # where all took the same action, a shuffle changes nothing
-    same = dataclasses.replace(steps, action=torch.full_like(steps.action, 2))
+    same = steps._replace(action=torch.full_like(steps.action, 2))
     assert behaviour(agent("shuffled-actions"), tokens, same)[0] == behaviour(agent("none"), tokens, same)[0]
 
 
@@ -73,7 +73,7 @@ def test_rewards_are_shuffled_or_not_paid(moment):
 
 def test_a_blind_policy_sees_no_frame_but_hears_its_actions(moment):
     tokens, steps = moment
-    same = dataclasses.replace(steps, action=torch.full_like(steps.action, 2))
+    same = steps._replace(action=torch.full_like(steps.action, 2))
     blind = agent("blind-policy")
     assert len(behaviour(agent("none"), tokens, same)[2].logits.unique(dim=0)) == B
     assert len(behaviour(blind, tokens, same)[2].logits.unique(dim=0)) == 1

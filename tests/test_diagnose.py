@@ -152,7 +152,7 @@ def test_actions_are_counted_at_their_temperature_and_the_entropy_is_that_of_tra
 def test_the_controller_is_warmed_up_as_its_dreams_are(agent: Agent) -> None:
     """Without past actions in the burn-in, as in the published code, what was done is not seen in any figure."""
     tokens, steps = segment(4, n=8)
-    others = dataclasses.replace(steps, action=(steps.action + 1) % 3)
+    others = steps._replace(action=(steps.action + 1) % 3)
     real, names = torch.linspace(-1, 1, 8, dtype=torch.float64), ("a", "b", "c")
 
     def figures(what: Steps, told: bool) -> dict[str, float | None]:

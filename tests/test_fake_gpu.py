@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import DEVICE, TYPE, fake_gpu, moved
+from torch.utils import _pytree as pytree
 
 from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.config.presets import TINY, preset, vary
@@ -11,6 +12,8 @@ from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.nn.losses import Losses
+from tokendream.training.phase import Segment
+from tokendream.training.phases import WorldModelPhase
 from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
@@ -39,16 +42,6 @@ def build(monkeypatch):
     return make
 
 
-def drawn(trainer: Trainer, part: str) -> tuple[torch.Tensor, ...]:
-    """What the phase of this part brings to the device before an update."""
-    batch = getattr(CONFIG.training, part).batch
-    if part == "tokenizer":
-        return trainer._frames(batch)
-    if part == "world_model":
-        return trainer._segments(CONFIG.world_model.segment_length, "start", batch)
-    return trainer._segments(CONFIG.dream.burn_in + 1, "end", batch)
-
-
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", ["tiny", "tiny-no-pop", "tiny-transformer", "tiny-own-embedding", "tiny-pixels"])
 def test_an_update_neither_waits_nor_crosses_the_bus(name, dtype, build):
@@ -58,14 +51,15 @@ def test_an_update_neither_waits_nor_crosses_the_bus(name, dtype, build):
     with fake_gpu() as crossings:
         trainer = build(agent, config, dtype)
         for part in PARTS:
-            inputs = drawn(trainer, part)
-            assert {x.device.type for x in inputs} == {TYPE}
+            phase = trainer.phases[part]
+            segments, batch = phase.draw()
+            assert {x.device.type for x in pytree.tree_leaves(batch)} == {TYPE}
             crossings.found.clear()
-            losses, norm = trainer._captured[part](*inputs)
+            losses, norm = phase.captured(batch)
             assert crossings.found == []
             figures = {**losses.figures(), "norm": norm}
             assert {name: x.device.type for name, x in figures.items()} == dict.fromkeys(figures, TYPE)
-            trainer._guard.watch(0, losses, norm, part)
+            trainer._guard.watch(0, segments, losses, norm)
             trainer._means.add(part, figures)
             assert crossings.found == []
 
@@ -74,10 +68,10 @@ def test_a_phase_takes_rows_in_and_nothing_out(build):
     agent = Agent.from_config(CONFIG, ACTIONS)
     with fake_gpu() as crossings:
         trainer = build(agent)
-        trainer._cache.refresh()
-        for phase in trainer.phases[1:]:
+        trainer.shared.cache.refresh()
+        for part in PARTS:
             crossings.found.clear()
-            trainer.update(phase.name)
+            trainer.update(part)
             assert 1 <= len(crossings.found) <= 7
             assert set(crossings.found) == {f"cpu to {TYPE}"}
 
@@ -89,9 +83,9 @@ def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus(build):
         memory = agent.actor_critic.initial_state(1)
         frame = trainer.replay.frames(np.arange(2))[:1]
         crossings.found.clear()
-        chosen, h, c = trainer._collector._choose(frame, memory.h, memory.c)
+        chosen, memory = trainer._collector.choose(frame, memory)
         assert crossings.found == []
-        assert {x.device.type for x in (chosen, h, c)} == {TYPE}
+        assert {x.device.type for x in (chosen, *memory)} == {TYPE}
 
 
 def test_a_choice_of_an_evaluation_neither_waits_nor_crosses_the_bus(build, monkeypatch):
@@ -106,9 +100,9 @@ def test_a_choice_of_an_evaluation_neither_waits_nor_crosses_the_bus(build, monk
         frame = trainer.replay.frames(np.arange(2))
         going_on = torch.ones(2, dtype=torch.bool, device=TYPE)
         crossings.found.clear()
-        chosen, h, c = policy._choose(frame, going_on, memory.h, memory.c)
+        chosen, memory = policy._choose(frame, going_on, memory)
         assert crossings.found == []
-        assert {x.device.type for x in (chosen, h, c)} == {TYPE}
+        assert {x.device.type for x in (chosen, *memory)} == {TYPE}
 
 
 BAD = {
@@ -124,20 +118,21 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_what_waits_or_crosses_in_a_loss_is_found(kind, build, monkeypatch):
     """The control: each of these passes every test on a CPU."""
-    loss = Trainer._world_model_loss
+    loss = WorldModelPhase.loss
 
-    def worse(self: Trainer, *inputs: torch.Tensor) -> Losses:
-        losses = loss(self, *inputs)
+    def worse(self: WorldModelPhase, batch: Segment) -> Losses:
+        losses = loss(self, batch)
         return Losses({name: BAD[kind](term) for name, term in losses.terms.items()}, losses.info)
 
-    monkeypatch.setattr(Trainer, "_world_model_loss", worse)
+    monkeypatch.setattr(WorldModelPhase, "loss", worse)
     agent = Agent.from_config(CONFIG, ACTIONS)
     with fake_gpu() as crossings:
         trainer = build(agent)
-        inputs = drawn(trainer, "world_model")
+        phase = trainer.phases["world_model"]
+        _, batch = phase.draw()
         crossings.found.clear()
         try:
-            trainer._captured["world_model"](*inputs)
+            phase.captured(batch)
         except Exception as error:
             assert type(error).__name__ in (
                 "DataDependentOutputException",

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -22,6 +23,7 @@ from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.config.schedule import PARTS
+from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory
 from tokendream.envs.registry import make
@@ -30,8 +32,10 @@ from tokendream.nn.losses import Losses
 from tokendream.reports import media
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.metrics import read_metrics
+from tokendream.training.phase import GradientPhase, Segment
+from tokendream.training.phases import ActorCriticPhase
 from tokendream.training.results import Results
-from tokendream.training.trainer import Trainer
+from tokendream.training.trainer import GRADIENT_PHASES, Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -139,19 +143,20 @@ def test_suspending_the_process_is_no_hang(tally: Tally):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_loss_that_is_not_finite(part, straight, tmp_path, capsys, monkeypatch, tally: Tally):
-    original, calls = getattr(Trainer, f"_{part}_loss"), []
+    kind = next(kind for kind in GRADIENT_PHASES if kind.name == part)
+    original, calls, first = kind.loss, [], getattr(TINY.training, part).first_epoch
 
-    def poisoned(self: Trainer, *inputs: torch.Tensor) -> Losses:
-        calls.append(self.epoch)
-        losses = original(self, *inputs)
+    def poisoned(self: GradientPhase, batch: Any) -> Losses:
+        calls.append(first + len(calls) // self.settings.updates)
+        losses = original(self, batch)
         if calls.count(3) == 2:
             name = next(iter(losses.terms))
             return Losses({**losses.terms, name: losses.terms[name] * float("nan")}, losses.info)
         return losses
 
-    monkeypatch.setattr(Trainer, f"_{part}_loss", poisoned)
+    monkeypatch.setattr(kind, "loss", poisoned)
     said = stopped(tmp_path / "run", capsys)
-    monkeypatch.setattr(Trainer, f"_{part}_loss", original)
+    monkeypatch.setattr(kind, "loss", original)
     assert f"epoch 3, {part}, update 2: loss " in said
     path = tmp_path / "run" / "faults" / f"epoch-3-{part}-update-2.safetensors"
     assert f"the batch is in {path}" in said
@@ -171,20 +176,24 @@ def trainer() -> Trainer:
     )
 
 
-def test_a_device_that_is_not_waited_for_tells_at_the_end_of_the_phase(tally: Tally):
+def test_a_device_that_is_not_waited_for_tells_at_the_end_of_the_phase(monkeypatch, tally: Tally):
     """As on a GPU: the first update that was not finite is named, no weight is spoilt, its batch is found again."""
-    t = trainer()
-    t._guard.waits = False
-    original, seen = t._actor_critic_loss, []
+    draw, loss, seen = ActorCriticPhase.draw, ActorCriticPhase.loss, []
 
-    def poisoned(*inputs: torch.Tensor) -> Losses:
-        losses = original(*inputs)
-        seen.append(t._guard.drawn[t._update].row)
+    def drawn(self: ActorCriticPhase) -> tuple[Segments, Segment]:
+        segments, batch = draw(self)
+        seen.append(segments.row)
+        return segments, batch
+
+    def poisoned(self: ActorCriticPhase, batch: Segment) -> Losses:
+        losses = loss(self, batch)
         return Losses({k: v * float("nan") for k, v in losses.terms.items()}) if len(seen) == 1 else losses
 
-    t._modules["actor_critic"].train()
-    t._do["actor_critic"] = t._updating("actor_critic", functools.partial(t._segments, 4, "end"), poisoned)
-    t.phases[-1] = dataclasses.replace(t.phases[-1], first_epoch=1)
+    monkeypatch.setattr(ActorCriticPhase, "draw", drawn)
+    monkeypatch.setattr(ActorCriticPhase, "loss", poisoned)
+    t = trainer()
+    t._guard.waits = False
+    t.schedule[-1] = dataclasses.replace(t.schedule[-1], first_epoch=1)
     with pytest.raises(NonFiniteError, match="epoch 1, actor_critic, update 1: a loss or the gradient") as caught:
         t.run_epoch()
     assert len(seen) == 2
@@ -203,10 +212,10 @@ def test_no_memory_names_the_phase_and_what_to_lower(phase, field, kind, tally: 
     t = trainer()
     t.epoch = 3
 
-    def full() -> dict[str, torch.Tensor]:
+    def full(number: int) -> dict[str, torch.Tensor]:
         raise kind("CUDA out of memory. Tried to allocate 2 GiB")
 
-    t._do[phase] = full
+    t.phases[phase].update = full
     with pytest.raises(OutOfMemory, match="out of memory") as caught:
         t.run_epoch()
     assert str(caught.value) == f"epoch 3, {phase}, update 1: out of memory: lower {field}"

@@ -115,6 +115,33 @@ class Corridors:
 '''
 
 
+PHASE = '''
+"""More updates for one head of the world model."""
+
+from tokendream.nn.losses import Losses
+from tokendream.training.phase import GradientPhase
+
+
+class RewardHeadPhase(GradientPhase):
+    """M's reward head alone, on segments."""
+
+    name = "reward_head"
+
+    @property
+    def module(self):
+        return self.shared.agent.world_model.reward
+
+    def draw(self):
+        shared = self.shared
+        segments = shared.replay.draw(self.settings.batch, 5, align="start", rng=shared.rng)
+        return segments, shared.tokenised(segments)
+
+    def loss(self, batch):
+        codes = self.shared.agent.tokenizer.codes(batch.tokens).detach()
+        return Losses({"reward": self.shared.agent.world_model.loss(codes, *batch).terms["reward"]})
+'''
+
+
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the package to follow a recipe in; the weights of LPIPS are shared."""
@@ -177,6 +204,30 @@ def test_a_family_of_environments_is_added_by_its_recipe(copy):
     final = json.loads((copy.parent / "run" / "evaluation" / "final.json").read_text())
     assert final["protocol"]["length"] == 4
     assert final["scores"] == [1.0] * 3
+
+
+def test_a_phase_of_training_is_added_by_its_recipe(copy):
+    """A file, a name in the trainer and a field: it is planned, trained, logged, saved and timed."""
+    (copy / "training" / "reward_head.py").write_text(PHASE)
+    trainer = copy / "training" / "trainer.py"
+    edit(trainer, "WorldModelPhase, ActorCriticPhase)", "WorldModelPhase, RewardHeadPhase, ActorCriticPhase)")
+    edit(
+        trainer,
+        "\n\nGRADIENT_PHASES",
+        "\nfrom tokendream.training.reward_head import RewardHeadPhase\n\nGRADIENT_PHASES",
+    )
+    edit(copy / "config" / "parts.py", "    actor_critic: PhaseConfig = ",
+         "    reward_head: PhaseConfig = PhaseConfig(2, 0, 2, 1e-3, 0.0, 1.0)\n"
+         '    """Updates of M\'s reward head alone."""\n    actor_critic: PhaseConfig = ')  # fmt: skip
+    flags = ["--training.reward-head.updates", "3", "--epochs", "2", "--evaluation.episodes", "1"]
+    ended = tokendream(copy, "train", "tiny", *flags, "--run-dir", "run")
+    assert ended.returncode == 0, ended.stderr
+    assert "world model 2 x 2 from epoch 2, reward head 3 x 2 from epoch 2, actor critic" in ended.stdout
+    run = copy.parent / "run"
+    first, last = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert not any(name.startswith("reward_head/") for name in first)
+    assert {"reward_head/reward", "reward_head/gradient_norm", "reward_head/updates_per_s"} <= last.keys()
+    assert (run / "checkpoints" / "epoch-000002" / "optimiser.reward_head.safetensors").stat().st_size > 1000
 
 
 def test_every_recipe_names_files_that_are_there_and_at_most_three():

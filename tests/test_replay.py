@@ -39,7 +39,7 @@ def fill(replay: ReplayBuffer, lengths: list[int], *, closed: bool = True) -> Re
 def drawn(replay: ReplayBuffer, n: int, length: int, align: str, rng: np.random.Generator) -> dict[str, torch.Tensor]:
     """Frames and steps of random segments."""
     segments = replay.draw(n, length, align=align, rng=rng)
-    return {"frame": replay.frames(segments.row), **vars(replay.steps(segments))}
+    return {"frame": replay.frames(segments.row), **replay.steps(segments)._asdict()}
 
 
 def bounds(lengths: list[int]) -> dict[int, tuple[int, int]]:

@@ -10,11 +10,13 @@ from tokendream.agent.token_cache import filled
 from tokendream.config.config import Config
 from tokendream.config.parts import PhaseConfig
 from tokendream.config.presets import TINY
+from tokendream.config.schedule import PARTS
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, Pace
 from tokendream.envs.registry import make
 from tokendream.errors import NonFiniteError
+from tokendream.nn.losses import Losses
 from tokendream.training.trainer import Trainer
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -69,14 +71,13 @@ def test_phases_run_when_they_are_due():
 def test_each_phase_changes_its_own_part_only():
     t = trainer()
     t.epoch = 3
-    for phase in t.phases[:1]:
-        for _ in range(30):
-            t.update(phase.name)
-    for phase in t.phases[1:]:
+    for _ in range(30):
+        t.update("collect")
+    for part in PARTS:
         before = {k: v.clone() for k, v in t.agent.state_dict().items()}
-        t.update(phase.name)
+        t.update(part)
         changed = {k.split(".")[0] for k, v in t.agent.state_dict().items() if not torch.equal(v, before[k])}
-        assert changed == {phase.name}
+        assert changed == {part}
 
 
 def published(**collect: object) -> Config:
@@ -98,11 +99,9 @@ def test_segments_and_dreams_start_where_the_published_ones_do():
     place = {row: (row - first, stop - 1 - row) for first, stop in t.replay.episodes() for row in range(first, stop)}
     behind, ahead = set(), set()
     for _ in range(40):
-        t.update("world_model")
-        segments = t._guard.drawn[t._update]
+        segments, _ = t.phases["world_model"].draw()
         ahead |= {place[row][1] for row in segments.row[:, 0]}
-        t.update("actor_critic")
-        segments = t._guard.drawn[t._update]
+        segments, _ = t.phases["actor_critic"].draw()
         behind |= {place[row][0] for row in segments.row[:, -1]}
     assert min(ahead) == 2
     assert min(behind) == 2
@@ -116,7 +115,7 @@ def test_memory_is_cleared_at_every_epoch_and_warmed_on_the_last_steps():
         t.run_epoch()
         t.close_epoch()
         carried = t._collector._memory
-        t._collect()
+        t.update("collect")
         C, V = t.agent.actor_critic, t.agent.tokenizer
         row = np.arange(20 - burn_in, 21)[None]
         codes, steps = V.codes(V.encode(t.replay.frames(row))), t.replay.steps(Segments(row, row >= 0))
@@ -182,12 +181,17 @@ def test_a_non_finite_loss_stops_the_run_and_is_named():
         t.run_epoch()
 
 
+def loss_of(t: Trainer, part: str) -> Losses:
+    _, batch = t.phases[part].draw()
+    return t.phases[part].loss(batch)
+
+
 def test_the_dream_sends_no_gradient_into_tokenizer_and_world_model():
     t = trainer()
     t.epoch = 3
     for _ in range(30):
         t.update("collect")
-    t._actor_critic_loss(*t._segments(4, "end", 4)).total.backward()
+    loss_of(t, "actor_critic").total.backward()
     assert all(p.grad is None for p in t.agent.tokenizer.parameters())
     assert all(p.grad is None for p in t.agent.world_model.parameters())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in t.agent.actor_critic.parameters())
@@ -197,7 +201,7 @@ def test_the_world_model_sends_no_gradient_into_the_codebook():
     t = trainer()
     for _ in range(30):
         t.update("collect")
-    t._world_model_loss(*t._segments(5, "start", 4)).total.backward()
+    loss_of(t, "world_model").total.backward()
     assert all(p.grad is None for p in t.agent.tokenizer.parameters())
 
 
@@ -209,15 +213,15 @@ def test_tokens_are_encoded_once_and_again_after_the_tokenizer_changed():
     original = t.agent.tokenizer.encode
     t.agent.tokenizer.encode = lambda frame: encoded.append(len(frame)) or original(frame)
     row, mask = np.array([[3, 4, 5], [4, 5, 5]]), np.array([[True, True, True], [True, True, False]])
-    tokens = t._cache.tokens(row, mask)
+    tokens = t.shared.cache.tokens(row, mask)
     assert torch.equal(tokens[0], original(t.replay.frames(row[0])))
     assert torch.equal(tokens[1, :2], tokens[0, 1:])
-    t._cache.tokens(row, mask)
+    t.shared.cache.tokens(row, mask)
     assert encoded == [3]
-    t._cache.forget()
-    t._cache.tokens(row, mask)
+    t.shared.cache.forget()
+    t.shared.cache.tokens(row, mask)
     assert encoded == [3, 3]
-    t._cache.refresh()
+    t.shared.cache.refresh()
     assert encoded == [3, 3, 27]
 
 
@@ -322,16 +326,16 @@ def test_waiting_for_the_device_is_on_the_phase_s_account():
             return -1
 
     t = trainer()
-    update = t._do["tokenizer"]
+    update = t.phases["tokenizer"].update
 
-    def handed_over():
-        figures = update()
+    def handed_over(number):
+        figures = update(number)
         t._guard._first = Slow()
         return figures
 
-    t._do["tokenizer"] = handed_over
+    t.phases["tokenizer"].update = handed_over
     t.run_epoch()
     record = t.close_epoch()
     assert record["tokenizer/seconds"] >= 0.1
     assert record["seconds"] >= record["tokenizer/seconds"]
-    assert record["tokenizer/updates_per_s"] == pytest.approx(t.phases[1].updates / record["tokenizer/seconds"])
+    assert record["tokenizer/updates_per_s"] == pytest.approx(t.schedule[1].updates / record["tokenizer/seconds"])

@@ -16,9 +16,9 @@ from typing import Any
 
 PLACES = {
     "start": ("tokendream.training.run", "make"),
-    "collect": ("tokendream.training.trainer", "Collector.step"),
+    "collect": ("tokendream.training.phases", "Collector.step"),
     "update": ("tokendream.training.update", "apply"),
-    "dream": ("tokendream.training.trainer", "dream_loss"),
+    "dream": ("tokendream.training.phases", "dream_loss"),
     "evaluation": ("tokendream.training.results", "AgentPolicy.__call__"),
     "checkpoint file": ("tokendream.runfolder.checkpoint", "write"),
     "checkpoint name": ("tokendream.runfolder.checkpoint", "sync"),

@@ -7,7 +7,6 @@ are torch's global ones, which a checkpoint holds.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ class ShuffledActions(WorldModel):
     def loss(self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
         action = steps.action.flatten()
         action = action[torch.randperm(len(action), device=action.device)].view_as(steps.action)
-        return super().loss(codes, tokens, dataclasses.replace(steps, action=action))
+        return super().loss(codes, tokens, steps._replace(action=action))
 
 
 class ZeroRewards(WorldModel):

@@ -7,7 +7,6 @@ Source: REM (arXiv 2402.05643), appendix on the controller.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,8 +22,7 @@ View = Float[Tensor, "*N K E"] | UInt8[Tensor, "*N 3 S S"]
 """What C sees of a frame: its codes, or (an ablation) its pixels."""
 
 
-@dataclass(frozen=True)
-class PolicyState:
+class PolicyState(NamedTuple):
     """What the LSTM remembers: hidden and cell vector, float32."""
 
     h: Float[Tensor, "B M"]
@@ -32,15 +30,15 @@ class PolicyState:
 
     def keep(self, mask: Bool[Tensor, " B"]) -> PolicyState:
         """Forget the past of those rows whose mask is False."""
-        return PolicyState(self.h * mask[:, None], self.c * mask[:, None])
+        return PolicyState(*(x * mask[:, None] for x in self))
 
     def expand(self, n: int) -> PolicyState:
         """One row's past as that of n."""
-        return PolicyState(self.h.expand(n, -1), self.c.expand(n, -1))
+        return PolicyState(*(x.expand(n, -1) for x in self))
 
     def one(self, i: int) -> PolicyState:
         """The past of the i-th row alone."""
-        return PolicyState(self.h[i : i + 1], self.c[i : i + 1])
+        return PolicyState(*(x[i : i + 1] for x in self))
 
 
 class PolicyOutput(NamedTuple):

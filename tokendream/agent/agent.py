@@ -89,15 +89,12 @@ class AgentPolicy:
         """Actions for the current frames; where `first` is True a new game has begun."""
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(len(frame))
-        going_on, memory = torch.from_numpy(~first), self._memory
-        action, h, c = self._choose(torch.from_numpy(frame), going_on, memory.h, memory.c)
-        self._memory = PolicyState(h, c)
+        action, self._memory = self._choose(torch.from_numpy(frame), torch.from_numpy(~first), self._memory)
         return self._agent.actor_critic.actions.to_env(action)
 
-    def _act(self, frame: Tensor, going_on: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _act(self, frame: Tensor, going_on: Tensor, memory: PolicyState) -> tuple[Tensor, PolicyState]:
         """Actions and the memory after them; where a game is not `going_on` its memory is forgotten first."""
         device = self._compute.device
-        memory = PolicyState(h, c).keep(going_on.to(device))
+        memory = memory.keep(going_on.to(device))
         with self._compute.autocast():
-            action, after = self._agent.act(frame.to(device), memory, self._generator, temperature=self._temperature)
-        return action, after.h, after.c
+            return self._agent.act(frame.to(device), memory, self._generator, temperature=self._temperature)

@@ -50,13 +50,13 @@ class Collector:
         *,
         seed: int,
         generator: torch.Generator,
-        capture: Callable[[Callable], Callable] = lambda run: run,
+        capture: Callable[[Callable, torch.Generator], Any] = lambda run, generator: run,
     ) -> None:
         if envs.n != 1:
             raise ValueError(f"collection plays one environment, not {envs.n}")
         self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
         self._config, self._seed, self._generator = config, seed, generator
-        self._choose = capture(self._act)
+        self.choose = capture(self._act, generator)
         self._game = -1
         self._memory: PolicyState | None = None
         self._frame: UInt8[np.ndarray, "1 3 S S"]
@@ -68,8 +68,7 @@ class Collector:
         """One env step. Returns the score of the game if it is over, else None."""
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(1)
-        chosen, h, c = self._choose(torch.from_numpy(self._frame), self._memory.h, self._memory.c)
-        self._memory = PolicyState(h, c)
+        chosen, self._memory = self.choose(torch.from_numpy(self._frame), self._memory)
         actions = self._agent.actor_critic.actions.to_env(chosen)  # the one wait of a step
         action = int(actions[0])
         transition = self._envs.step(actions)
@@ -99,15 +98,13 @@ class Collector:
             C = self._agent.actor_critic
             self._memory = C.burn_in(view, steps.action, steps.mask, dream)
 
-    def _act(self, frame: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """One choice of an action, from a frame and the memory's two vectors; a GPU may replay it (`capture`)."""
-        frame = frame.to(self._compute.device)
+    def _act(self, frame: torch.Tensor, memory: PolicyState) -> tuple[torch.Tensor, PolicyState]:
+        """One choice of an action, and the memory after it; a GPU may replay it (`capture`)."""
         with self._compute.autocast():
-            action, memory = self._agent.act(
-                frame, PolicyState(h, c), self._generator,
+            return self._agent.act(
+                frame.to(self._compute.device), memory, self._generator,
                 temperature=self._config.temperature, epsilon=self._config.epsilon,
             )  # fmt: skip
-        return action, memory.h, memory.c
 
     def state(self) -> dict[str, Any]:
         """Plain data from which `restore` rebuilds the open game: its number and the actions taken in it.
@@ -118,7 +115,7 @@ class Collector:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The agent's memory of the open game."""
-        return {} if self._memory is None else {"h": self._memory.h, "c": self._memory.c}
+        return {} if self._memory is None else self._memory._asdict()
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Difference | None:
         """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was.

@@ -6,11 +6,12 @@ Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from tokendream.config.config import Config
+from tokendream.config.parts import PhaseConfig, TrainingConfig
 
-PARTS = ("tokenizer", "world_model", "actor_critic")
+PARTS = tuple(f.name for f in fields(TrainingConfig) if isinstance(f.default, PhaseConfig))
 """The parts that have gradient phases, in their order within an epoch; also their names in config and logs."""
 
 

@@ -6,6 +6,7 @@ A row is one env step (o_t, a_t, r_t, d_t): the frame, the action taken on it, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -24,8 +25,7 @@ class Segments:
     mask: Bool[np.ndarray, "B T"]
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(NamedTuple):
     """Segments without their frames, on the device. Padded entries are action 0, reward 0, no end."""
 
     action: Int64[Tensor, "B T"]
@@ -35,4 +35,4 @@ class Steps:
 
     def during(self, when: slice) -> Steps:
         """The steps at these times of every segment."""
-        return Steps(self.action[:, when], self.reward[:, when], self.end[:, when], self.mask[:, when])
+        return Steps(*(x[:, when] for x in self))

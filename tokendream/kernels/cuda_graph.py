@@ -1,8 +1,9 @@
 """Updates captured as CUDA graphs: on a GPU one launch replays forward, backward, clip and optimiser step.
 
 The paper's networks are small for a large GPU: launched one by one, their kernels are over before the host has
-launched the next. What changes shape or is drawn on the host stays outside and comes in as arguments. On a CPU, and
-where a capture fails, the function is called as it is.
+launched the next. What changes shape or is drawn on the host stays outside and comes in as arguments: any nesting of
+tensors that torch's pytrees walk, named tuples above all. On a CPU, and where a capture fails, the function is called
+as it is.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import contextlib
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from tokendream.device import Compute
 from tokendream.errors import one_line
@@ -64,14 +65,14 @@ class Captured(Generic[Output]):
     def forget(self) -> None:
         """Start again: a tensor that `run` reads has been replaced by another, not only written to."""
         self._calls = 0
-        self._inputs: list[Tensor] = []
+        self._inputs: tuple[Any, ...] = ()  # where the graph reads
         self._graph: torch.cuda.CUDAGraph | None = None
         self._side: torch.cuda.Stream | None = None
         self._output: Output
 
-    def __call__(self, *inputs: Tensor) -> Output:
+    def __call__(self, *inputs: Any) -> Output:
         if self.plain or not self._take(inputs):
-            return self._run(*(x.to(self._device, non_blocking=True) for x in inputs))
+            return self._run(*pytree.tree_map(lambda x: x.to(self._device, non_blocking=True), inputs))
         with torch.cuda.device(self._device):
             if self._graph is None:
                 self._calls += 1
@@ -83,14 +84,15 @@ class Captured(Generic[Output]):
             self._graph.replay()
         return self._output
 
-    def _take(self, inputs: tuple[Tensor, ...]) -> bool:
+    def _take(self, inputs: tuple[Any, ...]) -> bool:
         """Copy the inputs to where the graph reads them. False if they do not fit there."""
         if not self._inputs:
-            self._inputs = [torch.empty_like(x, device=self._device) for x in inputs]
-        if [(x.shape, x.dtype) for x in inputs] != [(x.shape, x.dtype) for x in self._inputs]:
+            self._inputs = pytree.tree_map(lambda x: torch.empty_like(x, device=self._device), inputs)
+        (given, form), (held, held_form) = pytree.tree_flatten(inputs), pytree.tree_flatten(self._inputs)
+        if form != held_form or [(x.shape, x.dtype) for x in given] != [(x.shape, x.dtype) for x in held]:
             return False
-        for held, x in zip(self._inputs, inputs, strict=True):
-            held.copy_(x, non_blocking=True)
+        for target, x in zip(held, given, strict=True):
+            target.copy_(x, non_blocking=True)
         return True
 
     def _warm_up(self) -> Output:

@@ -19,7 +19,7 @@ from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
-from tokendream.kernels.cuda_graph import Captured, capturing
+from tokendream.kernels.cuda_graph import capturing
 from tokendream.kernels.install import install
 from tokendream.runfolder import files
 from tokendream.runfolder.checkpoint import CheckpointError, Checkpoints
@@ -110,7 +110,7 @@ class Trained:
             settings = dataclasses.replace(self.config.collect, epsilon=0.0, temperature=temperature)
             collector = Collector(
                 envs, replay, self.agent, self.compute, settings, seed=games, generator=generator,
-                capture=lambda act: Captured(act, self.compute, [generator], "the policy"),
+                capture=capturing(self.compute, "the policy"),
             )  # fmt: skip
             for step in range(steps):
                 collector.step()

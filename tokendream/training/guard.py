@@ -19,10 +19,12 @@ class Guard:
     rows that an update drew are still there when it turns out to be not finite.
     """
 
-    def __init__(self, replay: ReplayBuffer, *, waits: bool) -> None:
-        """`waits`: whether each update is looked at when it is over; on a GPU nobody waits for it."""
-        self._replay, self.waits = replay, waits
-        self.drawn: dict[int, Segments] = {}
+    def __init__(self, replay: ReplayBuffer, where: Callable[[int], str], *, waits: bool) -> None:
+        """`where`: an update of the phase in words. `waits`: whether each update is looked at when it is over; on a
+        GPU nobody waits for it.
+        """
+        self._replay, self._where, self.waits = replay, where, waits
+        self._drawn: dict[int, Segments] = {}
         self._first: Tensor | None = None
         """On the device, the first update that was not finite, or -1; None where no update is noted."""
 
@@ -31,34 +33,33 @@ class Guard:
         """Whether `settle` has something to look at, for which it waits for the device."""
         return self._first is not None
 
-    def watch(self, update: int, losses: Losses, norm: Float[Tensor, ""], where: str) -> None:
+    def watch(self, update: int, drawn: Segments, losses: Losses, norm: Float[Tensor, ""]) -> None:
         """Raise NonFiniteError for an update that is not finite, or note it where nobody waits for it."""
         if self.waits:
             try:
-                check(losses, norm, where)
+                check(losses, norm, self._where(update))
             except NonFiniteError as error:
-                error.batch = self._content(update)
+                error.batch = self._content(drawn)
                 raise
             return
+        self._drawn[update] = drawn
         bad = torch.isfinite(losses.total + norm).logical_not()
         none = torch.full_like(norm, -1) if self._first is None else self._first
         self._first = torch.where(bad & (none < 0), torch.full_like(norm, update), none)
 
-    def settle(self, where: Callable[[int], str]) -> None:
-        """Raise NonFiniteError, saying where, for the first update noted. Waits for the device."""
-        if self._first is None:
-            return
-        first, self._first = int(self._first), None
+    def settle(self) -> None:
+        """Raise NonFiniteError for the first update noted, and forget the rest. Waits for the device."""
+        first = -1 if self._first is None else int(self._first)
+        drawn, self._drawn, self._first = self._drawn, {}, None
         if first >= 0:
-            error = NonFiniteError(f"{where(first)}: a loss or the gradient is not finite")
-            error.batch = self._content(first)
+            error = NonFiniteError(f"{self._where(first)}: a loss or the gradient is not finite")
+            error.batch = self._content(drawn[first])
             raise error
 
-    def _content(self, update: int) -> dict[str, Tensor]:
+    def _content(self, segments: Segments) -> dict[str, Tensor]:
         """Everything that is known of what an update drew."""
-        segments = self.drawn[update]
         rows = {"row": torch.from_numpy(segments.row), "frame": self._replay.frames(segments.row)}
-        return {**rows, **vars(self._replay.steps(segments))}
+        return {**rows, **self._replay.steps(segments)._asdict()}
 
 
 def check(losses: Losses, norm: Tensor, where: str) -> None:

@@ -102,7 +102,7 @@ class Run:
                 said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
             self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1)
             stack.callback(self._log.close)
-            self._display: Display = display_for(self.config, self._trainer.phases)
+            self._display: Display = display_for(self.config, self._trainer.schedule)
             stack.callback(self._display.close)
             self._results = Results(
                 self.config, self.run_dir, self.compute, self._agent, self._replay, envs, self._display, stop

@@ -181,11 +181,10 @@ def measure(config: Config, compute: Compute, *, quick: bool, say: Callable[[str
     def encode(batch: int) -> Callable[[], object]:
         return workload.encode(batch, agent, replay, compute)
 
+    units = {"world_model": ("frames", config.world_model.segment_length), "actor_critic": ("imagined steps", horizon)}
     kinds = [
         ("collect", phase("collect"), 1, "env steps", 1),
-        ("tokenizer", phase("tokenizer"), training.tokenizer.batch, "frames", 1),
-        ("world_model", phase("world_model"), training.world_model.batch, "frames", config.world_model.segment_length),
-        ("actor_critic", phase("actor_critic"), training.actor_critic.batch, "imagined steps", horizon),
+        *((part, phase(part), getattr(training, part).batch, *units.get(part, ("frames", 1))) for part in PARTS),
         ("dream", dream, training.actor_critic.batch, "imagined steps", horizon),
         ("encode", encode, training.tokenizer.batch, "frames", 1),
     ]

@@ -45,7 +45,7 @@ class Updated(NamedTuple):
 
 
 class Update:
-    """One gradient update of one part as a function of tensors: forward, backward, clip and step.
+    """One gradient update of one part as a function of what was drawn: forward, backward, clip and step.
 
     Whatever is drawn on the host is among `inputs`. Nothing in it waits for the device, takes anything from the host
     or depends on a value for its shapes, so that a GPU can capture it whole (see `capture`).
@@ -62,7 +62,7 @@ class Update:
         self._loss, self._module, self._optimiser, self._clip = loss, module, optimiser, clip
         self._compute = compute
 
-    def __call__(self, *inputs: Tensor) -> Updated:
+    def __call__(self, *inputs: Any) -> Updated:
         self._module.train()
         with self._compute.searching():
             with self._compute.autocast():

@@ -39,7 +39,7 @@ def phase(
         replay = ReplayBuffer(EPISODE, (3, config.env.size, config.env.size), compute.device)
     trainer = Trainer(config, agent, StillEnvs(config.env.size), replay, compute)
     if name in ("world_model", "actor_critic"):
-        trainer._cache.refresh()
+        trainer.shared.cache.refresh()
     return functools.partial(trainer.update, name)
 
 

@@ -1,0 +1,105 @@
+"""What every phase of training is: an object with its entry of the schedule, and one update at a time.
+
+A phase with gradients is a subclass of `GradientPhase`: what it draws on the host, and the loss of that on the device.
+Its settings are the field of its name in `config.training`, from which the schedule, the flags and the plan follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from tokendream.agent.agent import Agent
+from tokendream.agent.token_cache import TokenCache
+from tokendream.config.config import Config
+from tokendream.config.parts import PhaseConfig
+from tokendream.data.batch import Segments, Steps
+from tokendream.data.replay import ReplayBuffer
+from tokendream.device import Compute
+from tokendream.kernels.cuda_graph import Captured
+from tokendream.nn.losses import Losses
+from tokendream.training.guard import Guard
+from tokendream.training.update import Update, adamw
+
+
+class Phase(Protocol):
+    """One share of an epoch, as the trainer sees it."""
+
+    name: ClassVar[str]
+    """As in the schedule, in logs and checkpoints."""
+    captured: Captured
+    """What it repeats, as a GPU may replay it."""
+    memory_field: str
+    """The field of the config to lower where it needs too much memory, and what it is."""
+
+    def update(self, number: int) -> Mapping[str, Tensor]:
+        """The epoch's update of this number, from 0; returns figures for the log, on the device."""
+        ...
+
+
+class Segment(NamedTuple):
+    """Segments as M and C learn from them: frames as tokens, and what was done."""
+
+    tokens: Int64[Tensor, "B T K"]
+    steps: Steps
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all phases work on: the agent, its experience, and the run's random numbers."""
+
+    config: Config
+    agent: Agent
+    replay: ReplayBuffer
+    compute: Compute
+    cache: TokenCache
+    guard: Guard
+    rng: np.random.Generator
+    """Of the draws from the replay."""
+    acting: torch.Generator
+    dreaming: torch.Generator
+
+    def tokenised(self, segments: Segments) -> Segment:
+        """Segments of the replay on the device, their frames as tokens."""
+        if not self.config.training.cache_tokens:
+            self.cache.forget()
+        return Segment(self.cache.tokens(segments.row, segments.mask), self.replay.steps(segments))
+
+
+class GradientPhase:
+    """Updates of one part of the agent: a batch is drawn, its loss minimised by AdamW, the update guarded."""
+
+    name: ClassVar[str]
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.settings: PhaseConfig = getattr(shared.config.training, self.name)
+        self.memory_field = f"training.{self.name}.batch ({self.settings.batch})"
+        self.optimiser = adamw(self.module, self.settings)
+        step = Update(self.loss, self.module, self.optimiser, self.settings.clip, shared.compute)
+        self.captured = Captured(step, shared.compute, [shared.dreaming], f"phase {self.name}")
+
+    @property
+    def module(self) -> nn.Module:
+        """The part of the agent that is trained."""
+        return getattr(self.shared.agent, self.name)
+
+    def draw(self) -> tuple[Segments, Any]:
+        """Segments of the replay, and what the loss takes of them: tensors in any nesting of named tuples."""
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Losses:
+        """The loss of what was drawn. A GPU captures it: nothing in it may wait for the device."""
+        raise NotImplementedError
+
+    def update(self, number: int) -> Mapping[str, Tensor]:
+        segments, batch = self.draw()
+        losses, norm = self.captured(batch)
+        self.shared.guard.watch(number, segments, losses, norm)
+        return {**losses.figures(), "gradient_norm": norm}

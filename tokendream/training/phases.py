@@ -1,0 +1,93 @@
+"""The four phases of an epoch: collecting experience, then updates of V, of M and of C.
+
+Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tokendream.agent.collect import Collector
+from tokendream.data.batch import Segments
+from tokendream.dream.objective import dream_loss
+from tokendream.envs.vector import Envs
+from tokendream.kernels.cuda_graph import Captured, capturing
+from tokendream.nn.losses import Losses
+from tokendream.training.phase import GradientPhase, Segment, Shared
+
+
+class Collect:
+    """Experience: an update is one env step."""
+
+    name: ClassVar[str] = "collect"
+
+    def __init__(self, shared: Shared, envs: Envs) -> None:
+        self._config = shared.config
+        self.memory_field = f"collect.capacity ({self._config.collect.capacity})"
+        self.collector = Collector(
+            envs, shared.replay, shared.agent, shared.compute, self._config.collect,
+            seed=self._config.seed, generator=shared.acting, capture=capturing(shared.compute, f"phase {self.name}"),
+        )  # fmt: skip
+        self.captured: Captured = self.collector.choose
+
+    def update(self, number: int) -> Mapping[str, Tensor]:
+        if self._config.collect.forget_every_epoch and number == 0:
+            self.collector.rewarm(self._config.dream)
+        score = self.collector.step()
+        return {} if score is None else {"return": torch.tensor(score)}
+
+
+class TokenizerPhase(GradientPhase):
+    """V, on single random frames."""
+
+    name = "tokenizer"
+
+    def draw(self) -> tuple[Segments, UInt8[Tensor, "B 3 S S"]]:
+        shared = self.shared
+        segments = shared.replay.draw(self.settings.batch, 1, align="start", rng=shared.rng)
+        shared.cache.forget()  # V is about to change
+        return segments, shared.replay.frames(segments.row[:, 0])
+
+    def loss(self, batch: UInt8[Tensor, "B 3 S S"]) -> Losses:
+        return self.shared.agent.tokenizer.loss(batch)
+
+
+class WorldModelPhase(GradientPhase):
+    """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored."""
+
+    name = "world_model"
+
+    def draw(self) -> tuple[Segments, Segment]:
+        M, shared = self.shared.config.world_model, self.shared
+        segments = shared.replay.draw(
+            self.settings.batch, M.segment_length, align="start", rng=shared.rng,
+            after=M.context if M.scored_starts else 0,
+        )  # fmt: skip
+        return segments, shared.tokenised(segments)
+
+    def loss(self, batch: Segment) -> Losses:
+        # The codebook is shared, but M sends no gradient into V.
+        codes = self.shared.agent.tokenizer.codes(batch.tokens).detach()
+        return self.shared.agent.world_model.loss(codes, *batch)
+
+
+class ActorCriticPhase(GradientPhase):
+    """C, in dreams that begin where real segments end; with `context_starts`, where M has its context."""
+
+    name = "actor_critic"
+
+    def draw(self) -> tuple[Segments, Segment]:
+        dream, shared = self.shared.config.dream, self.shared
+        segments = shared.replay.draw(
+            self.settings.batch, dream.burn_in + 1, align="end", rng=shared.rng,
+            before=shared.config.world_model.context if dream.context_starts else 0,
+        )  # fmt: skip
+        return segments, shared.tokenised(segments)
+
+    def loss(self, batch: Segment) -> Losses:
+        return dream_loss(self.shared.agent, *batch, self.shared.config.dream, self.shared.dreaming)
