@@ -6,7 +6,7 @@ import torch
 
 from tokendream.config.presets import TINY
 from tokendream.config.schedule import Phase
-from tokendream.reports.display import LineDisplay, Remaining, clock
+from tokendream.reports.display import Display, Remaining, clock
 from tokendream.runfolder.metrics import Means, MetricsError, RunLog, read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
@@ -102,7 +102,7 @@ def test_time_left_counts_the_phases_that_are_to_come():
 
 
 def test_lines_for_logs(capsys):
-    display = LineDisplay(TINY, PHASES)
+    display = Display(TINY, PHASES)
     display.update(1, PHASES[0], 3)
     display.games("evaluation", 1, 2)
     display.epoch(record(1, **{"collect/updates_per_s": 40.0, "collect/return": 3.25, "world_model/accuracy": None}))

@@ -22,7 +22,7 @@ from tokendream.stop import StopRequest
 from tokendream.sweep.engine import End, Resources, Status
 from tokendream.sweep.local import LocalEngine
 from tokendream.sweep.plan import Cell, expected, prepare
-from tokendream.sweep.progress import LineDashboard, LiveDashboard, progress
+from tokendream.sweep.progress import Dashboard, LiveDashboard, progress
 from tokendream.sweep.run import Sweep
 
 CATCH = "tokendream/Catch-v0"
@@ -183,7 +183,7 @@ def cells(tmp_path, n=4):
 
 def test_no_more_runs_at_a_time_than_asked_for(tmp_path, capsys):
     made, engine = cells(tmp_path, 5), Fake(jobs=2)
-    Sweep(made, engine, LineDashboard(made)).go(StopRequest(), poll=0.0)
+    Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
     assert [cell for cell, _ in engine.started] == made
     assert set(engine.slots) == {0, 1}
     assert all(cell.finished for cell in made)
@@ -193,7 +193,7 @@ def test_no_more_runs_at_a_time_than_asked_for(tmp_path, capsys):
 def test_a_failure_is_said_and_stops_nothing(tmp_path, capsys):
     failing = [{"finishes": False, "code": 2, "err": "tokendream: the disk is full\nsrun: error: task 0: Exited\n"}]
     made, engine = cells(tmp_path), Fake(2, {"Catch-seed1": failing})
-    runs = Sweep(made, engine, LineDashboard(made))
+    runs = Sweep(made, engine, Dashboard(made))
     runs.go(StopRequest(), poll=0.0)
     assert runs.failed == {"Catch-seed1": "the disk is full"}
     assert [cell.finished for cell in made] == [True, False, True, True]
@@ -206,7 +206,7 @@ def test_a_run_out_of_time_is_queued_again_while_it_moves(tmp_path, end):
     late = {**end, "finishes": False, "err": "tokendream: words\n"}
     made = cells(tmp_path, 2)
     engine = Fake(1, {"Catch-seed0": [{**late, "epochs": 3}, {}], "Catch-seed1": [{**late, "epochs": 0}]})
-    runs = Sweep(made, engine, LineDashboard(made))
+    runs = Sweep(made, engine, Dashboard(made))
     runs.go(StopRequest(), poll=0.0)
     assert [cell.config.seed for cell, _ in engine.started] == [0, 1, 0]
     assert made[0].finished
@@ -217,7 +217,7 @@ def test_a_run_out_of_time_is_queued_again_while_it_moves(tmp_path, end):
 def test_a_run_whose_machine_was_taken_away_is_queued_again(tmp_path, word):
     made = cells(tmp_path, 1)
     engine = Fake(1, {"Catch-seed0": [{"code": 143, "word": word, "finishes": False}, {}]})
-    Sweep(made, engine, LineDashboard(made)).go(StopRequest(), poll=0.0)
+    Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
     assert len(engine.started) == 2
     assert made[0].finished
 
@@ -227,7 +227,7 @@ def test_finished_runs_are_not_started(tmp_path):
     (made[2].run_dir / "evaluation").mkdir()
     (made[2].run_dir / "evaluation" / "final.json").write_text("{}")
     engine = Fake(4)
-    Sweep(made, engine, LineDashboard(made)).go(StopRequest(), poll=0.0)
+    Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
     assert [cell.config.seed for cell, _ in engine.started] == [0, 1, 3]
 
 
@@ -235,7 +235,7 @@ def test_asked_to_stop_it_starts_nothing_and_asks_every_run(tmp_path):
     made, engine = cells(tmp_path), Fake(2)
     stop = StopRequest()
 
-    class Interrupting(LineDashboard):
+    class Interrupting(Dashboard):
         def show(self, states, notes):
             stop.reason = "SIGINT"
 

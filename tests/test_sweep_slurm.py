@@ -11,7 +11,7 @@ from tokendream.cli.flags import parse_sweep
 from tokendream.stop import StopRequest
 from tokendream.sweep import run, slurm
 from tokendream.sweep.engine import Resources
-from tokendream.sweep.progress import LineDashboard
+from tokendream.sweep.progress import Dashboard
 from tokendream.sweep.run import Sweep
 from tokendream.sweep.slurm import SlurmEngine, SlurmError, call
 
@@ -74,7 +74,7 @@ def sweep(tmp_path, monkeypatch, cluster, n=1, jobs=0, stop=None):
     monkeypatch.setattr(run, "RETRY", 0.0)
     monkeypatch.setattr("shutil.which", lambda name: name)
     made = cells(tmp_path, n)
-    runs = Sweep(made, SlurmEngine(tmp_path, Resources(cluster="slurm", minutes=60), jobs), LineDashboard(made))
+    runs = Sweep(made, SlurmEngine(tmp_path, Resources(cluster="slurm", minutes=60), jobs), Dashboard(made))
     runs.go(stop or StopRequest(), poll=0.0)
     return made, runs
 

@@ -9,7 +9,6 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -69,39 +68,20 @@ class Remaining:
         return f"more than {clock(seconds)} left" if seconds else "time left unknown yet"
 
 
-@runtime_checkable
-class Display(Protocol):
-    """Where a run reports what it does."""
-
-    def update(self, epoch: int, phase: Phase, done: int) -> None:
-        """An update of a phase is done."""
-
-    def games(self, what: str, done: int, total: int) -> None:
-        """A game of an evaluation is done."""
-
-    def epoch(self, record: Record) -> None:
-        """An epoch has ended."""
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-
-    def close(self) -> None:
-        """Leave the screen as it is."""
-
-
-class LineDisplay:
-    """One line an epoch, for logs."""
+class Display:
+    """Where a run reports what it does: one line an epoch, for logs."""
 
     def __init__(self, config: Config, phases: Sequence[Phase]) -> None:
         self._epochs, self._remaining = config.epochs, Remaining(phases, config.epochs)
 
     def update(self, epoch: int, phase: Phase, done: int) -> None:
-        """Nothing: a log has no use for updates."""
+        """An update of a phase is done; a log has no use for it."""
 
     def games(self, what: str, done: int, total: int) -> None:
-        """Nothing: the evaluation's result is said by `epoch`."""
+        """A game of an evaluation is done; in a log its result is said by `epoch`."""
 
     def epoch(self, record: Record) -> None:
+        """An epoch has ended."""
         self._remaining.learn(record)
         figures = [f"{label} {record[key]:.4g}" for key, label in SHOWN if record.get(key) is not None]
         parts = [f"epoch {int(record['epoch'])}/{self._epochs}", f"{int(record['env_steps'])} env steps", *figures]
@@ -110,13 +90,14 @@ class LineDisplay:
         print(", ".join(parts), flush=True)
 
     def say(self, line: str) -> None:
+        """One line that stays."""
         print(line, flush=True)
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Leave the screen as it is."""
 
 
-class LiveDisplay:
+class LiveDisplay(Display):
     """A panel that is redrawn in place, at most four times a second."""
 
     def __init__(self, config: Config, phases: Sequence[Phase]) -> None:
@@ -179,7 +160,7 @@ class LiveDisplay:
 
 def display_for(config: Config, phases: Sequence[Phase]) -> Display:
     """The live panel where there is a terminal, lines elsewhere."""
-    return LiveDisplay(config, phases) if sys.stdout.isatty() else LineDisplay(config, phases)
+    return LiveDisplay(config, phases) if sys.stdout.isatty() else Display(config, phases)
 
 
 def peak_memory() -> int:

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -81,28 +80,15 @@ def progress(config: Config, records: Sequence[Record], score: float | None = No
     )
 
 
-@runtime_checkable
-class Dashboard(Protocol):
-    """Where a sweep shows its runs."""
-
-    def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
-        """The state of every run, by name, and what there is to say beside it."""
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-
-    def close(self) -> None:
-        """Leave the screen as it is."""
-
-
-class LineDashboard:
-    """Lines for a log."""
+class Dashboard:
+    """Where a sweep shows its runs: lines for a log."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells, self._readers = cells, {cell.name: Reader(cell) for cell in cells}
         self._told: dict[str, tuple[str, str, float]] = {}
 
     def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
+        """The state of every run, by name, and what there is to say beside it."""
         now = time.monotonic()
         for cell in self._cells:
             state, note = states[cell.name], notes.get(cell.name, "")
@@ -116,13 +102,14 @@ class LineDashboard:
                 print(f"{cell.name}: {state}{_words(cell, self._readers[cell.name].read())}{beside}", flush=True)
 
     def say(self, line: str) -> None:
+        """One line that stays."""
         print(line, flush=True)
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Leave the screen as it is."""
 
 
-class LiveDashboard:
+class LiveDashboard(Dashboard):
     """A table: what runs and what failed above, then as many of the others as the screen holds."""
 
     def __init__(self, cells: Sequence[Cell], console: Console | None = None) -> None:
@@ -155,7 +142,7 @@ class LiveDashboard:
 
 def dashboard_for(cells: Sequence[Cell]) -> Dashboard:
     """The table where there is a terminal, lines elsewhere."""
-    return LiveDashboard(cells) if sys.stdout.isatty() else LineDashboard(cells)
+    return LiveDashboard(cells) if sys.stdout.isatty() else Dashboard(cells)
 
 
 def _words(cell: Cell, at: Progress) -> str:
