@@ -63,9 +63,14 @@ def write(path: Path, data: bytes) -> FileHash:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all, over the one that may be there; makes its folder."""
+    replace(path, text.encode(errors="replace"))  # the name of a folder may be no text
+
+
+def replace(path: Path, data: bytes) -> None:
+    """The same for any content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".part")
-    write(half, text.encode(errors="replace"))  # the name of a folder may be no text
+    write(half, data)
     os.replace(half, path)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import itertools
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -80,11 +79,8 @@ def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:
     """Write the batch that was not finite into `faults/`, with the message in the file's metadata."""
     where = str(error).split(": ")[0]
     path = run_dir / "faults" / f"{where.replace(', ', '-').replace(' ', '-')}.safetensors"
-    files.make_folder(path.parent)
-    half = path.with_name(path.name + ".part")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in error.batch.items()}
-    files.write(half, safetensors.torch.save(tensors, {"message": str(error)}))
-    os.replace(half, path)
+    files.replace(path, safetensors.torch.save(tensors, {"message": str(error)}))
     return path
 
 
