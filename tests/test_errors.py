@@ -8,7 +8,7 @@ import pytest
 from tokendream.cli import main as cli
 from tokendream.cli.commands import COMMANDS, Report
 from tokendream.errors import ConfigError, NonFiniteError, OutOfMemory, TokendreamError
-from tokendream.training.trainer import Trainer
+from tokendream.training.phases import ActorCriticPhase
 
 PACKAGE = Path(__file__).parents[1] / "tokendream"
 
@@ -35,7 +35,7 @@ def test_a_bug_in_a_run_says_where_the_run_lies_too(tmp_path, monkeypatch):
         raise ValueError("shapes do not match")
 
     argv = ["train", "tiny", "--epochs", "4", "--checkpoint-every", "1", "--run-dir", str(tmp_path / "run")]
-    monkeypatch.setattr(Trainer, "_actor_critic_loss", loss)  # from epoch 3 on
+    monkeypatch.setattr(ActorCriticPhase, "loss", loss)  # from epoch 3 on
     with pytest.raises(ValueError, match="shapes do not match") as caught:
         cli.main(argv)
     assert not isinstance(caught.value, TokendreamError)
