@@ -178,5 +178,4 @@ inline std::vector<float> apart(const float* x, int64_t n, int64_t d) {
 }  // namespace
 
 // What Python calls: a table of an op's functions, by the type that tensors are stored in: float, bf16.
-#define EXPORT(op) \
-    extern "C" void* td_##op[] = {(void*)op<float>, (void*)op<bf16>}
+#define EXPORT(op) extern "C" void* td_##op[] = {(void*)op<float>, (void*)op<bf16>}

@@ -209,8 +209,7 @@ void pop(const bf16* x, const float* scale, const float* offset, const float* we
                 };
                 const int64_t mine = (b * H + g * heads) * d * d;
                 for (int64_t h = 0; h < heads; h++)
-                    each_row(S + mine + h * d * d, states + h * d * d, d,
-                             [](float* a, float* b) { put(b, row(a)); });
+                    each_row(S + mine + h * d * d, states + h * d * d, d, [](float* a, float* b) { put(b, row(a)); });
                 for (int64_t t = 0; t < T; t++) {
                     block(t, true);
                     if (first <= t && t < first + P) block(T + t - first, false);

@@ -294,7 +294,6 @@ inline void nothing(int64_t) {}
 }  // namespace
 
 // As EXPORT, for what is in bf16 alone.
-#define EXPORT_TILES(op) \
-    extern "C" void* td_##op[] = {nullptr, (void*)op}
+#define EXPORT_TILES(op) extern "C" void* td_##op[] = {nullptr, (void*)op}
 
 #endif
