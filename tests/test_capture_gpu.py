@@ -63,7 +63,7 @@ def test_twenty_captured_updates_are_the_plain_ones(part, dtype):
     bound = 1e-5 if dtype is torch.float32 else 2e-2
     for a, b in zip(ran, plain, strict=True):
         assert a == pytest.approx(b, rel=bound, abs=bound)
-    assert torch.equal(made._dreaming.get_state(), other._dreaming.get_state())
+    assert torch.equal(made.shared.dreaming.get_state(), other.shared.dreaming.get_state())
 
 
 @pytest.mark.gpu
@@ -73,10 +73,11 @@ def test_random_numbers_advance_on_a_gpu_as_without_a_graph():
     for on in (True, False):
         made = trainer(Compute(torch.device("cuda"), torch.bfloat16, capture=on))
         torch.cuda.manual_seed(3)
-        for phase in made.phases:
+        for name in made.phases:
             for _ in range(8):
-                made.update(phase.name)
-        generators = (made._dreaming, made._acting, torch.cuda.default_generators[torch.cuda.current_device()])
+                made.update(name)
+        cuda = torch.cuda.default_generators[torch.cuda.current_device()]
+        generators = (made.shared.dreaming, made.shared.acting, cuda)
         assert made.captured == dict.fromkeys(["collect", *PARTS], "captured" if on else "switched off")
         states.append([g.get_state() for g in generators])
     assert all(map(torch.equal, *states))
