@@ -89,13 +89,12 @@ def test_going_on_from_a_snapshot_replays_the_restored_weights():
     """Restoring replaces the optimiser's moments, which a graph of before would go on writing into."""
     compute = Compute(torch.device("cuda"), torch.float32)
     made = trainer(compute)
-    update = next(p for p in made.phases if p.name == "world_model").update
     for _ in range(8):
-        update()
+        made.update("world_model")
     snapshot = copy.deepcopy(made.snapshot())
-    straight = [float(update()["next_frame"]) for _ in range(6)]
+    straight = [float(made.update("world_model")["next_frame"]) for _ in range(6)]
     made.restore(snapshot)
-    assert [float(update()["next_frame"]) for _ in range(6)] == pytest.approx(straight, rel=1e-5)
+    assert [float(made.update("world_model")["next_frame"]) for _ in range(6)] == pytest.approx(straight, rel=1e-5)
 
 
 @pytest.mark.gpu
