@@ -203,8 +203,8 @@ def _together(runs: list[Result]) -> str:
 def _means(runs: list[Result]) -> tuple[float, float, float | None]:
     """Over the seeds of one game: the agent's mean, the random player's, and the former human-normalised."""
     game = runs[0].config.env_name
-    mean, random_player = (math.fsum(r.mean for r in results) / len(runs) for results in
-                    ([run.final for run in runs], [run.random_player for run in runs]))  # fmt: skip
+    mean = math.fsum(run.final.mean for run in runs) / len(runs)
+    random_player = math.fsum(run.random_player.mean for run in runs) / len(runs)
     return mean, random_player, scores.human_normalised(game, mean) if atari100k.benchmark_name(game) else None
 
 

@@ -54,7 +54,7 @@ class WorldModel(nn.Module):
     paper's) at K prediction tokens, all in one call; with "token" at the action token and then at each token of the
     next frame itself, which is trained on all tokens at once but dreamed in K sequential calls (the way of IRIS).
 
-    With `stay` a fourth head, `copy_head`, says how much likelier each token is to stay what it is, a logit added to
+    `copy_head` is a fourth head that says how much likelier each token is to stay what it is, a logit added to
     that token's own: most of a frame stays, and a network of few updates spends most of them on learning to copy. Not
     published; measured on CrazyClimber, 48 pixels, 300 updates of 16 x 10 frames: cross-entropy 0.49 against 0.86
     (where copying every token is right 92.6% of the time).

@@ -149,7 +149,7 @@ class ActorCriticConfig:
     lstm_width: Count = 512
     """M, the width of the LSTM."""
     action_inputs: bool = True
-    """Whether the LSTM hears the actions taken; without is an ablation of the paper."""
+    """Whether the LSTM is told the actions taken; without is an ablation of the paper."""
     sees: Literal["codes", "pixels"] = "codes"
     """What C sees of a frame: its codes, or the pixels that they decode to (an ablation of the paper)."""
 
