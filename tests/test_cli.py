@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tokendream.cli import commands, flags, main
+from tokendream.cli import commands, flags, main, report
 from tokendream.config.presets import CPU, REM
 from tokendream.runfolder import names
 
@@ -125,7 +125,7 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(commands.COMMANDS, "report", (commands.Report, interrupted))
+    monkeypatch.setitem(commands.COMMANDS, "report", (report.Report, interrupted))
     assert run(capsys, "report", "somewhere") == (130, "", "tokendream: interrupted\n")
 
 

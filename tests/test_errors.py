@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tokendream.cli import main as cli
-from tokendream.cli.commands import COMMANDS, Report
+from tokendream.cli.commands import COMMANDS
+from tokendream.cli.report import Report
 from tokendream.errors import ConfigError, NonFiniteError, OutOfMemory, TokendreamError
 from tokendream.training.phases import ActorCriticPhase
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
@@ -32,7 +30,7 @@ class Bench:
     """Write the rows to this JSON file too."""
 
 
-def _bench(options: Bench) -> int:
+def run(options: Bench) -> int:
     if word := options.laboratory:
         if word in LABORATORY:
             raise ConfigError(f"run in a clone, as `python -m benchmarks {word} ...`: bench itself takes no word")
@@ -45,6 +43,3 @@ def _bench(options: Bench) -> int:
 
         config = preset("rem" if torch.cuda.is_available() else "cpu")
     return timing.main(config, options.device, quick=options.quick, out=options.out)
-
-
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {"bench": (Bench, _bench)}

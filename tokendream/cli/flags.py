@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 
-from tokendream.cli.commands import Sweep, Train
+from tokendream.cli.sweep import Sweep
+from tokendream.cli.train import Train
 from tokendream.config.config import Config
 from tokendream.config.presets import preset
 from tokendream.config.ranges import LARGEST_SEED

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tokendream import __version__
-from tokendream.cli.commands import COMMANDS, Sweep, Train
+from tokendream.cli.commands import COMMANDS
 from tokendream.cli.flags import parse, parse_sweep, parse_train
 from tokendream.cli.output import hold_descriptors, spare_streams
+from tokendream.cli.sweep import Sweep
+from tokendream.cli.train import Train
 from tokendream.config.presets import ABLATIONS, PRESETS
 from tokendream.errors import TokendreamError, nearest, one_line
 from tokendream.notice import once

@@ -1,0 +1,33 @@
+"""`tokendream diagnose`: its flags and the function that it calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Measure each part of a trained agent on fresh games, beside what is healthy; writes a page and JSON."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    steps: int = 2000
+    """Env steps of fresh games to measure on."""
+    temperature: float | None = None
+    """Temperature at which actions are sampled; by default that of the run's collecting for the games, and that of
+    its evaluation for the figures of the controller."""
+    seed: int = 0
+    """Seed of those games and of the dreams."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+def run(options: Diagnose) -> int:
+    from tokendream.reports.diagnose import diagnose
+
+    return diagnose(
+        options.run, steps=options.steps, temperature=options.temperature, seed=options.seed, device=options.device
+    )

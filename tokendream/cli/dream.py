@@ -1,0 +1,46 @@
+"""`tokendream dream`: its flags and the function that it calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Film a dream: real, reconstruction and dream side by side, or many futures of one moment."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    out: Path = Path("dream.mp4")
+    """File to write: .mp4 for a film, .png for a picture of some of its moments."""
+    at: int = 300
+    """Step of a fresh game, played by the agent, at which the dream starts."""
+    length: int = 32
+    """Dreamed steps."""
+    futures: int = 0
+    """Number of futures of one moment to show as a grid; 0 for a dream beside what really happened."""
+    temperature: float | None = None
+    """Temperature at which actions are sampled; by default that of the run's collecting for the game, and that of its
+    evaluation for the futures."""
+    seed: int = 0
+    """Seed of the fresh game and of the dreams."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+def run(options: Dream) -> int:
+    from tokendream.reports import films
+
+    return films.film(
+        options.run,
+        options.out,
+        at=options.at,
+        length=options.length,
+        futures=options.futures,
+        temperature=options.temperature,
+        seed=options.seed,
+        device=options.device,
+    )

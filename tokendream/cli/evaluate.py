@@ -1,0 +1,39 @@
+"""`tokendream eval`: its flags and the function that it calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Play full games with a trained agent and report its score."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    episodes: int = 100
+    """Games to play."""
+    temperature: float | None = None
+    """Temperature at which actions are sampled; by default that of the run's evaluation."""
+    seed: int = 0
+    """Seed of the games and of the sampling."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    films: bool = True
+    """Write films of the best and of the median game."""
+
+
+def run(options: Eval) -> int:
+    from tokendream.reports.evaluate import evaluate_run
+
+    return evaluate_run(
+        options.run,
+        episodes=options.episodes,
+        temperature=options.temperature,
+        seed=options.seed,
+        device=options.device,
+        with_films=options.films,
+    )
