@@ -4,7 +4,7 @@
 
 Steps a second are those that a viewer on loopback receives at the fastest setting, 60. From key to picture is
 measured at 15 steps a second: over the websocket, from the message to the picture that its action led to, and, where
-there is a Chromium, in the page, from the key to the canvas.
+there is a Chromium, in the page, from the key to the figures beside its picture.
 """
 
 import json
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from pathlib import Path
 
 from websockets.sync.client import connect
@@ -35,26 +34,21 @@ IN_PAGE = """new Promise(done => {
 })"""
 
 
-def state_of(message: bytes) -> dict:
-    data = zlib.decompress(message)
-    return json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["state"])
-
-
 def picture(socket) -> dict:
     """The state of the next picture, acknowledged."""
-    while isinstance(message := socket.recv(timeout=30), str):
+    while "state" not in (message := json.loads(socket.recv(timeout=30))):
         pass
-    socket.send('{"do": "ack", "pictures": 1}')
-    return state_of(message)
+    say(socket, "ack", 1)
+    return message["state"]
 
 
-def say(socket, **message) -> None:
-    socket.send(json.dumps(message))
+def say(socket, *command) -> None:
+    socket.send(json.dumps(command))
 
 
 def rate(socket, mode: str) -> float:
-    say(socket, do="mode", mode=mode)
-    say(socket, do="speed", fps=60)
+    say(socket, "mode", mode)
+    say(socket, "speed", 60)
     while picture(socket)["mode"] != mode:
         pass
     count, start = 0, time.monotonic()
@@ -64,17 +58,17 @@ def rate(socket, mode: str) -> float:
     return count / (time.monotonic() - start)
 
 
-def over_the_wire(socket, buttons: list[str]) -> list[float]:
+def over_the_websocket(socket, buttons: list[str]) -> list[float]:
     """Milliseconds from a button to the picture after its action, and back to none."""
-    say(socket, do="mode", mode="person-dream")
-    say(socket, do="speed", fps=15)
+    say(socket, "mode", "person-dream")
+    say(socket, "speed", 15)
     while picture(socket)["mode"] != "person-dream":
         pass
     times, idle = [], picture(socket).get("action")
     for i in range(KEYS):
         time.sleep(0.037 * (i % 5))  # at any moment between two steps
         start = time.monotonic()
-        say(socket, do="hold", buttons=buttons[i % 2])
+        say(socket, "hold", buttons[i % 2])
         while (picture(socket).get("action") == idle) == (i % 2 == 0):
             pass
         times.append(1000 * (time.monotonic() - start))
@@ -116,7 +110,7 @@ def main(run: str) -> None:
         with connect(f"ws://{address}/ws", origin=f"http://{address}", proxy=None, max_size=None) as socket:
             for mode in MODES:
                 print(f"{mode:14}{rate(socket, mode):5.1f} steps/s")
-            print("key to picture, websocket:", describe(over_the_wire(socket, ["UP", ""])))
+            print("key to picture, websocket:", describe(over_the_websocket(socket, ["UP", ""])))
         if find():
             print("key to picture, Chromium: ", describe(in_the_page(url, "ArrowUp", ("up", "noop"))))
     finally:

@@ -1,19 +1,19 @@
 """For the tests of play: a run folder made without training, and a server on loopback in a thread."""
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
+import io
 import json
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 import torch
+from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 from tokendream.agent.agent import Agent
@@ -24,10 +24,12 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.play.hub import Hub
-from tokendream.play.player import Player, episodes
+from tokendream.play.library import episodes
+from tokendream.play.player import Player
 from tokendream.play.run import host_until_stopped
 from tokendream.play.server import Access, application, listen, serve
 from tokendream.play.session import Session
+from tokendream.play.view import View
 from tokendream.runfolder.checkpoint import Checkpoints, Snapshot
 from tokendream.runfolder.load import Trained
 
@@ -58,11 +60,19 @@ def load(run: Path) -> Trained:
     return Trained.load(run, "cpu")
 
 
-def unpack(message: bytes) -> tuple[dict, dict[str, np.ndarray]]:
-    """What the page does with a picture: (state, arrays)."""
-    data = zlib.decompress(message)
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"]), safetensors.numpy.load(data)
+def tick(session: Session) -> View:
+    """What the player does when a step is due, and the picture after it."""
+    session.row = None
+    if not session.paused:
+        session.advance()
+    return session.view()
+
+
+def pixels(url: str) -> np.ndarray:
+    """The frame, 3 x H x W, of a panel's data URL."""
+    kind, _, data = url.partition(",")
+    assert kind == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).transpose(2, 0, 1)
 
 
 def opened(url: str, **options) -> ClientConnection:
@@ -75,30 +85,38 @@ class Client:
 
     def __init__(self, server, **options):
         self.socket = server.connect(**options)
-        self.state, self.arrays, self.texts = {}, {}, []
+        self.state, self.picture, self.facts = {}, {}, []
 
-    def say(self, do, **fields):
-        self.socket.send(json.dumps({"do": do, **fields}))
+    def say(self, *command):
+        self.socket.send(json.dumps(command))
 
     def read(self, *, ack=True, timeout=10):
-        message = self.socket.recv(timeout=timeout)
-        if isinstance(message, str):
-            self.texts.append(json.loads(message))
+        """The next message: the state of a picture, or None for facts."""
+        message = json.loads(self.socket.recv(timeout=timeout))
+        if "state" not in message:
+            self.facts.append(message)
             return None
-        self.state, self.arrays = unpack(message)
+        self.picture, self.state = message, message["state"]
         if ack:
-            self.say("ack", pictures=1)
+            self.say("ack", 1)
         return self.state
+
+    def panel(self, name):
+        return pixels(self.picture["panels"][name])
 
     def until(self, condition, seconds=15):
         end = time.monotonic() + seconds
         while not condition(self):
-            assert time.monotonic() < end, (self.state, self.texts[-3:])
+            assert time.monotonic() < end, (self.state, self.facts[-3:])
             self.read()
         return self
 
     def notices(self):
-        return [text["notice"] for text in self.texts if "notice" in text]
+        return [fact["notice"] for fact in self.facts if "notice" in fact]
+
+    def setup(self):
+        """The last one."""
+        return [fact["setup"] for fact in self.facts if "setup" in fact][-1]
 
     def close(self):
         self.socket.close()
@@ -125,7 +143,7 @@ class Serving:
 def serving(run: Path, recordings: Path, token: str | None = None, host: str = "127.0.0.1") -> Iterator[Serving]:
     trained = load(run)
     hub = Hub()
-    session = Session(trained, episodes(run, recordings, trained, hub.tell), tell=hub.tell)
+    session = Session(trained, episodes(run, recordings, trained, print))
     player = Player(session, hub, run, recordings, "cpu")
     listening = listen("127.0.0.1", 0)
     server = serve(application(hub, player, Access(host, token)), listening)
@@ -133,7 +151,7 @@ def serving(run: Path, recordings: Path, token: str | None = None, host: str = "
 
     def work() -> None:
         try:
-            asyncio.run(host_until_stopped(server, listening, hub, player))
+            asyncio.run(host_until_stopped(server, listening, player))
         except BaseException as error:
             failed.append(error)
 
@@ -146,4 +164,5 @@ def serving(run: Path, recordings: Path, token: str | None = None, host: str = "
         server.should_exit = True
         thread.join(30)
     assert not thread.is_alive()
-    assert not failed, failed
+    for error in failed:
+        raise error

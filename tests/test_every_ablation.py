@@ -5,7 +5,7 @@ import pytest
 from tokendream.cli.main import main
 from tokendream.config.presets import ABLATIONS
 from tokendream.evaluation.evaluation import Evaluation
-from tokendream.play.player import episodes
+from tokendream.play.library import episodes
 from tokendream.play.session import Session
 from tokendream.play.view import MODES
 from tokendream.runfolder.load import Trained
@@ -35,10 +35,12 @@ def test_an_ablation_goes_through_every_command(name, tmp_path, capsys):
     session = Session(trained, episodes(run, tmp_path / "recordings", trained, print))
     for mode in MODES:
         session.set_mode(mode)
-        view = session.tick()
+        session.advance()
+        view = session.view()
         assert view.probs.sum() == pytest.approx(1, abs=1e-5)
         assert set(view.panels) >= ({"dream"} if MODES[mode].truth is None else {"frame", "reconstruction"})
     session.show_futures(True)
-    session.tick()
-    assert session.tick().futures is not None
+    session.advance()
+    session.advance()
+    assert session.view().futures is not None
     session.close()

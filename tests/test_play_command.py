@@ -99,7 +99,7 @@ def test_a_signal_ends_it_and_what_is_recorded_is_kept(run, tmp_path, number):
     with Process(run, tmp_path) as process:
         assert "ssh -N -L" in process.said
         client = Client(process)
-        client.say("record", on=True)
+        client.say("record", True)
         client.until(lambda c: (c.state.get("recording") or 0) >= 8)
         assert "Traceback" not in process.end(number)
         client.close()
@@ -112,17 +112,17 @@ def test_play_opens_the_recording_that_its_flag_names(run, tmp_path):
     steps, seen, taken = 12, [], []
     with serving(run, tmp_path / "recordings") as server:
         client = Client(server)
-        client.say("pause", on=True)
+        client.say("pause", True)
         client.say("reset")  # which in the game is a new one
-        client.say("record", on=True)
+        client.say("record", True)
         client.until(lambda c: c.state.get("recording") == 0 and c.state["step"] == 0)
         for step in range(steps):
-            seen.append((client.arrays["panel.frame"], client.arrays["tokens.reconstruction"]))
+            seen.append((client.panel("frame"), client.picture["tokens"]["reconstruction"]))
             client.say("step")
             client.until(lambda c, step=step: c.state["step"] == step + 1)
             taken.append((client.state["action"], client.state["reward"]))
-        client.say("record", on=False)
-        client.until(lambda c: sum("file" in text and text["file"] != "" for text in c.texts) == 2)
+        client.say("record", False)
+        client.until(lambda c: sum(bool(fact.get("file")) for fact in c.facts) == 2)
         client.close()
     (file,) = (tmp_path / "recordings").glob("*.safetensors")
     assert len({action for action, _ in taken}) > 1
@@ -131,17 +131,16 @@ def test_play_opens_the_recording_that_its_flag_names(run, tmp_path):
     moved = file.rename(tmp_path / "a game.safetensors")
     with Process(run, tmp_path, "--recording", str(moved), "--recordings", str(tmp_path / "empty")) as process:
         client = Client(process)
-        client.until(lambda c: any("setup" in text for text in c.texts) and c.state)
-        titles = [e["title"] for e in next(text["setup"] for text in client.texts if "setup" in text)["episodes"]]
-        assert titles[0] == f"a game · {steps} steps"
-        client.say("pause", on=True)
-        client.say("seek", frame=0)
+        client.until(lambda c: c.state)
+        assert client.setup()["episodes"][0] == f"a game · {steps} steps"
+        client.say("pause", True)
+        client.say("seek", 0)
         client.until(lambda c: c.state["paused"] and c.state["replay"]["at"] == 0)
         assert client.state["mode"] == "replay"
         assert client.state["replay"] == {"episode": 0, "at": 0, "length": steps}
         for step, (frame, tokens) in enumerate(seen):
-            assert np.array_equal(client.arrays["panel.frame"], frame), step
-            assert np.array_equal(client.arrays["tokens.reconstruction"], tokens), step
+            assert np.array_equal(client.panel("frame"), frame), step
+            assert np.array_equal(client.picture["tokens"]["reconstruction"], tokens), step
             if step + 1 < steps:
                 client.say("step")
                 client.until(lambda c, step=step: c.state["replay"]["at"] == step + 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import chromium, find
-from playing import make_run, serving
+from playing import Client, make_run, serving
 
 from tokendream.play.view import MODES
 
@@ -13,11 +13,8 @@ SHOTS = Path(__file__).parents[1] / "screenshots"
 
 pytestmark = pytest.mark.skipif(find() is None, reason="there is no Chromium on the PATH (apt-get install chromium)")
 
-PIXELS = """[...document.querySelectorAll('.screen canvas')].map(c => {
-  if (!c.width || !c.height) return '';
-  return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].join('').slice(0, 20000);
-}).join('|')"""
-"""All that the canvases show."""
+PIXELS = "[...document.querySelectorAll('.screen > *')].map(part => part.src ?? part.innerHTML).join('|')"
+"""All that the panels show."""
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +104,7 @@ def test_futures_are_shown_and_one_is_chosen(page):
     page.until("!document.getElementById('futures').hidden")
     page.until("document.getElementById('futures-step').textContent.startsWith('5 ')")
     page.shoot(SHOTS / "futures.png")
-    page.js("""(() => { const c = document.querySelector('#futures canvas'), b = c.getBoundingClientRect();
-      const at = {clientX: b.left + 0.6 * b.width, clientY: b.top + 0.1 * b.height};
-      c.dispatchEvent(new MouseEvent('click', at)); })()""")
+    page.js("document.querySelectorAll('#futures button')[2].click()")
     page.until("document.body.dataset.mode === 'agent-dream'")
     page.until("document.getElementById('futures').hidden")
 
@@ -148,6 +143,19 @@ def test_a_recording_is_written_and_opens_again(page):
     assert written == {".mp4", ".safetensors", ".png"}
 
 
+def test_the_controls_are_given_back_and_taken(page):
+    button, who = "document.getElementById('take')", "document.getElementById('viewers').textContent"
+    assert page.js(f"{button}.hidden")  # nobody is there to give them to
+    other = Client(page.server)
+    page.until(f"!{button}.hidden && {button}.textContent === 'give them back'")
+    page.js(f"{button}.click()")
+    page.until(f"{who} === 'the controls are free · 2 watch'")
+    page.js(f"{button}.click()")
+    page.until(f"{who} === 'you hold the controls · 2 watch'")
+    other.close()
+    page.until(f"{button}.hidden")
+
+
 @pytest.mark.parametrize(("number", "mode"), [(6, "person-both"), (4, "person-dream"), (8, "replay-both")])
 def test_a_phone_holds_all_of_it(page, number, mode):
     page.size(390, 844, 2, mobile=True)
@@ -175,9 +183,7 @@ def test_the_page_comes_back_when_the_server_was_away(page):
             " window.lostOnce = true; }).observe(document.body, {attributes: true})")  # fmt: skip
     enter(page, 1, "agent-game")
     pause(page, False)
-    loop, hub = page.server.hub._loop, page.server.hub
-    viewer = hub.holder
-    loop.call_soon_threadsafe(setattr, viewer, "_allowance", -1000.0)  # as if it had said too much
+    page.server.player._call(setattr, page.server.hub.holder, "_allowance", -1000.0)  # as if it had said too much
     page.until("window.lostOnce")
     page.until("!document.body.classList.contains('lost')")
     before = step(page)

@@ -1,4 +1,4 @@
-"""Who watches and who holds the controls. A viewer has one place for a picture: a newer one takes it, none waits.
+"""Who watches, who holds the controls, and what is on its way to whom. Knows no network; lives on the server's loop.
 
 How fast a viewer is, it says itself: it acknowledges each picture that it has drawn, and gets no further one while
 `WINDOW` are on their way. So nothing piles up in sockets and tunnels either, and what a slow viewer sees is new.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
 from typing import Any
 
 WINDOW = 6
@@ -17,64 +16,46 @@ WINDOW = 6
 
 MOST_VIEWERS = 64
 
+MOST_LINES = 32
+"""Messages that wait for a viewer before it is told no further lines."""
+
 RATE, BURST = 120.0, 240.0
 """Messages a second that a viewer may send, on average and at once. One is the answer to each picture."""
-
-GARBAGE = 20.0
-"""What a message that means nothing counts."""
 
 IDLE = 30.0
 """Seconds without a word after which the controls of whoever holds them may be taken."""
 
 
 class Viewer:
-    """One open page."""
+    """One open page: `outgoing` is what the server sends to it, in order."""
 
-    def __init__(self, number: int, now: float = 0.0) -> None:
-        self.number = number
-        self.sent = self.dropped = 0
-        self._picture: bytes | None = None
-        self._facts: dict[str, str] = {}
-        self._texts: deque[str] = deque(maxlen=32)
+    def __init__(self, now: float = 0.0) -> None:
+        self.outgoing: asyncio.Queue[str] = asyncio.Queue()
+        self._newest: str | None = None
         self._on_the_way = 0
-        self._wake = asyncio.Event()
         self._allowance, self._counted = BURST, now
 
-    def offer(self, picture: bytes) -> None:
-        """A picture to send when there is room; an older one that waits is dropped."""
-        self.dropped += self._picture is not None
-        self._picture = picture
-        self._wake.set()
-
-    def tell(self, text: str) -> None:
-        """A text to send. Of more than 32 that wait the oldest are dropped."""
-        self._texts.append(text)
-        self._wake.set()
-
-    def learn(self, kind: str, text: str) -> None:
-        """A text that replaces an unsent one of its kind, and that no number of others may push out."""
-        self._facts[kind] = text
-        self._wake.set()
+    def show(self, picture: str) -> None:
+        """Send a picture if there is room, else keep it until there is or a newer one comes."""
+        self._newest = picture
+        self.acknowledge(0)
 
     def acknowledge(self, pictures: int) -> None:
-        """So many pictures have arrived: there is room for others."""
+        """So many pictures have been drawn: there is room for others."""
         self._on_the_way = max(0, self._on_the_way - pictures)
-        self._wake.set()
+        if self._newest is not None and self._on_the_way < WINDOW:
+            self.outgoing.put_nowait(self._newest)
+            self._newest = None
+            self._on_the_way += 1
 
-    async def next(self) -> str | bytes:
-        """What to send next; waits for it."""
-        while True:
-            if self._facts:
-                return self._facts.pop(next(iter(self._facts)))
-            if self._texts:
-                return self._texts.popleft()
-            if self._picture is not None and self._on_the_way < WINDOW:
-                picture, self._picture = self._picture, None
-                self._on_the_way += 1
-                self.sent += 1
-                return picture
-            self._wake.clear()
-            await self._wake.wait()
+    def learn(self, **facts: Any) -> None:
+        """Send what a page must know."""
+        self.outgoing.put_nowait(json.dumps(facts))
+
+    def tell(self, line: str, file: str = "") -> None:
+        """Send one line, and the name of the file that it is about, unless too much waits already."""
+        if self.outgoing.qsize() < MOST_LINES:
+            self.learn(notice=line, file=file)
 
     def allows(self, cost: float, now: float) -> bool:
         """Whether one more message is within what a viewer may send."""
@@ -84,107 +65,74 @@ class Viewer:
 
 
 class Hub:
-    """All viewers. Lives on the server's event loop; `publish`, `tell` and `set_up` may be called from any thread."""
+    """All viewers."""
 
     def __init__(self) -> None:
-        self.viewers: dict[int, Viewer] = {}
+        self.viewers: list[Viewer] = []
         self.holder: Viewer | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._heard = 0.0
-        self._number = 0
-        self._latest: bytes | None = None
-        self._facts = ""
-        self._spreading = False
+        self._facts: dict[str, Any] = {}
+        self._latest: str | None = None
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Name the loop on which the viewers live."""
-        self._loop = loop
-
-    def publish(self, picture: bytes) -> None:
-        """A new picture for all. Pictures are not queued on the way to the loop either."""
+    def publish(self, picture: str) -> None:
+        """A new picture for all."""
         self._latest = picture
-        if not self._spreading and self._loop is not None:
-            self._spreading = True
-            self._loop.call_soon_threadsafe(self._spread)
+        for viewer in self.viewers:
+            viewer.show(picture)
 
     def tell(self, line: str, file: str = "") -> None:
         """One line for all, and the name of the file that it is about, if any."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._tell_all, json.dumps({"notice": line, "file": file}))
+        for viewer in self.viewers:
+            viewer.tell(line, file)
 
     def set_up(self, facts: dict[str, Any]) -> None:
-        """What a page must know before the first picture."""
-        self._facts = json.dumps({"setup": facts})
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._learn_all, self._facts)
-
-    def watching(self) -> bool:
-        """Whether there is any viewer."""
-        return bool(self.viewers)
+        """What stays the same from picture to picture, when it has changed."""
+        self._facts = facts
+        for viewer in self.viewers:
+            viewer.learn(setup=facts)
 
     def join(self) -> Viewer | None:
         """A new viewer; None where there are too many. The first one gets the controls."""
         if len(self.viewers) >= MOST_VIEWERS:
             return None
-        self._number += 1
-        viewer = Viewer(self._number, time.monotonic())
-        self.viewers[viewer.number] = viewer
+        viewer = Viewer(time.monotonic())
+        self.viewers.append(viewer)
         if self._facts:
-            viewer.learn("setup", self._facts)
+            viewer.learn(setup=self._facts)
         if self.holder is None:
-            self._hand(viewer)
+            self.take(viewer)
         else:
-            self._say_who()
+            self._hand(self.holder)
         if self._latest is not None:
-            viewer.offer(self._latest)
+            viewer.show(self._latest)
         return viewer
 
     def leave(self, viewer: Viewer) -> None:
         """A viewer is gone; its controls are free."""
-        self.viewers.pop(viewer.number, None)
-        if self.holder is viewer:
-            self.holder = None
-        self._say_who()
+        self.viewers.remove(viewer)
+        self._hand(None if self.holder is viewer else self.holder)
 
     def take(self, viewer: Viewer) -> bool:
         """Give the controls to a viewer, if they are free or their holder has been silent for `IDLE` seconds."""
-        held = self.holder is not None and self.holder is not viewer
-        if held and time.monotonic() - self._heard < IDLE:
+        if self.holder not in (None, viewer) and time.monotonic() - self._heard < IDLE:
             return False
+        self._heard = time.monotonic()
         self._hand(viewer)
         return True
+
+    def use(self, viewer: Viewer) -> bool:
+        """Whether a viewer may do something now: it holds the controls, or they are free and it takes them."""
+        if self.holder is viewer:
+            self._heard = time.monotonic()
+        return self.holder is viewer or (self.holder is None and self.take(viewer))
 
     def release(self, viewer: Viewer) -> None:
         """The holder gives the controls back."""
         if self.holder is viewer:
-            self.holder = None
-            self._say_who()
+            self._hand(None)
 
-    def heard(self) -> None:
-        """The holder has done something."""
-        self._heard = time.monotonic()
-
-    def _hand(self, viewer: Viewer) -> None:
-        self.holder = viewer
-        self.heard()
-        self._say_who()
-
-    def _say_who(self) -> None:
-        free = self.holder is None
-        for viewer in self.viewers.values():
-            you = {"controls": viewer is self.holder, "free": free, "viewers": len(self.viewers)}
-            viewer.learn("you", json.dumps({"you": you}))
-
-    def _spread(self) -> None:
-        self._spreading = False
-        for viewer in self.viewers.values():
-            if self._latest is not None:
-                viewer.offer(self._latest)
-
-    def _learn_all(self, facts: str) -> None:
-        for viewer in self.viewers.values():
-            viewer.learn("setup", facts)
-
-    def _tell_all(self, text: str) -> None:
-        for viewer in self.viewers.values():
-            viewer.tell(text)
+    def _hand(self, holder: Viewer | None) -> None:
+        """Give the controls to a viewer or to nobody, and tell everyone how things stand."""
+        self.holder = holder
+        for viewer in self.viewers:
+            viewer.learn(you={"controls": viewer is holder, "free": holder is None, "viewers": len(self.viewers)})

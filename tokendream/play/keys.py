@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokendream.errors import nearest
+from tokendream.play.view import PlayError
 
 BUTTONS = {
     "UP": ("ArrowUp", "KeyW"),
@@ -71,10 +72,6 @@ class Layout:
         newest = {button: place for place, button in enumerate(held)}
         return max(fitting, key=lambda a: (len(self.actions[a]), sorted(newest[b] for b in self.actions[a])[::-1]))
 
-    def describe(self) -> list[dict[str, object]]:
-        """Every action for the page: its name and its buttons."""
-        return [{"name": n, "buttons": sorted(b)} for n, b in zip(self.names, self.actions, strict=True)]
-
 
 class HeldButtons:
     """What a person does: the buttons held, a tap that no step has seen yet, and an action asked for by name."""
@@ -92,11 +89,11 @@ class HeldButtons:
     def hold(self, buttons: Sequence[str]) -> bool:
         """The buttons held now, in the order in which they were pressed; whether one is newly pressed.
 
-        Raises ValueError for a button that the game has not.
+        Raises PlayError for a button that the game has not.
         """
         for button in buttons:
             if button not in self.layout.keys:
-                raise ValueError(f"unknown button {button!r}; nearest: {nearest(button, self.layout.keys)}")
+                raise PlayError(f"unknown button {button!r}; nearest: {nearest(button, self.layout.keys)}")
         pressed = any(button not in self._held for button in buttons)
         self._held = list(dict.fromkeys(buttons))
         if pressed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +48,21 @@ class Episode:
         return self.stop - self.first
 
 
-def from_training(run_dir: Path, trained: Trained) -> list[Episode]:
-    """The newest episodes that the run was trained on, newest first. Reads only; raises CheckpointError."""
+def episodes(run_dir: Path, recordings: Path, trained: Trained, tell: Callable[[str], None]) -> list[Episode]:
+    """All that can be replayed: the newest episodes that the run was trained on, if it has kept any, and those of all
+    recordings of its play that fit it; newest first, and only read."""
     size = trained.config.env.size
     replay = ReplayBuffer(min(ROWS, trained.config.collect.capacity), (3, size, size))
-    Checkpoints(run_dir).load_replay(trained.epoch, replay)
-    return _episodes(replay, "training")
+    found: list[Episode] = []
+    try:
+        Checkpoints(run_dir).load_replay(trained.epoch, replay)
+        found += _episodes(replay, "training")
+    except CheckpointError as error:
+        tell(f"no episodes of the training run: {one_line(error)}")
+    for path in sorted(recordings.glob("*.safetensors"), reverse=True)[:LISTED]:
+        with contextlib.suppress(RecordingError, OSError):
+            found += open_recording(path, trained)
+    return found
 
 
 def open_recording(path: Path, trained: Trained) -> list[Episode]:
@@ -62,7 +73,7 @@ def open_recording(path: Path, trained: Trained) -> list[Episode]:
     if size > LARGEST:
         raise RecordingError(f"{path} has {size} bytes; a recording has at most {LARGEST}")
     try:
-        arrays = safetensors.numpy.load(_content(path, size))
+        arrays = safetensors.numpy.load(path.read_bytes())
         names = bytes(arrays.pop("actions")).decode().split("\n")
         arrays.pop("tokens")
         side = trained.config.env.size
@@ -75,22 +86,6 @@ def open_recording(path: Path, trained: Trained) -> list[Episode]:
     if len(replay) and arrays["action"].max() >= len(names):
         raise RecordingError(f"{path} is no recording: it has an action {arrays['action'].max()} of {len(names)}")
     return _episodes(replay, path.stem)[::-1]
-
-
-def scan(folder: Path, trained: Trained) -> list[Episode]:
-    """The episodes of all recordings in a folder that fit this run, newest recording first; the rest is left out."""
-    found: list[Episode] = []
-    for path in sorted(folder.glob("*.safetensors"), reverse=True)[:LISTED]:
-        try:
-            found += open_recording(path, trained)
-        except RecordingError:
-            continue
-    return found
-
-
-def _content(path: Path, size: int) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(size)
 
 
 def _episodes(replay: ReplayBuffer, what: str) -> list[Episode]:

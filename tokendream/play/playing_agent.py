@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,18 +13,6 @@ from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Dream
 from tokendream.runfolder.load import Trained
-
-# From OKLab to linear sRGB, by way of the cones' cube roots (Ottosson 2020).
-_LMS = torch.tensor(
-    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
-)
-_RGB = torch.tensor(
-    [
-        [4.0767416621, -3.3077115913, 0.2309699292],
-        [-1.2684380046, 2.6097574011, -0.3413193965],
-        [-0.0041960863, -0.7034186147, 1.707614701],
-    ]
-)
 
 
 class PolicyValue(NamedTuple):
@@ -89,10 +77,10 @@ class PlayingAgent:
         with self._compute.autocast():
             return self._agent.tokenizer.decode(tokens).cpu().numpy()
 
-    def palette(self) -> list[list[int]]:
-        """A colour, sRGB in 0..255, for each of the V codes: near codes have near colours.
+    def palette(self) -> list[list[float]]:
+        """A colour, as (L, a, b) of OKLab, for each of the V codes: near codes have near colours.
 
-        Their principal components by rank: the first is the lightness in OKLab, the next two the hue.
+        Their principal components by rank: the first is the lightness, the next two the hue.
         """
         V = self._agent.tokenizer
         codes = V.codes(torch.arange(V.vocabulary, device=self._compute.device)).float().cpu()
@@ -100,9 +88,7 @@ class PlayingAgent:
         rank = (codes @ components[:3].T).argsort(0).argsort(0).float() / max(1, len(codes) - 1)
         hue = torch.atan2(rank[:, 2] - 0.5, rank[:, 1] - 0.5)
         lab = torch.stack((0.36 + 0.4 * rank[:, 0], 0.085 * hue.cos(), 0.085 * hue.sin()), dim=1)
-        linear = (lab @ _LMS.T) ** 3 @ _RGB.T
-        srgb = torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-9) ** (1 / 2.4) - 0.055, 12.92 * linear)
-        return [[int(c) for c in row] for row in (255 * srgb.clamp(0, 1)).round().tolist()]
+        return [[round(x, 3) for x in colour] for colour in lab.tolist()]
 
 
 FUTURES, FUTURE_STEPS = 16, 48
@@ -129,10 +115,6 @@ class Futures:
         reward = dreamt.outcome.reward.cpu().numpy()
         self.returns = self.returns + reward * ~self.ends
         self.ends = self.ends | dreamt.outcome.end.cpu().numpy()
-
-    def describe(self) -> dict[str, Any]:
-        """How far they are and what they brought, as plain data."""
-        return {"at": self.at, "first": self.first, "returns": self.returns.tolist(), "ends": self.ends.tolist()}
 
     def _begin(self) -> None:
         self.dreams, self.at = self._origin.expand(FUTURES), 0

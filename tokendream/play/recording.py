@@ -15,6 +15,7 @@ import safetensors.numpy
 from jaxtyping import Int32, UInt8
 
 from tokendream.data.replay import ReplayBuffer
+from tokendream.play.view import PlayError
 from tokendream.reports import media
 from tokendream.runfolder.files import write
 
@@ -57,10 +58,10 @@ class Recorder:
         self._bytes += row.frame.nbytes + picture.nbytes
 
     def save(self, folder: Path, name: str, fps: int) -> tuple[Path, Path]:
-        """Write `name`.safetensors and `name`.mp4, each whole or not at all. Raises ValueError if nothing was
+        """Write `name`.safetensors and `name`.mp4, each whole or not at all. Raises PlayError if nothing was
         recorded, OSError if the disk does not take it."""
         if not self._rows:
-            raise ValueError("nothing was recorded: no step was taken")
+            raise PlayError("nothing was recorded: no step was taken")
         folder.mkdir(parents=True, exist_ok=True)
         file, film = folder / f"{name}.safetensors", folder / f"{name}.mp4"
         half = folder / f".part-{file.name}"

@@ -17,7 +17,7 @@ from tokendream.errors import ConfigError, require
 from tokendream.kernels.install import describe
 from tokendream.play import library
 from tokendream.play.hub import Hub
-from tokendream.play.player import Player, episodes
+from tokendream.play.player import Player
 from tokendream.play.server import Access, Server, application, is_loopback, listen, serve
 from tokendream.play.session import Session
 from tokendream.runfolder.load import Trained
@@ -44,10 +44,10 @@ def play(
     # From the root: an environment may change the working folder.
     folder = (recordings or Path("recordings") / run_dir.resolve().name).absolute()
     trained = Trained.load(run_dir, device)
-    known = episodes(run_dir, folder, trained, _say)
+    known = library.episodes(run_dir, folder, trained, _say)
     opened = library.open_recording(recording, trained) if recording else []
     hub = Hub()
-    session = Session(trained, [*opened, *known], seed=seed, temperature=temperature, tell=hub.tell)
+    session = Session(trained, [*opened, *known], seed=seed, temperature=temperature)
     if recording is not None and not opened:
         raise ConfigError(f"{recording} holds no episode of {library.SHORTEST} steps or more")
     if opened:
@@ -63,17 +63,16 @@ def play(
     for line in addresses(host, bound, token):
         _say(line)
     _say(f"recordings and pictures go to {folder}; Ctrl-C ends it")
-    return asyncio.run(host_until_stopped(server, listening, hub, player))
+    return asyncio.run(host_until_stopped(server, listening, player))
 
 
-async def host_until_stopped(server: Server, listening: socket.socket, hub: Hub, player: Player) -> int:
+async def host_until_stopped(server: Server, listening: socket.socket, player: Player) -> int:
     """Run the player in its thread and the server here, until a signal comes or one of them ends."""
     loop = asyncio.get_running_loop()
-    hub.attach(loop)
     for number in (signal.SIGINT, signal.SIGTERM):
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(number, setattr, server, "should_exit", True)
-    playing = asyncio.ensure_future(asyncio.to_thread(player.run))
+    playing = asyncio.ensure_future(asyncio.to_thread(player.run, loop.call_soon_threadsafe))
     playing.add_done_callback(lambda _: setattr(server, "should_exit", True))
     try:
         await server.serve(sockets=[listening])

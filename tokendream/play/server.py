@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import json
 import mimetypes
 import secrets
 import socket
 import time
 from collections.abc import Iterator
 from importlib import resources
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -26,11 +26,12 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tokendream.play import wire
-from tokendream.play.hub import GARBAGE, Hub, Viewer
+from tokendream.play.commands import LARGEST, parse
+from tokendream.play.hub import Hub, Viewer
 from tokendream.play.player import Player
+from tokendream.play.view import PlayError
 
-PAGES = ("index.html", "play.css", "main.js", "draw.js", "wire.js", "controls.js")
+PAGES = ("index.html", "play.css", "main.js", "draw.js", "link.js", "controls.js")
 """The files of the page."""
 
 HEADERS = {
@@ -40,6 +41,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+GARBAGE = 20.0
+"""How many messages one that means nothing counts for."""
 
 SEND_BUFFER = 128 * 1024
 """Bytes the system may hold for a viewer that does not read: a few pictures, not seconds of them."""
@@ -136,45 +140,34 @@ def application(hub: Hub, player: Player, access: Access) -> Starlette:
 async def _send(socket: WebSocket, viewer: Viewer) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the viewer has vanished: `_receive` hears of it
         while True:
-            message = await viewer.next()
-            if isinstance(message, bytes):
-                await socket.send_bytes(message)
-            else:
-                await socket.send_text(message)
+            await socket.send_text(await viewer.outgoing.get())
 
 
 async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, player: Player) -> None:
     """Obey a viewer until it is gone, or says more than it may."""
-    while True:
-        message = await socket.receive()
-        if message["type"] == "websocket.disconnect":
-            return
+    while (message := await socket.receive())["type"] != "websocket.disconnect":
         cost = 1.0
         try:
-            if message.get("text") is None:
-                raise wire.WireError("a message must be text")
-            _obey(wire.parse(message["text"]), viewer, hub, player)
-        except wire.WireError as error:
+            command, arguments = parse(message.get("text") or "")
+            obey(command, arguments, viewer, hub, player)
+        except PlayError as error:
             cost = GARBAGE
-            viewer.tell(json.dumps({"notice": str(error)}))
+            viewer.tell(str(error))
         if not viewer.allows(cost, time.monotonic()):
             await socket.close(1008, "too many messages")
             return
 
 
-def _obey(control: object, viewer: Viewer, hub: Hub, player: Player) -> None:
-    if isinstance(control, wire.Ack):
-        viewer.acknowledge(control.pictures)
-    elif isinstance(control, wire.Take):
-        if not hub.take(viewer):
-            viewer.tell(json.dumps({"notice": "somebody else holds the controls"}))
-    elif isinstance(control, wire.Release):
+def obey(command: str, arguments: list[Any], viewer: Viewer, hub: Hub, player: Player) -> None:
+    """Do what a viewer says, or have the player do it if the viewer holds the controls."""
+    if command == "ack":
+        viewer.acknowledge(*arguments)
+    elif command == "release":
         hub.release(viewer)
-    elif hub.holder is viewer or (hub.holder is None and hub.take(viewer)):
-        hub.heard()
-        player.submit(control)
-    else:
-        viewer.tell(json.dumps({"notice": "somebody else holds the controls"}))
+    elif not (hub.take(viewer) if command == "take" else hub.use(viewer)):
+        viewer.tell("somebody else holds the controls")
+    elif command != "take":
+        player.submit(command, *arguments)
 
 
 class Server(uvicorn.Server):
@@ -195,8 +188,8 @@ def serve(app: Starlette, listening: socket.socket) -> Server:
         server_header=False,
         lifespan="off",
         ws="websockets-sansio",
-        ws_max_size=wire.LARGEST,
-        ws_per_message_deflate=False,  # pictures are deflated once for all
+        ws_max_size=LARGEST,
+        ws_per_message_deflate=False,  # pictures are PNG
         timeout_graceful_shutdown=2,
         limit_concurrency=256,
     )

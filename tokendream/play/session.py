@@ -8,11 +8,11 @@ step as training's dreams, once or, side by side, twice.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from tokendream.dream.imagine import Dream
 from tokendream.errors import nearest
@@ -21,7 +21,7 @@ from tokendream.play.library import Episode
 from tokendream.play.playing_agent import FUTURES, Futures, PlayingAgent, ids
 from tokendream.play.recording import RecordedStep
 from tokendream.play.view import MODES, SPEEDS, LastStep, PlayError, SessionState, View
-from tokendream.play.worlds import RealGame, RecordedEpisode, World
+from tokendream.play.worlds import RealGame, RecordedEpisode
 from tokendream.runfolder.load import Trained
 
 HISTORY = 256
@@ -32,36 +32,26 @@ TRACE = 240
 
 
 class Session:
-    """A game, a dream, and the controls. Not for several threads at once.
-
-    `tell` gets one line about what happened by itself, such as the end of a replay.
-    """
+    """A game, a dream, and the controls. Not for several threads at once. What cannot be done now raises PlayError."""
 
     def __init__(
-        self,
-        trained: Trained,
-        episodes: Sequence[Episode],
-        *,
-        seed: int = 0,
-        temperature: float | None = None,
-        tell: Callable[[str], None] = lambda line: None,
+        self, trained: Trained, episodes: Sequence[Episode], *, seed: int = 0, temperature: float | None = None
     ) -> None:
         temperature = temperature or trained.config.evaluation.temperature
         self.agent = PlayingAgent(trained, seed=seed, temperature=temperature)
-        self.episodes, self._seed, self._tell = list(episodes), seed, tell
+        self.episodes, self._seed = list(episodes), seed
         self.buttons = HeldButtons(Layout.of(trained.action_names))
         self.mode = MODES["agent-game"]
         self.paused, self.fps = False, 15
         self.row: RecordedStep | None = None
-        """The step taken by the last call, for a recording; None where none was."""
+        """The last step taken, for a recording; whoever has kept it sets it to None."""
         self._game = RealGame(trained.config, seed)
         self._recorded: RecordedEpisode | None = None
         self._episode = 0
         self._left: SessionState | None = None  # the game's moment while it is not on
         self._futures: Futures | None = None
         self._past: deque[SessionState] = deque(maxlen=HISTORY)
-        self._trace: deque[tuple[float, float, float]] = deque(maxlen=TRACE)
-        self._begin(SessionState(self.agent.fresh(self._game.frame)))
+        self._begin(self.agent.fresh(self._game.frame))
 
     def set_mode(self, name: str) -> None:
         """Another mode. The game and the dream go on from where they are; a new dream begins at what is shown."""
@@ -85,9 +75,9 @@ class Session:
             assert self._left is not None
             now, self._recorded = self._left, None
         if mode.truth is not None:
-            self._begin(replace(now, dream=now.seen if mode.free else None, last_step=None))
+            self._begin(now.seen, now.seen if mode.free else None, now.score, now.step)
         else:
-            self._begin(SessionState(now.seen, now.dream if before.free else now.seen))
+            self._begin(now.seen, now.dream if before.free else now.seen)
 
     def hold(self, buttons: Sequence[str]) -> None:
         """The buttons held now, in the order in which they were pressed; a tap between two steps counts too.
@@ -111,6 +101,15 @@ class Session:
             if self.paused:
                 self.advance()
 
+    def pause(self, on: bool) -> None:
+        """Stop or go on."""
+        self.paused = on
+
+    def step(self) -> None:
+        """One step, and pause."""
+        self.paused = True
+        self.advance()
+
     def set_fps(self, fps: int) -> None:
         """Steps a second, one of SPEEDS."""
         if fps not in SPEEDS:
@@ -126,19 +125,17 @@ class Session:
             self._world.rewind(steps)
         for _ in range(steps):
             self.now = self._past.pop()
-            if self._trace:
-                self._trace.pop()
         self.paused, self._futures, self._cut = True, None, True
 
     def reset(self) -> None:
         """Back to where this began: the dream to its first moment, the replay to its first frame; side by side the
         dream begins anew at what is shown, and the game alone is a new one."""
         if self.mode.truth is None:
-            self._begin(self._start)
+            self._begin(self._start.seen, self._start.dream)
         elif self.mode.truth == "recording":
             self.seek(0)
         elif self.mode.free:
-            self._begin(replace(self.now, dream=self.now.seen, last_step=None))
+            self._begin(self.now.seen, self.now.seen, self.now.score, self.now.step)
         else:
             self.new()
 
@@ -149,8 +146,9 @@ class Session:
             return
         self._game.begin()
         seen = self.agent.fresh(self._game.frame)
-        self._recorded, self._left = None, SessionState(seen)
-        self._begin(SessionState(seen, seen if self.mode.free else None))
+        self._recorded = None
+        self._begin(seen, seen if self.mode.free else None)
+        self._left = self.now
 
     def open_episode(self, number: int) -> None:
         """Replay the recorded episode of this number from its first frame."""
@@ -168,7 +166,7 @@ class Session:
             raise PlayError("only a replay has other moments to go to")
         self._recorded.at = min(max(0, frame), self._recorded.episode.length - 1)
         seen = self.agent.warm(*self._recorded.before(self.agent.trained.config.dream.burn_in))
-        self._begin(SessionState(seen, seen if self.mode.free else None, step=self._recorded.at))
+        self._begin(seen, seen if self.mode.free else None, step=self._recorded.at)
 
     def show_futures(self, on: bool, first: int | None = None) -> None:
         """Dream FUTURES futures of what is shown, each with actions of the agent's choice; or no longer."""
@@ -180,7 +178,7 @@ class Session:
             raise PlayError(f"there is no future {future} to go on in")
         dream = self._futures.dreams.one(future)
         self.set_mode("person-dream" if self.mode.who == "person" else "agent-dream")
-        self._begin(SessionState(self.now.seen, dream))
+        self._begin(self.now.seen, dream)
 
     def reload(self, trained: Trained, episodes: Sequence[Episode]) -> None:
         """Go on with another checkpoint, in a new game: the old weights' memories mean nothing to the new ones."""
@@ -194,20 +192,13 @@ class Session:
         """Free the environment."""
         self._game.close()
 
-    def tick(self) -> View:
-        """What is due: a step unless paused. Returns the picture after it."""
-        self.row = None
-        if not self.paused:
-            self.advance()
-        return self.view()
-
     def advance(self) -> None:
         """One step, paused or not. The step after an end begins anew: the dream where it began, or a new game."""
         if self._futures is not None:
             self._futures.step()
         elif self._recorded is not None and self.mode.who == "recording" and self._recorded.action is None:
             self.paused = True
-            self._tell("the episode ends here")
+            raise PlayError("the episode ends here")
         elif self.now.last_step is not None and self.now.last_step.over:
             restart = self.reset if self.mode.truth is None else self.new
             restart()
@@ -234,29 +225,27 @@ class Session:
                 dream, dreamt = agent.step(now.dream, action)
             last_step = LastStep.of(dreamt, reward, end, over)
         self._past.append(now)
-        self._arrive(SessionState(seen, dream, None, last_step, now.score + last_step.reward, now.step + 1))
-        assert self.now.policy_value is not None
-        expected = last_step.reward_probs[2] - last_step.reward_probs[0]
-        self._trace.append((self.now.policy_value.value, last_step.reward, expected))
+        self.now = self._moment(seen, dream, now.score + last_step.reward, now.step + 1, last_step)
         self.row = RecordedStep(before, ids(lead.tokens), action, last_step.reward, last_step.end, self._cut)
         self._cut = last_step.end or last_step.over
 
     def _open(self, number: int) -> None:
         self._recorded, self._episode = RecordedEpisode(self.episodes[number]), number
         seen = self.agent.fresh(self._recorded.frame)
-        self._begin(SessionState(seen, seen if self.mode.free else None))
+        self._begin(seen, seen if self.mode.free else None)
 
-    def _begin(self, moment: SessionState) -> None:
+    def _begin(self, seen: Dream, dream: Dream | None = None, score: float = 0.0, step: int = 0) -> None:
         """Go on from a moment to which no step leads: nothing before it can be undone."""
         self._past.clear()
-        self._trace.clear()
         self._futures, self._cut = None, True
-        self._arrive(moment)
-        self._start = self.now  # where reset leads in a dream
+        self.now = self._start = self._moment(seen, dream, score, step)  # in a dream reset leads back to it
 
-    def _arrive(self, moment: SessionState) -> None:
-        self.now = moment
-        self.now = replace(moment, policy_value=self.agent.policy_value(self._lead))
+    def _moment(
+        self, seen: Dream, dream: Dream | None, score: float = 0.0, step: int = 0, last_step: LastStep | None = None
+    ) -> SessionState:
+        lead = seen if self.mode.truth is not None else dream
+        assert lead is not None
+        return SessionState(seen, dream, self.agent.policy_value(lead), last_step, score, step)
 
     @property
     def _lead(self) -> Dream:
@@ -267,33 +256,41 @@ class Session:
         return self.now.dream
 
     @property
-    def _world(self) -> World:
+    def _world(self) -> RealGame | RecordedEpisode:
         return self._game if self.mode.truth == "game" or self._recorded is None else self._recorded
 
     def view(self) -> View:
         """The picture of this moment."""
-        now, futures, state = self.now, self._futures, self._state()
-        assert now.policy_value is not None
+        now, futures = self.now, self._futures
         shown = {"reconstruction": now.seen} if self.mode.truth else {}
         if now.dream is not None:
             shown["dream"] = now.dream
-        decoded = [self.agent.decode(dream.tokens)[0] for dream in shown.values()]
-        panels = {"frame": self._world.frame} if self.mode.truth else {}
+        decoded = {name: self.agent.decode(dream.tokens)[0] for name, dream in shown.items()}
         return View(
-            panels=panels | dict(zip(shown, decoded, strict=True)),
+            panels={"frame": self._world.frame} | decoded if self.mode.truth else decoded,
             tokens={name: ids(dream.tokens) for name, dream in shown.items()},
             probs=now.policy_value.probs,
-            trace=np.array(self._trace, np.float32).reshape(-1, 3).T,
-            state=state,
+            trace=self._trace(),
+            state=self._state(),
             entropy=None if now.last_step is None else now.last_step.entropy,
             futures=None if futures is None else self.agent.decode(futures.dreams.tokens),
         )
 
+    def _trace(self) -> Float32[np.ndarray, "3 T"]:
+        moments = [*self._past, self.now][-TRACE:]
+        steps = [(m.policy_value.value, m.last_step.reward, m.last_step.expected) for m in moments if m.last_step]
+        return np.array(steps, np.float32).reshape(-1, 3).T
+
     def _state(self) -> dict[str, Any]:
-        state = self.now.describe() | {"mode": self.mode.name, "paused": self.paused, "fps": self.fps}
-        state |= {"epoch": self.agent.trained.epoch, "undo": len(self._past)}
+        now, last = self.now, self.now.last_step
+        state: dict[str, Any] = {"step": now.step, "score": now.score, "value": now.policy_value.value}
+        state |= {"mode": self.mode.name, "paused": self.paused, "fps": self.fps, "epoch": self.agent.trained.epoch}
+        if last is not None:
+            state |= {"action": last.action, "reward": last.reward, "end": last.end, "over": last.over}
+            state |= {"expected": list(last.reward_probs), "end_prob": last.end_prob}
         if self._recorded is not None and self.mode.truth == "recording":
-            state["replay"] = {"episode": self._episode} | self._recorded.describe()
+            length = self._recorded.episode.length
+            state["replay"] = {"episode": self._episode, "at": self._recorded.at, "length": length}
         if (f := self._futures) is not None:
-            state["futures"] = f.describe()
+            state["futures"] = {"at": f.at, "first": f.first, "returns": f.returns.tolist(), "ends": f.ends.tolist()}
         return state

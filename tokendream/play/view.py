@@ -5,6 +5,8 @@ A `View` holds all of a picture, never a difference to the one before, so that a
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from jaxtyping import Float32, Int32, UInt8
 from tokendream.dream.imagine import Dream, Step
 from tokendream.errors import TokendreamError
 from tokendream.play.playing_agent import PolicyValue
+from tokendream.reports import media
 
 
 class PlayError(TokendreamError):
@@ -29,7 +32,6 @@ class Mode:
     """
 
     name: str
-    title: str
     truth: Literal["game", "recording"] | None
     free: bool
     who: Literal["agent", "person", "recording"]
@@ -38,14 +40,14 @@ class Mode:
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("agent-game", "Agent in the game", "game", False, "agent"),
-        Mode("person-game", "You in the game", "game", False, "person"),
-        Mode("agent-dream", "Agent in the dream", None, True, "agent"),
-        Mode("person-dream", "You in the dream", None, True, "person"),
-        Mode("agent-both", "Agent, side by side", "game", True, "agent"),
-        Mode("person-both", "You, side by side", "game", True, "person"),
-        Mode("replay", "Replay", "recording", False, "recording"),
-        Mode("replay-both", "Replay beside a dream", "recording", True, "recording"),
+        Mode("agent-game", "game", False, "agent"),
+        Mode("person-game", "game", False, "person"),
+        Mode("agent-dream", None, True, "agent"),
+        Mode("person-dream", None, True, "person"),
+        Mode("agent-both", "game", True, "agent"),
+        Mode("person-both", "game", True, "person"),
+        Mode("replay", "recording", False, "recording"),
+        Mode("replay-both", "recording", True, "recording"),
     )
 }
 """The modes in the order of their keys, 1 to 8."""
@@ -71,6 +73,11 @@ class LastStep:
     end_prob: float
     entropy: Float32[np.ndarray, " K"]
 
+    @property
+    def expected(self) -> float:
+        """The sign of the reward that M expected: P(+) - P(-)."""
+        return self.reward_probs[2] - self.reward_probs[0]
+
     @staticmethod
     def of(dreamt: Step, reward: float, end: bool, over: bool) -> LastStep:
         """From a step with B = 1, and what came of it."""
@@ -89,24 +96,15 @@ class SessionState:
     """All that going back must bring back.
 
     `seen`: the memories that follow the truth; its tokens are those of the true frame. `dream`: the dream's own, or
-    the last prediction, None before the first. `policy_value`: C's of what leads.
+    the last prediction, None before the first. `policy_value`: C's of whichever of them leads.
     """
 
     seen: Dream
-    dream: Dream | None = None
-    policy_value: PolicyValue | None = None
-    last_step: LastStep | None = None
-    score: float = 0.0
-    step: int = 0
-
-    def describe(self) -> dict[str, Any]:
-        """What a page shows of it in words, as plain data."""
-        assert self.policy_value is not None
-        shown: dict[str, Any] = {"step": self.step, "score": self.score, "value": self.policy_value.value}
-        if (last := self.last_step) is not None:
-            shown |= {"action": last.action, "reward": last.reward, "end": last.end, "over": last.over}
-            shown |= {"expected": list(last.reward_probs), "end_prob": last.end_prob}
-        return shown
+    dream: Dream | None
+    policy_value: PolicyValue
+    last_step: LastStep | None
+    score: float
+    step: int
 
 
 @dataclass(frozen=True)
@@ -134,3 +132,13 @@ def picture(view: View) -> UInt8[np.ndarray, "3 H W"]:
     cells = [*view.futures, *[black] * (-len(view.futures) % side)]
     rows = [np.concatenate(cells[i : i + side], axis=-1) for i in range(0, len(cells), side)]
     return np.concatenate(rows, axis=-2)
+
+
+def pack(view: View, **state: Any) -> str:
+    """The picture as a message: its state, to which `state` is added, frames as PNG, all else as lists of numbers."""
+    numbers = {"tokens": view.tokens, "probs": view.probs, "trace": view.trace, "entropy": view.entropy}
+    frames = view.panels if view.futures is None else {"futures": picture(view)}
+    images = {name: base64.b64encode(media.png(frame)).decode() for name, frame in frames.items()}
+    panels = {name: f"data:image/png;base64,{image}" for name, image in images.items()}
+    message = {"state": view.state | state, "panels": panels} | numbers
+    return json.dumps(message, default=lambda array: np.round(array.tolist(), 4).tolist(), allow_nan=False)

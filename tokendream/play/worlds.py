@@ -5,7 +5,7 @@ The dream is no third kind: it is what `dream.imagine.step` makes of a moment, a
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,24 +22,6 @@ class Happened(NamedTuple):
     reward: float
     end: bool
     over: bool
-
-
-@runtime_checkable
-class World(Protocol):
-    """A world in which things happen, one step after the other."""
-
-    @property
-    def frame(self) -> UInt8[np.ndarray, "3 S S"]:
-        """What is seen now."""
-        ...
-
-    def step(self, action: int) -> Happened:
-        """Act once."""
-        ...
-
-    def rewind(self, steps: int) -> None:
-        """Undo that many steps."""
-        ...
 
 
 class RealGame:
@@ -67,9 +49,8 @@ class RealGame:
         return Happened(float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0]))
 
     def rewind(self, steps: int) -> None:
-        """Undo the last steps of this game. Raises ValueError when it has fewer."""
-        if steps > len(self._actions):
-            raise ValueError(f"the game has {len(self._actions)} steps, {steps} cannot be undone")
+        """Undo the last steps of this game, of which it has that many."""
+        assert steps <= len(self._actions)
         self._replay(self._actions[: len(self._actions) - steps])
 
     def close(self) -> None:
@@ -107,10 +88,6 @@ class RecordedEpisode:
         reward, end = float(self._reward[self.at]), bool(self._end[self.at])
         self.at += 1
         return Happened(reward, end, self.at + 1 == self.episode.length)
-
-    def describe(self) -> dict[str, int]:
-        """Where it is, for the page."""
-        return {"at": self.at, "length": self.episode.length}
 
     def rewind(self, steps: int) -> None:
         """Back by some frames, at most to the first."""

@@ -1,27 +1,34 @@
-// Keys, buttons and touch into messages. What a game's buttons are called, the server says.
+// Keys, buttons and touch into commands. What a game's buttons are called, the server says.
 
-/** Commands in the order of the toolbar: [id, label, key, shown key, title]. An empty id starts a new group. */
+import { element } from "./draw.js";
+
+/** The toolbar in its order: [id, label, key, shown key, title, what is sent in a state]. An empty id starts a new group,
+ * and what sends nothing is done by the page itself. */
 export const COMMANDS = [
-  ["back10", "−10", "<Comma", "⇧ ,", "undo ten steps"],
-  ["back", "−1", "Comma", ",", "undo a step"],
-  ["pause", "pause", "KeyP", "P", "pause or go on"],
-  ["step", "+1", "Period", ".", "one step"],
+  ["back10", "−10", "<Comma", "⇧ ,", "undo ten steps", () => ["rewind", 10]],
+  ["back", "−1", "Comma", ",", "undo a step", () => ["rewind", 1]],
+  ["pause", "pause", "KeyP", "P", "pause or go on", (state) => ["pause", !state.paused]],
+  ["step", "+1", "Period", ".", "one step", () => ["step"]],
   [""],
-  ["slower", "slower", "Minus", "−", "slow motion"],
-  ["faster", "faster", "Equal", "+", "faster"],
+  ["slower", "slower", "Minus", "−", "slow motion", (state, speeds) => ["speed", beside(speeds, state.fps, -1)]],
+  ["faster", "faster", "Equal", "+", "faster", (state, speeds) => ["speed", beside(speeds, state.fps, 1)]],
   [""],
-  ["reset", "reset", "KeyR", "R", "the dream back to where it began; side by side a new dream of what is shown"],
-  ["new", "new", "KeyG", "G", "a new game, the next episode"],
-  ["futures", "futures", "KeyF", "F", "sixteen futures of this moment"],
+  ["reset", "reset", "KeyR", "R", "the dream back to where it began; side by side a new dream of what is shown", () => ["reset"]],
+  ["new", "new", "KeyG", "G", "a new game, the next episode", () => ["new"]],
+  ["futures", "futures", "KeyF", "F", "sixteen futures of this moment", (state) => ["futures", !state.futures]],
   [""],
   ["entropy", "veil", "KeyE", "E", "uncertainty over the dream"],
   ["numbers", "ids", "KeyT", "T", "numbers of the tokens"],
   [""],
-  ["record", "record", "KeyV", "V", "start or stop recording"],
-  ["picture", "picture", "KeyC", "C", "a picture of this view"],
-  ["reload", "reload", "KeyX", "X", "read the run's last checkpoint"],
+  ["record", "record", "KeyV", "V", "start or stop recording", (state) => ["record", state.recording === null]],
+  ["picture", "picture", "KeyC", "C", "a picture of this view", () => ["picture"]],
+  ["reload", "reload", "KeyX", "X", "read the run's last checkpoint", () => ["reload"]],
   ["help", "keys", "Slash", "?", "all keys"],
 ];
+
+function beside(speeds, fps, by) {
+  return speeds[Math.min(speeds.length - 1, Math.max(0, speeds.indexOf(fps) + by))];
+}
 
 /** Keys and touched buttons that are held, in the order in which they were pressed. */
 export class Held {
@@ -50,50 +57,43 @@ export class Held {
     const buttons = [...new Set([...this.sources.values()].flat())].join("\t");
     if (buttons === this.said) return;
     this.said = buttons;
-    this.send({ do: "hold", buttons });
+    this.send("hold", buttons);
   }
 }
+
+const CROSS = [
+  [["↖", "LEFT", "UP"], ["↑", "UP"], ["↗", "RIGHT", "UP"]],
+  [["←", "LEFT"], [""], ["→", "RIGHT"]],
+  [["↙", "LEFT", "DOWN"], ["↓", "DOWN"], ["↘", "RIGHT", "DOWN"]],
+];
 
 /** A pad for fingers: a cross with diagonals where the game has directions, and every other button beside it. */
 export function buildPad(pad, keys, held) {
-  pad.replaceChildren();
-  const has = (button) => button in keys;
-  const cross = document.createElement("div");
-  cross.className = "cross";
-  const rows = [["LEFT", "UP"], ["UP"], ["RIGHT", "UP"], ["LEFT"], [], ["RIGHT"], ["LEFT", "DOWN"], ["DOWN"], ["RIGHT", "DOWN"]];
-  const arrows = ["↖", "↑", "↗", "←", "", "→", "↙", "↓", "↘"];
-  const usable = (i) => rows[i].length > 0 && rows[i].every(has);
-  for (const first of [0, 3, 6]) {
-    const row = [first, first + 1, first + 2];
-    if (!row.some(usable)) continue; // a game without up and down has a pad of one row
-    cross.append(...row.map((i) => (usable(i) ? padButton(arrows[i], rows[i], held) : document.createElement("span"))));
-  }
-  if (["UP", "DOWN", "LEFT", "RIGHT"].some(has)) pad.append(cross);
-  const others = Object.keys(keys).filter((b) => !["UP", "DOWN", "LEFT", "RIGHT"].includes(b));
-  const beside = document.createElement("div");
-  beside.className = "others";
-  for (const button of others) beside.append(padButton(button.toLowerCase(), [button], held));
-  if (others.length) pad.append(beside);
+  const usable = ([, ...buttons]) => buttons.length > 0 && buttons.every((button) => button in keys);
+  const rows = CROSS.filter((row) => row.some(usable)); // a game without up and down has a pad of one row
+  const cross = element("div", "cross");
+  cross.append(...rows.flat().map((cell) => (usable(cell) ? padButton(cell, held) : element("span"))));
+  const others = element("div", "others");
+  for (const button of Object.keys(keys))
+    if (!CROSS.flat(2).includes(button)) others.append(padButton([button.toLowerCase(), button], held));
+  pad.replaceChildren(...[cross, others].filter((part) => part.children.length > 0));
 }
 
-function padButton(label, buttons, held) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = label;
-  button.dataset.buttons = buttons.join("+");
-  button.addEventListener("pointerdown", (event) => {
+function padButton([label, ...buttons], held) {
+  const made = element("button", "", label);
+  made.dataset.buttons = buttons.join("+");
+  made.onpointerdown = (event) => {
     event.preventDefault();
     held.press(`pointer ${event.pointerId}`, buttons);
-  });
-  button.addEventListener("contextmenu", (event) => event.preventDefault());
-  for (const gone of ["pointerup", "pointercancel", "pointerleave"])
-    button.addEventListener(gone, (event) => held.release(`pointer ${event.pointerId}`));
-  return button;
+  };
+  made.oncontextmenu = (event) => event.preventDefault();
+  made.onpointerup = made.onpointercancel = made.onpointerleave = (event) => held.release(`pointer ${event.pointerId}`);
+  return made;
 }
 
 /** Keyboard: `keys` is button -> codes, `run(id)` obeys a command, `mode(i)` enters the i-th mode. */
 export function listen(keys, held, run, mode) {
-  const buttonOf = new Map(Object.entries(keys()).flatMap(([button, codes]) => codes.map((code) => [code, button])));
+  const buttonOf = new Map(Object.entries(keys).flatMap(([button, codes]) => codes.map((code) => [code, button])));
   const commandOf = new Map(COMMANDS.filter(([id]) => id).map(([id, , code]) => [code, id]));
   window.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

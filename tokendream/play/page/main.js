@@ -2,16 +2,15 @@
 
 import { COMMANDS, Held, buildPad, listen } from "./controls.js";
 import * as draw from "./draw.js";
-import { Link } from "./wire.js";
+import { Link } from "./link.js";
 
 const $ = (id) => document.getElementById(id);
-const canvas = (id) => $(id).querySelector("canvas");
+const { element, signed } = draw;
 const TRACE = 240;
 
 let setup = null;
 let last = null; // the picture on the screen
 const shown = { entropy: false, numbers: true };
-const speeds = () => (setup ? setup.speeds : [15]);
 
 const link = new Link({
   open: () => document.body.classList.remove("lost"),
@@ -19,18 +18,19 @@ const link = new Link({
     if (!document.body.classList.contains("lost")) notice("the server is out of reach; trying again");
     document.body.classList.add("lost");
   },
-  text: (message) => {
+  facts: (message) => {
     if (message.setup) begin(message.setup);
     if (message.you) whoHolds(message.you);
     if (message.notice) notice(message.notice, message.file);
   },
   picture: (picture) => {
     last = picture;
-    if (setup) show(picture);
+    refresh();
   },
 });
-const send = (message) => link.send(message);
+const send = (...command) => link.send(...command);
 const held = new Held(send);
+const modes = [...$("modes").querySelectorAll("button")];
 
 // What stays the same.
 
@@ -38,45 +38,46 @@ function begin(facts) {
   setup = facts;
   $("env").textContent = facts.env.replace(/^.*\//, "");
   document.title = `${facts.env} · tokendream play`;
-  $("modes").replaceChildren(...groups(facts.modes));
   $("actions").replaceChildren(
-    ...facts.actions.map(({ name }, action) => {
+    ...facts.actions.map((name, action) => {
       const row = element("button", "row");
-      row.append(element("span", "", name.toLowerCase()), bar(`action-${action}`), element("em"));
+      const bar = element("div", "bar");
+      bar.append(element("div"));
+      row.append(element("span", "", name.toLowerCase()), bar, element("em"));
       row.title = `what if: take ${name} now`;
-      row.onclick = press(() => send({ do: "act", action }));
+      row.onclick = press(() => send("act", action));
       return row;
     }),
   );
   $("actions").classList.toggle("many", facts.actions.length > 10);
-  $("episodes").replaceChildren(...facts.episodes.map(({ title }, i) => new Option(title, i)));
+  $("episodes").replaceChildren(...facts.episodes.map((title, i) => new Option(title, i)));
   buildPad($("pad"), facts.keys, held);
-  listen(() => setup.keys, held, run, (i) => enter(setup.modes[i].name));
-  describeKeys();
-  if (last) show(last);
+  listen(facts.keys, held, run, (i) => modes[i].click());
+  const nice = (code) => code.replace(/^Key|^Arrow/, "").toLowerCase();
+  const rows = Object.entries(facts.keys).map(([button, codes]) => [codes.map(nice).join("  "), button.toLowerCase()]);
+  for (const [id, , , key, title] of COMMANDS) if (id) rows.push([key, title]);
+  $("keys").replaceChildren(
+    ...[["1 – 8", "modes, as numbered"], ...rows].flatMap(([k, what]) => [element("dt", "", k), element("dd", "", what)]),
+  );
+  refresh();
 }
 
-function groups(modes) {
-  const titles = ["game", "dream", "side by side", "replay"];
-  return titles.map((title, g) => {
-    const group = element("div", "group");
-    group.append(element("span", "", title));
-    for (const i of [2 * g, 2 * g + 1]) {
-      const button = element("button", "", g === 3 ? ["alone", "beside"][i % 2] : ["agent", "you"][i % 2]);
-      if (i === 7) button.append(element("small", "", " a dream"));
-      button.dataset.mode = modes[i].name;
-      button.title = `${modes[i].title} (key ${i + 1})`;
-      button.prepend(element("kbd", "", String(i + 1)));
-      button.onclick = press(() => enter(modes[i].name));
-      group.append(button);
-    }
-    return group;
-  });
+// What a person does.
+
+/** A click that leaves no focus behind: the space bar is a key of the game. */
+function press(what) {
+  return (event) => {
+    event.currentTarget.blur();
+    what(event);
+  };
 }
 
-function enter(mode) {
-  held.clear();
-  send({ do: "mode", mode });
+function run(id) {
+  const [, , , , , message] = COMMANDS.find(([name]) => name === id);
+  if (message) return last && setup && send(...message(last.state, setup.speeds));
+  if (id === "help") return $("help").showModal();
+  shown[id] = !shown[id];
+  refresh();
 }
 
 $("transport").replaceChildren(
@@ -90,88 +91,45 @@ $("transport").replaceChildren(
     return button;
   }),
 );
-
-function describeKeys() {
-  const nice = (code) => code.replace(/^Key|^Digit/, "").replace("Arrow", "").replace("Space", "space").toLowerCase();
-  const rows = [["1 – 8", "modes, as numbered"]];
-  for (const [button, codes] of Object.entries(setup.keys)) rows.push([codes.map(nice).join("  "), button.toLowerCase()]);
-  for (const [id, , , key, title] of COMMANDS) if (id) rows.push([key, title]);
-  $("keys").replaceChildren(...rows.flatMap(([k, what]) => [element("dt", "", k), element("dd", "", what)]));
-}
-
-// What a person does.
-
-function run(id) {
-  const state = last ? last.state : {};
-  const at = speeds().indexOf(state.fps);
-  const actions = {
-    back10: () => send({ do: "rewind", steps: 10 }),
-    back: () => send({ do: "rewind", steps: 1 }),
-    pause: () => send({ do: "pause", on: !state.paused }),
-    step: () => send({ do: "step" }),
-    slower: () => send({ do: "speed", fps: speeds()[Math.max(0, at - 1)] }),
-    faster: () => send({ do: "speed", fps: speeds()[Math.min(speeds().length - 1, at + 1)] }),
-    reset: () => send({ do: "reset" }),
-    new: () => send({ do: "new" }),
-    futures: () => send({ do: "futures", on: !state.futures }),
-    record: () => send({ do: "record", on: state.recording === null }),
-    picture: () => send({ do: "picture" }),
-    reload: () => send({ do: "reload" }),
-    help: () => $("help").showModal(),
-    entropy: () => toggle("entropy"),
-    numbers: () => toggle("numbers"),
-  };
-  actions[id]();
-}
-
-function toggle(what) {
-  shown[what] = !shown[what];
-  if (last) show(last);
-}
-
-/** A click that leaves no focus behind: the space bar is a key of the game. */
-function press(what) {
-  return (event) => {
-    event.currentTarget.blur();
-    what();
-  };
-}
-
-$("take").onclick = press(() => send({ do: "take" }));
+for (const button of modes)
+  button.onclick = press(() => {
+    held.clear();
+    send("mode", button.dataset.mode);
+  });
+$("take").onclick = press(({ target }) => send(target.value));
 $("help-close").onclick = () => $("help").close();
-$("episodes").onchange = (event) => {
-  event.target.blur();
-  send({ do: "open", episode: Number(event.target.value) });
-};
-$("seek").oninput = (event) => send({ do: "seek", frame: Number(event.target.value) });
-$("seek").onchange = (event) => event.target.blur();
-canvas("futures").onclick = (event) => {
-  const box = event.currentTarget.getBoundingClientRect();
-  const [column, row] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-  send({ do: "choose", future: 4 * Math.floor(4 * row) + Math.floor(4 * column) });
-};
-window.onresize = () => last && show(last);
+$("episodes").onchange = press(({ target }) => send("open", Number(target.value)));
+$("seek").oninput = ({ target }) => send("seek", Number(target.value));
+$("seek").onchange = ({ target }) => target.blur();
+window.onresize = refresh;
 
 // What is seen.
 
-function show({ state, arrays }) {
-  const mode = setup.modes.find(({ name }) => name === state.mode);
-  const dreaming = state.mode.endsWith("-dream");
+function refresh() {
+  if (last && setup) show(last);
+}
+
+function show({ state, panels, tokens, probs, trace, entropy }) {
+  const [who, kind] = state.mode.split("-"); // as in "agent-both"; of "replay" there is no kind
+  const dreaming = kind === "dream";
   Object.assign(document.body.dataset, { mode: state.mode, step: state.step, paused: state.paused, fps: state.fps });
   document.body.classList.toggle("alone", dreaming);
-  const about = [setup.run, `epoch ${state.epoch}`, setup.device, `${state.fps} steps/s`];
-  if (state.newest > state.epoch) about[1] += ` (${state.newest} is there)`;
-  $("about").textContent = about.join(" · ");
-  for (const button of $("modes").querySelectorAll("button"))
-    button.classList.toggle("on", button.dataset.mode === state.mode);
+  const newer = state.newest > state.epoch ? ` (${state.newest} is there)` : "";
+  $("about").textContent = `${setup.run} · epoch ${state.epoch}${newer} · ${setup.device} · ${state.fps} steps/s`;
+  for (const button of modes) button.classList.toggle("on", button.dataset.mode === state.mode);
 
   $("panels").hidden = Boolean(state.futures);
   $("futures").hidden = !state.futures;
-  if (state.futures) showFutures(state.futures, arrays.futures);
-  else showPanels(state, arrays, dreaming);
-  showNumbers(state, arrays, dreaming);
+  if (state.futures) {
+    $("futures").querySelector("img").src = panels.futures;
+    draw.futures($("futures").querySelector(".grid"), state.futures, (i) => send("choose", i));
+    $("futures-step").textContent = `${state.futures.at} steps on; click one to go on in it`;
+  } else showPanels(panels, tokens, entropy ?? new Array(setup.grid ** 2).fill(0));
+  $("dream-kind").textContent = kind && kind !== "game" ? "goes on by itself" : "each next frame, predicted";
+  showNumbers(state, probs, dreaming);
+  draw.plot($("plot"), trace, TRACE);
 
-  $("pad").hidden = mode.who !== "person";
+  $("pad").hidden = who !== "person";
   $("replay").hidden = !state.replay;
   if (state.replay) {
     const { episode, at, length } = state.replay;
@@ -180,75 +138,60 @@ function show({ state, arrays }) {
     if (document.activeElement !== $("seek")) $("seek").value = at;
     $("at").textContent = `${at} / ${length - 1}`;
   }
+  const recording = state.recording !== null;
   $("do-pause").firstChild.textContent = state.paused ? "go on" : "pause";
-  $("do-record").firstChild.textContent = state.recording === null ? "record" : `stop · ${state.recording}`;
-  $("do-record").classList.toggle("recording", state.recording !== null);
-  $("do-pause").classList.toggle("on", state.paused);
-  $("futures-step").textContent = state.futures ? `${state.futures.at} steps on; click one to go on in it` : "";
-  for (const name of ["entropy", "numbers"]) $(`do-${name}`).classList.toggle("on", shown[name]);
-  $("do-futures").classList.toggle("on", Boolean(state.futures));
+  $("do-record").firstChild.textContent = recording ? `stop · ${state.recording}` : "record";
+  $("do-record").classList.toggle("recording", recording);
+  for (const [id, on] of Object.entries({ pause: state.paused, futures: Boolean(state.futures), ...shown }))
+    $(`do-${id}`).classList.toggle("on", on);
 }
 
-function showPanels(state, arrays, dreaming) {
-  const kind = dreaming || state.mode.endsWith("-both") ? "goes on by itself" : "each next frame, predicted";
-  $("dream-kind").textContent = kind;
+function showPanels(panels, { reconstruction: real, dream: dreamt }, nats) {
   for (const name of ["frame", "reconstruction", "dream"]) {
-    const panel = arrays[`panel.${name}`];
-    $(`panel-${name}`).classList.toggle("absent", !panel);
-    if (panel) draw.frame(canvas(`panel-${name}`), panel);
+    $(`panel-${name}`).classList.toggle("absent", !panels[name]);
+    if (panels[name]) $(`panel-${name}`).querySelector("img").src = panels[name];
   }
-  const real = arrays["tokens.reconstruction"]?.data;
-  const dreamt = arrays["tokens.dream"]?.data;
   for (const [name, ids, other] of [["reconstruction", real, null], ["dream", dreamt, real]]) {
     $(`tokens-${name}`).classList.toggle("absent", !ids);
-    if (ids) draw.tokens(canvas(`tokens-${name}`), ids, setup.grid, setup.palette, other, shown.numbers);
+    if (ids) draw.tokens($(`tokens-${name}`).querySelector(".grid"), ids, setup.palette, other, shown.numbers);
   }
-  if (real && dreamt) {
-    const differ = dreamt.filter((token, i) => token !== real[i]).length;
-    $("tokens-kind").textContent = `of the dream; ${differ} of ${dreamt.length} differ`;
-  } else $("tokens-kind").textContent = "of the dream";
-  const overlay = $("panel-dream").querySelector(".overlay");
+  const differ = real && dreamt ? dreamt.filter((token, i) => token !== real[i]).length : 0;
+  $("tokens-kind").textContent = real && dreamt ? `of the dream; ${differ} of ${dreamt.length} differ` : "of the dream";
   const most = Math.log(setup.codes);
-  const nats = arrays.entropy?.data ?? new Float32Array(setup.grid ** 2);
-  draw.veil(overlay, nats, setup.grid, most, shown.entropy);
-  draw.entropy(canvas("entropy"), nats, setup.grid, most);
+  for (const grid of document.querySelectorAll(".glow")) draw.glow(grid, nats, most);
+  $("veil").hidden = !shown.entropy;
   const mean = nats.reduce((sum, h) => sum + h, 0) / nats.length;
   $("entropy-mean").textContent = `${mean.toFixed(2)} nats a token, of ${most.toFixed(1)}`;
 }
 
-function showFutures({ returns, ends }, frames) {
-  draw.futures(canvas("futures"), frames, returns, ends);
-}
-
-function showNumbers(state, arrays, dreaming) {
+function showNumbers(state, probs, dreaming) {
   $("score").textContent = Math.round(100 * state.score) / 100;
   $("score-name").textContent = dreaming ? "dreamt score" : "score";
   $("step").textContent = state.step;
   $("value").textContent = state.value.toFixed(2).replace(/^-(0\.00)$/, "$1");
-  const probs = arrays.probs.data;
   [...$("actions").children].forEach((row, action) => {
-    row.querySelector(".bar > div").style.width = `${100 * probs[action]}%`;
-    row.lastChild.textContent = (100 * probs[action]).toFixed(0);
+    fill(row, probs[action], (100 * probs[action]).toFixed(0));
     row.classList.toggle("taken", action === state.action);
   });
-  const expected = state.expected ?? [0, 0, 0];
-  const sign = state.reward === undefined ? -1 : 1 + Math.sign(state.reward);
-  for (const i of [0, 1, 2]) {
-    $(`reward-${i}`).style.width = `${100 * expected[i]}%`;
-    $(`came-${i}`).textContent = i === sign ? (i === 1 ? "came" : signed(state.reward)) : "";
-  }
-  $("end-bar").style.width = `${100 * (state.end_prob ?? 0)}%`;
-  $("came-end").textContent = state.end ? (state.over ? "over" : "came") : "";
-  draw.plot($("plot"), arrays.trace, TRACE);
+  const came = state.reward === undefined ? null : Math.sign(state.reward);
+  for (const sign of [-1, 0, 1])
+    fill($(`reward${sign}`), state.expected?.[1 + sign], sign !== came ? "" : sign ? signed(state.reward) : "came");
+  fill($("end"), state.end_prob, state.end ? (state.over ? "over" : "came") : "");
 }
 
-const signed = (x) => (x > 0 ? "+" : "") + Math.round(100 * x) / 100;
+/** A row's bar, 0 to 1, and what stands beside it. */
+function fill(row, part = 0, text) {
+  row.querySelector(".bar > div").style.width = `${100 * part}%`;
+  row.lastElementChild.textContent = text;
+}
 
 function whoHolds({ controls, free, viewers }) {
   document.body.classList.toggle("watching", !controls);
   const others = viewers > 1 ? ` · ${viewers} watch` : "";
   $("viewers").textContent = (controls ? "you hold the controls" : free ? "the controls are free" : "you are watching") + others;
-  $("take").hidden = controls;
+  $("take").hidden = controls && viewers === 1;
+  $("take").value = controls ? "release" : "take";
+  $("take").textContent = controls ? "give them back" : "take the controls";
 }
 
 function notice(line, file) {
@@ -262,19 +205,4 @@ function notice(line, file) {
   $("notices").append(box);
   while ($("notices").children.length > 4) $("notices").firstChild.remove();
   setTimeout(() => box.remove(), file ? 20000 : 6000);
-}
-
-function element(tag, kind = "", text = "") {
-  const made = document.createElement(tag);
-  if (tag === "button") made.type = "button";
-  if (kind) made.className = kind;
-  if (text) made.textContent = text;
-  return made;
-}
-
-function bar(id) {
-  const made = element("div", "bar");
-  made.append(element("div"));
-  made.firstChild.id = id;
-  return made;
 }
