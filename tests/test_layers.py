@@ -31,7 +31,6 @@ DISK = {
     "device",
     "sweep",
     "play.library",
-    "play.recording",
     "play.server",
     "training.run",
     "training.timing",

@@ -6,7 +6,6 @@ each frame, and the names of the actions. A rewind or a change of mode begins a 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from jaxtyping import Int32, UInt8
 from tokendream.data.replay import ReplayBuffer
 from tokendream.play.view import PlayError
 from tokendream.reports import media
-from tokendream.runfolder.files import write
+from tokendream.runfolder.files import replace
 
 LIMIT = 256 * 2**20
 """Most bytes of pixels that a recording holds in memory: six minutes of three 64-pixel panels at 15 steps a second."""
@@ -62,11 +61,8 @@ class Recorder:
         recorded, OSError if the disk does not take it."""
         if not self._rows:
             raise PlayError("nothing was recorded: no step was taken")
-        folder.mkdir(parents=True, exist_ok=True)
         file, film = folder / f"{name}.safetensors", folder / f"{name}.mp4"
-        half = folder / f".part-{file.name}"
-        write(half, safetensors.numpy.save(self._arrays()))
-        os.replace(half, file)
+        replace(file, safetensors.numpy.save(self._arrays()))
         media.write_mp4(film, self._even(), fps=max(fps, 8))
         return file, film
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from tokendream.runfolder.files import replace
+
 GAP = 40
 """Grey level of the gap between two columns: seen on black frames and on white ones."""
 
@@ -42,10 +44,7 @@ def png(image: UInt8[np.ndarray, "3 H W"]) -> bytes:
 
 def write_png(path: Path, image: UInt8[np.ndarray, "3 H W"]) -> None:
     """Write a picture, whole or not at all; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    half.write_bytes(png(image))
-    os.replace(half, path)
+    replace(path, png(image))
 
 
 def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int = 15, scale: int = 4) -> None:
