@@ -73,6 +73,8 @@ class Player:
         while not self._stopping.is_set():
             commands = self._commands(0.25 if self._idle() else min(0.25, due - time.monotonic()))
             for command, arguments in commands:
+                if self._stopping.is_set():  # 256 steps may wait
+                    break
                 self._attempt(self._do[command], *arguments)
             names = {command for command, _ in commands}
             if "hold" in names:  # seen in the next step, which comes up to half its time earlier
