@@ -14,7 +14,6 @@ from playing import Client, make_run, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tokendream.play.hub import WINDOW
-from tokendream.play.server import PAGES
 from tokendream.play.session import Session
 
 ROOT = Path(__file__).parents[1]
@@ -53,9 +52,12 @@ def test_the_page_and_its_files(server):
         assert get(server, f"/{name.decode()}")[0] == 200
 
 
-def test_the_page_is_served_whole_and_packaged():
+def test_the_page_is_served_whole_and_packaged(server):
     folder = ROOT / "tokendream" / "play" / "page"
-    assert {path.name for path in folder.iterdir()} == set(PAGES)
+    for path in folder.iterdir():
+        status, headers, body = get(server, f"/{path.name}")
+        assert (status, body) == (200, path.read_bytes())
+        assert re.match(r"text/(html|css|javascript)|application/javascript", headers["content-type"])
     with (ROOT / "pyproject.toml").open("rb") as file:
         data = tomllib.load(file)["tool"]["setuptools"]["package-data"]["tokendream"]
     assert "play/page/*" in data
@@ -138,7 +140,7 @@ def test_modes_keys_and_steps_over_the_websocket(server):
 
 def test_garbage_is_answered_in_one_line_and_the_server_goes_on(server):
     client = Client(server)
-    for text in ("nonsense", '["dance"]', '["mode", "x"]', '["open", 99]', '["rewind", -1]', '["ack", -9]'):
+    for text in ("nonsense", '["dance"]', '["mode", "x"]', '["open", 99]', '["rewind", -1]'):
         client.socket.send(text)
     client.socket.send(b"\x00\xff")
     client.until(lambda c: len(c.notices()) >= 6)
@@ -183,6 +185,15 @@ def test_who_says_too_much_or_too_long_is_shown_out(server):
         assert closed.value.rcvd.code in (1008, 1009)
     client = Client(server).until(lambda c: c.state)
     client.close()
+
+
+def test_the_end_does_not_wait_for_what_was_asked_for(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Session, "advance", lambda session: time.sleep(0.1))
+    with serving(run, tmp_path) as server:
+        for _ in range(200):
+            server.player.submit("step")
+        start = time.monotonic()
+    assert time.monotonic() - start < 10  # of 20 s
 
 
 def test_one_holds_the_controls_and_others_watch(server):

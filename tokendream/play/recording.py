@@ -77,12 +77,5 @@ class Recorder:
 
     def _even(self) -> list[UInt8[np.ndarray, "3 H W"]]:
         """The pictures on grounds of one size, as modes differ in their number of panels."""
-        height = max(p.shape[1] for p in self._pictures)
-        width = max(p.shape[2] for p in self._pictures)
-        ground = np.zeros((3, height, width), np.uint8)
-        even = []
-        for picture in self._pictures:
-            canvas = ground.copy()
-            canvas[:, : picture.shape[1], : picture.shape[2]] = picture
-            even.append(canvas)
-        return even
+        height, width = (max(picture.shape[axis] for picture in self._pictures) for axis in (1, 2))
+        return [np.pad(p, ((0, 0), (0, height - p.shape[1]), (0, width - p.shape[2]))) for p in self._pictures]

@@ -31,9 +31,6 @@ from tokendream.play.hub import Hub, Viewer
 from tokendream.play.player import Player
 from tokendream.play.view import PlayError
 
-PAGES = ("index.html", "play.css", "main.js", "draw.js", "link.js", "controls.js")
-"""The files of the page."""
-
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -76,19 +73,12 @@ class Access:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        if name in self._names:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+        return name in self._names or _address(name) is not None
 
 
 def application(hub: Hub, player: Player, access: Access) -> Starlette:
     """The routes."""
-    folder = resources.files("tokendream.play") / "page"
-    pages = {name: (folder / name).read_bytes() for name in PAGES}
+    pages = {file.name: file.read_bytes() for file in (resources.files("tokendream.play") / "page").iterdir()}
 
     def refused(why: str) -> Response:
         return PlainTextResponse(f"{why}\n", 403, HEADERS)
@@ -200,22 +190,22 @@ def listen(host: str, port: int, tries: int = 50) -> socket.socket:
     """A listening socket at this port, or at the first free one after it. Raises OSError where there is none."""
     for candidate in range(port, min(port + tries, 65536)):
         try:
-            return socket.create_server((host, candidate), family=_family(host), backlog=64)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, candidate), family=family, backlog=64)
         except OSError as error:
             if error.errno not in (98, 48, 10048) or candidate == port + tries - 1:
                 raise OSError(f"cannot listen at {host}, port {candidate}: {error.strerror}") from None
     raise OSError(f"no free port from {port} on")
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server bound to this host."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return host.lower() == "localhost" or (address is not None and address.is_loopback)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """A host that is a number."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host)
+    return None

@@ -170,7 +170,7 @@ class Session:
 
     def show_futures(self, on: bool, first: int | None = None) -> None:
         """Dream FUTURES futures of what is shown, each with actions of the agent's choice; or no longer."""
-        self._futures = Futures(self.agent, self._lead, first) if on else None
+        self._futures = Futures(self.agent, self._lead(self.now.seen, self.now.dream), first) if on else None
 
     def choose(self, future: int) -> None:
         """Go on in one of the futures shown, as a dream."""
@@ -206,7 +206,7 @@ class Session:
             self._step()
 
     def _step(self) -> None:
-        now, agent, lead = self.now, self.agent, self._lead
+        now, agent, lead = self.now, self.agent, self._lead(self.now.seen, self.now.dream)
         before = self._world.frame if self.mode.truth else agent.decode(lead.tokens)[0]
         replayed = self._recorded if self.mode.who == "recording" else None
         # An agent's action is drawn in the step, unless another is asked for.
@@ -243,17 +243,14 @@ class Session:
     def _moment(
         self, seen: Dream, dream: Dream | None, score: float = 0.0, step: int = 0, last_step: LastStep | None = None
     ) -> SessionState:
-        lead = seen if self.mode.truth is not None else dream
-        assert lead is not None
-        return SessionState(seen, dream, self.agent.policy_value(lead), last_step, score, step)
+        return SessionState(seen, dream, self.agent.policy_value(self._lead(seen, dream)), last_step, score, step)
 
-    @property
-    def _lead(self) -> Dream:
+    def _lead(self, seen: Dream, dream: Dream | None) -> Dream:
         """What the one who acts sees and remembers: the truth where there is one, else the dream."""
         if self.mode.truth is not None:
-            return self.now.seen
-        assert self.now.dream is not None
-        return self.now.dream
+            return seen
+        assert dream is not None
+        return dream
 
     @property
     def _world(self) -> RealGame | RecordedEpisode:
