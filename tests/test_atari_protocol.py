@@ -6,6 +6,7 @@ PrivateEye, and in no other of the 26 games. ALE's vector environment, ours and 
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ale_py
 import numpy as np
@@ -14,9 +15,14 @@ from ale_py import ALEInterface, roms
 from ale_py.vector_env import AtariVectorEnv
 from jaxtyping import UInt8
 
+from tokendream.config.parts import AtariConfig, EnvConfig
 from tokendream.envs.atari import AtariEnvs, find_game
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.resize import resize
+
+
+def protocol(game: str, *, max_frames: int = 20_000, **atari: Any) -> EnvConfig:
+    return EnvConfig(game, max_frames=max_frames, atari=AtariConfig(**atari))
 
 
 def emulator(game: str, *, seed: int = 0, noops: int = 0) -> ALEInterface:
@@ -54,7 +60,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 def check(game: str, steps: int, rng: np.random.Generator) -> Iterator[tuple[float, bool]]:
     """Random steps of a lane and of the emulator; yields the reward of each and whether its frames flickered."""
-    envs, bare = AtariEnvs(game, 1, noop_max=1), emulator(game, seed=int(rng.integers(100)))
+    envs, bare = AtariEnvs(protocol(game, noop_max=1), 1), emulator(game, seed=int(rng.integers(100)))
     first = envs.reset([0])[0]
     assert envs.n_actions == len(bare.getMinimalActionSet())
     assert close(resize(bare.getScreenRGB(), 64).transpose(2, 0, 1), first)
@@ -89,7 +95,7 @@ def test_noops_at_the_start_are_fewer_than_their_bound() -> None:
     bares = [emulator("Freeway", noops=n) for n in range(5)]
     plays = [np.stack([shown(act(bare, action)[1]) for action in actions]) for bare in bares]
     assert len({play.tobytes() for play in plays}) == len(plays)
-    envs, found = AtariEnvs("Freeway", 1, noop_max=3), []
+    envs, found = AtariEnvs(protocol("Freeway", noop_max=3), 1), []
     for seed in range(12):
         envs.reset([seed])
         frames = np.stack([envs.step(np.array([action])).frame[0] for action in actions])
@@ -102,7 +108,7 @@ def test_noops_at_the_start_are_fewer_than_their_bound() -> None:
 def test_boxing_is_that_of_ales_vector_environment(evaluation: bool, rng: np.random.Generator) -> None:
     """Under the settings of training and of evaluation: our lanes add and lose nothing."""
     limits = {"noop_max": 1, "max_frames": 108_000} if evaluation else {"noop_max": 30, "max_frames": 20_000}
-    ours = AtariEnvs("Boxing", 2, life_loss_ends=not evaluation, **limits)
+    ours = AtariEnvs(protocol("Boxing", life_loss_ends=not evaluation, **limits), 2)
     ale = AtariVectorEnv(
         "boxing", 2, img_height=64, img_width=64, grayscale=False, stack_num=1, frameskip=4, maxpool=True,
         noop_max=limits["noop_max"], max_num_frames_per_episode=limits["max_frames"], repeat_action_probability=0.0,

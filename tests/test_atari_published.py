@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_atari_protocol import act, emulator
+from test_atari_protocol import act, emulator, protocol
 
 from tokendream.config.config import Config
 from tokendream.config.presets import CPU, REM
@@ -38,7 +38,7 @@ def test_the_frame_filter_is_its_definition(rng):
 
 @pytest.mark.parametrize("game", ["Breakout", "Boxing", "MsPacman"])
 def test_a_step_is_the_maximum_of_two_small_frames_after_one_noop(game, rng):
-    envs, bare = PublishedAtariEnvs(game, 1, noop_max=1), emulator(game, noops=1)
+    envs, bare = PublishedAtariEnvs(protocol(game, noop_max=1), 1), emulator(game, noops=1)
     assert np.array_equal(envs.reset([0])[0], shrink(bare.getScreenRGB(), 64))
     for _ in range(120):
         action = int(rng.integers(envs.n_actions))
@@ -49,7 +49,7 @@ def test_a_step_is_the_maximum_of_two_small_frames_after_one_noop(game, rng):
 
 
 def test_a_game_has_between_one_and_thirty_noops_by_its_seed():
-    envs, started = PublishedAtariEnvs("Freeway", 1), []
+    envs, started = PublishedAtariEnvs(protocol("Freeway"), 1), []
     for seed in range(200):
         envs.reset([seed])
         started.append(envs._games[0].ale.getEpisodeFrameNumber())
@@ -62,7 +62,7 @@ def test_the_ball_of_breakout_is_dimmer_than_under_area_averaging():
     """The only thing between the wall and the paddle, over 200 random steps: the maximum comes after the shrinking."""
     brightest = []
     for kind in (PublishedAtariEnvs, AtariEnvs):
-        rng, envs = np.random.default_rng(0), kind("Breakout", 1, noop_max=1)
+        rng, envs = np.random.default_rng(0), kind(protocol("Breakout", noop_max=1), 1)
         envs.reset([0])
         frames = [envs.step(rng.integers(1, 4, 1)).frame[0] for _ in range(200)]
         brightest.append(max(int(frame[0, 30:56, 4:60].max()) for frame in frames))
@@ -85,15 +85,15 @@ def play(envs: PublishedAtariEnvs, steps: int) -> list[tuple[float, bool, bool, 
 
 
 def test_a_lost_life_is_an_end_and_the_game_goes_on():
-    seen = play(PublishedAtariEnvs("Breakout", 1, noop_max=1), 2000)
+    seen = play(PublishedAtariEnvs(protocol("Breakout", noop_max=1), 1), 2000)
     assert sum(end for _, end, _, _ in seen) == 5
     assert [over for _, _, over, _ in seen].index(True) == len(seen) - 1
-    seen = play(PublishedAtariEnvs("Breakout", 1, noop_max=1, life_loss_ends=False), 2000)
+    seen = play(PublishedAtariEnvs(protocol("Breakout", noop_max=1, life_loss_ends=False), 1), 2000)
     assert [end for _, end, _, _ in seen].index(True) == len(seen) - 1
 
 
 def test_one_uncounted_noop_step_after_a_lost_life():
-    seen = play(PublishedAtariEnvs("Breakout", 1, noop_max=1, noop_after_life_loss=True), 2000)
+    seen = play(PublishedAtariEnvs(protocol("Breakout", noop_max=1, noop_after_life_loss=True), 1), 2000)
     frames = np.diff([1] + [number for _, _, _, number in seen])
     ends = np.array([end for _, end, _, _ in seen])
     assert (frames[ends][:-1] == 8).all()
@@ -102,14 +102,14 @@ def test_one_uncounted_noop_step_after_a_lost_life():
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_the_time_limit_is_an_end_where_that_is_asked_for(ends):
-    seen = play(PublishedAtariEnvs("Freeway", 1, noop_max=1, max_frames=41, time_limit_ends=ends), 100)
+    seen = play(PublishedAtariEnvs(protocol("Freeway", noop_max=1, max_frames=41, time_limit_ends=ends), 1), 100)
     assert len(seen) == 10
     assert seen[-1][1:3] == (ends, True)
     assert not any(end for _, end, _, _ in seen[:-1])
 
 
 def test_games_side_by_side_are_the_ones_played_alone(rng):
-    several, alone = PublishedAtariEnvs("Boxing", 3), PublishedAtariEnvs("Boxing", 1)
+    several, alone = PublishedAtariEnvs(protocol("Boxing"), 3), PublishedAtariEnvs(protocol("Boxing"), 1)
     frames = several.reset([4, 5, None])
     assert not frames[2].any()
     assert np.array_equal(alone.reset([5])[0], frames[1])

@@ -156,9 +156,9 @@ def test_evaluation_has_its_own_limits() -> None:
 
 
 def test_noops_vary_the_start() -> None:
-    envs = AtariEnvs("Freeway", 4, noop_max=30)
+    envs = AtariEnvs(game("Freeway", noop_max=30).env, 4)
     assert len({frame.tobytes() for frame in envs.reset([0, 1, 2, 3])}) > 1
-    envs = AtariEnvs("Freeway", 4, noop_max=1)
+    envs = AtariEnvs(game("Freeway", noop_max=1).env, 4)
     assert len({frame.tobytes() for frame in envs.reset([0, 1, 2, 3])}) == 1
 
 
@@ -187,7 +187,7 @@ def test_frames_handed_out_do_not_change(rng: np.random.Generator) -> None:
 
 
 def test_minimal_action_set() -> None:
-    assert AtariEnvs("breakout", 1).action_names == ("NOOP", "FIRE", "RIGHT", "LEFT")
+    assert AtariEnvs(game("breakout").env, 1).action_names == ("NOOP", "FIRE", "RIGHT", "LEFT")
 
 
 @pytest.mark.parametrize(

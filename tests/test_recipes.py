@@ -186,7 +186,7 @@ def test_a_family_of_environments_is_added_by_its_recipe(copy):
     edit(registry, "from tokendream.envs.gym import GymEnvs\n",
          "from tokendream.envs.corridor import Corridors\nfrom tokendream.envs.gym import GymEnvs\n")  # fmt: skip
     entry = """    "corridor": Family(
-        lambda env, n, evaluation: Corridors(env.corridor.length, n, env.size),
+        lambda env, n: Corridors(env.corridor.length, n, env.size),
         lambda env: {"length": env.corridor.length},
     ),
 """

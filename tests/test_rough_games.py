@@ -14,6 +14,7 @@ from torture.runs import digest
 
 from tokendream import notice
 from tokendream.cli.main import main
+from tokendream.config.parts import EnvConfig
 from tokendream.envs.gym import GymEnvs
 from tokendream.envs.pause import Pausable
 from tokendream.envs.toy import Catch
@@ -76,7 +77,7 @@ def test_an_emulator_that_exists_once_a_process_trains_the_same_agent(tmp_path):
 
 
 def pausable() -> Pausable:
-    return Pausable(lambda: GymEnvs("Rough-v0", 1))
+    return Pausable(lambda: GymEnvs(EnvConfig("Rough-v0"), 1))
 
 
 def test_a_pause_in_the_middle_of_a_game_changes_nothing():

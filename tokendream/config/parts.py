@@ -7,7 +7,7 @@ its docstring is its `--help` text and names the paper's symbol. A new hyper-par
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, Range, Share
@@ -78,6 +78,17 @@ class EnvConfig:
     def game(self) -> str | None:
         """The name of an Atari game; None for any other environment."""
         return self.name if self.family == "atari" else None
+
+    def for_evaluation(self) -> EnvConfig:
+        """The same environment with an evaluation's limits in the place of training's: whole games, scored as such."""
+        atari = replace(
+            self.atari,
+            noop_max=self.atari.eval_noop_max,
+            life_loss_ends=False,
+            noop_after_life_loss=False,
+            time_limit_ends=False,
+        )
+        return replace(self, max_frames=self.eval_max_frames, atari=atari)
 
 
 @dataclass(frozen=True)

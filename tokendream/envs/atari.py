@@ -16,6 +16,7 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from jaxtyping import Bool, Int, UInt8
 
+from tokendream.config.parts import EnvConfig
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
 from tokendream.errors import nearest
@@ -57,18 +58,9 @@ class AtariEnvs:
     seed loads the ROM again, so that a game depends on its seed and its actions only.
     """
 
-    def __init__(
-        self,
-        game: str,
-        n: int,
-        *,
-        size: int = 64,
-        frame_skip: int = 4,
-        noop_max: int = 30,
-        max_frames: int = 20_000,
-        life_loss_ends: bool = True,
-    ) -> None:
-        self.game, rom = find_game(game)
+    def __init__(self, config: EnvConfig, n: int) -> None:
+        _, rom = find_game(config.name)
+        size, protocol = config.size, config.atari
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
         # Lives are counted here rather than by ALE (`life_loss_info`), although its rule is the same one: its flag
         # folds a lost life into "terminated", where it cannot be told from the end of a game that shows lives left,
@@ -80,10 +72,10 @@ class AtariEnvs:
             img_width=size,
             grayscale=False,
             stack_num=1,
-            frameskip=frame_skip,
+            frameskip=protocol.frame_skip,
             maxpool=True,
-            noop_max=noop_max,
-            max_num_frames_per_episode=max_frames,
+            noop_max=protocol.noop_max,
+            max_num_frames_per_episode=config.max_frames,
             repeat_action_probability=0.0,
             full_action_space=False,
             reward_clipping=False,
@@ -94,7 +86,7 @@ class AtariEnvs:
         self.n = n
         self.action_names = tuple(action.name for action in self._env.ale.get_action_set())
         self.n_actions = len(self.action_names)
-        self._life_loss_ends = life_loss_ends
+        self._life_loss_ends = protocol.life_loss_ends
         self._frame = np.zeros((n, 3, size, size), np.uint8)
         self._lives = np.zeros(n, np.int32)
         self._over = np.ones(n, bool)

@@ -16,6 +16,7 @@ from ale_py import roms
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from tokendream.config.parts import EnvConfig
 from tokendream.envs.atari import SEEDS, find_game
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
 
@@ -43,28 +44,14 @@ class _Game:
 class PublishedAtariEnvs:
     """`n` games of one Atari game, each in an emulator of its own, played one after the other."""
 
-    def __init__(
-        self,
-        game: str,
-        n: int,
-        *,
-        size: int = 64,
-        frame_skip: int = 4,
-        noop_max: int = 30,
-        max_frames: int = 20_000,
-        life_loss_ends: bool = True,
-        noop_after_life_loss: bool = False,
-        time_limit_ends: bool = False,
-    ) -> None:
-        self.game, rom = find_game(game)
+    def __init__(self, config: EnvConfig, n: int) -> None:
+        _, rom = find_game(config.name)
         path = roms.get_rom_path(rom)
         assert path is not None, f"ale-py lists {rom} and has no file of it"
         self.n, self._rom = n, path
-        self._size, self._skip, self._noop_max, self._max_frames = size, frame_skip, noop_max, max_frames
-        self._life_loss_ends, self._time_limit_ends = life_loss_ends, time_limit_ends
-        self._noop_after_life_loss = noop_after_life_loss
+        self._config, self._protocol = config, config.atari
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
-        black = np.zeros((3, size, size), np.uint8)
+        black = np.zeros((3, config.size, config.size), np.uint8)
         self._games = [_Game(ale_py.ALEInterface(), black) for _ in range(n)]
         self._load(self._games[0].ale, 0)
         self._actions = self._games[0].ale.getMinimalActionSet()
@@ -104,12 +91,12 @@ class PublishedAtariEnvs:
     def _begin(self, game: _Game, seed: int) -> None:
         self._load(game.ale, seed)
         game.ale.reset_game()  # in six games a ROM that was only loaded is in another state
-        for _ in range(int(np.random.default_rng(seed).integers(1, self._noop_max + 1))):
+        for _ in range(int(np.random.default_rng(seed).integers(1, self._protocol.noop_max + 1))):
             game.ale.act(self._actions[NOOP])
             if game.ale.game_over():
                 game.ale.reset_game()
         game.lives, game.over, game.started = game.ale.lives(), False, True
-        game.frame = shrink(game.ale.getScreenRGB(), self._size)
+        game.frame = shrink(game.ale.getScreenRGB(), self._config.size)
 
     def _play(self, game: _Game, action: int) -> tuple[float, bool]:
         """One decision: its reward and whether it is an end."""
@@ -119,22 +106,23 @@ class PublishedAtariEnvs:
         # Zero lives are no lost life: see `envs.atari`.
         lost = 0 < game.ale.lives() < game.lives
         game.lives = game.ale.lives()
-        if lost and self._noop_after_life_loss and not game.over:
+        if lost and self._protocol.noop_after_life_loss and not game.over:
             self._hold(game, NOOP)  # its reward is not counted, as published
             game.lives = game.ale.lives()
-        late = game.ale.getEpisodeFrameNumber() >= self._max_frames
-        end = game.over or (lost and self._life_loss_ends) or (late and self._time_limit_ends)
+        late = game.ale.getEpisodeFrameNumber() >= self._config.max_frames
+        end = game.over or (lost and self._protocol.life_loss_ends) or (late and self._protocol.time_limit_ends)
         game.over = game.over or late
         return reward, end
 
     def _hold(self, game: _Game, action: int) -> float:
         """Hold an action for `frame_skip` raw frames; the frame is the maximum of the last two, each shrunk first."""
         reward, seen = 0.0, []
-        for i in range(self._skip):
+        skip = self._protocol.frame_skip
+        for i in range(skip):
             reward += game.ale.act(self._actions[action])
             game.over = game.ale.game_over()
-            if i >= self._skip - 2 or game.over:
-                seen.append(shrink(game.ale.getScreenRGB(), self._size))
+            if i >= skip - 2 or game.over:
+                seen.append(shrink(game.ale.getScreenRGB(), self._config.size))
             if game.over:
                 break
         game.frame = np.maximum.reduce(seen[-2:])

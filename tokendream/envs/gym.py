@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from tokendream.config.parts import EnvConfig
 from tokendream.envs import adapt
 from tokendream.envs.resize import resize
 from tokendream.envs.toy import CATCH
@@ -27,14 +28,14 @@ from tokendream.stop import Terminated
 class GymEnvs:
     """`n` environments of one Gymnasium id, stepped one after the other.
 
-    `max_frames` truncates games that would not end by themselves; an env step counts as one frame here.
+    The config's `max_frames` truncates games that would not end by themselves; an env step counts as one frame here.
     Determinism is the environment's promise: it must obey the seed of its reset.
     """
 
-    def __init__(self, env_id: str, n: int, *, size: int = 64, max_frames: int = 20_000) -> None:
-        self.env_id = env_id
+    def __init__(self, config: EnvConfig, n: int) -> None:
+        self.env_id = env_id = config.name
         self.n = n
-        self._size, self._max_frames = size, max_frames
+        self._size, self._max_frames = config.size, config.max_frames
         self._envs: list[gymnasium.Env[Any, Any]] = []
         try:
             for _ in range(n):
@@ -49,7 +50,7 @@ class GymEnvs:
             raise
         self.n_actions = int(self._choice.n)
         self.action_names = adapt.action_names(self._envs[0], self.n_actions)
-        self._frame = np.zeros((n, 3, size, size), np.uint8)
+        self._frame = np.zeros((n, 3, config.size, config.size), np.uint8)
         self._over = np.ones(n, bool)
         self._steps = np.zeros(n, np.int64)
         self._brightest: int | None = 0

@@ -10,7 +10,6 @@ import difflib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tokendream.config.config import Config
 from tokendream.config.parts import EnvConfig
@@ -29,9 +28,9 @@ Protocol = dict[str, int | float | str]
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of environments: `make(env, n, evaluation)`, and what its evaluations' protocol has of its own."""
+    """One kind of environments: `make(env, n)`, and what its evaluations' protocol has of its own."""
 
-    make: Callable[[EnvConfig, int, bool], Envs]
+    make: Callable[[EnvConfig, int], Envs]
     protocol: Callable[[EnvConfig], Protocol]
 
 
@@ -40,9 +39,9 @@ def make(config: Config, n: int, *, evaluation: bool) -> Envs:
 
     Raises EnvError, one line, for an environment that is unknown or does not fit.
     """
-    envs = FAMILIES[config.env.family].make(config.env, n, evaluation)
-    limit = config.env.step_timeout
-    return Watched(envs, config.env_name, limit) if limit else envs
+    env = config.env.for_evaluation() if evaluation else config.env
+    envs = FAMILIES[env.family].make(env, n)
+    return Watched(envs, config.env_name, env.step_timeout) if env.step_timeout else envs
 
 
 def evaluation_protocol(env: EnvConfig) -> Protocol:
@@ -55,24 +54,8 @@ def evaluation_protocol(env: EnvConfig) -> Protocol:
     return common | FAMILIES[env.family].protocol(env)
 
 
-def _atari(env: EnvConfig, n: int, evaluation: bool) -> Envs:
-    atari = env.atari
-    common: dict[str, Any] = {
-        "size": env.size,
-        "frame_skip": atari.frame_skip,
-        "noop_max": atari.eval_noop_max if evaluation else atari.noop_max,
-        "max_frames": env.eval_max_frames if evaluation else env.max_frames,
-        "life_loss_ends": atari.life_loss_ends and not evaluation,
-    }
-    if atari.frames == "ale":
-        return AtariEnvs(env.name, n, **common)
-    return PublishedAtariEnvs(
-        env.name,
-        n,
-        **common,
-        noop_after_life_loss=atari.noop_after_life_loss and not evaluation,
-        time_limit_ends=atari.time_limit_ends and not evaluation,
-    )
+def _atari(env: EnvConfig, n: int) -> Envs:
+    return (AtariEnvs if env.atari.frames == "ale" else PublishedAtariEnvs)(env, n)
 
 
 def _atari_protocol(env: EnvConfig) -> Protocol:
@@ -85,12 +68,12 @@ def _atari_protocol(env: EnvConfig) -> Protocol:
     return protocol if env.atari.frames == "ale" else protocol | {"frames": env.atari.frames}
 
 
-def _gym(env: EnvConfig, n: int, evaluation: bool) -> Envs:
+def _gym(env: EnvConfig, n: int) -> Envs:
     prefix, colon, _ = env.id.partition(":")
     close = difflib.get_close_matches(prefix, FAMILIES, n=1)
     if colon and close and prefix not in FAMILIES and prefix.isidentifier() and not importlib.util.find_spec(prefix):
         raise EnvError(f"{env.id!r}: {prefix!r} is no module, nor a family of environments; nearest: {close[0]}")
-    return GymEnvs(env.name, n, size=env.size, max_frames=env.eval_max_frames if evaluation else env.max_frames)
+    return GymEnvs(env, n)
 
 
 FAMILIES: Mapping[str, Family] = {
