@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 
@@ -19,7 +20,7 @@ from tokendream.cli.train import Train
 from tokendream.config.config import Config
 from tokendream.config.presets import preset
 from tokendream.config.ranges import LARGEST_SEED
-from tokendream.errors import ConfigError, nearest, one_line, require
+from tokendream.errors import ConfigError, nearest, one_line, require, shorten
 
 Options = TypeVar("Options")
 
@@ -89,14 +90,17 @@ def _default_preset() -> str:
 
 def parse(kind: type[Options], argv: list[str], prog: str, default: Options | None = None) -> Options:
     """Parse flags with tyro, turning its boxes of errors into one line."""
-    valid = {*_flags(kind), *(ENV_FLAGS if kind is Train else ()), "--help", "-h"}
-    for word in argv:
-        flag = word.split("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in valid:
-            raise ConfigError(f"unknown flag {flag}; nearest: {nearest(flag, valid)}")
+    kinds = dict(_flags(kind)) | dict.fromkeys((*(ENV_FLAGS if kind is Train else ()), "--help", "-h"), None)
+    for word, after in itertools.pairwise((*argv, "--")):
+        flag, equals, given = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag.startswith("--") and flag not in kinds:
+            raise ConfigError(f"unknown flag {flag}; nearest: {nearest(flag, kinds)}")
+        if equals or not after.startswith("--"):
+            _check_number(flag, kinds.get(flag), given if equals else after)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), _wide():
+        with contextlib.redirect_stderr(said), _wide(), _any_digits():
             options = cast(Options, tyro.cli(kind, args=argv, prog=prog, default=default))
     except SystemExit as stop:
         if not stop.code:
@@ -126,16 +130,45 @@ def _absolute(value: Any) -> Any:
         raise ConfigError(f"{value}: {one_line(error)}") from None
 
 
-def _flags(kind: type[Any], prefix: str = "") -> Iterator[str]:
+def _check_number(flag: str, kind: Any, word: str) -> None:
+    """Raise ConfigError, with the nearest number, where a flag that takes one got another word."""
+    kinds = get_args(kind) or (kind,)
+    if not {int, float} & {*kinds} or (type(None) in kinds and word == "None"):
+        return
+    whole = int in kinds
+    try:
+        with _any_digits():
+            int(word) if whole else float(word)
+    except ValueError:
+        near = ""
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(word.replace(",", "."))
+            near = f", such as {int(number) if whole else number}"
+        raise ConfigError(f"{flag} must be a {'whole ' * whole}number{near}, not {shorten(word)}") from None
+
+
+@contextlib.contextmanager
+def _any_digits() -> Iterator[None]:
+    """Let Python read whole numbers of any length, which are then out of somebody's range like other large ones."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+def _flags(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every flag of a command, and the type of its value."""
     for name, hint in get_type_hints(kind).items():
         leaf = name.replace("_", "-")
         flag = f"{prefix}{leaf}"
         if dataclasses.is_dataclass(hint):
             yield from _flags(hint, "" if hint is Config else f"{flag}.")  # type: ignore[arg-type]
         else:
-            yield f"--{flag}"
+            yield f"--{flag}", hint
             if hint is bool:
-                yield f"--{prefix}no-{leaf}"
+                yield f"--{prefix}no-{leaf}", hint
 
 
 @contextlib.contextmanager
