@@ -30,8 +30,9 @@ from tokendream.play.run import host_until_stopped
 from tokendream.play.server import Access, application, listen, serve
 from tokendream.play.session import Session
 from tokendream.play.view import View
-from tokendream.runfolder.checkpoint import Checkpoints, Snapshot
+from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import Trained
+from tokendream.runfolder.snapshot import Snapshot
 
 PLAIN = dataclasses.replace(TINY, precision="float32")
 

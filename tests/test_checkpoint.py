@@ -17,16 +17,9 @@ import torch
 
 from tokendream.data.replay import ReplayBuffer
 from tokendream.runfolder import files
-from tokendream.runfolder.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    Snapshot,
-    capture_random,
-    optimiser_tensors,
-    restore_optimiser,
-    restore_random,
-)
-from tokendream.runfolder.files import seal_of
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.files import CheckpointError, seal_of
+from tokendream.runfolder.snapshot import Snapshot, capture_random, optimiser_tensors, restore_optimiser, restore_random
 
 SHAPE = (3, 2, 2)
 

@@ -18,7 +18,7 @@ from tokendream.evaluation.games import random_policy
 from tokendream.kernels.install import describe
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.folder import free_name, locked
-from tokendream.runfolder.load import Trained
+from tokendream.runfolder.load import Trained, read_config
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.training import results
 from tokendream.training import run as experiment
@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
 
 def test_a_finished_run_holds_what_it_promises(finished):
     assert [r["epoch"] for r in read_metrics(finished / "metrics.jsonl")] == [1, 2, 3, 4]
-    assert experiment.read_config(finished) == TINY
+    assert read_config(finished) == TINY
     assert Checkpoints(finished).epochs() == [4, 2]
     for name, games in (("final", 2), ("random", 2), ("epoch-000002", 2)):
         result = Evaluation.from_json((finished / "evaluation" / f"{name}.json").read_text())

@@ -12,6 +12,7 @@ import pytest
 
 from tokendream import notice
 from tokendream.cli import main
+from tokendream.cli.commands import COMMANDS
 from tokendream.cli.output import Spared
 from tokendream.config.presets import TINY
 from tokendream.device import Compute
@@ -156,7 +157,7 @@ def test_memory_that_is_not_there_is_one_line(monkeypatch, capsys):
     def huge(options: object) -> int:
         raise MemoryError("Unable to allocate 2. TiB")
 
-    monkeypatch.setitem(main.COMMANDS, "report", (main.COMMANDS["report"][0], huge))
+    monkeypatch.setitem(COMMANDS, "report", (COMMANDS["report"][0], huge))
     assert main.main(["report"]) == 2
     assert capsys.readouterr().err == "tokendream: not enough memory: Unable to allocate 2. TiB\n"
 

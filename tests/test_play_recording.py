@@ -17,6 +17,7 @@ from tokendream.play.recording import RecordedStep, Recorder
 from tokendream.play.session import Session
 from tokendream.play.view import PlayError, picture
 from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.snapshot import Snapshot
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +147,6 @@ def test_what_is_no_recording_is_refused(run, trained, tmp_path):
 
 def test_only_the_newest_rows_of_a_replay_are_read(tmp_path):
     """A buffer smaller than the run's takes its newest rows, and the files before them are not even opened."""
-    from tokendream.runfolder import checkpoint
-
     run = make_run(tmp_path / "run", steps=10)
     store = Checkpoints(run)
     replay = ReplayBuffer(1000, (3, 64, 64))
@@ -155,7 +154,7 @@ def test_only_the_newest_rows_of_a_replay_are_read(tmp_path):
     for epoch in (4, 5, 6):  # a file of rows each
         for i in range(20):
             replay.add(np.full((3, 64, 64), epoch * 20 + i, np.uint8), 0, 0.0, False, i == 19)
-        store.save(epoch, checkpoint.Snapshot({"agent": {"x": torch.zeros(1)}}, {}), replay)
+        store.save(epoch, Snapshot({"agent": {"x": torch.zeros(1)}}, {}), replay)
     files = sorted((run / "replay").iterdir())
     files[0].unlink()
     small = ReplayBuffer(30, (3, 64, 64))

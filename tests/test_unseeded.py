@@ -20,7 +20,8 @@ from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.envs.toy import GRID
 from tokendream.envs.vector import Transition
-from tokendream.runfolder.checkpoint import CheckpointError, Checkpoints
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.snapshot import Snapshot
 from tokendream.training import run as experiment
 from tokendream.training.trainer import Trainer

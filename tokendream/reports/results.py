@@ -10,7 +10,8 @@ from tokendream.envs import atari100k
 from tokendream.envs.atari100k import Reference
 from tokendream.errors import ConfigError
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError
-from tokendream.runfolder.folder import files, read_facts
+from tokendream.runfolder import files
+from tokendream.runfolder.folder import read_facts
 from tokendream.runfolder.metrics import Record, read_metrics
 
 

@@ -43,17 +43,7 @@ from tokendream.runfolder.files import (
     write,
 )
 from tokendream.runfolder.manifest import PLAIN_NAME, SUFFIX, Chunk, Manifest, read_manifest, write_manifest
-from tokendream.runfolder.snapshot import Snapshot, capture_random, optimiser_tensors, restore_optimiser, restore_random
-
-__all__ = [
-    "CheckpointError",
-    "Checkpoints",
-    "Snapshot",
-    "capture_random",
-    "optimiser_tensors",
-    "restore_optimiser",
-    "restore_random",
-]
+from tokendream.runfolder.snapshot import Snapshot
 
 CHUNK_ROWS = 2_000
 """Most replay rows in a file: 25 MB of frames, so that saving and loading never hold much more than that twice."""

@@ -22,7 +22,8 @@ from tokendream.errors import ConfigError, one_line
 from tokendream.kernels.cuda_graph import capturing
 from tokendream.kernels.install import install
 from tokendream.runfolder import files
-from tokendream.runfolder.checkpoint import CheckpointError, Checkpoints
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.names import shown
 from tokendream.runfolder.snapshot import Snapshot
 
