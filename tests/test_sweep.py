@@ -21,7 +21,7 @@ from tokendream.runfolder.metrics import read_metrics
 from tokendream.stop import StopRequest
 from tokendream.sweep.engine import End, Resources, Status
 from tokendream.sweep.local import LocalEngine
-from tokendream.sweep.plan import Cell, expected, prepare
+from tokendream.sweep.plan import Trial, expected, prepare
 from tokendream.sweep.progress import Dashboard, LiveDashboard, progress
 from tokendream.sweep.run import Sweep
 
@@ -130,28 +130,28 @@ def test_a_sweep_that_is_killed_and_stopped_is_completed_by_the_same_command(tmp
 class Scripted:
     """A job that ends when it is told to."""
 
-    def __init__(self, cell, code=0, word="", err="", finishes=True, epochs=0):
-        self.cell, self.code, self.word, self.err = cell, code, word, err
+    def __init__(self, trial, code=0, word="", err="", finishes=True, epochs=0):
+        self.trial, self.code, self.word, self.err = trial, code, word, err
         self.finishes, self.epochs, self.looks, self.asked = finishes, epochs, 0, 0
 
     def status(self):
         self.looks += 1
         if self.looks < 2:
             return Status("running")
-        with (self.cell.run_dir / "metrics.jsonl").open("a") as file:
+        with (self.trial.run_dir / "metrics.jsonl").open("a") as file:
             for epoch in range(1, self.epochs + 1):
                 file.write(json.dumps({"epoch": epoch, "env_steps": 20 * epoch}) + "\n")
         if self.finishes:
-            (self.cell.run_dir / "evaluation").mkdir()
-            (self.cell.run_dir / "evaluation" / "final.json").write_text("{}")
+            (self.trial.run_dir / "evaluation").mkdir()
+            (self.trial.run_dir / "evaluation" / "final.json").write_text("{}")
         return Status("over")
 
     def stop(self):
         self.asked, self.finishes = self.asked + 1, False
 
     def end(self):
-        (self.cell.run_dir / "err").write_text(self.err)
-        return End(self.code, self.word, self.cell.run_dir / "err")
+        (self.trial.run_dir / "err").write_text(self.err)
+        return End(self.code, self.word, self.trial.run_dir / "err")
 
 
 class Fake:
@@ -164,39 +164,39 @@ class Fake:
     def trouble(self):
         return ""
 
-    def found(self, cell):
+    def found(self, trial):
         return None
 
-    def start(self, cell, slot):
-        outcomes = self.script.get(cell.name, [{}])
-        job = Scripted(cell, **outcomes[min(sum(c is cell for c, _ in self.started), len(outcomes) - 1)])
-        self.started.append((cell, job))
+    def start(self, trial, slot):
+        outcomes = self.script.get(trial.name, [{}])
+        job = Scripted(trial, **outcomes[min(sum(c is trial for c, _ in self.started), len(outcomes) - 1)])
+        self.started.append((trial, job))
         self.slots.append(slot)
         return job
 
 
-def cells(tmp_path, n=4):
-    made = [Cell(dataclasses.replace(TINY, seed=i), tmp_path / "runs" / f"Catch-seed{i}") for i in range(n)]
+def trials(tmp_path, n=4):
+    made = [Trial(dataclasses.replace(TINY, seed=i), tmp_path / "runs" / f"Catch-seed{i}") for i in range(n)]
     prepare(made, tmp_path)
     return made
 
 
 def test_no_more_runs_at_a_time_than_asked_for(tmp_path, capsys):
-    made, engine = cells(tmp_path, 5), Fake(jobs=2)
+    made, engine = trials(tmp_path, 5), Fake(jobs=2)
     Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
-    assert [cell for cell, _ in engine.started] == made
+    assert [trial for trial, _ in engine.started] == made
     assert set(engine.slots) == {0, 1}
-    assert all(cell.finished for cell in made)
+    assert all(trial.finished for trial in made)
     assert capsys.readouterr().out.count(": finished") == 5
 
 
 def test_a_failure_is_said_and_stops_nothing(tmp_path, capsys):
     failing = [{"finishes": False, "code": 2, "err": "tokendream: the disk is full\nsrun: error: task 0: Exited\n"}]
-    made, engine = cells(tmp_path), Fake(2, {"Catch-seed1": failing})
+    made, engine = trials(tmp_path), Fake(2, {"Catch-seed1": failing})
     runs = Sweep(made, engine, Dashboard(made))
     runs.go(StopRequest(), poll=0.0)
     assert runs.failed == {"Catch-seed1": "the disk is full"}
-    assert [cell.finished for cell in made] == [True, False, True, True]
+    assert [trial.finished for trial in made] == [True, False, True, True]
     assert "Catch-seed1 failed: the disk is full (log: " in capsys.readouterr().out
 
 
@@ -204,18 +204,18 @@ def test_a_failure_is_said_and_stops_nothing(tmp_path, capsys):
 def test_a_run_out_of_time_is_queued_again_while_it_moves(tmp_path, end):
     """By its exit code or SLURM's word, never by its log."""
     late = {**end, "finishes": False, "err": "tokendream: words\n"}
-    made = cells(tmp_path, 2)
+    made = trials(tmp_path, 2)
     engine = Fake(1, {"Catch-seed0": [{**late, "epochs": 3}, {}], "Catch-seed1": [{**late, "epochs": 0}]})
     runs = Sweep(made, engine, Dashboard(made))
     runs.go(StopRequest(), poll=0.0)
-    assert [cell.config.seed for cell, _ in engine.started] == [0, 1, 0]
+    assert [trial.config.seed for trial, _ in engine.started] == [0, 1, 0]
     assert made[0].finished
     assert runs.failed == {"Catch-seed1": "out of time, without an epoch done"}
 
 
 @pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL"])
 def test_a_run_whose_machine_was_taken_away_is_queued_again(tmp_path, word):
-    made = cells(tmp_path, 1)
+    made = trials(tmp_path, 1)
     engine = Fake(1, {"Catch-seed0": [{"code": 143, "word": word, "finishes": False}, {}]})
     Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
     assert len(engine.started) == 2
@@ -223,16 +223,16 @@ def test_a_run_whose_machine_was_taken_away_is_queued_again(tmp_path, word):
 
 
 def test_finished_runs_are_not_started(tmp_path):
-    made = cells(tmp_path)
+    made = trials(tmp_path)
     (made[2].run_dir / "evaluation").mkdir()
     (made[2].run_dir / "evaluation" / "final.json").write_text("{}")
     engine = Fake(4)
     Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
-    assert [cell.config.seed for cell, _ in engine.started] == [0, 1, 3]
+    assert [trial.config.seed for trial, _ in engine.started] == [0, 1, 3]
 
 
 def test_asked_to_stop_it_starts_nothing_and_asks_every_run(tmp_path):
-    made, engine = cells(tmp_path), Fake(2)
+    made, engine = trials(tmp_path), Fake(2)
     stop = StopRequest()
 
     class Interrupting(Dashboard):
@@ -318,7 +318,7 @@ def test_a_lock_says_who_holds_it(tmp_path):
 
 
 def test_what_is_started_is_a_command(tmp_path, monkeypatch):
-    (made,) = cells(tmp_path, 1)
+    (made,) = trials(tmp_path, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     engine = LocalEngine(tmp_path, Resources(), jobs=0)
     assert engine.jobs == 2
@@ -347,7 +347,7 @@ def test_progress_of_a_run():
 
 
 def test_the_table_shows_what_runs_first(tmp_path):
-    made = cells(tmp_path, 3)
+    made = trials(tmp_path, 3)
     (made[1].run_dir / "metrics.jsonl").write_text(
         '{"epoch": 2, "env_steps": 1240, "collect/return": -3.5, "collect/updates_per_s": 10.0}\n'
     )
@@ -367,7 +367,7 @@ def test_the_table_shows_what_runs_first(tmp_path):
 
 
 def test_a_run_on_another_machine_is_not_waited_for(tmp_path):
-    (made,) = cells(tmp_path, 1)
+    (made,) = trials(tmp_path, 1)
     with lock.hold(made.run_dir, "taken"):
         (made.run_dir / lock.NAME).write_text("1 another-machine")
         job = LocalEngine(tmp_path, Resources(), jobs=1).found(made)

@@ -4,17 +4,17 @@ import dataclasses
 import json
 
 import pytest
-from test_sweep import cells
+from test_sweep import trials
 
 from tokendream.config.presets import TINY
 from tokendream.errors import ConfigError
-from tokendream.sweep.plan import Cell, expected, fields_that_differ, plan, prepare
+from tokendream.sweep.plan import Trial, expected, fields_that_differ, plan, prepare
 
 
 def test_all_is_the_26_games(tmp_path):
     made = plan("atari100k", ["all"], 2, TINY, tmp_path)
     assert len(made) == 52
-    assert len({cell.run_dir for cell in made}) == 52
+    assert len({trial.run_dir for trial in made}) == 52
     assert (made[0].game, made[0].config.seed, made[1].config.seed) == ("Alien", 0, 1)
     assert [c.game for c in plan("atari100k", ["ms_pacman,Pong", "Pong"], 1, TINY, tmp_path)] == ["MsPacman", "Pong"]
 
@@ -26,9 +26,9 @@ def test_any_environment_can_be_swept(tmp_path):
 
 
 def test_a_folder_of_another_config_is_refused(tmp_path):
-    made = cells(tmp_path, 2)
+    made = trials(tmp_path, 2)
     prepare(made, tmp_path)
-    other = [Cell(dataclasses.replace(made[0].config, epochs=9), made[0].run_dir)]
+    other = [Trial(dataclasses.replace(made[0].config, epochs=9), made[0].run_dir)]
     with pytest.raises(ConfigError, match=r"Catch-seed0 was started with epochs 4, not 9; name another folder"):
         prepare(other, tmp_path)
     deep = dataclasses.replace(TINY, dream=dataclasses.replace(TINY.dream, lam=0.5))

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_sweep import cells
+from test_sweep import trials
 
 from tokendream.cli.flags import parse_sweep
 from tokendream.stop import StopRequest
@@ -73,7 +73,7 @@ def sweep(tmp_path, monkeypatch, cluster, n=1, jobs=0, stop=None):
     monkeypatch.setattr(slurm, "EVERY", -1.0)
     monkeypatch.setattr(run, "RETRY", 0.0)
     monkeypatch.setattr("shutil.which", lambda name: name)
-    made = cells(tmp_path, n)
+    made = trials(tmp_path, n)
     runs = Sweep(made, SlurmEngine(tmp_path, Resources(cluster="slurm", minutes=60), jobs), Dashboard(made))
     runs.go(stop or StopRequest(), poll=0.0)
     return made, runs
@@ -118,7 +118,7 @@ def test_a_refused_job_is_tried_again_and_jobs_are_never_exceeded(tmp_path, monk
     cluster = Cluster([("PENDING", "None"), ("RUNNING", "None"), ("RUNNING", "None")])
     cluster.refusals = [(LIMIT, False), (LIMIT, False), ("", True), (LIMIT, False)]
     made, runs = sweep(tmp_path, monkeypatch, cluster, n=4, jobs=2)
-    assert all(cell.finished for cell in made)
+    assert all(trial.finished for trial in made)
     assert not runs.failed
     assert cluster.submitted == 4
     assert cluster.most == 2
@@ -138,7 +138,7 @@ def test_a_job_refused_for_good_fails_and_stops_nothing_else(tmp_path, monkeypat
     cluster.refusals = [("sbatch: error: Batch job submission failed: Invalid partition name specified", False)]
     made, runs = sweep(tmp_path, monkeypatch, cluster, n=2)
     assert "Invalid partition name" in runs.failed["Catch-seed0"]
-    assert [cell.finished for cell in made] == [False, True]
+    assert [trial.finished for trial in made] == [False, True]
 
 
 def test_while_the_controller_is_away_nothing_starts_and_nothing_ends(tmp_path, monkeypatch, capsys):
@@ -195,7 +195,7 @@ def test_a_job_of_an_earlier_sweep_is_found_by_its_script(tmp_path, monkeypatch,
 
 def test_what_a_job_asks_for(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: name)
-    (made,) = cells(tmp_path, 1)
+    (made,) = trials(tmp_path, 1)
     home = tmp_path / "100% home"
 
     def script(**more):

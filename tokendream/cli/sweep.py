@@ -57,6 +57,6 @@ def run(options: Sweep) -> int:
     asked = (options.partition, options.minutes, options.sbatch, options.setup)
     resources = Resources(options.cluster, options.cores, options.gpus, *asked)
     folder = options.out or default_folder(options.suite, options.config)
-    cells = plan(options.suite, options.games, options.seeds, options.config, folder)
+    trials = plan(options.suite, options.games, options.seeds, options.config, folder)
     engine = (SlurmEngine if options.cluster == "slurm" else LocalEngine)(folder, resources, options.jobs)
-    return sweep(cells, folder, engine, dashboard_for(cells), again=f"tokendream {shlex.join(sys.argv[1:])}")
+    return sweep(trials, folder, engine, dashboard_for(trials), again=f"tokendream {shlex.join(sys.argv[1:])}")

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from tokendream.errors import ConfigError, nearest
 from tokendream.stop import EXIT_CODES
-from tokendream.sweep.plan import Cell
+from tokendream.sweep.plan import Trial
 
 CLUSTERS = ("local", "slurm")
 
@@ -126,10 +126,10 @@ class Engine(Protocol):
     def trouble(self) -> str:
         """Why nothing can be started or found at this moment; empty where all is well."""
 
-    def found(self, cell: Cell) -> Job | None:
+    def found(self, trial: Trial) -> Job | None:
         """The job that a run still has from an earlier sweep, if it has one."""
 
-    def start(self, cell: Cell, slot: int) -> Job:
+    def start(self, trial: Trial, slot: int) -> Job:
         """Start a run, or go on with it. `slot` counts the runs at a time. Raises Refused."""
 
 
@@ -141,21 +141,21 @@ class Refused(Exception):
         self.for_good = for_good
 
 
-def command(cell: Cell, cores: int, *, gpu: str = "", minutes: int = 0) -> list[str]:
+def command(trial: Trial, cores: int, *, gpu: str = "", minutes: int = 0) -> list[str]:
     """What is run, word by word; 0 leaves the cores to PyTorch, and sets no limit of time."""
     words = ["env", "PYTHONUNBUFFERED=1"]
     if cores:
         words += [f"OMP_NUM_THREADS={cores}"]
     if gpu:
         words += [f"CUDA_VISIBLE_DEVICES={gpu}"]
-    words += [sys.executable, "-m", "tokendream", "train", "--resume", str(cell.run_dir)]
+    words += [sys.executable, "-m", "tokendream", "train", "--resume", str(trial.run_dir)]
     return [*words, "--time-limit", str(minutes)] if minutes else words
 
 
-def new_home(folder: Path, cell: Cell) -> Path:
+def new_home(folder: Path, trial: Trial) -> Path:
     """A new, empty folder for the logs of a run's next job."""
     for n in itertools.count(1):
-        home = folder / "jobs" / cell.name / str(n)
+        home = folder / "jobs" / trial.name / str(n)
         try:
             home.mkdir(parents=True)
         except FileExistsError:

@@ -13,14 +13,14 @@ from pathlib import Path
 from tokendream.errors import ConfigError
 from tokendream.runfolder import lock
 from tokendream.sweep.engine import End, Job, Resources, Status, command, new_home
-from tokendream.sweep.plan import Cell
+from tokendream.sweep.plan import Trial
 
 
 class OtherProcess:
     """A run that another process has: left over from a sweep that was killed, or started by hand."""
 
-    def __init__(self, cell: Cell) -> None:
-        self._run_dir, self._asked, self._out_of_reach = cell.run_dir, 0, False
+    def __init__(self, trial: Trial) -> None:
+        self._run_dir, self._asked, self._out_of_reach = trial.run_dir, 0, False
 
     def status(self) -> Status:
         over = self._out_of_reach or lock.holder(self._run_dir) is None
@@ -42,8 +42,8 @@ class OtherProcess:
 class LocalJob:
     """A process that this sweep started."""
 
-    def __init__(self, cell: Cell, process: subprocess.Popen[bytes], errors: Path) -> None:
-        self._process, self._errors, self._holder = process, errors, OtherProcess(cell)
+    def __init__(self, trial: Trial, process: subprocess.Popen[bytes], errors: Path) -> None:
+        self._process, self._errors, self._holder = process, errors, OtherProcess(trial)
 
     def status(self) -> Status:
         return Status("running" if self._process.poll() is None else "over")
@@ -69,21 +69,21 @@ class LocalEngine:
     def trouble(self) -> str:
         return ""
 
-    def found(self, cell: Cell) -> Job | None:
-        return OtherProcess(cell) if lock.holder(cell.run_dir) is not None else None
+    def found(self, trial: Trial) -> Job | None:
+        return OtherProcess(trial) if lock.holder(trial.run_dir) is not None else None
 
-    def start(self, cell: Cell, slot: int) -> Job:
-        home = new_home(self._folder, cell)
+    def start(self, trial: Trial, slot: int) -> Job:
+        home = new_home(self._folder, trial)
         errors = home / "run_log.err"
         with (home / "run_log.out").open("wb") as out, errors.open("wb") as err:
             process = subprocess.Popen(
-                self.command(cell, slot), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+                self.command(trial, slot), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )
-        return LocalJob(cell, process, errors)
+        return LocalJob(trial, process, errors)
 
-    def command(self, cell: Cell, slot: int) -> list[str]:
+    def command(self, trial: Trial, slot: int) -> list[str]:
         """What is run, with a GPU for each slot in turn."""
-        return command(cell, self.cores, gpu=self._gpus[slot % len(self._gpus)] if self._gpus else "")
+        return command(trial, self.cores, gpu=self._gpus[slot % len(self._gpus)] if self._gpus else "")
 
 
 def visible_gpus() -> Sequence[str]:

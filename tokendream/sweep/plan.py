@@ -30,8 +30,8 @@ SUITES: Mapping[str, tuple[str, ...]] = {"atari100k": tuple(ATARI_100K)}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of a sweep."""
+class Trial:
+    """One run of a sweep: a config, and the folder that it is trained in."""
 
     config: Config
     run_dir: Path
@@ -57,7 +57,7 @@ def default_folder(suite: str, config: Config) -> Path:
     return Path("sweeps") / f"{suite}-{config.preset}"
 
 
-def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Path) -> list[Cell]:
+def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Path) -> list[Trial]:
     """The runs, all seeds of a game before the next game's. Raises ConfigError or EnvError for what cannot be run.
 
     `games` are names of the suite, `all` of them, or any other environment as `env.id` has it.
@@ -68,30 +68,30 @@ def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Pat
         raise ConfigError(f"seeds must be at least 1, not {seeds}")
     if base.device.startswith("cuda:"):
         raise ConfigError(f"device must be auto, cpu or cuda, not {base.device!r}: a sweep assigns the GPUs itself")
-    cells = []
+    trials = []
     for game in _games(suite, games):
         config = _playing(base, game)
         make(config, 1, evaluation=False).close()
         stem = re.sub(r"[^\w.-]+", "-", config.env_name)
         for seed in range(seeds):
             run_dir = folder.absolute() / "runs" / f"{stem}-seed{seed}"
-            cells.append(Cell(dataclasses.replace(config, seed=seed), run_dir))
-    return cells
+            trials.append(Trial(dataclasses.replace(config, seed=seed), run_dir))
+    return trials
 
 
-def prepare(cells: Sequence[Cell], folder: Path) -> None:
+def prepare(trials: Sequence[Trial], folder: Path) -> None:
     """Write the runs' configs and the list of runs. Raises ConfigError, before any of it, where one has another."""
-    for cell in cells:
-        if cell.run_dir.exists() and any(cell.run_dir.iterdir()):
-            there = read_config(cell.run_dir)
-            for name, old, new in fields_that_differ(there, cell.config):
+    for trial in trials:
+        if trial.run_dir.exists() and any(trial.run_dir.iterdir()):
+            there = read_config(trial.run_dir)
+            for name, old, new in fields_that_differ(there, trial.config):
                 raise ConfigError(
-                    f"{cell.run_dir} was started with {name} {old}, not {new}; name another folder with --out"
+                    f"{trial.run_dir} was started with {name} {old}, not {new}; name another folder with --out"
                 )
-    for cell in cells:
-        if not (cell.run_dir / "config.json").exists():
-            files.replace_text(cell.run_dir / "config.json", cell.config.to_json())
-    names = {**dict(expected(folder)), **{cell.name: (cell.game, cell.config.seed) for cell in cells}}
+    for trial in trials:
+        if not (trial.run_dir / "config.json").exists():
+            files.replace_text(trial.run_dir / "config.json", trial.config.to_json())
+    names = {**dict(expected(folder)), **{trial.name: (trial.game, trial.config.seed) for trial in trials}}
     runs = [{"folder": name, "game": game, "seed": seed} for name, (game, seed) in names.items()]
     files.replace_text(folder / "sweep.json", json.dumps({"format": FORMAT, "runs": runs}, indent=1) + "\n")
 

@@ -23,7 +23,7 @@ from tokendream.evaluation.evaluation import Evaluation, EvaluationError
 from tokendream.reports import page
 from tokendream.reports.display import Remaining
 from tokendream.runfolder.metrics import MetricsError, Record, read_metrics
-from tokendream.sweep.plan import Cell
+from tokendream.sweep.plan import Trial
 
 EVERY = 60.0
 """Seconds between two lines of a run in a log."""
@@ -46,8 +46,8 @@ class Progress:
 class Reader:
     """Reads a run's progress, again only when its files have changed."""
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell, self._seen = cell, [-1.0]
+    def __init__(self, trial: Trial) -> None:
+        self._cell, self._seen = trial, [-1.0]
         self._progress = Progress()
 
     def read(self) -> Progress:
@@ -83,23 +83,23 @@ def progress(config: Config, records: Sequence[Record], score: float | None = No
 class Dashboard:
     """Where a sweep shows its runs: lines for a log."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self._cells, self._readers = cells, {cell.name: Reader(cell) for cell in cells}
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._cells, self._readers = trials, {trial.name: Reader(trial) for trial in trials}
         self._told: dict[str, tuple[str, str, float]] = {}
 
     def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
         """The state of every run, by name, and what there is to say beside it."""
         now = time.monotonic()
-        for cell in self._cells:
-            state, note = states[cell.name], notes.get(cell.name, "")
-            before, told, when = self._told.get(cell.name, ("waiting", "", now))
+        for trial in self._cells:
+            state, note = states[trial.name], notes.get(trial.name, "")
+            before, told, when = self._told.get(trial.name, ("waiting", "", now))
             later = now - when > EVERY and (state == "running" or note != told)
             if state != before or (note and not told) or later:
-                self._told[cell.name] = state, note, now
+                self._told[trial.name] = state, note, now
                 if state == "failed":  # was said, with its reason
                     continue
                 beside = f", {note}" if note else ""
-                print(f"{cell.name}: {state}{_words(cell, self._readers[cell.name].read())}{beside}", flush=True)
+                print(f"{trial.name}: {state}{_words(trial, self._readers[trial.name].read())}{beside}", flush=True)
 
     def say(self, line: str) -> None:
         """One line that stays."""
@@ -112,24 +112,24 @@ class Dashboard:
 class LiveDashboard(Dashboard):
     """A table: what runs and what failed above, then as many of the others as the screen holds."""
 
-    def __init__(self, cells: Sequence[Cell], console: Console | None = None) -> None:
-        self._cells, self._readers = cells, {cell.name: Reader(cell) for cell in cells}
+    def __init__(self, trials: Sequence[Trial], console: Console | None = None) -> None:
+        self._cells, self._readers = trials, {trial.name: Reader(trial) for trial in trials}
         self._live = Live(console=console or Console(), auto_refresh=False)
         self._live.start()
 
     def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
         order = {"running": 0, "failed": 1, "stopped": 1, "finished": 2, "waiting": 3}
-        cells = sorted(self._cells, key=lambda cell: order[states[cell.name]])
+        trials = sorted(self._cells, key=lambda trial: order[states[trial.name]])
         room = max(3, self._live.console.height - 4)
         table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
         for name in ("game", "seed", "state", "epoch", "env steps", "last return", "time left", "score", ""):
             table.add_column(name, justify="left" if name in ("game", "state", "time left", "") else "right")
-        for cell in cells[:room]:
-            state, at = states[cell.name], self._readers[cell.name].read()
+        for trial in trials[:room]:
+            state, at = states[trial.name], self._readers[trial.name].read()
             table.add_row(
-                cell.game, str(cell.config.seed), Text(state, style=STYLES[state]), f"{at.epoch}/{cell.config.epochs}",
-                f"{at.env_steps:,}", _figure(at.last_return), at.left, _figure(at.score),
-                Text(notes.get(cell.name, ""), style="dim"),
+                trial.game, str(trial.config.seed), Text(state, style=STYLES[state]),
+                f"{at.epoch}/{trial.config.epochs}", f"{at.env_steps:,}", _figure(at.last_return), at.left,
+                _figure(at.score), Text(notes.get(trial.name, ""), style="dim"),
             )  # fmt: skip
         self._live.update(Group(table, Text(_count(states), style="dim")), refresh=True)
 
@@ -140,13 +140,13 @@ class LiveDashboard(Dashboard):
         self._live.stop()
 
 
-def dashboard_for(cells: Sequence[Cell]) -> Dashboard:
+def dashboard_for(trials: Sequence[Trial]) -> Dashboard:
     """The table where there is a terminal, lines elsewhere."""
-    return LiveDashboard(cells) if sys.stdout.isatty() else Dashboard(cells)
+    return LiveDashboard(trials) if sys.stdout.isatty() else Dashboard(trials)
 
 
-def _words(cell: Cell, at: Progress) -> str:
-    parts = [f"epoch {at.epoch}/{cell.config.epochs}, {at.env_steps:,} env steps"] if at.epoch else []
+def _words(trial: Trial, at: Progress) -> str:
+    parts = [f"epoch {at.epoch}/{trial.config.epochs}, {at.env_steps:,} env steps"] if at.epoch else []
     parts += [f"last return {_figure(at.last_return)}"] if at.last_return is not None else []
     parts += [at.left] if at.left else []
     parts += [f"score {_figure(at.score)}"] if at.score is not None else []

@@ -12,7 +12,7 @@ from tokendream.runfolder.metrics import MetricsError, read_metrics
 from tokendream.runfolder.names import quoted
 from tokendream.stop import EXIT_CODES, StopRequest
 from tokendream.sweep.engine import Engine, Job, Refused
-from tokendream.sweep.plan import Cell, prepare
+from tokendream.sweep.plan import Trial, prepare
 from tokendream.sweep.progress import Dashboard
 
 POLL = 0.5
@@ -25,12 +25,12 @@ RETRY = 30.0
 class Sweep:
     """The runs of a sweep while they run."""
 
-    def __init__(self, cells: Sequence[Cell], engine: Engine, dashboard: Dashboard) -> None:
+    def __init__(self, trials: Sequence[Trial], engine: Engine, dashboard: Dashboard) -> None:
         self._engine, self._dashboard = engine, dashboard
-        self._states = {cell.name: "finished" if cell.finished else "waiting" for cell in cells}
+        self._states = {trial.name: "finished" if trial.finished else "waiting" for trial in trials}
         self._notes: dict[str, str] = {}
-        self._waiting = deque(cell for cell in cells if not cell.finished)
-        self._jobs: dict[str, tuple[Cell, Job, int]] = {}
+        self._waiting = deque(trial for trial in trials if not trial.finished)
+        self._jobs: dict[str, tuple[Trial, Job, int]] = {}
         self._slots: dict[str, int] = {}
         self._adopted, self._complaint, self._next_start = False, "", 0.0
         self.failed: dict[str, str] = {}
@@ -54,11 +54,11 @@ class Sweep:
 
     def _adopt(self) -> None:
         """Once: take over what still runs of an earlier sweep, be it more than `engine.jobs`."""
-        for cell in () if self._adopted else list(self._waiting):
-            if job := self._engine.found(cell):
-                self._waiting.remove(cell)
-                self._dashboard.say(f"{cell.name} is running already: waiting for it")
-                self._enter(cell, job, -1)
+        for trial in () if self._adopted else list(self._waiting):
+            if job := self._engine.found(trial):
+                self._waiting.remove(trial)
+                self._dashboard.say(f"{trial.name} is running already: waiting for it")
+                self._enter(trial, job, -1)
         self._adopted = True
 
     def _fill(self, stop: StopRequest) -> None:
@@ -66,20 +66,20 @@ class Sweep:
         while self._waiting and len(self._jobs) < self._engine.jobs and time.monotonic() >= self._next_start:
             if stop():
                 return
-            cell, slot = self._waiting.popleft(), self._free_slot()
+            trial, slot = self._waiting.popleft(), self._free_slot()
             try:
-                job = self._engine.found(cell) or self._engine.start(cell, slot)
+                job = self._engine.found(trial) or self._engine.start(trial, slot)
             except Refused as refusal:
                 if refusal.for_good:
-                    self._fail(cell, f"its job is refused: {refusal}")
+                    self._fail(trial, f"its job is refused: {refusal}")
                 else:
-                    self._waiting.appendleft(cell)
+                    self._waiting.appendleft(trial)
                     self._next_start = time.monotonic() + RETRY
-                    self._notes[cell.name] = f"refused: {refusal}"
+                    self._notes[trial.name] = f"refused: {refusal}"
                     self._complain(str(refusal))
             else:
                 self._complaint = ""
-                self._enter(cell, job, slot)
+                self._enter(trial, job, slot)
 
     def _complain(self, trouble: str) -> None:
         """Say once why nothing is started."""
@@ -87,66 +87,66 @@ class Sweep:
             self._complaint = trouble
             self._dashboard.say(f"waiting, and trying again: {trouble}")
 
-    def _enter(self, cell: Cell, job: Job, slot: int) -> None:
-        self._jobs[cell.name] = cell, job, _epoch(cell)
-        self._slots[cell.name] = slot
+    def _enter(self, trial: Trial, job: Job, slot: int) -> None:
+        self._jobs[trial.name] = trial, job, _epoch(trial)
+        self._slots[trial.name] = slot
 
     def _free_slot(self) -> int:
         return next(n for n in range(len(self._slots) + 1) if n not in self._slots.values())
 
     def _look(self, poll: float, *, stopping: bool = False) -> None:
-        for name, (cell, job, epoch) in list(self._jobs.items()):
+        for name, (trial, job, epoch) in list(self._jobs.items()):
             status = job.status()
             if status.state == "over":
                 del self._jobs[name], self._slots[name]
                 self._notes.pop(name, None)
-                self._end(cell, job, epoch, stopping=stopping)
+                self._end(trial, job, epoch, stopping=stopping)
             else:
                 self._states[name], self._notes[name] = status
         self._dashboard.show(self._states, self._notes)
         time.sleep(poll)
 
-    def _end(self, cell: Cell, job: Job, epoch: int, *, stopping: bool) -> None:
+    def _end(self, trial: Trial, job: Job, epoch: int, *, stopping: bool) -> None:
         """What became of a run whose job is over; its folder knows best."""
         end = job.end()
-        if cell.finished:
-            self._states[cell.name] = "finished"
+        if trial.finished:
+            self._states[trial.name] = "finished"
         elif stopping:
-            self._states[cell.name] = "stopped"
-        elif lock.holder(cell.run_dir) is not None and (other := self._engine.found(cell)):
-            self._enter(cell, other, -1)
-        elif end.taken_away or (end.out_of_time and _epoch(cell) > epoch):
-            self._states[cell.name] = "waiting"
-            self._waiting.append(cell)
+            self._states[trial.name] = "stopped"
+        elif lock.holder(trial.run_dir) is not None and (other := self._engine.found(trial)):
+            self._enter(trial, other, -1)
+        elif end.taken_away or (end.out_of_time and _epoch(trial) > epoch):
+            self._states[trial.name] = "waiting"
+            self._waiting.append(trial)
         else:
-            self._fail(cell, end.why() + (", without an epoch done" if end.out_of_time else ""), end.errors)
+            self._fail(trial, end.why() + (", without an epoch done" if end.out_of_time else ""), end.errors)
 
-    def _fail(self, cell: Cell, reason: str, log: Path | None = None) -> None:
-        self._states[cell.name], self.failed[cell.name] = "failed", reason
-        self._dashboard.say(f"{cell.name} failed: {reason}{f' (log: {log})' if log else ''}")
+    def _fail(self, trial: Trial, reason: str, log: Path | None = None) -> None:
+        self._states[trial.name], self.failed[trial.name] = "failed", reason
+        self._dashboard.say(f"{trial.name} failed: {reason}{f' (log: {log})' if log else ''}")
 
 
-def sweep(cells: Sequence[Cell], folder: Path, engine: Engine, dashboard: Dashboard, *, again: str) -> int:
-    """Run all cells that are not finished. Returns 0 if all are, 1 if some failed, 130 or 143 if stopped.
+def sweep(trials: Sequence[Trial], folder: Path, engine: Engine, dashboard: Dashboard, *, again: str) -> int:
+    """Run every trial that is not finished. Returns 0 if all are, 1 if some failed, 130 or 143 if stopped.
 
     `again` is the command that goes on. Raises ConfigError where another process has the sweep.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = StopRequest()
     with lock.hold(folder, f"another sweep is running in {folder}"), stop.listening():
-        prepare(cells, folder)
-        runs = Sweep(cells, engine, dashboard)
+        prepare(trials, folder)
+        runs = Sweep(trials, engine, dashboard)
         try:
             runs.go(stop)
         except KeyboardInterrupt:
             dashboard.say("left; the runs save and end by themselves")
         finally:
             dashboard.close()
-    done = sum(cell.finished for cell in cells)
-    print(f"{done} of {len(cells)} runs are finished, {len(runs.failed)} failed")
+    done = sum(trial.finished for trial in trials)
+    print(f"{done} of {len(trials)} runs are finished, {len(runs.failed)} failed")
     for name, reason in runs.failed.items():
         print(f"  {name}: {reason}")
-    if done < len(cells):
+    if done < len(trials):
         print(f"the same command goes on with what is left: {again}")
     print(f"all of it on a page: tokendream report {quoted(folder)}")
     if stop.reason:
@@ -154,10 +154,10 @@ def sweep(cells: Sequence[Cell], folder: Path, engine: Engine, dashboard: Dashbo
     return 1 if runs.failed else 0
 
 
-def _epoch(cell: Cell) -> int:
+def _epoch(trial: Trial) -> int:
     """The last epoch that a run has finished."""
     try:
-        records = read_metrics(cell.run_dir / "metrics.jsonl")
+        records = read_metrics(trial.run_dir / "metrics.jsonl")
     except MetricsError:
         return 0
     return int(records[-1]["epoch"]) if records else 0

@@ -25,7 +25,7 @@ from tokendream.errors import ConfigError, one_line
 from tokendream.runfolder import lock
 from tokendream.sweep.engine import End, Job, Refused, Resources, Status, command, new_home
 from tokendream.sweep.local import OtherProcess
-from tokendream.sweep.plan import Cell
+from tokendream.sweep.plan import Trial
 
 EVERY, HURRY = 10.0, 1.0
 """Seconds between two calls of squeue, as a rule and while stopping."""
@@ -145,16 +145,16 @@ class SlurmEngine:
         self._queue.ask()
         return self._queue.trouble
 
-    def found(self, cell: Cell) -> Job | None:
+    def found(self, trial: Trial) -> Job | None:
         for job_id, entry in self._queue.ask().items():
-            if entry.script.parent.parent == self._folder / "jobs" / cell.name and entry.state not in ENDED:
+            if entry.script.parent.parent == self._folder / "jobs" / trial.name and entry.state not in ENDED:
                 return SlurmJob(self._queue, job_id, entry.script.parent)
-        return OtherProcess(cell) if lock.holder(cell.run_dir) is not None else None
+        return OtherProcess(trial) if lock.holder(trial.run_dir) is not None else None
 
-    def start(self, cell: Cell, slot: int) -> Job:
-        home = new_home(self._folder, cell)
+    def start(self, trial: Trial, slot: int) -> Job:
+        home = new_home(self._folder, trial)
         script = home / "job.sh"
-        script.write_text(self.script(cell, home), encoding="utf-8")
+        script.write_text(self.script(trial, home), encoding="utf-8")
         try:
             said = call("sbatch", str(script))
         except SlurmError as error:
@@ -166,11 +166,11 @@ class SlurmEngine:
             raise Refused(f"sbatch says {one_line(said)}", for_good=True)
         return SlurmJob(self._queue, found[1], home)
 
-    def script(self, cell: Cell, home: Path) -> str:
+    def script(self, trial: Trial, home: Path) -> str:
         """A job's script. Its exit code is the run's; the trap lets it live until the run has saved."""
         asked = self._resources
         logs = str(home).replace("%", "%%") + "/%j_log"
-        options = [f"job-name={cell.name}", f"time={asked.minutes}", f"signal=USR2@{WARNING}", "requeue"]
+        options = [f"job-name={trial.name}", f"time={asked.minutes}", f"signal=USR2@{WARNING}", "requeue"]
         options += ["open-mode=append", f"output={logs}.out", f"error={logs}.err"]
         if asked.gpus:
             options += [f"gpus-per-node={asked.gpus}"]
@@ -179,7 +179,7 @@ class SlurmEngine:
         if asked.partition:
             options += [f"partition={asked.partition}"]
         if not any(option.startswith("mem") for option in asked.sbatch):
-            options += [f"mem={MEMORY.get(cell.config.preset.partition('-')[0], 16)}G"]
+            options += [f"mem={MEMORY.get(trial.config.preset.partition('-')[0], 16)}G"]
         code = shlex.quote(str(home / "exit_code"))
         task = ["srun", *([f"--cpus-per-task={asked.cores}"] if asked.cores else [])]
         lines = [
@@ -188,7 +188,7 @@ class SlurmEngine:
             f"rm -f {code}",
             *asked.setup,
             "trap : TERM",
-            shlex.join([*task, *command(cell, asked.cores, minutes=asked.minutes - 10)]),
+            shlex.join([*task, *command(trial, asked.cores, minutes=asked.minutes - 10)]),
             f"code=$?; echo $code > {code}; exit $code",
         ]
         return "\n".join(lines) + "\n"
