@@ -49,11 +49,11 @@ class Config:
     precision: Precision = "auto"
     """Matrix products in bf16 or float32; auto takes bf16 where the device is fast at it."""
     kernels: bool = True
-    """On a CPU with a C++ compiler, do what lies between matrix products in compiled passes of our own."""
+    """On a CPU with a C++ compiler, compute what lies between matrix products by compiled kernels of our own."""
     capture: bool = True
-    """Whether a GPU captures each update as one graph and replays it; the same figures, launched at once."""
+    """Whether a GPU captures each update as one CUDA graph and replays it: the same numbers, launched at once."""
     compile: bool = False
-    """Let torch.compile make the passes of updates, for a minute at the start; for GPUs, no gain on a CPU."""
+    """Let torch.compile compile what an update computes, which takes a minute at its start; no gain on a CPU."""
     deterministic: bool = False
     """Whether a run on a GPU repeats itself to the bit, at some cost; a run on a CPU always does."""
     control: Control = "none"

@@ -63,7 +63,7 @@ class Captured(Generic[Output]):
         return self.plain or ("captured" if self._graph is not None else "not captured yet")
 
     def forget(self) -> None:
-        """Start again: a tensor that `run` reads has been replaced by another, not only written to."""
+        """Drop the graph, and capture again after WARM_UP calls: a tensor that `run` reads is another one now."""
         self._calls = 0
         self._inputs: tuple[Any, ...] = ()  # where the graph reads
         self._graph: torch.cuda.CUDAGraph | None = None
