@@ -7,7 +7,6 @@ import ctypes
 import datetime
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import torch
 
 import tokendream
 from benchmarks.clock import best_of
-from tokendream.device import Compute, processor
+from tokendream.device import Compute, peak_memory, processor
 from tokendream.kernels.install import describe
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
@@ -69,15 +68,9 @@ def watch_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
-def peak_memory(device: torch.device) -> int:
+def most_memory(device: torch.device) -> int:
     """Bytes at the highest: allocated tensors on a GPU, resident memory of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 def environment(compute: Compute) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.clock import seconds_of
 from benchmarks.counting import count
-from benchmarks.machine import peak_memory, watch_memory
+from benchmarks.machine import most_memory, watch_memory
 from tokendream.kernels.cuda_graph import WARM_UP
 
 SHORTEST = 0.05
@@ -111,7 +111,7 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
         if device.type == "cuda":
             watch_memory(device)
             seconds_of(work.run, device)  # not captured yet: what a replayed graph works in would count as free
-            memory[-1] = peak_memory(device)
+            memory[-1] = most_memory(device)
             seconds_of(work.run, device, WARM_UP + 1)  # these tune, capture and allocate
         if once < effort.settle:
             once = seconds_of(work.run, device)
@@ -122,7 +122,7 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
         for i, work in enumerate(works):
             watch_memory(device)
             seconds[i].append(seconds_of(work.run, device, times[i], effort.clock))
-            memory[i] = max(memory[i], peak_memory(device))
+            memory[i] = max(memory[i], most_memory(device))
         rounds += 1
     return [Row(w.label, tuple(s), f, m, t) for w, s, (f, t), m in zip(works, seconds, counts, memory, strict=True)]
 

@@ -8,6 +8,7 @@ import ctypes
 import os
 import platform
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,6 +104,15 @@ def cpuinfo() -> dict[str, str]:
     except OSError:
         return {}
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def peak_memory() -> int:
+    """The process's largest resident set, in bytes: on Linux since the mark was last reset, elsewhere of its life."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def put(array: np.ndarray, device: torch.device) -> Tensor:

@@ -5,7 +5,6 @@ On a terminal a live panel; elsewhere (a log file, CI) one line an epoch. Nothin
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from tokendream.config.config import Config
 from tokendream.config.schedule import Phase
+from tokendream.device import peak_memory
 from tokendream.runfolder.metrics import Record
 
 SHOWN = (
@@ -161,12 +161,6 @@ class LiveDisplay(Display):
 def display_for(config: Config, phases: Sequence[Phase]) -> Display:
     """The live panel where there is a terminal, lines elsewhere."""
     return LiveDisplay(config, phases) if sys.stdout.isatty() else Display(config, phases)
-
-
-def peak_memory() -> int:
-    """The process's largest resident set so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def clock(seconds: float) -> str:

@@ -69,8 +69,7 @@ class Trained:
         """
         if temperature is None:
             temperature = self.config.evaluation.temperature
-        capture = capturing(self.compute, "evaluation")
-        return AgentPolicy(self.agent, self.compute, temperature=temperature, seed=seed, capture=capture)
+        return player(self.agent, self.compute, seed=seed, temperature=temperature)
 
     def steps(
         self, seed: int = 0, temperature: float | None = None
@@ -119,6 +118,11 @@ class Trained:
         finally:
             envs.close()
         return replay
+
+
+def player(agent: Agent, compute: Compute, *, seed: int, temperature: float) -> AgentPolicy:
+    """An agent as a player of evaluations, its steps captured on a GPU."""
+    return AgentPolicy(agent, compute, temperature=temperature, seed=seed, capture=capturing(compute, "evaluation"))
 
 
 def check_actions(config: Config, n_actions: int, snapshot: Snapshot) -> None:

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tokendream.agent.agent import Agent, AgentPolicy
+from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.data.replay import ReplayBuffer
-from tokendream.device import Compute
+from tokendream.device import Compute, peak_memory
 from tokendream.envs.pause import Pausable
 from tokendream.errors import one_line
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import Game, Policy, random_policy
-from tokendream.kernels.cuda_graph import capturing
 from tokendream.kernels.install import describe
 from tokendream.reports import pictures
-from tokendream.reports.display import Display, peak_memory
+from tokendream.reports.display import Display
 from tokendream.reports.evaluate import write_films
 from tokendream.reports.run_page import write_pictures, write_report
+from tokendream.runfolder.load import player
 from tokendream.runfolder.metrics import Record
 from tokendream.runfolder.names import shown
 from tokendream.stop import StopRequest
@@ -100,8 +100,7 @@ class Results:
     def _policy(self) -> Policy:
         """The agent with the games' own seed, so that `tokendream eval` plays the same games again."""
         temperature, seed = self.config.evaluation.temperature, self.config.seed
-        capture = capturing(self.compute, "evaluation")
-        return AgentPolicy(self.agent, self.compute, temperature=temperature, seed=seed, capture=capture)
+        return player(self.agent, self.compute, seed=seed, temperature=temperature)
 
     def _random(self) -> Policy:
         return random_policy(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
