@@ -265,6 +265,22 @@ def test_an_episode_whose_head_is_overwritten_begins_where_it_is_held():
     assert replay.anchors(2, 0).tolist() == [7, 10]
 
 
+def test_draws_from_a_buffer_that_remembers_its_anchors_are_those_of_a_fresh_one():
+    """While rows are added, episodes closed and heads overwritten."""
+    replay = fill(ReplayBuffer(12, SHAPE), [3])
+    for i in range(30):
+        if i % 11 == 10:
+            replay.close_episode()
+        elif i % 3:
+            replay.add(counter(replay.total), 0, 0.0, False, i % 5 == 4)
+        fresh = ReplayBuffer(12, SHAPE)
+        fresh.restore(replay.export(replay.oldest, replay.total), replay.oldest)
+        for sides in ({"before": 2}, {"after": 2}, {"before": 1, "after": 1}):
+            a, b = (r.draw(8, 4, align="start", rng=np.random.default_rng(i), **sides) for r in (replay, fresh))
+            assert np.array_equal(a.row, b.row)
+            assert np.array_equal(a.mask, b.mask)
+
+
 @pytest.mark.parametrize("side", [{"before": 2}, {"after": 2}])
 def test_draws_are_uniform_over_the_anchors_with_context(side, rng):
     replay = fill(ReplayBuffer(40, SHAPE), [9, 2, 1, 6])
