@@ -47,19 +47,19 @@ class Reader:
     """Reads a run's progress, again only when its files have changed."""
 
     def __init__(self, trial: Trial) -> None:
-        self._cell, self._seen = trial, [-1.0]
+        self._trial, self._seen = trial, [-1.0]
         self._progress = Progress()
 
     def read(self) -> Progress:
         """How far the run is now; what cannot be read at this instant stays as it was."""
-        metrics = self._cell.run_dir / "metrics.jsonl"
-        final = self._cell.run_dir / "evaluation" / "final.json"
+        metrics = self._trial.run_dir / "metrics.jsonl"
+        final = self._trial.run_dir / "evaluation" / "final.json"
         seen = [path.stat().st_mtime if path.exists() else 0.0 for path in (metrics, final)]
         if seen != self._seen:
             self._seen = seen
             try:
                 score = Evaluation.from_json(final.read_text(encoding="utf-8")).mean if final.exists() else None
-                self._progress = progress(self._cell.config, read_metrics(metrics), score)
+                self._progress = progress(self._trial.config, read_metrics(metrics), score)
             except (MetricsError, EvaluationError, OSError):
                 return self._progress
         return self._progress
@@ -84,13 +84,13 @@ class Dashboard:
     """Where a sweep shows its runs: lines for a log."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        self._cells, self._readers = trials, {trial.name: Reader(trial) for trial in trials}
+        self._trials, self._readers = trials, {trial.name: Reader(trial) for trial in trials}
         self._told: dict[str, tuple[str, str, float]] = {}
 
     def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
         """The state of every run, by name, and what there is to say beside it."""
         now = time.monotonic()
-        for trial in self._cells:
+        for trial in self._trials:
             state, note = states[trial.name], notes.get(trial.name, "")
             before, told, when = self._told.get(trial.name, ("waiting", "", now))
             later = now - when > EVERY and (state == "running" or note != told)
@@ -113,13 +113,13 @@ class LiveDashboard(Dashboard):
     """A table: what runs and what failed above, then as many of the others as the screen holds."""
 
     def __init__(self, trials: Sequence[Trial], console: Console | None = None) -> None:
-        self._cells, self._readers = trials, {trial.name: Reader(trial) for trial in trials}
+        self._trials, self._readers = trials, {trial.name: Reader(trial) for trial in trials}
         self._live = Live(console=console or Console(), auto_refresh=False)
         self._live.start()
 
     def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
         order = {"running": 0, "failed": 1, "stopped": 1, "finished": 2, "waiting": 3}
-        trials = sorted(self._cells, key=lambda trial: order[states[trial.name]])
+        trials = sorted(self._trials, key=lambda trial: order[states[trial.name]])
         room = max(3, self._live.console.height - 4)
         table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
         for name in ("game", "seed", "state", "epoch", "env steps", "last return", "time left", "score", ""):
