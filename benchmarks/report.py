@@ -19,7 +19,7 @@ from benchmarks.profiling import Operator
 from benchmarks.reference import PUBLISHED, PUBLISHED_MACHINE, TARGETS
 from tokendream.config.config import Config
 from tokendream.config.presets import REM
-from tokendream.config.schedule import PARTS
+from tokendream.config.schedule import PARTS, schedule
 from tokendream.training.workload import frames_encoded
 
 FORMAT = 2
@@ -85,10 +85,11 @@ class Findings:
         if not {"collect", *PARTS, "encode"} <= first.keys():
             return {}
         config, training = self.config, self.config.training
-        seconds = {"collect": config.collect.steps * first["collect"].row.median}
-        for name in PARTS:
-            phase, row = getattr(training, name), first[name].row
-            seconds[name] = phase.updates * phase.batch / row.label.batch * row.median
+        seconds = {}
+        for phase in schedule(config):
+            row = first[phase.name].row
+            batch = getattr(training, phase.name).batch if phase.name in PARTS else 1
+            seconds[phase.name] = phase.updates * batch / row.label.batch * row.median
         encode = first["encode"].row
         seconds["encode"] = frames_encoded(config, config.epochs) / encode.rate(encode.label.frames)
         return {**seconds, "total": sum(seconds.values())}

@@ -70,13 +70,13 @@ def test_flicker_counts_still_cells_only() -> None:
     for i in range(4):
         frame[i, :, 0:8, 8 * i : 8 * i + 8] = torch.randint(200, 256, (3, 8, 8), dtype=torch.uint8)
     follows = torch.tensor([False, True, True, True])
-    patch = VQTokenizer(TokenizerConfig(8, 3, 64, 16, perceptual="none", network="patch"))
+    patch = VQTokenizer(TokenizerConfig("vq", 8, 3, 64, 16, perceptual="none", network="patch"))
     torch.nn.init.normal_(patch.quantizer.codebook)
     found = by_name(vision(patch, frame, follows).figures)
     assert found["still tokens that flicker"] == 0
     assert found["pixels that move"] == pytest.approx(2 / 16)
     assert found["moving tokens that turn"] > 0
-    conv = VQTokenizer(TokenizerConfig(8, 3, 64, 16, perceptual="none"))
+    conv = VQTokenizer(TokenizerConfig("vq", 8, 3, 64, 16, perceptual="none"))
     with torch.no_grad():
         conv.quantizer.codebook.copy_(conv._embed(frame[:2] / 255).flatten(0, 1).repeat(2, 1))
     assert by_name(vision(conv, frame, follows).figures)["still tokens that flicker"] > 0

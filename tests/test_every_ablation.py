@@ -15,10 +15,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TRAIN = ("--epochs", "3", "--evaluation.every", "0")
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in [*ABLATIONS, "transformer-no-pop"] if name != "pixels"]
+FAST = ("pixels", "dictionary")
+OTHERS = [name for name in [*ABLATIONS, "transformer-no-pop", "dictionary-pixels"] if name not in FAST]
 
 
-@pytest.mark.parametrize("name", ["pixels", *SLOW])
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_an_ablation_goes_through_every_command(name, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["train", f"tiny-{name}", "--run-dir", str(run), *TRAIN]) == 0

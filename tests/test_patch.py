@@ -29,10 +29,10 @@ def test_a_change_in_one_cell_changes_that_cell_alone() -> None:
     frame = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
     other = frame.clone()
     other[:, :, 4:8, 8:12] = 255 - other[:, :, 4:8, 8:12]
-    patch = VQTokenizer(TokenizerConfig(8, 2, 32, 16, perceptual="none", network="patch"))
+    patch = VQTokenizer(TokenizerConfig("vq", 8, 2, 32, 16, perceptual="none", network="patch"))
     moved = (patch._embed(frame / 255) - patch._embed(other / 255)).abs().amax(2)[0]
     assert moved.nonzero().flatten().tolist() == [1 * 4 + 2]
-    conv = VQTokenizer(TokenizerConfig(8, 2, 32, 16, perceptual="none"))
+    conv = VQTokenizer(TokenizerConfig("vq", 8, 2, 32, 16, perceptual="none"))
     assert ((conv._embed(frame / 255) - conv._embed(other / 255)).abs().amax(2)[0] > 0).all()
 
 

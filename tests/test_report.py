@@ -12,7 +12,8 @@ from tokendream.config.presets import vary
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.evaluation.evaluation import summarise
 from tokendream.evaluation.games import Game
-from tokendream.reports.run_page import write_pictures, write_report
+from tokendream.reports import media
+from tokendream.reports.run_page import write_codes, write_pictures, write_report
 
 BREAKOUT = Config(epochs=40)
 
@@ -52,6 +53,7 @@ def film(n=12):
 def test_a_finished_run_shows_everything(tmp_path):
     run = folder(tmp_path / "run")
     write_pictures(run, film(), film(), film())
+    write_codes(run, film(100)[..., :8, :8])
     began = time.perf_counter()
     page = write_report(run).read_text()
     assert time.perf_counter() - began < 10
@@ -59,13 +61,23 @@ def test_a_finished_run_shows_everything(tmp_path):
     assert "<b>22.5</b>" in page  # the final mean
     assert "<b>0.722</b>" in page  # (22.5 - 1.7) / (30.5 - 1.7)
     assert "REM, published 90.7" in page or "<b>90.7</b>" in page
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert page.count("data:video/mp4;base64,") == 1
     for section in ("Learning curve", "What the agent sees", "Evaluation", "The three parts", "Where the time goes"):
         assert section in page
     assert "M next-frame token accuracy" in page
     assert "tokendream train --resume" in page
     assert "dream.horizon" in page
+
+
+def test_a_sheet_has_every_picture_in_its_place():
+    tiles = film(5)
+    sheet = media.sheet(tiles, 3)
+    assert sheet.shape == (3, 2 * 17, 3 * 17)
+    for i, tile in enumerate(tiles):
+        y, x = 17 * (i // 3), 17 * (i % 3)
+        assert np.array_equal(sheet[:, y : y + 16, x : x + 16], tile)
+    assert (sheet[:, 17:, 34:] == media.GAP).all()
 
 
 def test_the_page_asks_nobody_for_anything(tmp_path):

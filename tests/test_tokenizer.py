@@ -14,7 +14,7 @@ from tokendream.tokenizers.vq import VQTokenizer, to_float, to_uint8
 
 def tiny(**options: object) -> VQTokenizer:
     settings = {"perceptual": "none", **options}
-    return VQTokenizer(TokenizerConfig(8, 2, 32, 16, **settings))  # type: ignore[arg-type]
+    return VQTokenizer(TokenizerConfig("vq", 8, 2, 32, 16, **settings))  # type: ignore[arg-type]
 
 
 def toy_frames(n: int, size: int = 16) -> Tensor:

@@ -9,7 +9,7 @@ from tokendream.agent.agent import Agent
 from tokendream.agent.token_cache import filled
 from tokendream.config.config import Config
 from tokendream.config.parts import PhaseConfig
-from tokendream.config.presets import TINY
+from tokendream.config.presets import TINY, preset
 from tokendream.config.schedule import PARTS
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
@@ -129,7 +129,11 @@ def test_memory_is_cleared_at_every_epoch_and_warmed_on_the_last_steps():
 
 @pytest.mark.parametrize(
     ("moment", "config"),
-    [*((moment, TINY) for moment in (3, 21, 43, 49, 70)), *((m, published(forget_every_epoch=True)) for m in (22, 47))],
+    [
+        *((moment, TINY) for moment in (3, 21, 43, 49, 70)),
+        *((moment, published(forget_every_epoch=True)) for moment in (22, 47)),
+        *((moment, preset("tiny-dictionary")) for moment in (3, 22, 46, 51, 80)),
+    ],
     ids=lambda value: str(value) if isinstance(value, int) else "",
 )
 def test_going_on_from_a_snapshot_is_going_on(moment, config):
@@ -232,10 +236,11 @@ def test_a_gpu_encodes_full_batches_only():
     assert len(filled(np.arange(128), torch.device("cuda"))) == 128
 
 
-def test_encoding_every_frame_once_changes_no_result():
-    plain = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, cache_tokens=False))
+@pytest.mark.parametrize("name", ["tiny", "tiny-dictionary"])
+def test_encoding_every_frame_once_changes_no_result(name):
+    plain = dataclasses.replace(preset(name), training=dataclasses.replace(TINY.training, cache_tokens=False))
     ends = []
-    for config in (TINY, plain):
+    for config in (preset(name), plain):
         t = trainer(config)
         while not t.finished:
             assert t.run_epoch()

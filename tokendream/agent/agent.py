@@ -16,8 +16,12 @@ from tokendream.config.config import Config
 from tokendream.device import Compute
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.observations import Block, image_block
+from tokendream.tokenizers.dictionary import DictionaryTokenizer
 from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import VQTokenizer
+
+TOKENIZERS: dict[str, type[VQTokenizer | DictionaryTokenizer]] = {"vq": VQTokenizer, "dictionary": DictionaryTokenizer}
+"""By their names in the config."""
 
 
 class Agent(nn.Module):
@@ -37,7 +41,7 @@ class Agent(nn.Module):
     @classmethod
     def from_config(cls, config: Config, n_actions: int) -> Agent:
         """A fresh agent for an environment with `n_actions` actions, in training mode."""
-        V, control = VQTokenizer(config.tokenizer), config.control
+        V, control = TOKENIZERS[config.tokenizer.kind](config.tokenizer), config.control
         block, E = image_block(config.grid, V.vocabulary, Discrete(n_actions)), V.code_width
         M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E)
         C = ablated.ACTOR_CRITICS.get(control, ActorCritic)(config.actor_critic, block, E, config.tokenizer.downsamples)

@@ -16,6 +16,7 @@ SINCE_1 = {
     "env.atari.frames": "ale",
     "env.atari.noop_after_life_loss": False,
     "env.atari.time_limit_ends": False,
+    "tokenizer.kind": "vq",
     "tokenizer.lost_weight": 0.0,
     "world_model.token_temperature": 1.0,
     "world_model.backbone": "retnet",

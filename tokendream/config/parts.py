@@ -93,8 +93,11 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """V, the VQ-VAE."""
+    """V, the tokenizer."""
 
+    kind: Literal["vq", "dictionary"] = "vq"
+    """vq is the paper's VQ-VAE; dictionary has patches of pixels as codes and is not trained (not published). Of the
+    fields below it uses downsamples, codebook_size, code_width; of its phase the epochs and the batch."""
     channels: Annotated[int, Range(8, multiple_of=8)] = 32
     """Channels of the encoder's first convolution; each downsampling doubles them."""
     downsamples: Annotated[int, Range(1, 16)] = 3
@@ -233,10 +236,10 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The three gradient phases of an epoch, in their order."""
+    """The phases of an epoch after collecting, in their order."""
 
     tokenizer: PhaseConfig = PhaseConfig(6, 200, 128, 1e-4, 0.01, 10.0)
-    """Updates of V, on single frames."""
+    """Updates of V, on single frames; a dictionary is shown each frame of the epoch once, however many updates."""
     world_model: PhaseConfig = PhaseConfig(26, 200, 64, 2e-4, 0.05, 100.0, decayed="linear")
     """Updates of M, on segments."""
     actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)

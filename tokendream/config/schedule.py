@@ -12,7 +12,7 @@ from tokendream.config.config import Config
 from tokendream.config.parts import PhaseConfig, TrainingConfig
 
 PARTS = tuple(f.name for f in fields(TrainingConfig) if isinstance(f.default, PhaseConfig))
-"""The parts that have gradient phases, in their order within an epoch; also their names in config and logs."""
+"""The parts that have a phase, in their order within an epoch; also their names in config and logs."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,14 @@ class Phase:
 
 
 def schedule(config: Config) -> tuple[Phase, ...]:
-    """The phases of an epoch in their order: collecting, where an update is one env step, and the parts."""
-    parts = ((name, getattr(config.training, name)) for name in PARTS)
-    return (
-        Phase("collect", 1, config.collect.last_epoch, config.collect.steps),
-        *(Phase(name, part.first_epoch, part.last_epoch, part.updates) for name, part in parts),
-    )
+    """The phases of an epoch in their order: collecting, where an update is one env step, and the parts.
+
+    A dictionary is shown the frames that were collected in the same epoch, a batch an update.
+    """
+    collect, settings = config.collect, {name: getattr(config.training, name) for name in PARTS}
+    phases = {name: Phase(name, part.first_epoch, part.last_epoch, part.updates) for name, part in settings.items()}
+    if config.tokenizer.kind == "dictionary":
+        V = config.training.tokenizer
+        last_epoch, updates = min(V.last_epoch, collect.last_epoch), -(-collect.steps // V.batch)
+        phases["tokenizer"] = Phase("tokenizer", V.first_epoch, last_epoch, updates)
+    return (Phase("collect", 1, collect.last_epoch, collect.steps), *phases.values())

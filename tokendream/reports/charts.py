@@ -25,6 +25,8 @@ LOSSES = (
     ("tokenizer/perceptual", "V perceptual (LPIPS)", "falls, then flattens"),
     ("tokenizer/changed", "V error on moving pixels", "falls late: small objects come last"),
     ("tokenizer/perplexity", "V codebook perplexity", "tens of codes in use, not a handful"),
+    ("tokenizer/codes", "V codes in use", "rises, then is full or flattens"),
+    ("tokenizer/changed_codes", "V codes changed", "falls towards 0: M's targets stay"),
     ("world_model/next_frame", "M next-frame cross-entropy", "falls; jumps when V changes its tokens"),
     ("world_model/accuracy", "M next-frame token accuracy", "rises towards 1 as frames become predictable"),
     ("world_model/reward", "M reward cross-entropy", "falls below the entropy of the reward's frequency"),

@@ -23,6 +23,7 @@ from tokendream.runfolder.metrics import Record
 SHOWN = (
     ("collect/return", "return"),
     ("tokenizer/reconstruction", "V reconstruction"),
+    ("tokenizer/codes", "V codes"),
     ("world_model/next_frame", "M next frame"),
     ("world_model/accuracy", "M accuracy"),
     ("actor_critic/return", "C dreamed return"),

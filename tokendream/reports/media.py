@@ -28,6 +28,14 @@ def strip(frames: UInt8[np.ndarray, "T 3 S W"], gap: int = 2) -> UInt8[np.ndarra
     return columns(*(frame[None] for frame in frames), gap=gap)[0]
 
 
+def sheet(tiles: UInt8[np.ndarray, "n 3 S W"], across: int, gap: int = 1) -> UInt8[np.ndarray, "3 H W2"]:
+    """Small pictures in rows of `across`; what the last row lacks stays grey."""
+    (n, _, S, W), down = tiles.shape, -(-len(tiles) // across)
+    wall = np.full((down * across, 3, S + gap, W + gap), GAP, np.uint8)
+    wall[:n, :, :S, :W] = tiles
+    return wall.reshape(down, across, 3, S + gap, W + gap).transpose(2, 0, 3, 1, 4).reshape(3, down * (S + gap), -1)
+
+
 def enlarge(image: UInt8[np.ndarray, "*B 3 H W"], scale: int) -> UInt8[np.ndarray, "*B 3 H2 W2"]:
     """Every pixel `scale` times as wide and high; a pixel stays a square."""
     return image.repeat(scale, axis=-2).repeat(scale, axis=-1)

@@ -47,6 +47,14 @@ def draw(
 
 
 @torch.no_grad()
+def codes(agent: Agent, compute: Compute) -> UInt8[np.ndarray, "V 3 S S"]:
+    """What each token of the vocabulary is drawn as by itself: a frame of one cell."""
+    V = agent.tokenizer
+    with compute.autocast():
+        return V.decode(torch.arange(V.vocabulary, device=compute.device)[:, None]).cpu().numpy()
+
+
+@torch.no_grad()
 def futures(
     agent: Agent,
     replay: ReplayBuffer,

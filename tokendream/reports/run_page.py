@@ -23,6 +23,9 @@ ROWS = ("real", "reconstruction", "dream")
 MOMENTS = 8
 """Moments of a film that its strip shows."""
 
+ACROSS = 64
+"""Codes in a row of their sheet."""
+
 FILM_LIMIT = 6 * 2**20
 """Bytes of a film beyond which the page points to the file instead of carrying it."""
 
@@ -39,6 +42,11 @@ def write_pictures(
         strip = media.enlarge(media.strip(film[chosen], gap=1), 2)
         media.write_png(run_dir / "pictures" / f"{name}.png", strip)
     media.write_mp4(run_dir / "films" / "dream.mp4", media.columns(real, reconstruction, dream), fps=8)
+
+
+def write_codes(run_dir: Path, codes: UInt8[np.ndarray, "V 3 S S"]) -> None:
+    """Write what each code is drawn as, all in one picture."""
+    media.write_png(run_dir / "pictures" / "codes.png", media.enlarge(media.sheet(codes, min(ACROSS, len(codes))), 2))
 
 
 def write_report(run_dir: Path) -> Path:
@@ -123,6 +131,9 @@ def _pictures(folder: Folder) -> Iterator[str]:
         ("best", "the best game of the evaluation"),
         ("median", "the median game of the evaluation"),
     )
+    if (codes := folder.path / "pictures" / "codes.png").is_file():
+        yield f'<div class="card"><img class="codes" alt="codes" src="{_data(codes, "image/png")}"></div>'
+        yield soft("Every code drawn by itself, as a cell of a frame: all that a dream's pictures are made of.")
     cells = [_film(folder.path / "films" / f"{name}.mp4", caption) for name, caption in shown]
     yield f'<div class="films">{"".join(filter(None, cells))}</div>'
     if not folder.final:

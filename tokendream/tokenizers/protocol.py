@@ -5,7 +5,7 @@ Nobody outside reads a codebook: whoever wants the codes of a whole vocabulary a
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -34,5 +34,27 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*B 3 S S"]:
         """The observations that tokens stand for."""
 
+
+@runtime_checkable
+class Trained(Tokenizer, Protocol):
+    """One that learns by gradient, in a phase of its own."""
+
     def loss(self, frame: UInt8[Tensor, "B 3 S S"]) -> Losses:
         """What training it minimises, on single observations."""
+
+
+class Fit(NamedTuple):
+    """What a tokenizer is after it was shown observations."""
+
+    codes: int
+    """Of its vocabulary, those in use."""
+    changed: int
+    """Codes that are new or stand for something else now: 0 where every token is what it was."""
+
+
+@runtime_checkable
+class Fitted(Tokenizer, Protocol):
+    """One that is built from observations as they are collected, without gradient."""
+
+    def fit(self, frame: UInt8[Tensor, "B 3 S S"]) -> Fit:
+        """Take these observations in, in their order; the same whatever batches they come in."""

@@ -28,9 +28,9 @@ CHANGED = 0.1
 """A pixel has changed when a channel is further than this from the batch's mean frame (13 of 255)."""
 
 
-def to_float(frame: UInt8[Tensor, "*B 3 H W"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*B 3 H W"]:
+def to_float(pixels: UInt8[Tensor, "*N"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*N"]:
     """0..255 -> [-1, 1]."""
-    return frame.to(dtype) / 127.5 - 1
+    return pixels.to(dtype) / 127.5 - 1
 
 
 def to_uint8(x: Float[Tensor, "*B 3 H W"]) -> UInt8[Tensor, "*B 3 H W"]:

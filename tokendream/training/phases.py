@@ -1,13 +1,15 @@
-"""The four phases of an epoch: collecting experience, then updates of V, of M and of C.
+"""The four phases of an epoch: collecting experience, then updates of V (two kinds), of M and of C.
 
 Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -18,6 +20,7 @@ from tokendream.dream.objective import dream_loss
 from tokendream.envs.vector import Envs
 from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.nn.losses import Losses
+from tokendream.tokenizers.protocol import Fitted, Trained
 from tokendream.training.phase import GradientPhase, Segment, Shared
 
 
@@ -42,6 +45,28 @@ class Collect:
         return {} if score is None else {"return": torch.tensor(score)}
 
 
+class FitTokenizer:
+    """V where nothing of it is trained: it is shown the frames that this epoch collected, once and in their order."""
+
+    name: ClassVar[str] = "tokenizer"
+
+    def __init__(self, shared: Shared) -> None:
+        assert isinstance(shared.agent.tokenizer, Fitted)
+        self._shared, self._batch = shared, shared.config.training.tokenizer.batch
+        self.memory_field = f"training.tokenizer.batch ({self._batch})"
+        # No graph: what is done depends on how many patches are new.
+        self.captured = Captured(shared.agent.tokenizer.fit, dataclasses.replace(shared.compute, capture=False))
+
+    def update(self, number: int) -> Mapping[str, Tensor]:
+        replay, cache = self._shared.replay, self._shared.cache
+        first = max(replay.oldest, replay.total - self._shared.config.collect.steps) + number * self._batch
+        row = np.arange(first, min(first + self._batch, replay.total))
+        fit = self.captured(replay.frames(row))
+        if fit.changed:
+            cache.forget()
+        return {"codes": torch.tensor(float(fit.codes)), "changed_codes": torch.tensor(float(fit.changed))}
+
+
 class TokenizerPhase(GradientPhase):
     """V, on single random frames."""
 
@@ -54,7 +79,9 @@ class TokenizerPhase(GradientPhase):
         return segments, shared.replay.frames(segments.row[:, 0])
 
     def loss(self, batch: UInt8[Tensor, "B 3 S S"]) -> Losses:
-        return self.shared.agent.tokenizer.loss(batch)
+        V = self.shared.agent.tokenizer
+        assert isinstance(V, Trained)
+        return V.loss(batch)
 
 
 class WorldModelPhase(GradientPhase):

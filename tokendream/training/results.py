@@ -20,7 +20,7 @@ from tokendream.kernels.install import describe
 from tokendream.reports import pictures
 from tokendream.reports.display import Display
 from tokendream.reports.evaluate import write_films
-from tokendream.reports.run_page import write_pictures, write_report
+from tokendream.reports.run_page import write_codes, write_pictures, write_report
 from tokendream.runfolder.load import player
 from tokendream.runfolder.metrics import Record
 from tokendream.runfolder.names import shown
@@ -87,6 +87,7 @@ class Results:
         """Refresh the report; what it could not show this time it may show the next."""
         drawn = pictures.draw(self.agent, self.replay, self.config, self.compute)
         try:
+            write_codes(self.run_dir, pictures.codes(self.agent, self.compute))
             if drawn is not None:
                 write_pictures(self.run_dir, *drawn)
         except OSError as error:

@@ -15,7 +15,7 @@ from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
 from tokendream.config.presets import DURATIONS
-from tokendream.config.schedule import PARTS
+from tokendream.config.schedule import schedule
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
 from tokendream.envs.pause import Pausable
@@ -208,9 +208,9 @@ def _plan(config: Config) -> str:
     """What a run is going to do and how long that takes, as far as it is known before it starts."""
     collected = config.collect.steps * min(config.epochs, config.collect.last_epoch)
     phases = ", ".join(
-        f"{name.replace('_', ' ')} {phase.updates} x {phase.batch} from epoch {phase.first_epoch}"
-        for name in PARTS
-        for phase in [getattr(config.training, name)]
+        f"{phase.name.replace('_', ' ')} {phase.updates} x {getattr(config.training, phase.name).batch} "
+        f"from epoch {phase.first_epoch}"
+        for phase in schedule(config)[1:]
     )
     known = DURATIONS.get(config.preset, "The time left is shown as the phases are timed.")
     return (

@@ -168,7 +168,7 @@ def measure(config: Config, compute: Compute, *, quick: bool, say: Callable[[str
     torch.manual_seed(0)
     agent = Agent.from_config(config, ACTIONS).to(compute.device).eval()
     install(agent, compute)
-    replay = synthetic_replay(ROWS, config.env.size, compute.device)
+    replay = synthetic_replay(max(ROWS, config.training.tokenizer.batch), config.env.size, compute.device)
     training, horizon = config.training, config.dream.horizon
 
     def phase(name: str) -> Callable[[int], Callable[[], object]]:

@@ -34,12 +34,13 @@ from tokendream.runfolder.snapshot import (
     restore_optimiser,
     restore_random,
 )
+from tokendream.tokenizers.protocol import Fitted
 from tokendream.training.guard import Guard
 from tokendream.training.phase import GradientPhase, Phase, Shared
-from tokendream.training.phases import ActorCriticPhase, Collect, TokenizerPhase, WorldModelPhase
+from tokendream.training.phases import ActorCriticPhase, Collect, FitTokenizer, TokenizerPhase, WorldModelPhase
 
 GRADIENT_PHASES: tuple[type[GradientPhase], ...] = (TokenizerPhase, WorldModelPhase, ActorCriticPhase)
-"""The phases after collecting; `config.schedule` says in which order, and how many updates each has."""
+"""The phases that train; `config.schedule` says in which order, and how many updates each has."""
 
 
 class Trainer:
@@ -62,10 +63,12 @@ class Trainer:
             dreaming=torch.Generator(compute.device).manual_seed(config.seed + 1),
         )  # fmt: skip
         self.schedule = list(schedule.schedule(config))
-        collect, gradients = Collect(self.shared, envs), [kind(self.shared) for kind in GRADIENT_PHASES]
+        collect = Collect(self.shared, envs)
         self._collector = collect.collector
+        fitted = [FitTokenizer(self.shared)] if isinstance(agent.tokenizer, Fitted) else []
+        gradients = [kind(self.shared) for kind in GRADIENT_PHASES if not (fitted and kind is TokenizerPhase)]
         self._optimisers = {phase.name: phase.optimiser for phase in gradients}
-        phases: list[Phase] = [collect, *gradients]
+        phases: list[Phase] = [collect, *fitted, *gradients]
         self.phases = {phase.name: phase for phase in phases}
 
     @property

@@ -1,0 +1,98 @@
+"""What tokenizers keep of frames that they were not fitted to: the table of docs/tokenizers.md, one JSON line a game.
+
+    python scripts/compare_tokenizers.py cpu-dictionary 0 Boxing Krull --tokenizer.downsamples 2
+
+A preset, a seed, games, and fields of the config. V sees 9,000 frames of random play: a dictionary once, what is
+trained for ten epochs, as in `cpu`. Then 3,000 frames of other games are measured by what `tokendream diagnose` says
+of a tokenizer. `seconds` are the process's own of fitting or training; `changed` is how many codes of a dictionary
+changed in each third of the frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokendream.agent.agent import TOKENIZERS
+from tokendream.cli.flags import parse_train
+from tokendream.config.config import Config
+from tokendream.device import Compute, processor
+from tokendream.envs.registry import make
+from tokendream.evaluation.diagnosis.vision import vision
+from tokendream.kernels.install import install
+from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
+from tokendream.training.update import Update, adamw
+
+SHOWN, MEASURED, EPOCHS = 9_000, 3_000, 10
+
+
+def random_play(config: Config, frames: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Frames of games played at random, and whether each came after the one before it in the same game."""
+    envs, rng = make(config, 1, evaluation=False), np.random.default_rng(seed)
+    seen, follows = [], []
+    frame, after = envs.reset([seed]), False
+    while len(seen) < frames:
+        seen.append(frame[0].copy())
+        follows.append(after)
+        transition = envs.step(rng.integers(envs.n_actions, size=1))
+        frame, after = transition.frame, True
+        if transition.over[0]:
+            seed += 1
+            frame, after = envs.reset([seed]), False
+    envs.close()
+    return torch.from_numpy(np.stack(seen)), torch.tensor(follows)
+
+
+def fit(V: Fitted, frames: Tensor) -> list[int]:
+    """Show V the frames. Returns how many codes changed in each third."""
+    return [V.fit(third).changed for third in frames.chunk(3)]
+
+
+def train(V: Trained, config: Config, frames: Tensor, compute: Compute) -> None:
+    """Updates on frames drawn at random, as the trainer does them."""
+    assert isinstance(V, torch.nn.Module)
+    phase, rng = config.training.tokenizer, np.random.default_rng(config.seed)
+    install(V, compute)
+    update = Update(V.loss, V, adamw(V, phase), phase.clip, compute)
+    for _ in range(EPOCHS * phase.updates):
+        update(frames[torch.from_numpy(rng.integers(len(frames), size=phase.batch))])
+
+
+def compare(config: Config) -> dict[str, Any]:
+    """One game's line."""
+    compute, seed = Compute.of(config), 1000 * config.seed
+    torch.manual_seed(config.seed)
+    V: Tokenizer = TOKENIZERS[config.tokenizer.kind](config.tokenizer)
+    frames, _ = random_play(config, SHOWN, seed)
+    began, changed = time.process_time(), None
+    if isinstance(V, Fitted):
+        changed = fit(V, frames)
+    elif isinstance(V, Trained):
+        train(V, config, frames, compute)
+    seconds = time.process_time() - began
+    fresh, follows = random_play(config, MEASURED, seed + 500)
+    with compute.autocast():
+        part = vision(V, fresh, follows)
+    figures = {figure.name: figure.value for figure in part.figures}
+    return {"game": config.env.name, "preset": config.preset, "seed": config.seed, "seconds": round(seconds, 1),
+            **figures, "changed": changed, "processor": processor(),
+            "tokenizer": dataclasses.asdict(config.tokenizer)}  # fmt: skip
+
+
+def main(preset: str, seed: str, *rest: str) -> None:
+    """Game by game."""
+    games = [word for i, word in enumerate(rest) if not any(w.startswith("-") for w in rest[: i + 1])]
+    for game in games:
+        config = parse_train([preset, "--seed", seed, "--env", game, *rest[len(games) :]]).config
+        print(json.dumps(compare(config)), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
