@@ -46,7 +46,7 @@ def png(image: UInt8[np.ndarray, "3 H W"]) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, "png", optimize=True)
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, "png")
     return file.getvalue()
 
 
