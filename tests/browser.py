@@ -35,7 +35,8 @@ class Page:
     """One tab."""
 
     def __init__(self, address: str) -> None:
-        self._socket = connect(address, max_size=None, proxy=None).__enter__()
+        # Without pings: on a busy machine a browser may be silent for longer than their 20 s; `call` has its own bound.
+        self._socket = connect(address, max_size=None, proxy=None, ping_interval=None).__enter__()
         self._numbers = itertools.count(1)
         self.complaints: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
