@@ -163,7 +163,7 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     for batch in [small["dream"]] if quick else sorted({small["dream"], batches["dream"]}):
         yield Item(f"dream by tokens, batch {batch}", (by_tokens, by_frames), batch, ("token by token", "POP"))
 
-    if config.tokenizer.perceptual != "none" and config.tokenizer.kind == "vq":
+    if config.tokenizer.perceptual != "none" and config.tokenizer.kind != "dictionary":
         bare = update("tokenizer", work=Workload(vary(config, "tokenizer", perceptual="none"), device, replay))
         name = "tokenizer without LPIPS"
         yield Item(name, (_named(bare, name),), small["tokenizer"])

@@ -50,6 +50,7 @@ def test_the_fields_are_the_papers_and_the_issues():
         "pixels": {"actor_critic.sees": "pixels"},
         "one-prediction-token": {"world_model.shared_prediction_token": True},
         "transformer": {"world_model.backbone": "transformer"},
+        "fsq": {"tokenizer.kind": "fsq"},
         "dictionary": {"tokenizer.kind": "dictionary"},
     }
     assert (preset("rem-coarse-tokens").grid, preset("cpu-coarse-tokens").grid) == (4, 3)

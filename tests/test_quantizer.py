@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokendream.tokenizers.quantizer import Quantizer, straight_through
+from tokendream.tokenizers.quantizer import FiniteScalar, Quantizer, orthonormal, straight_through
 
 
 def test_codebook_starts_uniform_within_one_over_V() -> None:
@@ -123,3 +123,44 @@ def test_revival_is_a_function_of_inputs_and_generator_and_its_count_is_state() 
         books.append(fresh.codebook.detach().clone())
     assert torch.equal(*books)
     assert "idle" not in Quantizer(8, 4).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("V", "levels"), [(2, [2]), (16, [4, 4]), (32, [4, 8]), (512, [8, 8, 8]), (1024, [4, 4, 8, 8])]
+)
+def test_a_grid_has_V_points_each_its_own_nearest(V: int, levels: list[int]) -> None:
+    grid = FiniteScalar(V, 16)
+    tokens = torch.arange(V)
+    assert grid.levels.tolist() == levels
+    points = grid.lookup(tokens)
+    assert (points.min().item(), points.max().item()) == (-1, 1)
+    assert torch.equal(grid.nearest(points), tokens)
+    assert len(points.unique(dim=0)) == len(grid.codes(tokens).unique(dim=0)) == V
+
+
+def test_the_nearest_point_of_a_grid_is_the_definition() -> None:
+    grid = FiniteScalar(512, 16)
+    z = grid.bounded(3 * torch.randn(2, 50, 3))
+    assert z.abs().max() <= 1
+    tokens, points = grid(z)
+    assert torch.equal(tokens, torch.cdist(z.double(), grid.grid.double()).argmin(-1))
+    assert torch.equal(points, grid.grid[tokens])
+
+
+def test_levels_that_are_shared_make_codes_alike() -> None:
+    """Two tokens of N values and s in common are sqrt(2 (N - s) E / N) apart; a code has unit variance."""
+    grid = FiniteScalar(512, 128)
+    codes = grid.codes(torch.tensor([0, 1, 7, 8, 511]))
+    unit = (2 * 128 / 3) ** 0.5
+    apart = torch.cdist(codes[:1], codes[1:])[0]
+    torch.testing.assert_close(apart, unit * torch.tensor([1.0, 1.0, 1.0, 3.0**0.5]))
+    torch.testing.assert_close(codes.square().mean(-1), torch.ones(5))
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(12, 5), (5, 12), (4, 4)])
+def test_a_fixed_projection_is_orthonormal_and_always_the_same(wide: int, narrow: int) -> None:
+    matrix = orthonormal(wide, narrow)
+    product = matrix @ matrix.mT if wide < narrow else matrix.mT @ matrix
+    torch.testing.assert_close(product, torch.eye(min(wide, narrow)), atol=1e-5, rtol=0)
+    torch.manual_seed(5)
+    assert torch.equal(orthonormal(wide, narrow), matrix)

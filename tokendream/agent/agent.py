@@ -20,7 +20,11 @@ from tokendream.tokenizers.dictionary import DictionaryTokenizer
 from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import VQTokenizer
 
-TOKENIZERS: dict[str, type[VQTokenizer | DictionaryTokenizer]] = {"vq": VQTokenizer, "dictionary": DictionaryTokenizer}
+TOKENIZERS: dict[str, type[VQTokenizer | DictionaryTokenizer]] = {
+    "vq": VQTokenizer,
+    "fsq": VQTokenizer,
+    "dictionary": DictionaryTokenizer,
+}
 """By their names in the config."""
 
 

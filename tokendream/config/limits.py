@@ -20,6 +20,9 @@ def check_frame(env: EnvConfig, tokenizer: TokenizerConfig) -> None:
             tokenizer.downsamples)  # fmt: skip
     require(grid**2 < LONGEST_BLOCK, "tokenizer.downsamples", f"such that a frame of {size} pixels is at most "
             f"{LONGEST_BLOCK - 1} tokens", tokenizer.downsamples)  # fmt: skip
+    V = tokenizer.codebook_size
+    require(tokenizer.kind != "fsq" or V & (V - 1) == 0, "tokenizer.codebook_size",
+            "a power of two where tokenizer.kind is fsq", V)  # fmt: skip
     least = SMALLEST_FRAME[tokenizer.perceptual]
     require(size >= least, "env.size", f"at least {least} for tokenizer.perceptual {tokenizer.perceptual}", size)
 

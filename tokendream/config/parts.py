@@ -95,9 +95,10 @@ class EnvConfig:
 class TokenizerConfig:
     """V, the tokenizer."""
 
-    kind: Literal["vq", "dictionary"] = "vq"
-    """vq is the paper's VQ-VAE; dictionary has patches of pixels as codes and is not trained (not published). Of the
-    fields below it uses downsamples, codebook_size, code_width; of its phase the epochs and the batch."""
+    kind: Literal["vq", "fsq", "dictionary"] = "vq"
+    """vq is the paper's VQ-VAE; fsq rounds to a fixed grid in place of a codebook; dictionary has patches of pixels as
+    codes and is not trained (not published). Of the fields below it uses downsamples, codebook_size, code_width; of
+    its phase the epochs and the batch."""
     channels: Annotated[int, Range(8, multiple_of=8)] = 32
     """Channels of the encoder's first convolution; each downsampling doubles them."""
     downsamples: Annotated[int, Range(1, 16)] = 3

@@ -125,9 +125,10 @@ ABLATIONS: dict[str, Callable[[Config], Config]] = {
     "pixels": lambda c: vary(c, "actor_critic", sees="pixels"),
     "one-prediction-token": lambda c: vary(c, "world_model", shared_prediction_token=True),
     "transformer": lambda c: vary(c, "world_model", backbone="transformer"),
+    "fsq": lambda c: vary(c, "tokenizer", kind="fsq"),
     "dictionary": lambda c: vary(c, "tokenizer", kind="dictionary"),
 }
-"""The paper's ablations, the other backbone and the other tokenizer, each as a change of one field."""
+"""The paper's ablations, the other backbone and the other tokenizers, each as a change of one field."""
 
 PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "toy": TOY, "tiny": TINY}
 

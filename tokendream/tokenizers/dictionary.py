@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from tokendream.config.parts import TokenizerConfig
 from tokendream.tokenizers.protocol import Fit
+from tokendream.tokenizers.quantizer import orthonormal
 from tokendream.tokenizers.vq import CHUNK, to_float
 
 NEW = 6_500
@@ -78,9 +79,7 @@ class DictionaryTokenizer(nn.Module):
         self.vocabulary, self.code_width = config.codebook_size, config.code_width
         self.cell = 1 << config.downsamples
         P, V, E = 3 * self.cell**2, self.vocabulary, self.code_width
-        gaussian = torch.randn(max(P, E), min(P, E), generator=torch.Generator().manual_seed(0))
-        projection = torch.linalg.qr(gaussian)[0]
-        self.register_buffer("projection", projection if P >= E else projection.mT.contiguous())
+        self.register_buffer("projection", orthonormal(P, E))
         self.register_buffer("patches", torch.zeros(2 * V, P, dtype=torch.uint8))
         self.register_buffer("saved", torch.zeros(2 * V, dtype=torch.int64))
         self.register_buffer("known", torch.ones((), dtype=torch.int64))  # the first is black

@@ -1,6 +1,6 @@
-"""The codebook: nearest codes, straight-through gradients, and the optional revival of codes that nothing uses.
+"""What rounds an encoder's outputs to tokens: a learned codebook (its codes revived, if wanted) or a fixed grid.
 
-Source: VQ-VAE (arXiv 1711.00937). Distances and codes are float32 also under autocast.
+Sources: VQ-VAE (arXiv 1711.00937), FSQ (arXiv 2309.15505). Distances and codes are float32 also under autocast.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ def straight_through(z: Float[Tensor, "*B E"], codes: Float[Tensor, "*B E"]) -> 
     The usual `z + sg(codes - z)` returns the codes up to rounding only, and then training and `lookup` disagree.
     """
     return codes.detach() + (z - z.detach())
+
+
+def orthonormal(wide: int, narrow: int) -> Float[Tensor, "W N"]:
+    """A fixed matrix that keeps lengths: where W < N those of all rows, else of what lies in N random directions."""
+    gaussian = torch.randn(max(wide, narrow), min(wide, narrow), generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(gaussian)[0]
+    return basis if wide >= narrow else basis.mT.contiguous()
 
 
 class Quantizer(nn.Module):
@@ -37,9 +44,22 @@ class Quantizer(nn.Module):
         if revive_after:  # updates since the last use; part of the state, so that a resumed run revives the same
             self.register_buffer("idle", torch.zeros(codebook_size, dtype=torch.int64))
 
+    @property
+    def width(self) -> int:
+        """E, that of what it rounds."""
+        return self.codebook.shape[1]
+
+    def bounded(self, z: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
+        """An encoder's outputs as they can be rounded: any."""
+        return z
+
     def lookup(self, tokens: Int64[Tensor, "*B"]) -> Float[Tensor, "*B E"]:
-        """The codes of tokens in [0, V)."""
+        """What tokens in [0, V) were rounded to."""
         return F.embedding(tokens, self.codebook)
+
+    def codes(self, tokens: Int64[Tensor, "*B"]) -> Float[Tensor, "*B E"]:
+        """What M and C see of tokens: the same."""
+        return self.lookup(tokens)
 
     @torch.no_grad()
     def nearest(self, z: Float[Tensor, "*B E"]) -> Int64[Tensor, "*B"]:
@@ -82,3 +102,61 @@ class Quantizer(nn.Module):
         self.codebook.index_copy_(0, candidate, moved)
         self.idle.index_copy_(0, candidate, torch.where(dead, 0, age))
         return dead.sum()
+
+
+class FiniteScalar(nn.Module):
+    """A fixed grid of V points in place of a codebook: a few values, each rounded to one of its levels in [-1, 1].
+
+    V = 2^n has ceil(n / 3) values of at most 8 levels: (8, 8, 8) for 512. A token is the number whose digits are the
+    levels, the first value the lowest digit. Nothing here is trained.
+
+    M and C would see three values of a token, of which a linear layer makes little: they see the levels one-hot,
+    through a fixed orthonormal projection to E values of unit variance.
+    """
+
+    levels: Int64[Tensor, " N"]
+    basis: Int64[Tensor, " N"]
+    grid: Float[Tensor, "V N"]
+    table: Float[Tensor, "V E"]
+    """The codes."""
+
+    def __init__(self, codebook_size: int, code_width: int) -> None:
+        super().__init__()
+        bits = codebook_size.bit_length() - 1
+        assert codebook_size == 1 << bits, "checked with the config"
+        n = -(-bits // 3)
+        levels = torch.tensor([1 << (bits + i) // n for i in range(n)])
+        basis = torch.cat((torch.ones(1, dtype=torch.int64), levels.cumprod(0)[:-1]))
+        digits = torch.arange(codebook_size)[:, None] // basis % levels
+        one_hot = torch.cat([F.one_hot(d, int(most)) for d, most in zip(digits.mT, levels, strict=True)], -1).float()
+        table = one_hot @ orthonormal(one_hot.shape[1], code_width) * (code_width / n) ** 0.5
+        for name, value in (("levels", levels), ("basis", basis), ("grid", 2 * digits / (levels - 1) - 1)):
+            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("table", table)
+
+    @property
+    def width(self) -> int:
+        """N, the number of values that it rounds."""
+        return len(self.levels)
+
+    def bounded(self, z: Float[Tensor, "*B N"]) -> Float[Tensor, "*B N"]:
+        """An encoder's outputs as they can be rounded: by tanh between the lowest level and the highest."""
+        return z.tanh()
+
+    def lookup(self, tokens: Int64[Tensor, "*B"]) -> Float[Tensor, "*B N"]:
+        """What tokens in [0, V) were rounded to."""
+        return F.embedding(tokens, self.grid)
+
+    def codes(self, tokens: Int64[Tensor, "*B"]) -> Float[Tensor, "*B E"]:
+        """What M and C see of tokens."""
+        return F.embedding(tokens, self.table)
+
+    @torch.no_grad()
+    def nearest(self, z: Float[Tensor, "*B N"]) -> Int64[Tensor, "*B"]:
+        """The token of the point of the grid that is nearest to z in ±1."""
+        return (((z + 1) / 2 * (self.levels - 1)).round().long() * self.basis).sum(-1)
+
+    def forward(self, z: Float[Tensor, "*B N"]) -> tuple[Int64[Tensor, "*B"], Float[Tensor, "*B N"]]:
+        """Tokens and points of the grid; neither carries a gradient."""
+        tokens = self.nearest(z)
+        return tokens, self.lookup(tokens)

@@ -1,4 +1,4 @@
-"""V, the VQ-VAE that turns a frame into K tokens and back.
+"""V, the VQ-VAE that turns a frame into K tokens and back; with a fixed grid in place of the codebook, `fsq`.
 
 The only place where frames become floats: uint8 on the device -> [-1, 1]. The caller chooses the precision with
 `torch.autocast`; losses, distances and codes are float32 all the same.
@@ -19,7 +19,7 @@ from tokendream.nn.losses import Losses
 from tokendream.nn.lpips import LPIPS
 from tokendream.nn.patch import PatchDecoder, PatchEncoder
 from tokendream.nn.precision import raised
-from tokendream.tokenizers.quantizer import Quantizer, straight_through
+from tokendream.tokenizers.quantizer import FiniteScalar, Quantizer, straight_through
 
 CHUNK = 128
 """Frames encoded or decoded at once outside training: 64x64 frames then need about 0.4 GiB at any batch size."""
@@ -44,12 +44,13 @@ class VQTokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        sizes, E = (config.channels, config.downsamples), config.code_width
+        sizes, V, E = (config.channels, config.downsamples), config.codebook_size, config.code_width
         patch = config.network == "patch"
         self.encoder = PatchEncoder(*sizes) if patch else Encoder(*sizes)
-        self.pre = nn.Conv2d(self.encoder.width, E, 1)
-        self.quantizer = Quantizer(config.codebook_size, E, revive_after=config.revive_after)
-        self.post = nn.Conv2d(E, self.encoder.width, 1)
+        grid = FiniteScalar(V, E) if config.kind == "fsq" else None
+        self.pre = nn.Conv2d(self.encoder.width, grid.width if grid else E, 1)
+        self.quantizer = grid or Quantizer(V, E, revive_after=config.revive_after)
+        self.post = nn.Conv2d(self.quantizer.width, self.encoder.width, 1)
         self.decoder = PatchDecoder(*sizes) if patch else Decoder(*sizes)
         self.lpips = None if config.perceptual == "none" else LPIPS(config.perceptual)
         self.cell = 1 << config.downsamples
@@ -72,7 +73,7 @@ class VQTokenizer(nn.Module):
         flat = frame.reshape(math.prod(lead), *frame.shape[-3:])
         with torch.no_grad():
             tokens = [
-                self.quantizer.nearest(self._embed(to_float(chunk, self.quantizer.codebook.dtype)))
+                self.quantizer.nearest(self._embed(to_float(chunk, self.pre.weight.dtype)))
                 for chunk in flat.split(CHUNK)
             ]
         return torch.cat(tokens).reshape(*lead, (S // self.cell) ** 2)
@@ -80,7 +81,7 @@ class VQTokenizer(nn.Module):
     def codes(self, tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K E"]:
         """The codebook vectors of tokens, without gradient: only V's own loss moves the codebook."""
         with torch.no_grad():
-            return self.quantizer.lookup(tokens)
+            return self.quantizer.codes(tokens)
 
     def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*B 3 S S"]:
         """The frames that tokens stand for. Raises ValueError when K is no square."""
@@ -100,11 +101,11 @@ class VQTokenizer(nn.Module):
         squared error over the pixels that differ from the batch's mean frame, which are few and matter most in games
         of small moving objects; `lost`, the squared error over the pixels that are drawn wrong. Info: the perplexity
         of the batch's tokens, exp(entropy), and the share of the V codes that it uses; with revival, the number of
-        codes moved.
+        codes moved. With a fixed grid there is no `codebook` and no `commitment`, and nothing to revive.
 
         In training mode with `revive_after` this also moves idle codes, after the loss has used the old ones.
         """
-        x = to_float(frame, self.quantizer.codebook.dtype)
+        x = to_float(frame, self.pre.weight.dtype)
         z = self._embed(x)
         tokens, codes = self.quantizer(z)
         reconstruction = raised(self._draw(straight_through(z, codes)))
@@ -116,15 +117,16 @@ class VQTokenizer(nn.Module):
             terms["changed"] = self.config.changed_weight * _changed(x, error)
         if self.config.lost_weight > 0:
             terms["lost"] = self.config.lost_weight * _lost(error)
-        terms["codebook"] = F.mse_loss(codes, z.detach())
-        terms["commitment"] = F.mse_loss(z, codes.detach())
         info = self._usage(tokens)
-        if self.quantizer.revive_after and self.training:
-            info["revived"] = self.quantizer.revive(z.detach().flatten(0, 1), tokens.flatten()).float()
+        if isinstance(self.quantizer, Quantizer):
+            terms["codebook"] = F.mse_loss(codes, z.detach())
+            terms["commitment"] = F.mse_loss(z, codes.detach())
+            if self.quantizer.revive_after and self.training:
+                info["revived"] = self.quantizer.revive(z.detach().flatten(0, 1), tokens.flatten()).float()
         return Losses(terms, info)
 
     def _embed(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B K E"]:
-        return raised(self.pre(self.encoder(x))).flatten(2).mT
+        return self.quantizer.bounded(raised(self.pre(self.encoder(x))).flatten(2).mT)
 
     def _draw(self, codes: Float[Tensor, "B K E"]) -> Float[Tensor, "B 3 S S"]:
         side = math.isqrt(codes.shape[1])
