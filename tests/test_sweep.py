@@ -19,10 +19,11 @@ from tokendream.errors import ConfigError
 from tokendream.runfolder import lock
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.stop import StopRequest
-from tokendream.sweep.engine import End, Resources, Status
+from tokendream.sweep.engine import End, Status
 from tokendream.sweep.local import LocalEngine
 from tokendream.sweep.plan import Trial, expected, prepare
 from tokendream.sweep.progress import Dashboard, LiveDashboard, progress
+from tokendream.sweep.resources import Resources
 from tokendream.sweep.run import Sweep
 
 CATCH = "tokendream/Catch-v0"
@@ -277,9 +278,9 @@ def test_why_a_run_ended(tmp_path, code, word, err, line):
         (["--games", CATCH, "--seeds", "0"], "seeds must be at least 1, not 0"),
         (["--games", CATCH, "--seed", "3"], "a sweep has no --seed: it takes --games and --seeds"),
         (["--games", CATCH, "--gmaes", "3"], "unknown flag --gmaes; nearest: --games"),
-        (["--games", CATCH, "--jobs", "-1"], "jobs must not be negative"),
+        (["--games", CATCH, "--jobs", "-1"], "jobs must be at least 0, not -1"),
         (["--games", CATCH, "--device", "cuda:1"], "device must be auto, cpu or cuda, not 'cuda:1'"),
-        (["--games", CATCH, "--cluster", "slrum"], "cluster must be one of local, slurm, not 'slrum'"),
+        (["--games", CATCH, "--cluster", "slrum"], "invalid choice 'slrum' for argument '--cluster'"),
         (["--games", CATCH, "--cluster", "slurm", "--minutes", "5"], "minutes must be at least 20"),
         (["--games", CATCH, "--cluster", "slurm", "--minutes", "60"], "there is no sbatch here"),
         (["--games", CATCH, "--partition", "gpu"], "partition, minutes, sbatch and setup are for --cluster slurm"),
@@ -320,7 +321,7 @@ def test_a_lock_says_who_holds_it(tmp_path):
 def test_what_is_started_is_a_command(tmp_path, monkeypatch):
     (made,) = trials(tmp_path, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    engine = LocalEngine(tmp_path, Resources(), jobs=0)
+    engine = LocalEngine(tmp_path, Resources())
     assert engine.jobs == 2
     words = engine.command(made, slot=3)
     assert words[0] == "env"
@@ -329,8 +330,8 @@ def test_what_is_started_is_a_command(tmp_path, monkeypatch):
     assert Path(words[-6]).name.startswith("python")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
-    assert "OMP_NUM_THREADS=3" in LocalEngine(tmp_path, Resources(), jobs=2).command(made, 0)
-    assert "OMP_NUM_THREADS=2" in LocalEngine(tmp_path, Resources(cores=2), jobs=2).command(made, 0)
+    assert "OMP_NUM_THREADS=3" in LocalEngine(tmp_path, Resources(jobs=2)).command(made, 0)
+    assert "OMP_NUM_THREADS=2" in LocalEngine(tmp_path, Resources(cores=2, jobs=2)).command(made, 0)
 
 
 def test_progress_of_a_run():
@@ -370,8 +371,8 @@ def test_a_run_on_another_machine_is_not_waited_for(tmp_path):
     (made,) = trials(tmp_path, 1)
     with lock.hold(made.run_dir, "taken"):
         (made.run_dir / lock.NAME).write_text("1 another-machine")
-        job = LocalEngine(tmp_path, Resources(), jobs=1).found(made)
+        job = LocalEngine(tmp_path, Resources(jobs=1)).found(made)
         assert job.status().state == "running"
         job.stop()
         assert job.status().state == "over"
-    assert LocalEngine(tmp_path, Resources(), jobs=1).found(made) is None
+    assert LocalEngine(tmp_path, Resources(jobs=1)).found(made) is None

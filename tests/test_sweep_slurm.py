@@ -10,8 +10,8 @@ from test_sweep import trials
 from tokendream.cli.flags import parse_sweep
 from tokendream.stop import StopRequest
 from tokendream.sweep import run, slurm
-from tokendream.sweep.engine import Resources
 from tokendream.sweep.progress import Dashboard
+from tokendream.sweep.resources import Resources
 from tokendream.sweep.run import Sweep
 from tokendream.sweep.slurm import SlurmEngine, SlurmError, call
 
@@ -74,7 +74,7 @@ def sweep(tmp_path, monkeypatch, cluster, n=1, jobs=0, stop=None):
     monkeypatch.setattr(run, "RETRY", 0.0)
     monkeypatch.setattr("shutil.which", lambda name: name)
     made = trials(tmp_path, n)
-    runs = Sweep(made, SlurmEngine(tmp_path, Resources(cluster="slurm", minutes=60), jobs), Dashboard(made))
+    runs = Sweep(made, SlurmEngine(tmp_path, Resources(cluster="slurm", minutes=60, jobs=jobs)), Dashboard(made))
     runs.go(stop or StopRequest(), poll=0.0)
     return made, runs
 
@@ -200,7 +200,7 @@ def test_what_a_job_asks_for(tmp_path, monkeypatch):
 
     def script(**more):
         asked = Resources(cluster="slurm", minutes=90, **more)
-        return SlurmEngine(tmp_path, asked, 0).script(made, home).splitlines()
+        return SlurmEngine(tmp_path, asked).script(made, home).splitlines()
 
     plain = script()
     for flag in ("job-name=Catch-seed0", "time=90", "gpus-per-node=1", "mem=2G", "requeue", "open-mode=append"):
@@ -231,6 +231,6 @@ def test_a_command_that_fails_says_its_own_line():
 
 
 def test_sbatch_and_setup_may_be_repeated():
-    argv = ["--preset", "tiny", "--sbatch", "mem=1G", "--setup", "module load a", "--sbatch=qos=b"]
-    options = parse_sweep(argv)
-    assert (options.sbatch, options.setup) == (("mem=1G", "qos=b"), ("module load a",))
+    argv = ["--preset", "tiny", "--cluster", "slurm", "--minutes", "60"]
+    asked = parse_sweep([*argv, "--sbatch", "mem=1G", "--setup", "module load a", "--sbatch=qos=b"]).resources
+    assert (asked.sbatch, asked.setup) == (("mem=1G", "qos=b"), ("module load a",))

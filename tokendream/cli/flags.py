@@ -21,6 +21,7 @@ from tokendream.config.config import Config
 from tokendream.config.presets import preset
 from tokendream.config.ranges import LARGEST_SEED
 from tokendream.errors import ConfigError, nearest, one_line, require, shorten
+from tokendream.sweep.resources import Resources
 
 Options = TypeVar("Options")
 
@@ -47,7 +48,8 @@ def parse_sweep(argv: list[str]) -> Sweep:
         flag = word.split("=")[0].replace("_", "-")
         if flag in (*ENV_FLAGS, "--env.id", "--seed"):
             raise ConfigError(f"a sweep has no {flag}: it takes --games and --seeds")
-    return parse(Sweep, argv, "tokendream sweep [SUITE]", default=Sweep(_base(name, argv)))
+    default = Sweep(resources=Resources(), config=_base(name, argv))
+    return parse(Sweep, argv, "tokendream sweep [SUITE]", default=default)
 
 
 def _env_id(argv: list[str]) -> list[str]:
@@ -164,7 +166,7 @@ def _flags(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         leaf = name.replace("_", "-")
         flag = f"{prefix}{leaf}"
         if dataclasses.is_dataclass(hint):
-            yield from _flags(hint, "" if hint is Config else f"{flag}.")  # type: ignore[arg-type]
+            yield from _flags(hint, "" if hint in (Config, Resources) else f"{flag}.")  # type: ignore[arg-type]
         else:
             yield f"--{flag}", hint
             if hint is bool:

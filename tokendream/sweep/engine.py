@@ -7,53 +7,14 @@ train --resume RUN`, and what became of it is read from the run's folder and the
 from __future__ import annotations
 
 import itertools
-import re
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from tokendream.errors import ConfigError, nearest
 from tokendream.stop import EXIT_CODES
 from tokendream.sweep.plan import Trial
-
-CLUSTERS = ("local", "slurm")
-
-OURS = ("array", "error", "job-name", "open-mode", "output", "partition", "signal", "time")
-"""Options of sbatch that a sweep sets itself."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What each run gets. All but `cores` is SLURM's; here the runs take the machine's GPUs in turn."""
-
-    cluster: str = "local"
-    cores: int = 0
-    gpus: int = 1
-    partition: str = ""
-    minutes: int = 0
-    sbatch: Sequence[str] = ()
-    setup: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if self.cluster not in CLUSTERS:
-            raise ConfigError(f"cluster must be one of {', '.join(CLUSTERS)}, not {self.cluster!r}; "
-                              f"nearest: {nearest(self.cluster, CLUSTERS)}")  # fmt: skip
-        if self.cores < 0 or self.gpus < 0 or self.minutes < 0:
-            raise ConfigError("cores, gpus and minutes must not be negative")
-        if self.cluster == "local" and (self.partition or self.minutes or self.sbatch or self.setup):
-            raise ConfigError("partition, minutes, sbatch and setup are for --cluster slurm")
-        if self.cluster == "slurm" and self.minutes < 20:
-            raise ConfigError(f"minutes must be at least 20 on SLURM, not {self.minutes}: runs stop 10 minutes before")
-        if not re.fullmatch(r"[\w.,-]*", self.partition):
-            raise ConfigError(f"partition must be a plain name, not {self.partition!r}")
-        for option in self.sbatch:
-            if not re.fullmatch(r"[a-z][a-z-]*(=[^\n]*)?", option):
-                raise ConfigError(f"--sbatch takes KEY=VALUE, an option of sbatch without its dashes, not {option!r}")
-            if option.partition("=")[0] in OURS:
-                raise ConfigError(f"--sbatch {option}: a sweep sets {', '.join(OURS)} itself (--partition, --minutes)")
 
 
 class Status(NamedTuple):

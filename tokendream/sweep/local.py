@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokendream.errors import ConfigError
 from tokendream.runfolder import lock
-from tokendream.sweep.engine import End, Job, Resources, Status, command, new_home
+from tokendream.sweep.engine import End, Job, Status, command, new_home
 from tokendream.sweep.plan import Trial
+from tokendream.sweep.resources import Resources
 
 
 class OtherProcess:
@@ -58,11 +58,9 @@ class LocalJob:
 class LocalEngine:
     """Starts runs here."""
 
-    def __init__(self, folder: Path, resources: Resources, jobs: int) -> None:
-        if jobs < 0:
-            raise ConfigError(f"jobs must not be negative, but is {jobs}")
+    def __init__(self, folder: Path, resources: Resources) -> None:
         self._folder, self._gpus = folder.absolute(), visible_gpus()
-        self.jobs = jobs or max(1, len(self._gpus))
+        self.jobs = resources.jobs or max(1, len(self._gpus))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.cores = resources.cores or max(1, cores // self.jobs)
 

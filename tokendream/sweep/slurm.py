@@ -23,9 +23,10 @@ from typing import NamedTuple
 
 from tokendream.errors import ConfigError, one_line
 from tokendream.runfolder import lock
-from tokendream.sweep.engine import End, Job, Refused, Resources, Status, command, new_home
+from tokendream.sweep.engine import End, Job, Refused, Status, command, new_home
 from tokendream.sweep.local import OtherProcess
 from tokendream.sweep.plan import Trial
+from tokendream.sweep.resources import Resources
 
 EVERY, HURRY = 10.0, 1.0
 """Seconds between two calls of squeue, as a rule and while stopping."""
@@ -133,13 +134,11 @@ class SlurmJob:
 class SlurmEngine:
     """Submits runs."""
 
-    def __init__(self, folder: Path, resources: Resources, jobs: int) -> None:
-        if jobs < 0:
-            raise ConfigError(f"jobs must not be negative, but is {jobs}")
+    def __init__(self, folder: Path, resources: Resources) -> None:
         if shutil.which("sbatch") is None:
             raise ConfigError("--cluster slurm needs SLURM's commands, and there is no sbatch here")
         self._folder, self._resources, self._queue = folder.absolute(), resources, Queue()
-        self.jobs = jobs or sys.maxsize
+        self.jobs = resources.jobs or sys.maxsize
 
     def trouble(self) -> str:
         self._queue.ask()
