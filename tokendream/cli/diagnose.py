@@ -12,7 +12,7 @@ import tyro
 class Diagnose:
     """Measure each part of a trained agent on fresh games, beside what is healthy; writes a page and JSON."""
 
-    run: tyro.conf.Positional[Path]
+    run_dir: tyro.conf.Positional[Path]
     """Folder of the run."""
     steps: int = 2000
     """Env steps of fresh games to measure on."""
@@ -28,6 +28,4 @@ class Diagnose:
 def run(options: Diagnose) -> int:
     from tokendream.reports.diagnose import diagnose
 
-    return diagnose(
-        options.run, steps=options.steps, temperature=options.temperature, seed=options.seed, device=options.device
-    )
+    return diagnose(**vars(options))

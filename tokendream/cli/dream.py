@@ -12,7 +12,7 @@ import tyro
 class Dream:
     """Film a dream: real, reconstruction and dream side by side, or many futures of one moment."""
 
-    run: tyro.conf.Positional[Path]
+    run_dir: tyro.conf.Positional[Path]
     """Folder of the run."""
     out: Path = Path("dream.mp4")
     """File to write: .mp4 for a film, .png for a picture of some of its moments."""
@@ -34,13 +34,4 @@ class Dream:
 def run(options: Dream) -> int:
     from tokendream.reports import films
 
-    return films.film(
-        options.run,
-        options.out,
-        at=options.at,
-        length=options.length,
-        futures=options.futures,
-        temperature=options.temperature,
-        seed=options.seed,
-        device=options.device,
-    )
+    return films.film(**vars(options))

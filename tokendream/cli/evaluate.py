@@ -12,7 +12,7 @@ import tyro
 class Eval:
     """Play full games with a trained agent and report its score."""
 
-    run: tyro.conf.Positional[Path]
+    run_dir: tyro.conf.Positional[Path]
     """Folder of the run."""
     episodes: int = 100
     """Games to play."""
@@ -29,11 +29,4 @@ class Eval:
 def run(options: Eval) -> int:
     from tokendream.reports.evaluate import evaluate_run
 
-    return evaluate_run(
-        options.run,
-        episodes=options.episodes,
-        temperature=options.temperature,
-        seed=options.seed,
-        device=options.device,
-        with_films=options.films,
-    )
+    return evaluate_run(**vars(options))

@@ -25,13 +25,7 @@ MOST_GAMES = 100_000
 
 
 def evaluate_run(
-    run_dir: Path,
-    *,
-    episodes: int,
-    temperature: float | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    with_films: bool = True,
+    run_dir: Path, *, episodes: int, temperature: float | None, seed: int, device: str, films: bool
 ) -> int:
     """Evaluate a run's last checkpoint: print the score, then write it, and films of two games, into the run folder.
 
@@ -55,7 +49,7 @@ def evaluate_run(
     print(result.describe(), flush=True)  # before anything is written: a folder may be read-only, a disk full
     result.write(path)
     print(f"scores of every game: {shown(path)}")
-    if with_films:
+    if films:
         write_films(config, result, games, run_dir, print)
     return 0
 
