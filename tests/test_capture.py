@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import gc
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -13,14 +14,14 @@ from tokendream.device import Compute
 from tokendream.kernels import cuda_graph
 from tokendream.kernels.cuda_graph import WARM_UP, Captured
 from tokendream.nn.losses import Losses
-from tokendream.training.update import Update, adamw, apply
+from tokendream.training.update import adamw, apply, gradient_update
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 PHASE = PhaseConfig(1, 1, 4, 1e-2, 0.01, 1.0)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and GPU_TESTS=1")
 
 
-def noisy(generator: torch.Generator) -> tuple[nn.Linear, torch.optim.AdamW, Update]:
+def noisy(generator: torch.Generator) -> tuple[nn.Linear, torch.optim.AdamW, partial]:
     """A small update that draws from a generator of its own and from torch's."""
     torch.manual_seed(0)
     module = nn.Linear(3, 1)
@@ -29,7 +30,8 @@ def noisy(generator: torch.Generator) -> tuple[nn.Linear, torch.optim.AdamW, Upd
     def loss(x: torch.Tensor) -> Losses:
         return Losses({"square": (module(x) + torch.rand(4, 1, generator=generator) + torch.rand(())).square().mean()})
 
-    return module, optimiser, Update(loss, module, optimiser, PHASE.clip, CPU)
+    how = {"loss": loss, "module": module, "optimiser": optimiser, "clip": PHASE.clip, "compute": CPU}
+    return module, optimiser, partial(gradient_update, **how)
 
 
 def test_a_function_of_inputs_is_the_update_written_out():
@@ -46,7 +48,7 @@ def test_a_function_of_inputs_is_the_update_written_out():
     other, optimiser, written = noisy(two)
     expected = []
     for batch in x:
-        losses = written._loss(batch)
+        losses = written.keywords["loss"](batch)
         norm = apply(losses, optimiser, PHASE.clip)
         expected += [losses.total.detach(), norm]
     assert all(map(torch.equal, seen, expected))

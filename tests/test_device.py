@@ -8,9 +8,10 @@ import torch
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY
 from tokendream.device import Compute
+from tokendream.nn.losses import Losses
 from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
-from tokendream.training.update import Update
+from tokendream.training.update import gradient_update
 
 
 @pytest.fixture
@@ -56,18 +57,19 @@ def test_deterministic_kernels_fill_no_memory_and_products_are_summed_in_float32
 def test_cudnn_searches_within_updates_unless_runs_are_to_repeat_themselves(deterministic, monkeypatch):
     seen = []
     compute = Compute.resolve("cuda", deterministic=deterministic)
-    monkeypatch.setattr("tokendream.training.update.apply", lambda *_: seen.append(torch.backends.cudnn.benchmark))
-    module = torch.nn.Linear(1, 1)
+    module, zero = torch.nn.Linear(1, 1), torch.zeros(())
 
-    class Loss:
-        def detach(self):
-            return self
-
-    def loss() -> Loss:
+    def forward(batch: tuple[()]) -> Losses:
         seen.append(torch.backends.cudnn.benchmark)
-        return Loss()
+        return Losses({"nothing": zero})
 
-    Update(loss, module, torch.optim.SGD(module.parameters()), 1.0, compute)()
+    def backward(*_) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.benchmark)
+        return zero
+
+    monkeypatch.setattr("tokendream.training.update.apply", backward)
+    optimiser = torch.optim.SGD(module.parameters())
+    gradient_update((), loss=forward, module=module, optimiser=optimiser, clip=1.0, compute=compute)
     assert seen == [not deterministic] * 2  # forward, and backward
     assert not torch.backends.cudnn.benchmark
 

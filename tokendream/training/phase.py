@@ -6,6 +6,7 @@ Its settings are the field of its name in `config.training`, from which the sche
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -25,7 +26,7 @@ from tokendream.device import Compute
 from tokendream.kernels.cuda_graph import Captured
 from tokendream.nn.losses import Losses
 from tokendream.training.guard import Guard
-from tokendream.training.update import Update, adamw
+from tokendream.training.update import adamw, gradient_update
 
 
 class Phase(Protocol):
@@ -82,7 +83,10 @@ class GradientPhase:
         self.settings: PhaseConfig = getattr(shared.config.training, self.name)
         self.memory_field = f"training.{self.name}.batch ({self.settings.batch})"
         self.optimiser = adamw(self.module, self.settings)
-        step = Update(self.loss, self.module, self.optimiser, self.settings.clip, shared.compute)
+        step = functools.partial(
+            gradient_update, loss=self.loss, module=self.module, optimiser=self.optimiser, clip=self.settings.clip,
+            compute=shared.compute,
+        )  # fmt: skip
         self.captured = Captured(step, shared.compute, [shared.dreaming], f"phase {self.name}")
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -37,39 +37,27 @@ def adamw(module: nn.Module, phase: PhaseConfig) -> torch.optim.AdamW:
     )
 
 
-class Updated(NamedTuple):
-    """What an update leaves for the log, on the device."""
+def gradient_update(
+    batch: Any,
+    *,
+    loss: Callable[[Any], Losses],
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    clip: float,
+    compute: Compute,
+) -> tuple[Losses, Float[Tensor, ""]]:
+    """One gradient update of a part from what was drawn: forward, backward, clip and step. Losses, and the norm.
 
-    losses: Losses
-    norm: Float[Tensor, ""]
-
-
-class Update:
-    """One gradient update of one part as a function of what was drawn: forward, backward, clip and step.
-
-    Whatever is drawn on the host is among `inputs`. Nothing in it waits for the device, takes anything from the host
-    or depends on a value for its shapes, so that a GPU can capture it whole (see `capture`).
+    Nothing in it waits for the device, takes anything from the host or depends on a value for its shapes, so that a
+    GPU can capture it whole (see `kernels.cuda_graph`).
     """
-
-    def __init__(
-        self,
-        loss: Callable[..., Losses],
-        module: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        clip: float,
-        compute: Compute,
-    ) -> None:
-        self._loss, self._module, self._optimiser, self._clip = loss, module, optimiser, clip
-        self._compute = compute
-
-    def __call__(self, *inputs: Any) -> Updated:
-        self._module.train()
-        with self._compute.searching():
-            with self._compute.autocast():
-                losses = self._loss(*inputs)
-            norm = apply(losses, self._optimiser, self._clip)
-        self._module.eval()
-        return Updated(losses.detach(), norm)
+    module.train()
+    with compute.searching():
+        with compute.autocast():
+            losses = loss(batch)
+        norm = apply(losses, optimiser, clip)
+    module.eval()
+    return losses.detach(), norm
 
 
 def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> Float[Tensor, ""]:
