@@ -37,7 +37,7 @@ class Difference(NamedTuple):
 class Collector:
     """Plays one environment with the agent's current policy and remembers where it stands.
 
-    After an `end` (a lost life) the game goes on, but the agent's memory and the replay's episode begin anew.
+    After an `end` (a lost life) the game goes on, but the agent's memory and the replay's episode start again.
     """
 
     def __init__(

@@ -54,5 +54,5 @@ class TokenCache:
 
 
 def filled(row: Int64[np.ndarray, " n"], device: torch.device) -> Int64[np.ndarray, " m"]:
-    """Rows to encode: on a GPU, which plans every size of a batch anew, repeated until the last batch is full."""
+    """Rows to encode: on a GPU, which plans for every size of a batch, repeated until the last batch is full."""
     return np.resize(row, -(-len(row) // CHUNK) * CHUNK) if device.type == "cuda" else row

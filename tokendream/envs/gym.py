@@ -124,10 +124,8 @@ def _make(env_id: str) -> gymnasium.Env[Any, Any]:
         raise
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvError(f"environment {env_id!r} lacks a package: {one_line(error)}") from None
-    except gymnasium.error.UnregisteredEnv:
-        raise EnvError(_unknown(env_id)) from None
     except gymnasium.error.Error as error:
-        # A malformed id is a plain Error, like much else.
+        # A malformed id is a plain Error, like much else; an unknown one may be of an environment inside this one.
         unknown = env_id not in gymnasium.registry
         raise EnvError(_unknown(env_id) if unknown else f"environment {env_id!r}: {one_line(error)}") from None
     except ImportError as error:

@@ -46,7 +46,7 @@ class Means:
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def flush(self) -> Record:
-        """The means so far, in one transfer a device, and begin anew."""
+        """The means so far, in one transfer a device; what follows is counted from nothing."""
         sums = self._transfer()
         record = {key: total / self._counts[key] for key, total in sums.items()}
         self._sums, self._counts = {}, {}

@@ -115,11 +115,7 @@ def command(trial: Trial, cores: int, *, gpu: str = "", minutes: int = 0) -> lis
 
 def new_home(folder: Path, trial: Trial) -> Path:
     """A new, empty folder for the logs of a run's next job."""
-    for n in itertools.count(1):
-        home = folder / "jobs" / trial.name / str(n)
-        try:
-            home.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return home
-    raise AssertionError("unreachable")
+    homes = (folder / "jobs" / trial.name / str(n) for n in itertools.count(1))
+    home = next(home for home in homes if not home.exists())
+    home.mkdir(parents=True)
+    return home

@@ -6,6 +6,7 @@ each that trains.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -57,11 +58,9 @@ class Reader:
         seen = [path.stat().st_mtime if path.exists() else 0.0 for path in (metrics, final)]
         if seen != self._seen:
             self._seen = seen
-            try:
+            with contextlib.suppress(MetricsError, EvaluationError, OSError):
                 score = Evaluation.from_json(final.read_text(encoding="utf-8")).mean if final.exists() else None
                 self._progress = progress(self._trial.config, read_metrics(metrics), score)
-            except (MetricsError, EvaluationError, OSError):
-                return self._progress
         return self._progress
 
 
