@@ -1,12 +1,14 @@
 """The page in headless Chromium: it loads, every mode is entered by its key, pictures move, a key moves the dream, and
 a recording is written and opens again. Screenshots are kept under screenshots/ (ignored)."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 from browser import chromium, find
-from playing import Client, make_run, serving
+from playing import PLAIN, Client, make_run, serving
 
+from tokendream.config.presets import vary
 from tokendream.play.view import MODES
 
 SHOTS = Path(__file__).parents[1] / "screenshots"
@@ -154,6 +156,25 @@ def test_the_controls_are_given_back_and_taken(page):
     page.until(f"{who} === 'you hold the controls · 2 watch'")
     other.close()
     page.until(f"{button}.hidden")
+
+
+def test_the_screen_of_atari_stands_beside_what_the_agent_sees(page, tmp_path):
+    run = make_run(tmp_path / "run", vary(PLAIN, "env", id="atari:Breakout"), steps=8)
+    with serving(run, tmp_path / "recordings") as server:
+        page.goto(server.url)
+        page.until("document.querySelector('#panel-screen img').naturalWidth === 210")
+        pause(page, False)
+        page.until("Number(document.body.dataset.step) > 3")
+        boxes = page.js("""['screen', 'frame', 'reconstruction', 'dream'].map(name =>
+          document.querySelector(`#panel-${name} img`).getBoundingClientRect()).map(b => [b.left, b.top, b.width])""")
+        assert len({top for _, top, _ in boxes}) == 1
+        assert all(a + width <= b for (a, _, width), (b, _, _) in itertools.pairwise(boxes))
+        assert page.js("document.documentElement.scrollWidth <= innerWidth")
+        page.shoot(SHOTS / "screen.png")
+        enter(page, 3, "agent-dream")
+        assert not page.js("document.querySelector('#panel-screen').offsetParent")
+        page.goto(page.server.url)
+        page.until("document.body.dataset.mode && !document.body.classList.contains('lost')")
 
 
 @pytest.mark.parametrize(("number", "mode"), [(6, "person-both"), (4, "person-dream"), (8, "replay-both")])

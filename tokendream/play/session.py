@@ -262,9 +262,13 @@ class Session:
         shown = {"reconstruction": now.seen} if self.mode.truth else {}
         if now.dream is not None:
             shown["dream"] = now.dream
-        decoded = {name: self.agent.decode(dream.tokens)[0] for name, dream in shown.items()}
+        panels = {name: self.agent.decode(dream.tokens)[0] for name, dream in shown.items()}
+        if self.mode.truth:
+            panels = {"frame": self._world.frame} | panels
+        if self.mode.truth == "game" and self._game.screen is not None:
+            panels["screen"] = self._game.screen
         return View(
-            panels={"frame": self._world.frame} | decoded if self.mode.truth else decoded,
+            panels=panels,
             tokens={name: ids(dream.tokens) for name, dream in shown.items()},
             probs=now.policy_value.probs,
             trace=self._trace(),

@@ -109,7 +109,7 @@ class SessionState:
 
 @dataclass(frozen=True)
 class View:
-    """A picture of the session; `state` is plain data for JSON.
+    """A picture of the session; `state` is plain data for JSON. Panel "screen" is the game as people see it.
 
     `trace[:, t]` of the last steps: value, reward, and the reward that M expected. `entropy` belongs to panel "dream".
     """
@@ -124,9 +124,9 @@ class View:
 
 
 def picture(view: View) -> UInt8[np.ndarray, "3 H W"]:
-    """The view as one picture: its panels side by side, or the futures in as square a grid as they make."""
+    """The view as one picture: its panels but the screen in a row, or the futures in as square a grid as they make."""
     if view.futures is None:
-        return np.concatenate(list(view.panels.values()), axis=-1)
+        return np.concatenate([panel for name, panel in view.panels.items() if name != "screen"], axis=-1)
     side = math.ceil(len(view.futures) ** 0.5)
     black = np.zeros_like(view.futures[0])
     cells = [*view.futures, *[black] * (-len(view.futures) % side)]

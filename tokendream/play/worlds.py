@@ -5,6 +5,7 @@ The dream is no third kind: it is what `dream.imagine.step` makes of a moment, a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,11 @@ from jaxtyping import UInt8
 
 from tokendream.config.config import Config
 from tokendream.data.batch import Segments, Steps
-from tokendream.envs.registry import make
+from tokendream.envs.registry import FAMILIES, make
 from tokendream.play.library import Episode
+
+SCREEN = 210
+"""Rows of an Atari screen. Its 160 columns, wider than high on a television, are stretched to as many."""
 
 
 class Happened(NamedTuple):
@@ -27,13 +31,15 @@ class Happened(NamedTuple):
 class RealGame:
     """The real game under the training protocol, whose ends are those that the world model learns.
 
-    A game is its seed and its actions, so going back is playing them again: 1,000 steps of Atari take a second.
+    A game is its seed and its actions, so going back is playing them again: 1,000 steps of Atari take a second. And so
+    a second one of Atari, drawn as large as its screen, is the same game for people to look at.
     """
 
     def __init__(self, config: Config, seed: int) -> None:
-        self._envs = make(config, 1, evaluation=False)
+        self._drawn = [make(config, 1, evaluation=False)]
+        if config.env.game is not None:
+            self._drawn.append(FAMILIES["atari"].make(replace(config.env, size=SCREEN), 1))
         self._seeds = np.random.SeedSequence((config.seed, seed, 0x97A7))
-        self.frame: UInt8[np.ndarray, "3 S S"]
         self.begin()
 
     def begin(self) -> None:
@@ -43,9 +49,10 @@ class RealGame:
 
     def step(self, action: int) -> Happened:
         """Act once. The game may not be over."""
-        transition = self._envs.step(np.array([action]))
+        transitions = [envs.step(np.array([action])) for envs in self._drawn]
         self._actions.append(action)
-        self.frame = transition.frame[0]
+        self._show([transition.frame[0] for transition in transitions])
+        transition = transitions[0]
         return Happened(float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0]))
 
     def rewind(self, steps: int) -> None:
@@ -55,13 +62,17 @@ class RealGame:
 
     def close(self) -> None:
         """Free the environment."""
-        self._envs.close()
+        for envs in self._drawn:
+            envs.close()
 
     def _replay(self, actions: list[int]) -> None:
-        self.frame = self._envs.reset([self._seed])[0]
+        self._show([envs.reset([self._seed])[0] for envs in self._drawn])
         self._actions: list[int] = []
         for action in actions:
             self.step(action)
+
+    def _show(self, drawn: list[UInt8[np.ndarray, "3 _ _"]]) -> None:
+        self.frame, self.screen = drawn[0], drawn[1] if len(drawn) > 1 else None
 
 
 class RecordedEpisode:

@@ -147,7 +147,8 @@ function show({ state, panels, tokens, probs, trace, entropy }) {
 }
 
 function showPanels(panels, { reconstruction: real, dream: dreamt }, nats) {
-  for (const name of ["frame", "reconstruction", "dream"]) {
+  document.body.classList.toggle("native", Boolean(panels.screen));
+  for (const name of ["screen", "frame", "reconstruction", "dream"]) {
     $(`panel-${name}`).classList.toggle("absent", !panels[name]);
     if (panels[name]) $(`panel-${name}`).querySelector("img").src = panels[name];
   }
