@@ -122,7 +122,7 @@ def test_without_ffmpeg_there_is_a_page_and_no_film(tmp_path, monkeypatch, capsy
     assert "no films: " in said
     assert "dream" in (run / "report.html").read_text()
     assert sorted(path.name for path in (run / "pictures").iterdir()) == [
-        "dream.png", "real.png", "reconstruction.png",
+        "codes.png", "dream.png", "real.png", "reconstruction.png",
     ]  # fmt: skip
     assert not list(run.glob("films/*"))
 
