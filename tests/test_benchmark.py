@@ -18,7 +18,7 @@ from tokendream.evaluation import published, scores
 from tokendream.evaluation.evaluation import summarise as evaluation
 from tokendream.evaluation.games import Game
 from tokendream.evaluation.scores import REM_PUBLISHED
-from tokendream.sweep.plan import Cell, prepare
+from tokendream.sweep.plan import Trial, prepare
 from tokendream.sweep.report.export import latex, to_json, write_benchmark
 from tokendream.sweep.report.page import game_cell, page
 from tokendream.sweep.report.results import ResultError, label, read_results
@@ -213,10 +213,10 @@ def test_a_sweep_says_what_it_was_meant_to_have(tmp_path):
     configs = [
         dataclasses.replace(vary(SMALL, "env", id=game), seed=seed) for game in ("Pong", "Boxing") for seed in (0, 1)
     ]
-    cells = [Cell(c, tmp_path / "runs" / f"{c.env_name}-seed{c.seed}") for c in configs]
-    prepare(cells, tmp_path)
+    trials = [Trial(c, tmp_path / "runs" / f"{c.env_name}-seed{c.seed}") for c in configs]
+    prepare(trials, tmp_path)
     made = run(tmp_path / "elsewhere", "Pong", 0, 3.0)
-    (made / "evaluation").rename(cells[0].run_dir / "evaluation")
+    (made / "evaluation").rename(trials[0].run_dir / "evaluation")
     results = read_results([tmp_path])
     assert [(game, seed, state) for _, game, seed, state in results.missing()] == [
         ("Pong", 1, "not started"),

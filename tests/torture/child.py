@@ -19,7 +19,7 @@ PLACES = {
     "collect": ("tokendream.training.phases", "Collector.step"),
     "update": ("tokendream.training.update", "apply"),
     "dream": ("tokendream.training.phases", "dream_loss"),
-    "evaluation": ("tokendream.training.results", "AgentPolicy.__call__"),
+    "evaluation": ("tokendream.agent.agent", "AgentPolicy.__call__"),
     "checkpoint file": ("tokendream.runfolder.checkpoint", "write"),
     "checkpoint name": ("tokendream.runfolder.checkpoint", "sync"),
     "old checkpoint": ("tokendream.runfolder.checkpoint", "Checkpoints._prune"),
