@@ -159,9 +159,12 @@ def test_what_the_paper_does_not_have_is_off_in_rem():
     assert (rem.world_model.backbone, rem.world_model.decoding) == ("retnet", "pop")
     assert not rem.world_model.own_embedding
     assert not rem.world_model.shared_prediction_token
+    assert not rem.world_model.local_prediction
+    assert rem.world_model.outcome_from == "action"
     assert rem.actor_critic.action_inputs
     assert rem.actor_critic.sees == "codes"
     assert not rem.dream.centre_advantage
     assert not rem.dream.scale_advantage
+    assert rem.dream.reuse == 1
     assert rem.collect.temperature == 1
     assert not rem.dream.mask_after_end

@@ -17,9 +17,8 @@ from tokendream.training.phases import WorldModelPhase
 from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
-CONFIG = vary(
-    vary(TINY, "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0), "world_model", copy_head=True
-)
+CONFIG = vary(vary(TINY, "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0), "dream", reuse=2)
+CONFIG = vary(CONFIG, "world_model", copy_head=True, local_prediction=True, outcome_from="frame")
 ROWS = 64
 # Autocast knows no fake device of Python's making: there the precision is float32, on a machine with a GPU both.
 PRECISIONS = [torch.float32, torch.bfloat16] if TYPE == "cuda" else [torch.float32]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokendream.cli.main import main
-from tokendream.config.presets import REM, TINY
+from tokendream.config.presets import TINY
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.training import timing, workload
@@ -23,7 +23,7 @@ def few(monkeypatch):
 
 def made(config=TINY):
     """A second for every env step, frame or imagined step."""
-    speed = Speed(config, Compute.resolve("cpu"))
+    speed = Speed(config, Compute.resolve("cpu"), True)
     sizes = {"world_model": config.world_model.segment_length, "actor_critic": config.dream.horizon}
     for name in NAMES:
         batch = getattr(config.training, name).batch if name in PARTS else 1
@@ -55,31 +55,6 @@ def test_what_is_too_dear_is_timed_at_a_smaller_batch_and_said_so(few, capsys, m
     assert all(f" {name} " in said for name in NAMES)
     for name in PARTS:
         assert f"1 (a run: {getattr(TINY.training, name).batch})" in said
-
-
-@pytest.mark.parametrize(("times_slower", "whole"), [(1 / 50, True), (1, False), (40, False)])
-def test_the_slowest_processor_too_has_a_row_for_every_phase_in_time(monkeypatch, times_slower, whole):
-    """On a clock that the work itself moves: preset rem on two AMD cores (seconds of one item, and of any call)."""
-    clock, cost = [0.0], {"collect": 0.02, "tokenizer": 0.16, "world_model": 0.5, "actor_critic": 0.7}
-
-    def work(name, batch):
-        def run():
-            clock[0] += times_slower * (cost.get(name, 0.3) * batch + 0.005)
-
-        return run
-
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(workload, "phase", lambda name, batch, *_: work(name, batch))
-    monkeypatch.setattr(workload, "dream_start", lambda batch, *_: batch)
-    monkeypatch.setattr(workload, "dream", lambda batch, *_: work("dream", batch))
-    monkeypatch.setattr(workload, "encode", lambda batch, *_: work("encode", batch))
-    rem = dataclasses.replace(TINY, training=REM.training)
-    speed = timing.measure(rem, Compute.resolve("cpu"), seconds=timing.QUICK, say=lambda name: None)
-    assert [row.name for row in speed.rows] == NAMES
-    assert clock[0] < 240
-    assert all(row.batch == row.full_batch for row in speed.rows) is whole
-    assert all(len(row.seconds) >= (1 if times_slower > 1 else timing.LEAST) for row in speed.rows)
-    assert speed.hours > 0
 
 
 def test_a_phase_without_memory_is_skipped_by_name(few, capsys, monkeypatch):

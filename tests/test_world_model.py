@@ -22,6 +22,24 @@ four_ways = pytest.mark.parametrize(
 )
 
 
+EXTRAS = [
+    {},
+    {"copy_head": True},
+    {"local_prediction": True},
+    {"outcome_from": "frame"},
+    {"local_prediction": True, "outcome_from": "frame", "own_embedding": True},
+]
+five_extras = pytest.mark.parametrize("extras", EXTRAS, ids=str)
+"""What the paper does not have."""
+
+
+def possible(how, extras) -> dict:
+    """Token by token there are no prediction tokens to add anything to."""
+    if how["decoding"] == "token" and not {"local_prediction", "outcome_from"}.isdisjoint(extras):
+        pytest.skip("refused by the config")
+    return how | extras
+
+
 @pytest.fixture
 def case():
     codebook = torch.randn(V, D, dtype=torch.float64)
@@ -36,11 +54,11 @@ def case():
 
 
 @four_ways
-@pytest.mark.parametrize("copy_head", [False, True])
-def test_training_logits_are_imagination_logits(case, monkeypatch, how, copy_head):
+@five_extras
+def test_training_logits_are_imagination_logits(case, monkeypatch, how, extras):
     """What is trained on T blocks at once is what dreams block by block, and what frames are sampled from."""
     codebook, tokens, steps = case
-    M = world_model(copy_head=copy_head, **how).eval()
+    M = world_model(**possible(how, extras)).eval()
     dreamed: list[torch.Tensor] = []
 
     def replay(logits, generator, *, temperature=1.0):
@@ -65,11 +83,13 @@ def test_training_logits_are_imagination_logits(case, monkeypatch, how, copy_hea
 
 
 @four_ways
-@pytest.mark.parametrize("copy_head", [False, True])
-def test_the_loss_is_its_definition(case, how, copy_head):
+@five_extras
+def test_the_loss_is_its_definition(case, how, extras):
+    """Rewards and ends are scored from block `context` on, or of the blocks whose next frame is predicted."""
     codebook, tokens, steps = case
     steps.mask[1, 4:] = False
-    M = world_model(context=2, copy_head=copy_head, **how)
+    M = world_model(context=2, **possible(how, extras))
+    early = int(extras.get("outcome_from") == "frame")
     losses = M.loss(codebook[tokens], tokens, steps)
     out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
     frame, reward, end = [], [], []
@@ -78,6 +98,9 @@ def test_the_loss_is_its_definition(case, how, copy_head):
             if not steps.mask[b, t]:
                 continue
             frame += [-out.next_frame[b, t - 1, k].log_softmax(-1)[tokens[b, t, k]] for k in range(K)]
+        for t in range(2 - early, T - early):
+            if not steps.mask[b, t]:
+                continue
             reward.append(-out.reward[b, t].log_softmax(-1)[int(steps.reward[b, t].sign()) + 1])
             end.append(-out.end[b, t].log_softmax(-1)[int(steps.end[b, t])])
     for name, terms in (("next_frame", frame), ("reward", reward), ("end", end)):
@@ -208,6 +231,43 @@ def test_it_learns_a_deterministic_world(how):
     assert float(history[-1]["accuracy"]) > 0.95
     assert float(history[-1]["reward"]) < 0.1
     assert float(history[-1]["end"]) < 0.1
+
+
+def test_a_local_prediction_token_is_told_its_place_s_neighbours_and_the_action(case):
+    """The grid is 2 x 2, so all are neighbours: by weights of the centre alone, a place is told of itself alone."""
+    codebook, tokens, steps = case
+    M, plain = world_model(local_prediction=True), world_model()
+    plain.load_state_dict(M.state_dict(), strict=False)
+    u = {}
+    for model in (M, plain):
+        pop = model.backbone.pop
+
+        def listening(x, given, *args, pop=pop, model=model, **kwargs):
+            u[model] = given.detach()
+            return pop(x, given, *args, **kwargs)
+
+        model.backbone.pop = listening
+        model(codebook[tokens], tokens, steps.action, model.initial_state(B), slice(1, -1))
+    assert u[plain].shape == (K, D)
+    action = M.action_embedding(steps.action[:, 1:-1])
+    image = codebook[tokens[:, 1:-1]].flatten(0, 1).mT.reshape(-1, D, 2, 2)
+    around = M.neighbourhood(image).flatten(2).mT.unflatten(0, (B, T - 2))
+    assert torch.allclose(u[M], u[plain] + around + action, atol=1e-12)
+
+
+def test_an_outcome_over_the_frame_is_read_from_the_action_and_all_prediction_tokens(case):
+    """Where the action's part of the head is cut, a change of one prediction token still changes the reward."""
+    codebook, tokens, steps = case
+    M = world_model(outcome_from="frame")
+    with torch.no_grad():
+        M.reward[0].weight[:, :D] = 0
+    before = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(1, -1))[0]
+    assert before.reward.shape == (B, T - 2, 3)
+    assert before.end.shape == (B, T - 2, 2)
+    with torch.no_grad():
+        M.prediction_tokens[K - 1] += 1
+    after = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(1, -1))[0]
+    assert not torch.allclose(before.reward, after.reward)
 
 
 def test_an_own_embedding_sees_tokens_and_not_codes(case):

@@ -44,8 +44,8 @@ class PolicyState(NamedTuple):
 class PolicyOutput(NamedTuple):
     """Action logits and the state's value, float32."""
 
-    logits: Float[Tensor, "B A"]
-    value: Float[Tensor, " B"]
+    logits: Float[Tensor, "*B A"]
+    value: Float[Tensor, " *B"]
 
 
 class ActorCritic(nn.Module):
@@ -78,7 +78,20 @@ class ActorCritic(nn.Module):
     def forward(self, view: View, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
         """See a frame: the policy and value there, and the LSTM's memory after it."""
         state = self._remember(self.features(view), state)
-        return PolicyOutput(raised(self.actor(state.h)), raised(self.critic(state.h)).squeeze(-1)), state
+        return self._output(state.h), state
+
+    def along(self, view: View, action: Int64[Tensor, "B T"], state: PolicyState) -> PolicyOutput:
+        """See T frames, each followed by its action: the policies (B T A) and values (B T) at the frames."""
+        features = self.features(view.flatten(0, 1)).unflatten(0, action.shape)
+        h = []
+        for t in range(action.shape[1]):
+            state = self._remember(features[:, t], state)
+            h.append(state.h)
+            state = self.absorb_action(action[:, t], state)
+        return self._output(torch.stack(h, dim=1))
+
+    def _output(self, h: Float[Tensor, "*B M"]) -> PolicyOutput:
+        return PolicyOutput(raised(self.actor(h)), raised(self.critic(h)).squeeze(-1))
 
     def absorb_action(self, action: Int64[Tensor, " B"], state: PolicyState) -> PolicyState:
         """Remember which action was taken, token by token."""

@@ -32,11 +32,11 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {"retnet": RetNet, "transformer"
 
 
 class Prediction(NamedTuple):
-    """Logits about T blocks: their own reward and end, and the frames after P of them."""
+    """Logits: the frames after P of T blocks, and the reward and end of all T blocks, or of those P."""
 
     next_frame: Float[Tensor, "B P K V"]
-    reward: Float[Tensor, "B T 3"]
-    end: Float[Tensor, "B T 2"]
+    reward: Float[Tensor, "B R 3"]
+    end: Float[Tensor, "B R 2"]
 
 
 class Outcome(NamedTuple):
@@ -58,6 +58,12 @@ class WorldModel(nn.Module):
     that token's own: most of a frame stays, and a network of few updates spends most of them on learning to copy. Not
     published; measured on CrazyClimber, 48 pixels, 300 updates of 16 x 10 frames: cross-entropy 0.49 against 0.86
     (where copying every token is right 92.6% of the time).
+
+    `local_prediction` adds to each prediction token what a convolution sees around its place in the frame before, and
+    the action. A prediction token sees history through one state of fixed size only: which of K tokens lay where has
+    to be learned, and moving things are small. `outcome_from` = "frame" reads reward and end of the predicted blocks
+    from the action token and from mean and maximum over the next frame's prediction tokens: what pays is often seen at
+    one place. Neither is published; docs/evidence.md has what they give.
     """
 
     def __init__(self, config: WorldModelConfig, block: Block, code_width: int) -> None:
@@ -70,10 +76,12 @@ class WorldModel(nn.Module):
         if config.decoding == "pop":
             learned = 1 if config.shared_prediction_token else block.K
             self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * config.prediction_token_std)
+        self.neighbourhood = nn.Conv2d(D, D, 3, padding=1) if config.local_prediction else None
         self.backbone = BACKBONES[config.backbone](D, config.layers, config.heads, config.ffn_factor, config.dropout)
         self.next_frame = _head(D, V)
-        self.reward = _head(D, 3)
-        self.end = _head(D, 2)
+        seen = 3 * D if config.outcome_from == "frame" else D
+        self.reward = _head(D, 3, seen)
+        self.end = _head(D, 2, seen)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
         self.draw_tokens = Sampler()
 
@@ -95,16 +103,18 @@ class WorldModel(nn.Module):
         """
         blocks = self._blocks(codes, tokens, action)
         if self.config.decoding == "pop":
-            u = self.prediction_tokens.expand(self.block.K, -1)
+            u = self._prediction_tokens(blocks[:, predict])
             y, y_next, state = self.backbone.pop(blocks, u, state, predict, tail=1)
         else:
             y, state = self.backbone.absorb(blocks, state)
             chosen = range(tokens.shape[1])[predict]
             assert tokens.shape[1] - 1 not in chosen, "the last block's next frame is not there to be read"
             y_next = torch.cat((y[:, predict, -1:], y[:, chosen.start + 1 : chosen.stop + 1, :-2]), dim=2)
-        at_action = y[:, :, -1]
+        outcome = y[:, :, -1]
+        if self.config.outcome_from == "frame":
+            outcome = torch.cat((outcome[:, predict], y_next.mean(2), y_next.amax(2)), dim=-1)
         next_frame = self._next_frame(y_next, tokens[:, predict])
-        return Prediction(next_frame, self.reward(at_action), self.end(at_action)), state
+        return Prediction(next_frame, self.reward(outcome), self.end(outcome)), state
 
     @torch.no_grad()
     def imagine(
@@ -162,17 +172,36 @@ class WorldModel(nn.Module):
         """
         c = self.config.context
         prediction, _ = self(codes, tokens, steps.action, self.initial_state(len(codes)), slice(c - 1, -1))
-        scored = steps.mask[:, c:]
-        sign = steps.reward.sign().long() + 1
-        in_frame = scored[:, :, None].expand(tokens[:, c:].shape)
+        in_frame = steps.mask[:, c:, None].expand(tokens[:, c:].shape)
+        known, scored = self.outcomes
+        reward, end = prediction.reward[:, known], prediction.end[:, known]
+        sign, mask = steps.reward[:, scored].sign().long() + 1, steps.mask[:, scored]
         return Losses(
             {
                 "next_frame": _cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
-                "reward": _cross_entropy(prediction.reward[:, c:], sign[:, c:], scored),
-                "end": _cross_entropy(prediction.end[:, c:], steps.end[:, c:].long(), scored),
+                "reward": _cross_entropy(reward, sign, mask),
+                "end": _cross_entropy(end, steps.end[:, scored].long(), mask),
             },
             {"accuracy": _accuracy(prediction.next_frame, tokens[:, c:], in_frame)},
         )
+
+    @property
+    def outcomes(self) -> tuple[slice, slice]:
+        """Where scored rewards and ends are when frames are predicted from block `context - 1` on: among the
+        predicted ones, and among the segment's blocks."""
+        c = self.config.context
+        return (slice(None), slice(c - 1, -1)) if self.config.outcome_from == "frame" else (slice(c, None),) * 2
+
+    def _prediction_tokens(self, blocks: Float[Tensor, "B P K1 D"]) -> Float[Tensor, "*S K D"]:
+        """u, behind these blocks: the same everywhere, or with what lies around each place and the action."""
+        K, u = self.block.K, self.prediction_tokens.expand(self.block.K, -1)
+        if self.neighbourhood is None:
+            return u
+        frames, action = blocks[:, :, :K], blocks[:, :, K:]
+        # B K D is already the channels-last layout of a B D rows columns image: no copy.
+        image = frames.flatten(0, 1).unflatten(1, self.block.grid).permute(0, 3, 1, 2)
+        around = self.neighbourhood(image).permute(0, 2, 3, 1).reshape(frames.shape)
+        return u + around + action.sum(2, keepdim=True)
 
     def _blocks(
         self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], action: Int64[Tensor, "B T"]
@@ -198,8 +227,8 @@ def _lowered(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def _head(width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
+def _head(width: int, out: int, seen: int | None = None) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(seen or width, width), nn.ReLU(), nn.Linear(width, out))
 
 
 def _cross_entropy(

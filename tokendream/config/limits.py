@@ -43,6 +43,12 @@ def check_world_model(world_model: WorldModelConfig) -> None:
     require(M.decoding == "pop" or not M.shared_prediction_token, "world_model.shared_prediction_token",
             "false where world_model.decoding is token: there are no prediction tokens",
             M.shared_prediction_token)  # fmt: skip
+    require(M.decoding == "pop" or not M.local_prediction, "world_model.local_prediction",
+            "false where world_model.decoding is token: there are no prediction tokens",
+            M.local_prediction)  # fmt: skip
+    require(M.decoding == "pop" or M.outcome_from == "action", "world_model.outcome_from",
+            "action where world_model.decoding is token: the frame comes after them",
+            M.outcome_from)  # fmt: skip
     require(M.segment_length > M.context, "world_model.segment_length",
             f"greater than world_model.context ({M.context})", M.segment_length)  # fmt: skip
 

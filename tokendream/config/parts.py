@@ -155,6 +155,11 @@ class WorldModelConfig:
     """Whether M embeds tokens by a table of its own instead of V's codebook (an ablation of the paper)."""
     shared_prediction_token: bool = False
     """Whether one vector stands at all K places of a frame to predict, instead of K vectors (an ablation)."""
+    local_prediction: bool = False
+    """Whether a prediction token is also told the action, and the tokens around its place in the frame before (not
+    published)."""
+    outcome_from: Literal["action", "frame"] = "action"
+    """Where reward and end are read: at the action token, as published, or there and over the predicted frame."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,8 @@ class DreamConfig:
     """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
     centre_advantage: bool = False
     """Subtract the batch's mean advantage, so that values that lag behind favour no action (not published)."""
+    reuse: Count = 1
+    """Gradient updates on each batch of dreams; from 2 on by the clipped objective of PPO (not published)."""
     scale_advantage: bool = False
     """Divide the advantages by their root mean square, so that the entropy weight suits any game (not published)."""
 

@@ -80,9 +80,14 @@ TOY = Config(
         revive_after=20,
         changed_weight=3.0,
     ),
-    world_model=WorldModelConfig(width=64, layers=2, heads=2, dropout=0.0, **AS_TUNED),
+    world_model=WorldModelConfig(
+        width=64, layers=2, heads=2, dropout=0.0, local_prediction=True, outcome_from="frame", **AS_TUNED
+    ),
     actor_critic=ActorCriticConfig(lstm_width=128),
-    dream=DreamConfig(horizon=10, burn_in=4, context_starts=False, entropy_weight=0.01, mask_after_end=True),
+    dream=DreamConfig(
+        horizon=10, burn_in=4, context_starts=False, mask_after_end=True,
+        centre_advantage=True, scale_advantage=True, entropy_weight=0.01, reuse=4,
+    ),
     collect=CollectConfig(steps=100, last_epoch=1_000_000, capacity=20_000),
     training=TrainingConfig(
         # One after the other, as in the preset cpu.
@@ -118,7 +123,7 @@ def vary(config: Config, part: str, **changes: Any) -> Config:
 
 
 ABLATIONS: dict[str, Callable[[Config], Config]] = {
-    "no-pop": lambda c: vary(c, "world_model", decoding="token"),
+    "no-pop": lambda c: vary(c, "world_model", decoding="token", local_prediction=False, outcome_from="action"),
     "coarse-tokens": lambda c: vary(c, "tokenizer", downsamples=c.tokenizer.downsamples + 1),  # 4x4 in rem, 3x3 in cpu
     "own-embedding": lambda c: vary(c, "world_model", own_embedding=True),
     "no-action-inputs": lambda c: vary(c, "actor_critic", action_inputs=False),

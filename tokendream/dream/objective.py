@@ -5,10 +5,13 @@ Source: REM (arXiv 2402.05643), appendix on the controller; IRIS (arXiv 2209.005
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
@@ -20,6 +23,9 @@ from tokendream.spaces.actions import ActionSpace
 
 SMALLEST_SCALE = 0.05
 """Advantages are never divided by less, in reward units: where nothing is paid, their noise stays small."""
+
+CLIP = 0.2
+"""How far the probability of an action may move on one batch of dreams, as a share, before it gains nothing more."""
 
 
 def lambda_returns(
@@ -63,9 +69,34 @@ def dream_loss(
 def actor_critic_loss(rollout: Rollout, actions: ActionSpace, settings: DreamConfig) -> Losses:
     """Policy, value and entropy terms of a rollout, on its first T-1 steps.
 
-        policy   -log π(a_t) (G_t - v_t),  advantage detached, not normalised
-        value    (v_t - sg G_t)²
-        entropy  -entropy_weight · H[π(· | s_t)]
+    policy   -log π(a_t) A_t,  the advantage of `targets`, detached
+    value    (v_t - sg G_t)²
+    entropy  -entropy_weight · H[π(· | s_t)]
+    """
+    found, figures = targets(rollout, settings)
+    policy = actions.policy(rollout.logits[:, :-1])
+    chosen = policy.log_prob(rollout.actions[:, :-1])
+    values = raised(rollout.values[:, :-1])
+    return _losses(-chosen * found.advantage, values, policy.entropy(), found, settings, figures)
+
+
+class Targets(NamedTuple):
+    """What a rollout says about its first N = T-1 steps; no gradient."""
+
+    returns: Float[Tensor, "B N"]
+    """λ-returns."""
+    advantage: Float[Tensor, "B N"]
+    """G_t - v_t, centred and scaled as the settings ask."""
+    weight: Float[Tensor, "B N"]
+    """1 for the steps that count, else 0."""
+
+    def mean(self, x: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
+        """Over the steps that count."""
+        return (x * self.weight).sum() / self.weight.sum()
+
+
+def targets(rollout: Rollout, settings: DreamConfig) -> tuple[Targets, dict[str, Tensor]]:
+    """Returns and advantages of a rollout, and figures about it for the log.
 
     `mask_after_end` leaves out the steps that were dreamed after an end (the published code keeps them).
     `centre_advantage` subtracts the batch's mean advantage (not published): while the values still lag behind the
@@ -73,39 +104,86 @@ def actor_critic_loss(rollout: Rollout, actions: ActionSpace, settings: DreamCon
     `scale_advantage` divides it by its root mean square over the batch (not published), so that one entropy weight
     serves games that pay in every tenth step and games that pay in every thousandth.
     """
-    values = raised(rollout.values)
-    returns = lambda_returns(
-        rollout.rewards, values.detach(), rollout.ends, discount=settings.discount, lam=settings.lam
-    )
-    values, policy = values[:, :-1], actions.policy(rollout.logits[:, :-1])
-    chosen, entropy = policy.log_prob(rollout.actions[:, :-1]), policy.entropy()
-    advantage = returns - values.detach()
-
+    values = raised(rollout.values).detach()
+    returns = lambda_returns(rollout.rewards, values, rollout.ends, discount=settings.discount, lam=settings.lam)
     weight = torch.ones_like(returns)
     if settings.mask_after_end:
         ended = rollout.ends[:, :-2].cumsum(dim=1) > 0
         weight[:, 1:] = (~ended).to(weight.dtype)
-
-    def mean(x: Tensor) -> Tensor:
-        return (x * weight).sum() / weight.sum()
-
+    found = Targets(returns, returns - values[:, :-1], weight)
     if settings.centre_advantage:
-        advantage = advantage - mean(advantage)
-    size = mean(advantage.abs())
+        found = found._replace(advantage=found.advantage - found.mean(found.advantage))
+    size = found.mean(found.advantage.abs())
     if settings.scale_advantage:
-        advantage = advantage / mean(advantage.square()).sqrt().clamp(min=SMALLEST_SCALE)
+        scale = found.mean(found.advantage.square()).sqrt().clamp(min=SMALLEST_SCALE)
+        found = found._replace(advantage=found.advantage / scale)
+    return found, {
+        "return": found.mean(returns),
+        "advantage_scale": size,
+        "reward_rate": rollout.rewards.ne(0).float().mean(),
+        "end_rate": rollout.ends.float().mean(),
+    }
 
+
+class Experience(NamedTuple):
+    """N dreamed steps to learn from more than once, and how the policy that dreamed them acted; no gradient."""
+
+    tokens: Int64[Tensor, "B N K"]
+    actions: Int64[Tensor, "B N"]
+    memory: PolicyState
+    """Of C, before the first frame."""
+    log_prob: Float[Tensor, "B N"]
+    targets: Targets
+    figures: dict[str, Tensor]
+
+
+@torch.no_grad()
+def dreamed(
+    agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig, generator: torch.Generator | None
+) -> Experience:
+    """Dreams that begin where these real segments end."""
+    dream = imagine.start(agent, tokens, steps, settings)
+    rollout = imagine.imagine(dream, agent, settings.horizon, generator)
+    actions = rollout.actions[:, :-1]
+    log_prob = agent.actor_critic.actions.policy(rollout.logits[:, :-1]).log_prob(actions)
+    return Experience(rollout.tokens[:, :-1], actions, dream.policy, log_prob, *targets(rollout, settings))
+
+
+def clipped_loss(agent: Agent, experience: Experience, settings: DreamConfig) -> Losses:
+    """The objective of PPO for a policy π that may have moved away from the one that dreamed, π':
+
+        policy   -min(ρ A_t, clip(ρ, 1 - CLIP, 1 + CLIP) A_t),    ρ = π(a_t) / π'(a_t)
+
+    Value and entropy as in `actor_critic_loss`, whose gradient this has where π = π'. What C remembered before the
+    first frame stays as it was. Source: PPO (arXiv 1707.06347), eq. 7.
+    """
+    seen, found = experience.tokens, experience.targets
+    view = agent.view(seen, agent.tokenizer.codes(seen).detach())
+    output = agent.actor_critic.along(view, experience.actions, experience.memory)
+    policy = agent.actor_critic.actions.policy(output.logits)
+    ratio = (policy.log_prob(experience.actions) - experience.log_prob).exp()
+    gain = ratio * found.advantage
+    clipped = ratio.clamp(1 - CLIP, 1 + CLIP) * found.advantage
+    moved = {"clipped": found.mean((clipped < gain).float())}
+    return _losses(
+        -torch.minimum(gain, clipped), output.value, policy.entropy(), found, settings, experience.figures | moved
+    )
+
+
+def _losses(
+    policy: Float[Tensor, "B N"],
+    values: Float[Tensor, "B N"],
+    entropy: Float[Tensor, "B N"],
+    found: Targets,
+    settings: DreamConfig,
+    figures: dict[str, Tensor],
+) -> Losses:
+    """The three terms, each a mean over the steps that count."""
     return Losses(
         {
-            "policy": -mean(chosen * advantage),
-            "value": mean((values - returns).square()),
-            "entropy": -settings.entropy_weight * mean(entropy),
+            "policy": found.mean(policy),
+            "value": found.mean((values - found.returns).square()),
+            "entropy": -settings.entropy_weight * found.mean(entropy),
         },
-        {
-            "policy_entropy": mean(entropy),
-            "return": mean(returns),
-            "advantage_scale": size,
-            "reward_rate": rollout.rewards.ne(0).float().mean(),
-            "end_rate": rollout.ends.float().mean(),
-        },
+        {"policy_entropy": found.mean(entropy), **figures},
     )

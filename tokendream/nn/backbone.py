@@ -45,13 +45,14 @@ class Backbone(Protocol):
     def pop(
         self,
         x: Float[Tensor, "B T K1 D"],
-        u: Float[Tensor, "K D"],
+        u: Float[Tensor, "*S K D"],
         state: Any,
         predict: slice = slice(None),
         tail: int | None = None,
     ) -> tuple[Float[Tensor, "B T Q D"], Float[Tensor, "B P K D"], Any]:
         """Absorb T blocks and predict the frame after each that `predict` selects, in one call.
 
+        u are the prediction tokens, the same everywhere (K D) or those of each sequence and selected block (B P K D).
         Its definition: append u to the blocks up to and including the selected one and run the network over all.
         """
 

@@ -142,7 +142,7 @@ class RetNet(nn.Module):
     def pop(
         self,
         x: Float[Tensor, "B T K1 D"],
-        u: Float[Tensor, "K D"],
+        u: Float[Tensor, "*S K D"],
         state: RetNetState,
         predict: slice = slice(None),
         tail: int | None = None,
@@ -160,13 +160,13 @@ class RetNet(nn.Module):
         tokens of a block alone saves most of the real blocks' last layer.
         """
         B, T, K1, D = x.shape
-        K = u.shape[0]
+        K = u.shape[-2]
         assert K1 == K + 1, f"a block of {K1} tokens does not fit {K} prediction tokens"
         chosen = torch.arange(T, device=x.device)[predict]
         P = len(chosen)
         # Time first: then the two streams are two parts of memory, and no product needs a copy.
-        prediction = F.pad(u, (0, 0, 0, 1)).to(x.dtype).expand(P, B, K1, D)
-        blocks = torch.cat((x.transpose(0, 1), prediction)).flatten(0, 1)
+        prediction = F.pad(u, (0, 0, 0, 1)).to(x.dtype).expand(B, P, K1, D)
+        blocks = torch.cat((x.transpose(0, 1), prediction.transpose(0, 1))).flatten(0, 1)
 
         first = torch.cat((torch.arange(T, device=x.device), chosen + 1)) * K1 + state.position
         rotary = self.rotary(first[:, None] + torch.arange(K1, device=x.device), x.dtype, scale_decay=True)

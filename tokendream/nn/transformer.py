@@ -146,7 +146,7 @@ class Transformer(nn.Module):
     def pop(
         self,
         x: Float[Tensor, "B T K1 D"],
-        u: Float[Tensor, "K D"],
+        u: Float[Tensor, "*S K D"],
         state: TransformerState,
         predict: slice = slice(None),
         tail: int | None = None,
@@ -157,20 +157,20 @@ class Transformer(nn.Module):
         its own frame up to itself. Its keys and values are not kept.
         """
         T, K1 = x.shape[1:3]
-        P = len(range(T)[predict])
+        P, K = len(range(T)[predict]), u.shape[-2]
         blocks = torch.arange(T, device=x.device)
         wanted = None
         if tail is not None:
             wanted = (blocks[:, None] * K1 + torch.arange(K1 - tail, K1, device=x.device)).flatten()
         start = state.length + (blocks[predict] + 1) * K1
         y, state = self._run(x.flatten(1, 2), u, start, state, wanted)
-        y, y_next = y.split((y.shape[1] - P * len(u), P * len(u)), dim=1)
-        return y.unflatten(1, (T, -1)), y_next.unflatten(1, (P, len(u))), state
+        y, y_next = y.split((y.shape[1] - P * K, P * K), dim=1)
+        return y.unflatten(1, (T, -1)), y_next.unflatten(1, (P, K)), state
 
     def _run(
         self,
         x: Float[Tensor, "B L D"],
-        u: Float[Tensor, "K D"],
+        u: Float[Tensor, "*S K D"],
         start: Int64[Tensor, " P"],
         state: TransformerState,
         wanted: Int64[Tensor, " R"] | None = None,
@@ -180,7 +180,7 @@ class Transformer(nn.Module):
         Keys lie in the order past, x, u: those of x begin at C, those of u at C + L.
         """
         B, L, D = x.shape
-        C, K, P = state.length, len(u), len(start)
+        C, K, P = state.length, u.shape[-2], len(start)
         own, ahead = (torch.arange(n, device=x.device) for n in (L, P * K))
         frame = ahead // max(K, 1)
         begins = start.repeat_interleave(K, output_size=P * K)  # what a prediction token sees of the past ends here

@@ -43,6 +43,10 @@ class Phase(Protocol):
         """The epoch's update of this number, from 0; returns figures for the log, on the device."""
         ...
 
+    def forget(self) -> None:
+        """Drop what is captured: the run goes on from a checkpoint."""
+        ...
+
 
 class Segment(NamedTuple):
     """Segments as M and C learn from them: frames as tokens, and what was done."""
@@ -103,7 +107,13 @@ class GradientPhase:
         raise NotImplementedError
 
     def update(self, number: int) -> Mapping[str, Tensor]:
-        segments, batch = self.draw()
+        return self.step(number, *self.draw())
+
+    def step(self, number: int, segments: Segments, batch: Any) -> Mapping[str, Tensor]:
+        """One gradient update from what was drawn, or from what was made of it."""
         losses, norm = self.captured(batch)
         self.shared.guard.watch(number, segments, losses, norm)
         return {**losses.figures(), "gradient_norm": norm}
+
+    def forget(self) -> None:
+        self.captured.forget()

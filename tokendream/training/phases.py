@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokendream.agent.collect import Collector
 from tokendream.data.batch import Segments
-from tokendream.dream.objective import dream_loss
+from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed
 from tokendream.envs.vector import Envs
 from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.nn.losses import Losses
@@ -44,6 +44,9 @@ class Collect:
         score = self.collector.step()
         return {} if score is None else {"return": torch.tensor(score)}
 
+    def forget(self) -> None:
+        self.captured.forget()
+
 
 class FitTokenizer:
     """V where nothing of it is trained: it is shown the frames that this epoch collected, once and in their order."""
@@ -65,6 +68,9 @@ class FitTokenizer:
         if fit.changed:
             cache.forget()
         return {"codes": torch.tensor(float(fit.codes)), "changed_codes": torch.tensor(float(fit.changed))}
+
+    def forget(self) -> None:
+        self.captured.forget()
 
 
 class TokenizerPhase(GradientPhase):
@@ -104,9 +110,16 @@ class WorldModelPhase(GradientPhase):
 
 
 class ActorCriticPhase(GradientPhase):
-    """C, in dreams that begin where real segments end; with `context_starts`, where M has its context."""
+    """C, in dreams that begin where real segments end; with `context_starts`, where M has its context.
+
+    With `reuse`, an update is a batch of dreams and so many gradient updates on it.
+    """
 
     name = "actor_critic"
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self._dreaming = Captured(self._dream, shared.compute, [shared.dreaming], "dreams to learn from")
 
     def draw(self) -> tuple[Segments, Segment]:
         dream, shared = self.shared.config.dream, self.shared
@@ -116,5 +129,26 @@ class ActorCriticPhase(GradientPhase):
         )  # fmt: skip
         return segments, shared.tokenised(segments)
 
-    def loss(self, batch: Segment) -> Losses:
-        return dream_loss(self.shared.agent, *batch, self.shared.config.dream, self.shared.dreaming)
+    def loss(self, batch: Segment | Experience) -> Losses:
+        agent, settings = self.shared.agent, self.shared.config.dream
+        if isinstance(batch, Experience):
+            return clipped_loss(agent, batch, settings)
+        return dream_loss(agent, *batch, settings, self.shared.dreaming)
+
+    def update(self, number: int) -> Mapping[str, Tensor]:
+        reuse = self.shared.config.dream.reuse
+        if reuse == 1:
+            return super().update(number)
+        segments, batch = self.draw()
+        experience = self._dreaming(batch)
+        for _ in range(reuse):
+            figures = self.step(number, segments, experience)
+        return figures
+
+    def forget(self) -> None:
+        super().forget()
+        self._dreaming.forget()
+
+    def _dream(self, batch: Segment) -> Experience:
+        with self.shared.compute.autocast():
+            return dreamed(self.shared.agent, *batch, self.shared.config.dream, self.shared.dreaming)

@@ -35,7 +35,7 @@ QUICK, WHOLE = 75.0, 200.0
 """Seconds for all rows. A row whose full batch does not fit into its share is timed at a smaller one."""
 
 LEAST, MOST = 3, 20
-"""Repetitions of a row; fewer than the first where they do not fit into its share even at a batch of 1."""
+"""Repetitions of a row."""
 
 ROWS = 64
 """Of the replay buffer: few, as all are encoded before a phase is timed."""
@@ -73,6 +73,7 @@ class Speed:
 
     config: Config
     compute: Compute
+    quick: bool
     rows: list[Row] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
 
@@ -102,6 +103,7 @@ class Speed:
         return {
             "format": 1,
             "preset": self.config.preset,
+            "quick": self.quick,
             "machine": facts(self.compute),
             "rows": [
                 {
@@ -153,9 +155,7 @@ def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     console = Console()
     keep_freed_memory()  # as in training
     with console.status("timing ...") as status:
-        speed = measure(
-            config, compute, seconds=QUICK if quick else WHOLE, say=lambda what: status.update(f"timing {what} ...")
-        )
+        speed = measure(config, compute, quick=quick, say=lambda what: status.update(f"timing {what} ..."))
     speed.show(console if console.is_terminal else Console(width=120))
     if out is not None:
         files.replace_text(out, json.dumps(speed.to_json(), indent=1) + "\n")
@@ -163,8 +163,8 @@ def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     return 0
 
 
-def measure(config: Config, compute: Compute, *, seconds: float, say: Callable[[str], object]) -> Speed:
-    """Every phase in turn, each within its share of what is left of `seconds`."""
+def measure(config: Config, compute: Compute, *, quick: bool, say: Callable[[str], object]) -> Speed:
+    """Every phase in turn, each within its share of the time that is left."""
     torch.manual_seed(0)
     agent = Agent.from_config(config, ACTIONS).to(compute.device).eval()
     install(agent, compute)
@@ -188,18 +188,19 @@ def measure(config: Config, compute: Compute, *, seconds: float, say: Callable[[
         ("dream", dream, training.actor_critic.batch, "imagined steps", horizon),
         ("encode", encode, training.tokenizer.batch, "frames", 1),
     ]
-    speed, began = Speed(config, compute), time.perf_counter()
+    speed = Speed(config, compute, quick)
+    began, total = time.perf_counter(), QUICK if quick else WHOLE
     for i, (name, make, full, unit, each) in enumerate(kinds):
         say(name)
-        share = max(0.0, seconds - (time.perf_counter() - began)) / (len(kinds) - i)
+        share = max(0.0, total - (time.perf_counter() - began)) / (len(kinds) - i)
         try:
-            batch, timed = _timed(make, full, share, compute.device)
+            batch, seconds = _timed(make, full, share, compute.device)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             speed.skipped.append(f"{name}: out of memory")
         else:
-            speed.rows.append(Row(name, batch, full, unit, each, timed))
+            speed.rows.append(Row(name, batch, full, unit, each, seconds))
         gc.collect()  # a trainer and its phases refer to each other
     return speed
 
@@ -207,31 +208,22 @@ def measure(config: Config, compute: Compute, *, seconds: float, say: Callable[[
 def _timed(
     make: Callable[[int], Callable[[], object]], full: int, share: float, device: torch.device
 ) -> tuple[int, list[float]]:
-    """The largest batch whose repetitions fit into `share` seconds, and what they took.
-
-    A batch of 1 says whether a sixteenth of the full one fits, and that whether the full one does. A first call that
-    takes longer than `share` stands for itself: on the slowest processor, too, no row takes much more than that call.
-    """
-    began = time.perf_counter()
+    """A batch whose repetitions fit into `share` seconds, judged by a sixteenth of the full one, and their seconds."""
     warm_up = 1 if device.type == "cpu" else WARM_UP + 1  # a GPU captures its graph after them
-
-    def begin(batch: int) -> tuple[Callable[[], object], float]:
-        update = make(batch)
+    batch = max(1, full // 16)
+    update = make(batch)
+    for _ in range(warm_up):
+        _seconds(update, device)
+    each = _seconds(update, device) / batch
+    fits = full
+    while fits > batch and each * fits * (LEAST + warm_up) > share:
+        fits //= 2
+    if fits > batch:
+        batch, update = fits, make(fits)
         for _ in range(warm_up):
-            once = _seconds(update, device)
-        return update, once if once > share else _seconds(update, device)
-
-    batch = 1
-    update, once = begin(batch)
-    for larger in (full // 16, full):
-        left = share - (time.perf_counter() - began)
-        while larger > batch and once / batch * larger * (LEAST + warm_up) > left:
-            larger //= 2
-        if larger > batch:
-            batch = larger
-            update, once = begin(batch)
-    seconds = [once]
-    while len(seconds) < MOST and time.perf_counter() - began + once < share:
+            _seconds(update, device)
+    seconds: list[float] = []
+    while len(seconds) < LEAST or (len(seconds) < MOST and sum(seconds) < share / 2):
         seconds.append(_seconds(update, device))
     return batch, seconds
 

@@ -175,7 +175,7 @@ class Trainer:
         self.seconds = float(state["seconds"])
         self.shared.cache.forget()
         for each in self.phases.values():
-            each.captured.forget()
+            each.forget()
         collecting = self.epoch <= min(self.config.epochs, self.config.collect.last_epoch)
         return different if collecting else None  # else the game would not have gone on
 

@@ -52,10 +52,13 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
         Figure("next-frame cross-entropy", number(loss.mean()), f"far below {marginal:.3g}, the tokens' own entropy"),
         Figure("cross-entropy where tokens change", number(loss[changed].mean()), f"below {marginal:.3g} too"),
     )
-    sign = steps.reward[:, c:].sign().long().flatten() + 1
-    rewards = classification(prediction.reward[:, c:].flatten(0, 1), sign, ("negative", "none", "positive"), "reward")
-    end = steps.end[:, c:].long().flatten()
-    ends = classification(prediction.end[:, c:].flatten(0, 1), end, ("no", "yes"), "end")
+    known, scored = M.outcomes
+    sign = steps.reward[:, scored].sign().long().flatten() + 1
+    rewards = classification(
+        prediction.reward[:, known].flatten(0, 1), sign, ("negative", "none", "positive"), "reward"
+    )
+    end = steps.end[:, scored].long().flatten()
+    ends = classification(prediction.end[:, known].flatten(0, 1), end, ("no", "yes"), "end")
     curves = () if long is None else drift(agent, long, dream, seed=seed)
     return Part("World model", (*shares, *rewards, *ends), curves)
 
