@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from torture import count
-from torture.folders import SMALL, load_checkpoint, relist
+from torture.folders import AGENT, SMALL, load_checkpoint, relist
 from torture.tally import Tally
 
 from tokendream.errors import TokendreamError
 from tokendream.evaluation.evaluation import Evaluation
+from tokendream.reports.export import export
 from tokendream.reports.results import Folder
 from tokendream.reports.run_page import write_report
 from tokendream.runfolder import files
-from tokendream.runfolder.load import read_config
+from tokendream.runfolder.load import Trained, read_config
 from tokendream.runfolder.manifest import read_manifest
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.training import run as experiment
@@ -42,6 +43,7 @@ def finished(tmp_path_factory) -> Path:
     """A run of a few kilobytes a file, trained to its end."""
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     assert experiment.start(SMALL, run_dir) == 0
+    assert export(run_dir, run_dir / AGENT, half=True) == 0
     return run_dir
 
 
@@ -68,6 +70,10 @@ def load_manifest(run_dir: Path) -> None:
     read_manifest(run_dir / "checkpoints" / "epoch-000004", 4)
 
 
+def load_agent(run_dir: Path) -> None:
+    Trained.load(run_dir / AGENT, "cpu")
+
+
 LOADERS = [
     Loader("config.json", "config.json", read_config),
     Loader("facts.json", "facts.json", Folder.read),
@@ -82,6 +88,8 @@ LOADERS = [
     Loader("random states, listed again", "checkpoints/epoch-000004/random.safetensors", load_checkpoint, True, False),
     Loader("replay rows", "replay/rows-*", load_checkpoint, plain=False),
     Loader("replay rows, listed again", "replay/rows-*", load_checkpoint, sealed=True, plain=False),
+    Loader("exported agent", AGENT, load_agent, plain=False),
+    Loader("exported agent, sealed again", AGENT, load_agent, sealed=True, plain=False),
     Loader("the report of all of them", "metrics.jsonl", write_report),
     Loader("the report of all of them", "evaluation/final.json", write_report),
 ]

@@ -31,15 +31,15 @@ _HOMES = {
 }
 
 
-def load(run_dir: str | os.PathLike[str], device: str = "auto") -> Trained:
-    """The agent of a run's last checkpoint; the run may still be training.
+def load(run: str | os.PathLike[str], device: str = "auto") -> Trained:
+    """The agent of a run's last checkpoint, the run may still be training; or of a file that `tokendream export` made.
 
-    Raises `tokendream.errors.TokendreamError`, one line, for a folder without a usable run or a device that is not
-    there.
+    Raises `tokendream.errors.TokendreamError`, one line, for a folder without a usable run, another file, or a device
+    that is not there.
     """
     from tokendream.runfolder.load import Trained
 
-    return Trained.load(Path(run_dir), device)
+    return Trained.load(Path(run), device)
 
 
 def __getattr__(name: str) -> Any:

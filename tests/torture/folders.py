@@ -3,14 +3,18 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
 
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make
-from tokendream.runfolder import files
+from tokendream.runfolder import agent_file, files
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.training.trainer import Trainer
 
@@ -21,6 +25,9 @@ SMALL = dataclasses.replace(
     world_model=dataclasses.replace(TINY.world_model, layers=1),
     actor_critic=dataclasses.replace(TINY.actor_critic, lstm_width=4),
 )
+
+AGENT = "exported.safetensors"
+"""Name of an exported agent that a test puts into a run folder."""
 
 
 @functools.cache
@@ -42,6 +49,9 @@ def load_checkpoint(run_dir: Path) -> None:
 
 def relist(run_dir: Path, path: Path, data: bytes) -> Path:
     """Put `data` in the place of a listed file and list it properly. Returns where it lies now."""
+    if path.name == AGENT:
+        path.write_bytes(sealed(data))
+        return path
     manifest = run_dir / "checkpoints" / "epoch-000004" / "manifest.json"
     record = json.loads(manifest.read_text())
     if path == manifest:
@@ -58,3 +68,22 @@ def relist(run_dir: Path, path: Path, data: bytes) -> Path:
     record.pop("seal", None)
     manifest.write_text(json.dumps({**record, "seal": files.seal_of(record)}))
     return path
+
+
+def sealed(data: bytes) -> bytes:
+    """The bytes of an exported agent under a seal that fits them."""
+    header, body = agent_file._split(Path(AGENT), data)
+    header["__metadata__"].pop("seal", None)
+    header["__metadata__"]["seal"] = agent_file._seal(header, body)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + bytes(body)
+
+
+def reseal_agent(file: Path, change: Callable[[dict[str, Tensor]], object] = lambda weights: None, **text: str) -> None:
+    """Change the weights or the metadata of an exported agent as someone would who knows how it is sealed."""
+    with safetensors.safe_open(file, "np") as opened:
+        metadata = opened.metadata() | text
+    weights = safetensors.torch.load_file(file)
+    change(weights)
+    file.write_bytes(sealed(safetensors.torch.save(weights, metadata)))

@@ -13,7 +13,7 @@ class Diagnose:
     """Measure each part of a trained agent on fresh games, beside what is healthy; writes a page and JSON."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    """Folder of the run, or a file that `export` made of one."""
     steps: int = 2000
     """Env steps of fresh games to measure on."""
     temperature: float | None = None

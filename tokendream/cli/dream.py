@@ -13,7 +13,7 @@ class Dream:
     """Film a dream: real, reconstruction and dream side by side, or many futures of one moment."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    """Folder of the run, or a file that `export` made of one."""
     out: Path = Path("dream.mp4")
     """File to write: .mp4 for a film, .png for a picture of some of its moments."""
     at: int = 300

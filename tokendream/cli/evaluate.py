@@ -13,7 +13,7 @@ class Eval:
     """Play full games with a trained agent and report its score."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    """Folder of the run, or a file that `export` made of one."""
     episodes: int = 100
     """Games to play."""
     temperature: float | None = None

@@ -13,7 +13,7 @@ class Play:
     """Watch the agent and its dreams in a browser, and play inside its world model."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run; it may still be training."""
+    """Folder of the run, which may still be training, or a file that `export` made of one."""
     host: str = "127.0.0.1"
     """Address to serve at. Any other than this machine's own asks for the token that is printed."""
     port: int = 8008

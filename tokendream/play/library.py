@@ -55,8 +55,9 @@ def episodes(run_dir: Path, recordings: Path, trained: Trained, tell: Callable[[
     replay = ReplayBuffer(min(ROWS, trained.config.collect.capacity), (3, size, size))
     found: list[Episode] = []
     try:
-        Checkpoints(run_dir).load_replay(trained.epoch, replay)
-        found += _episodes(replay, "training")
+        if run_dir.is_dir():  # an exported file has none
+            Checkpoints(run_dir).load_replay(trained.epoch, replay)
+            found += _episodes(replay, "training")
     except CheckpointError as error:
         tell(f"no episodes of the training run: {one_line(error)}")
     for path in sorted(recordings.glob("*.safetensors"), reverse=True)[:LISTED]:

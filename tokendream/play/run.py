@@ -42,7 +42,8 @@ def play(
     # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
     torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) - 1, torch.get_num_threads())))
     # From the root: an environment may change the working folder.
-    folder = (recordings or Path("recordings") / run_dir.resolve().name).absolute()
+    name = run_dir.stem if run_dir.is_file() else run_dir.resolve().name
+    folder = (recordings or Path("recordings") / name).absolute()
     trained = Trained.load(run_dir, device)
     known = library.episodes(run_dir, folder, trained, _say)
     opened = library.open_recording(recording, trained) if recording else []

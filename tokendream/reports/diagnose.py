@@ -20,7 +20,7 @@ from tokendream.kernels.install import describe
 from tokendream.reports.diagnosis_page import lines, page
 from tokendream.reports.display import display_for
 from tokendream.runfolder import files
-from tokendream.runfolder.load import Trained
+from tokendream.runfolder.load import Trained, results_folder
 from tokendream.runfolder.names import shown
 
 FORMAT = 1
@@ -38,7 +38,8 @@ MOST_STEPS = 20_000
 
 
 def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int, device: str) -> int:
-    """Measure a run's last checkpoint: print the figures, write `diagnosis.html` and `diagnosis.json` into its folder.
+    """Measure a run's last checkpoint, or an exported agent: print the figures, write `diagnosis.html` and
+    `diagnosis.json` into `results_folder`.
 
     Games are played at the config's collecting temperature, C's actions counted at that of its evaluation, or both at
     `temperature`. Raises ConfigError where there are fewer steps than a dream's burn-in and a segment need.
@@ -66,8 +67,9 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
     for line in lines(parts):  # before anything is written: a folder may be read-only, a disk full
         print(line, flush=True)
     data = {"format": FORMAT, **facts, "parts": [dataclasses.asdict(part) for part in parts]}
-    files.replace_text(run_dir / "diagnosis.json", json.dumps(data, indent=2) + "\n")
-    path = run_dir / "diagnosis.html"
+    folder = results_folder(run_dir)
+    files.replace_text(folder / "diagnosis.json", json.dumps(data, indent=2) + "\n")
+    path = folder / "diagnosis.html"
     files.replace_text(path, page(facts, parts))
     print(f"diagnosis: {shown(path)}")
     return 0

@@ -14,7 +14,7 @@ from tokendream.evaluation.games import Game, replay_game
 from tokendream.kernels.install import describe
 from tokendream.reports import media
 from tokendream.reports.display import display_for
-from tokendream.runfolder.load import Trained
+from tokendream.runfolder.load import Trained, results_folder
 from tokendream.runfolder.names import quoted, shown
 
 FILM_STEPS = 1200
@@ -27,7 +27,8 @@ MOST_GAMES = 100_000
 def evaluate_run(
     run_dir: Path, *, episodes: int, temperature: float | None, seed: int, device: str, films: bool
 ) -> int:
-    """Evaluate a run's last checkpoint: print the score, then write it, and films of two games, into the run folder.
+    """Evaluate a run's last checkpoint, or an exported agent: print the score, then write it, and films of two games,
+    into `results_folder`.
 
     `temperature` is by default that of the run's own evaluation.
     """
@@ -45,12 +46,13 @@ def evaluate_run(
         )  # fmt: skip
     finally:
         display.close()
-    path = run_dir / "evaluation" / f"{episodes}-games-temperature-{temperature:g}-seed-{seed}.json"
+    folder = results_folder(run_dir)
+    path = folder / "evaluation" / f"{episodes}-games-temperature-{temperature:g}-seed-{seed}.json"
     print(result.describe(), flush=True)  # before anything is written: a folder may be read-only, a disk full
     result.write(path)
     print(f"scores of every game: {shown(path)}")
     if films:
-        write_films(config, result, games, run_dir, print)
+        write_films(config, result, games, folder, print)
     return 0
 
 

@@ -1,15 +1,16 @@
-"""A trained agent out of its run folder: for whoever evaluates, diagnoses or plays."""
+"""A trained agent out of its run folder or of an exported file: for whoever evaluates, diagnoses or plays."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from torch import Tensor
 
 from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.agent.collect import Collector
@@ -21,42 +22,50 @@ from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
 from tokendream.kernels.cuda_graph import capturing
 from tokendream.kernels.install import install
-from tokendream.runfolder import files
+from tokendream.runfolder import agent_file, files
+from tokendream.runfolder.agent_file import SavedAgent
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.names import shown
-from tokendream.runfolder.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The agent of a run's last checkpoint, on its device and in evaluation mode."""
+    """A trained agent, on its device and in evaluation mode. `facts`: what an exported file says of it, for people."""
 
     config: Config
     agent: Agent
     compute: Compute
     epoch: int
     action_names: tuple[str, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def load(run_dir: Path, device: str = "auto") -> Trained:
-        """Raises ConfigError or CheckpointError, one line, for a folder without a usable run."""
-        config = read_config(run_dir)
+    def load(run: Path, device: str = "auto") -> Trained:
+        """The agent of a run folder's last checkpoint, or of a file that `tokendream export` made.
+
+        Raises ConfigError or CheckpointError, one line, for a folder without a usable run or for another file.
+        """
+        if run.is_file():
+            saved = agent_file.read(run)
+        else:
+            config = read_config(run)
+            epoch, snapshot = Checkpoints(run).load(groups=("agent",))
+            saved = SavedAgent(config, epoch, snapshot.tensors["agent"])
+        config = saved.config
         compute = Compute.of(config, device)
-        epoch, snapshot = Checkpoints(run_dir).load(groups=("agent",))
         envs = make(config, 1, evaluation=True)
         names = envs.action_names
         envs.close()
-        check_actions(config, len(names), snapshot)
+        check_actions(config, len(names), saved.weights)
         agent = Agent.from_config(config, len(names))
         try:
-            agent.load_state_dict(snapshot.tensors["agent"])
+            agent.load_state_dict(saved.weights)
         except RuntimeError as error:
-            why = one_line(error)
-            raise CheckpointError(f"{run_dir}: the checkpoint does not fit the config: {why}") from None
+            raise CheckpointError(f"{run}: the weights do not fit the config: {one_line(error)}") from None
         agent.to(compute.device).eval()
         install(agent, compute)
-        return Trained(config, agent, compute, epoch, names)
+        return Trained(config, agent, compute, saved.epoch, names, saved.facts)
 
     def envs(self, n: int = 1) -> Envs:
         """`n` fresh environments under the evaluation protocol; whoever asked for them closes them."""
@@ -125,16 +134,23 @@ def player(agent: Agent, compute: Compute, *, seed: int, temperature: float) -> 
     return AgentPolicy(agent, compute, temperature=temperature, seed=seed, capture=capturing(compute, "evaluation"))
 
 
-def check_actions(config: Config, n_actions: int, snapshot: Snapshot) -> None:
-    """Raise ConfigError if the environment has another number of actions than when the run was trained."""
-    actor = snapshot.tensors["agent"].get("actor_critic.actor.weight")
+def check_actions(config: Config, n_actions: int, weights: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError if the environment has another number of actions than when the agent was trained."""
+    actor = weights.get("actor_critic.actor.weight")
     if actor is not None and actor.ndim == 2 and len(actor) != n_actions:
         raise ConfigError(f"{config.env_name} has {n_actions} actions, but the run was trained with {len(actor)}")
+
+
+def results_folder(run: Path) -> Path:
+    """Where results about an agent go: its run folder; beside an exported file, a folder named after it."""
+    return run.with_name(f"{run.stem}-results") if run.is_file() else run
 
 
 def read_config(run_dir: Path) -> Config:
     """The config of a run folder. Raises ConfigError saying what is wrong with the folder."""
     path = run_dir / "config.json"
+    if run_dir.is_file():
+        raise ConfigError(f"{shown(run_dir)} is a file, no run folder")
     if not run_dir.is_dir():
         raise ConfigError(f"there is no run folder {shown(run_dir)}")
     if not path.is_file():

@@ -97,7 +97,7 @@ class Run:
             self._trainer = Trainer(self.config, self._agent, envs, self._replay, self.compute)
             if resumed:
                 epoch, snapshot = self._store.load()
-                check_actions(self.config, envs.n_actions, snapshot)
+                check_actions(self.config, envs.n_actions, snapshot.tensors["agent"])
                 self._store.load_replay(epoch, self._replay)
                 said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
             self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1)
