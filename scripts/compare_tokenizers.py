@@ -28,7 +28,7 @@ from tokendream.envs.registry import make
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.kernels.install import install
 from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
-from tokendream.training.update import Update, adamw
+from tokendream.training.update import adamw, gradient_update
 
 SHOWN, MEASURED, EPOCHS = 9_000, 3_000, 10
 
@@ -36,7 +36,8 @@ SHOWN, MEASURED, EPOCHS = 9_000, 3_000, 10
 def random_play(config: Config, frames: int, seed: int) -> tuple[Tensor, Tensor]:
     """Frames of games played at random, and whether each came after the one before it in the same game."""
     envs, rng = make(config, 1, evaluation=False), np.random.default_rng(seed)
-    seen, follows = [], []
+    seen: list[np.ndarray] = []
+    follows: list[bool] = []
     frame, after = envs.reset([seed]), False
     while len(seen) < frames:
         seen.append(frame[0].copy())
@@ -60,9 +61,10 @@ def train(V: Trained, config: Config, frames: Tensor, compute: Compute) -> None:
     assert isinstance(V, torch.nn.Module)
     phase, rng = config.training.tokenizer, np.random.default_rng(config.seed)
     install(V, compute)
-    update = Update(V.loss, V, adamw(V, phase), phase.clip, compute)
+    optimiser = adamw(V, phase)
     for _ in range(EPOCHS * phase.updates):
-        update(frames[torch.from_numpy(rng.integers(len(frames), size=phase.batch))])
+        batch = frames[torch.from_numpy(rng.integers(len(frames), size=phase.batch))]
+        gradient_update(batch, loss=V.loss, module=V, optimiser=optimiser, clip=phase.clip, compute=compute)
 
 
 def compare(config: Config) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_a_preempted_run_is_requeued_and_finishes_with_every_epoch_once(slurm, t
 
 
 @pytest.mark.skipif(not TORTURE, reason="ten minutes: make torture")
-def test_twenty_preemptions_lose_no_epoch(slurm, tmp_path):
+def test_twenty_preemptions_lose_no_epoch(slurm, tmp_path, tally):
     """The two minutes are cut short by hand."""
     times = int(os.environ.get("PREEMPTIONS", "20"))
     sweep = Sweeping(slurm, tmp_path, "toys:Slow-v0", "--epochs", str(times + 2))
@@ -100,6 +100,7 @@ def test_twenty_preemptions_lose_no_epoch(slurm, tmp_path):
     assert sweep.epochs() == list(range(1, times + 3))
     assert len(list((sweep.folder / "jobs" / sweep.name).iterdir())) == 1
     assert sweep.logs().count("going on with") == times
+    tally("preempted and queued again by a real SLURM", times, 0, "every epoch once")
 
 
 def test_a_run_that_fails_without_accounting_is_said_to_and_tried_again(slurm, tmp_path):

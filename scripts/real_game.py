@@ -1,0 +1,112 @@
+"""C on the real game in place of dreams: what it could do if M were perfect. One JSON line an evaluation.
+
+    python scripts/real_game.py toy-dictionary 0 tokendream/Catch-v0 80 4 --dream.reuse 4
+    python scripts/real_game.py cpu-dictionary 0 Boxing 150 5 --dream.reuse 4 --dream.entropy-weight 0.05
+
+A preset whose tokenizer is not trained, a seed, a game, batches, how often to evaluate, and fields of the config. V is
+fitted on random play. Then as many games as C has dreams in a batch are played side by side, `dream.horizon` steps a
+batch, and C learns from those steps by the loss that it has for dreams. A game that is cut short counts as ended.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tokendream.agent.agent import Agent, AgentPolicy
+from tokendream.cli.flags import parse_train
+from tokendream.config.config import Config
+from tokendream.device import Compute, processor
+from tokendream.dream.imagine import Rollout
+from tokendream.dream.objective import Experience, clipped_loss, targets
+from tokendream.envs.registry import make
+from tokendream.envs.vector import Envs
+from tokendream.evaluation.evaluation import evaluate
+from tokendream.kernels.install import install
+from tokendream.tokenizers.protocol import Fitted
+from tokendream.training.update import adamw, gradient_update
+
+Frames = UInt8[np.ndarray, "n 3 S S"]
+
+
+def fit(agent: Agent, envs: Envs, steps: int, seed: int) -> Frames:
+    """Show V this many steps of random play; it leaves the games at moments of their own."""
+    assert isinstance(agent.tokenizer, Fitted)
+    rng = np.random.default_rng(seed)
+    frame = envs.reset(range(envs.n))
+    for step in range(steps // envs.n):
+        agent.tokenizer.fit(torch.from_numpy(frame.copy()))
+        transition = envs.step(rng.integers(envs.n_actions, size=envs.n))
+        again = transition.over | (rng.random(envs.n) < 0.01)
+        frame = envs.reset([envs.n * step + i if over else None for i, over in enumerate(again)])
+    return frame
+
+
+def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compute) -> Iterator[Experience]:
+    """Batches of real steps, one after the other, by the policy as it is then."""
+    generator, seeds = torch.Generator().manual_seed(config.seed), iter(range(10**6 * config.seed, 10**9))
+    C, V = agent.actor_critic, agent.tokenizer
+    memory = C.initial_state(envs.n)
+    while True:
+        kept: list[tuple[Tensor, ...]] = []
+        start = memory
+        with torch.no_grad(), compute.autocast():
+            for _ in range(config.dream.horizon):
+                tokens = V.encode(torch.from_numpy(frame.copy()))
+                output, memory = C(agent.view(tokens, V.codes(tokens)), memory)
+                action = C.actions.sample(output.logits, generator)
+                memory = C.absorb_action(action, memory)
+                transition = envs.step(C.actions.to_env(action))
+                reward = torch.from_numpy(transition.reward).sign()
+                ended = torch.from_numpy(transition.end | transition.over)
+                kept.append((tokens, output.logits, output.value, action, reward, ended))
+                memory = memory.keep(~ended)
+                frame = envs.reset([next(seeds) if over else None for over in transition.over])
+            rollout = Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))
+            actions = rollout.actions[:, :-1]
+            log_prob = C.actions.policy(rollout.logits[:, :-1]).log_prob(actions)
+            found = targets(rollout, config.dream)
+        yield Experience(rollout.tokens[:, :-1], actions, start, log_prob, *found)
+
+
+def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *flags: str) -> None:
+    """Train, and evaluate so many times on the way."""
+    config = parse_train([preset, "--seed", seed, "--env", game, *flags]).config
+    compute, phase = Compute.of(config), config.training.actor_critic
+    torch.manual_seed(config.seed)
+    envs = make(config, phase.batch, evaluation=False)
+    agent = Agent.from_config(config, envs.n_actions).to(compute.device).eval()
+    install(agent, compute)
+    frame = fit(agent, envs, 8_000, config.seed)
+    optimiser, began = adamw(agent.actor_critic, phase), time.process_time()
+    every = int(batches) // int(evaluations)
+    experiences = play(agent, envs, frame, config, compute)
+    for n in range(1, int(batches) + 1):
+        experience = next(experiences)
+        for _ in range(config.dream.reuse):
+            losses, _ = gradient_update(
+                experience, loss=lambda batch: clipped_loss(agent, batch, config.dream), module=agent.actor_critic,
+                optimiser=optimiser, clip=phase.clip, compute=compute,
+            )  # fmt: skip
+        if n % every == 0:
+            temperature, episodes = config.evaluation.temperature, config.evaluation.episodes
+            policy = AgentPolicy(agent, compute, temperature=temperature, seed=n)
+            result, _ = evaluate(config, policy, episodes, seed=config.seed, temperature=temperature)
+            figures = {name: round(float(value), 4) for name, value in losses.figures().items()}
+            line = {"game": game, "preset": preset, "seed": config.seed, "flags": flags, "batches": n,
+                    "env_steps": n * phase.batch * config.dream.horizon, "mean": result.mean,
+                    "interval": result.interval, "games": episodes, **figures,
+                    "cpu_seconds": round(time.process_time() - began), "processor": processor()}  # fmt: skip
+            print(json.dumps(line), flush=True)
+    envs.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
