@@ -18,6 +18,7 @@ from tokendream.config.config import Config
 from tokendream.device import Compute, keep_freed_memory
 from tokendream.errors import ConfigError
 from tokendream.kernels.install import describe
+from tokendream.machine import compute_for
 from tokendream.runfolder import files
 
 
@@ -25,7 +26,7 @@ def begin(
     config: Config, device: str, *, cpu_time: bool, out: Path | None, page: Path | None, section: Section
 ) -> Compute:
     """Where to measure. Raises ConfigError for whatever cannot be, before anything is timed."""
-    compute = Compute.of(config, device)
+    compute = compute_for(config, device)
     if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
         raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {describe(compute)}")
     prepare("--out", out)

@@ -36,6 +36,7 @@ from tokendream.config.schedule import PARTS, Phase
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.errors import one_line
+from tokendream.machine import compute_for
 from tokendream.training.synthetic import ACTIONS, EPISODE, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
@@ -68,7 +69,7 @@ class Target:
 
 def main(config: Config, device: str, *, out: Path | None) -> int:
     """Measure, write, print. Raises ConfigError where the device is not there."""
-    compute = Compute.of(config, device)
+    compute = compute_for(config, device)
     name = torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "cpu"
     if out is None:
         out = Path("results") / f"gpu-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}" / "bench.json"

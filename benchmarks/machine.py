@@ -18,8 +18,10 @@ import torch
 
 import tokendream
 from benchmarks.clock import best_of
+from tokendream.config.config import Config
 from tokendream.device import Compute, peak_memory, processor
 from tokendream.kernels.install import describe
+from tokendream.machine import compute_for
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 """The names of the precisions in tables and JSON."""
@@ -30,7 +32,7 @@ COPIED = 2**29
 
 def precisions(compute: Compute) -> list[torch.dtype]:
     """What is worth timing here: float32, the config's own, and bf16 where the device is fast at it."""
-    chosen = {torch.float32, compute.dtype, Compute.resolve(str(compute.device)).dtype}
+    chosen = {torch.float32, compute.dtype, compute_for(Config(), str(compute.device)).dtype}
     return [dtype for dtype in PRECISIONS if dtype in chosen]
 
 

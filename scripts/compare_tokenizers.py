@@ -27,6 +27,7 @@ from tokendream.device import Compute, processor
 from tokendream.envs.registry import make
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.kernels.install import install
+from tokendream.machine import compute_for
 from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
 from tokendream.training.update import adamw, gradient_update
 
@@ -69,7 +70,7 @@ def train(V: Trained, config: Config, frames: Tensor, compute: Compute) -> None:
 
 def compare(config: Config) -> dict[str, Any]:
     """One game's line."""
-    compute, seed = Compute.of(config), 1000 * config.seed
+    compute, seed = compute_for(config), 1000 * config.seed
     torch.manual_seed(config.seed)
     V: Tokenizer = TOKENIZERS[config.tokenizer.kind](config.tokenizer)
     frames, _ = random_play(config, SHOWN, seed)

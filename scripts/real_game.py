@@ -30,6 +30,7 @@ from tokendream.envs.registry import make
 from tokendream.envs.vector import Envs
 from tokendream.evaluation.evaluation import evaluate
 from tokendream.kernels.install import install
+from tokendream.machine import compute_for
 from tokendream.tokenizers.protocol import Fitted
 from tokendream.training.update import adamw, gradient_update
 
@@ -79,7 +80,7 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
 def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *flags: str) -> None:
     """Train, and evaluate so many times on the way."""
     config = parse_train([preset, "--seed", seed, "--env", game, *flags]).config
-    compute, phase = Compute.of(config), config.training.actor_critic
+    compute, phase = compute_for(config), config.training.actor_critic
     torch.manual_seed(config.seed)
     envs = make(config, phase.batch, evaluation=False)
     agent = Agent.from_config(config, envs.n_actions).to(compute.device).eval()

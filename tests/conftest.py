@@ -22,9 +22,9 @@ from torture.tally import Tally, finish, merge  # noqa: E402
 BEGAN = pytest.StashKey[float]()
 
 with contextlib.suppress(ModuleNotFoundError):  # `test_install` takes the kernels away
-    from tokendream.kernels.cpu import build
+    from tokendream import machine
 
-    build.library()  # compiled here if it is nowhere yet: no test waits for it, and no process of one says so
+    machine.calibration()  # compiled and measured here if it is nowhere yet: no test waits for it, and none says so
 
 
 @pytest.fixture(autouse=True)

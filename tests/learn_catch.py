@@ -13,9 +13,10 @@ from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.config.parts import Control
 from tokendream.config.presets import TOY
 from tokendream.data.replay import ReplayBuffer
-from tokendream.device import Compute, keep_freed_memory
+from tokendream.device import keep_freed_memory
 from tokendream.envs.registry import make
 from tokendream.evaluation.evaluation import evaluate
+from tokendream.machine import compute_for
 from tokendream.training.trainer import Trainer
 
 
@@ -34,7 +35,7 @@ def main(seed: int, control: Control) -> float:
     envs = make(config, 1, evaluation=False)
     agent = Agent.from_config(config, envs.n_actions)
     replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size))
-    trainer = Trainer(config, agent, envs, replay, Compute.resolve("cpu"))
+    trainer = Trainer(config, agent, envs, replay, compute_for(config, "cpu"))
     while not trainer.finished:
         trainer.run_epoch()
         trainer.close_epoch()

@@ -14,9 +14,9 @@ from benchmarks.profiling import top_operators
 from benchmarks.speed_page import SECTION, markdown
 from benchmarks.workload import Workload
 from tokendream.config.presets import REM, TINY, vary
-from tokendream.device import Compute
 from tokendream.errors import ConfigError
 from tokendream.kernels.cpu import build
+from tokendream.machine import compute_for
 from tokendream.nn.retnet import RetNet
 from tokendream.training.synthetic import synthetic_replay
 
@@ -70,7 +70,7 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
         assert all(math.isfinite(value) and value > 0 for value in figures), row
         assert row["seconds"]["min"] <= row["seconds"]["median"] <= row["seconds"]["max"]
         assert "published" not in row  # other sizes than the published ones
-    bf16 = {"bf16"} if Compute.resolve("cpu").dtype is torch.bfloat16 else set()
+    bf16 = {"bf16"} if compute_for(TINY, "cpu").dtype is torch.bfloat16 else set()
     kernels = {"own kernels"} if build.why_not() is None else set()
     assert {c["fast"] for c in data["comparisons"]} == {"POP"} | kernels | bf16
     parts = dict(data["epoch_seconds"])

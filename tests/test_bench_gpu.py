@@ -15,6 +15,7 @@ from tokendream.config.presets import TINY, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels import compiled
+from tokendream.machine import compute_for
 
 SMALL = vary(vary(TINY, "world_model", layers=1, segment_length=3), "dream", horizon=2, burn_in=1)
 
@@ -53,7 +54,7 @@ def test_every_part_is_measured_and_every_target_judged(tmp_path, capsys):
         ("captured", "plain"),
         ("captured and compiled", "captured"),
         ("POP", "token by token"),
-        *([("bf16", "float32")] if Compute.resolve("cpu").dtype is torch.bfloat16 else []),
+        *([("bf16", "float32")] if compute_for(TINY, "cpu").dtype is torch.bfloat16 else []),
     }
     assert data["epoch, compiled"]["seconds"].keys() == data["epoch"]["seconds"].keys()
     assert len(data["targets"]) == 8

@@ -13,6 +13,7 @@ from tokendream.config.presets import TINY
 from tokendream.device import Compute
 from tokendream.kernels import cuda_graph
 from tokendream.kernels.cuda_graph import WARM_UP, Captured
+from tokendream.machine import compute_for
 from tokendream.nn.losses import Losses
 from tokendream.training.update import adamw, apply, gradient_update
 
@@ -305,7 +306,7 @@ def test_a_call_that_waits_for_the_device_is_not_captured(pretend):
 def test_capture_can_be_switched_off(monkeypatch):
     off = dataclasses.replace(CPU, capture=False)
     assert Captured(Counter(), off).plain
-    assert Compute.of(dataclasses.replace(TINY, capture=False)).capture is False
+    assert compute_for(dataclasses.replace(TINY, capture=False)).capture is False
     cuda = Compute(torch.device("cuda"), torch.float32)
     assert Captured(Counter(), cuda).plain == ""
     monkeypatch.setattr(torch.version, "hip", "6.4")

@@ -84,13 +84,13 @@ def test_where_nothing_can_be_loaded_from_the_cache_the_next_folder_is_taken(tmp
         path.write_bytes(b"a library")
 
     KNOWN = build.library()
-    monkeypatch.setattr(build, "_folders", lambda: iter([home, other]))
+    monkeypatch.setattr(build, "folders", lambda: iter([home, other]))
     monkeypatch.setattr(build, "_compile", compile_)
     monkeypatch.setattr(build.ctypes, "CDLL", load)
     for _ in range(2):
         assert build._library() is not None
     assert len(compiled) == 1
-    monkeypatch.setattr(build, "_folders", lambda: iter([home]))
+    monkeypatch.setattr(build, "folders", lambda: iter([home]))
     with pytest.raises(OSError, match="failed to map"):
         build._library()
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokendream.config.config import Config
 from tokendream.config.parts import Precision
 from tokendream.errors import ConfigError
 
@@ -40,9 +39,10 @@ class Compute:
 
     @staticmethod
     def resolve(device: str = "auto", precision: Precision = "auto", **switches: bool) -> Compute:
-        """Turn the config's words into what this machine has, and set torch's global switches to match.
+        """Turn a config's words into what this machine has, and set torch's global switches to match.
 
-        `switches`: the fields of this class that are true or false. Raises ConfigError for a device that is not there.
+        "auto" is bf16 where a GPU has it in hardware; of a CPU `machine.compute_for` knows more. `switches`: the fields
+        of this class that are true or false. Raises ConfigError for a device that is not there.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,18 +52,11 @@ class Compute:
         count = torch.cuda.device_count()
         if found.type == "cuda" and (found.index or 0) >= count:
             raise ConfigError(f"device {device} is not there: this machine has {count or 'no'} CUDA device(s)")
-        fast = _gpu_has_bf16(found) if found.type == "cuda" else _cpu_is_fast_at_bf16()
-        bf16 = precision == "bf16" or (precision == "auto" and fast)
+        bf16 = precision == "bf16" or (precision == "auto" and found.type == "cuda" and _gpu_has_bf16(found))
         compute = Compute(found, torch.bfloat16 if bf16 else torch.float32, **switches)
         if found.type == "cuda":
             _switch(deterministic=compute.deterministic)
         return compute
-
-    @staticmethod
-    def of(config: Config, device: str = "") -> Compute:
-        """What a config asks for, or on another device."""
-        switches = {name: getattr(config, name) for name in ("kernels", "capture", "compile", "deterministic")}
-        return Compute.resolve(device or config.device, config.precision, **switches)
 
     def autocast(self) -> torch.autocast:
         """The context in which every forward pass runs."""
@@ -190,9 +183,3 @@ def _gpu_has_bf16(device: torch.device) -> bool:
     """Whether the GPU multiplies bf16 in hardware; older ones convert every number, more slowly than float32."""
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _cpu_is_fast_at_bf16() -> bool:
-    """Whether the CPU has AMX tiles: bf16 products run ten times faster there, and slower than float32 elsewhere."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())

@@ -47,9 +47,10 @@ class Config:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"
-    """Matrix products in bf16 or float32; auto takes bf16 where the device is fast at it."""
+    """Matrix products in bf16 or float32; auto takes bf16 where it is faster (`tokendream machine` says)."""
     kernels: bool = True
-    """On a CPU with a C++ compiler, compute what lies between matrix products by compiled kernels of our own."""
+    """On a CPU with a C++ compiler, compute what lies between matrix products by compiled kernels of our own, where
+    they are faster than PyTorch's operators."""
     capture: bool = True
     """Whether a GPU captures each update as one CUDA graph and replays it: the same numbers, launched at once."""
     compile: bool = False

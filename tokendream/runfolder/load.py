@@ -22,10 +22,12 @@ from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
 from tokendream.kernels.cuda_graph import capturing
 from tokendream.kernels.install import install
+from tokendream.machine import compute_for
 from tokendream.runfolder import agent_file, files
 from tokendream.runfolder.agent_file import SavedAgent
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.files import CheckpointError
+from tokendream.runfolder.folder import read_facts
 from tokendream.runfolder.names import shown
 
 
@@ -53,7 +55,7 @@ class Trained:
             epoch, snapshot = Checkpoints(run).load(groups=("agent",))
             saved = SavedAgent(config, epoch, snapshot.tensors["agent"])
         config = saved.config
-        compute = Compute.of(config, device)
+        compute = compute_for(config, device, read_facts(run))
         envs = make(config, 1, evaluation=True)
         names = envs.action_names
         envs.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tokendream import machine
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
@@ -40,7 +41,8 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
         run_dir = (run_dir or runfolder.free_name(config)).absolute()  # an environment may change the working folder
         runfolder.check_free(run_dir)
         make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
-        compute = Compute.of(config)
+        machine.take_threads()
+        compute = machine.compute_for(config)
         runfolder.begin(run_dir, config, compute)
         return Run(config, run_dir, compute).go(stop, resumed=False)
 
@@ -51,7 +53,9 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
     with stop.listening():
         run_dir = run_dir.absolute()
         config = read_config(run_dir)
-        compute = Compute.of(config)
+        facts = runfolder.read_facts(run_dir)
+        machine.take_threads(facts)
+        compute = machine.compute_for(config, facts=facts)
         return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
 
 

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tokendream import machine
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, schedule
@@ -135,7 +136,7 @@ class Speed:
         for line in self.skipped:
             console.print(f"Skipped: {line}", markup=False)
         if self.compute.dtype is torch.float32:
-            console.print("Not timed: bf16, which no run would use here: its products are slower than float32's.")
+            console.print("Not timed: bf16, which no run uses here, as it is slower (see tokendream machine).")
         if epoch := self.full_epoch:
             parts = ", ".join(f"{name} {seconds:,.3g}" for name, seconds in epoch.items())
             console.print(
@@ -147,7 +148,8 @@ class Speed:
 
 def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     """Time, print, and write JSON where asked. Raises ConfigError for a device or a file that cannot be."""
-    compute = Compute.of(config, device)
+    machine.take_threads()
+    compute = machine.compute_for(config, device)
     if out is not None:
         if out.is_dir():
             raise ConfigError(f"--out must be a file, and {out} is a folder")

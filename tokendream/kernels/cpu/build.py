@@ -67,7 +67,7 @@ def _library() -> ctypes.CDLL:
         [compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True
     ).stdout
     name = f"ops-{_digest(compiler, version)}.so"
-    for folder in _folders():
+    for folder in folders():
         if (folder / name).exists():
             try:
                 return ctypes.CDLL(str(folder / name))
@@ -77,7 +77,7 @@ def _library() -> ctypes.CDLL:
         made = Path(scratch) / name
         _compile(compiler, made)
         failed: OSError | None = None
-        for folder in _folders():
+        for folder in folders():
             unfinished = folder / f"{name}.{os.getpid()}"
             try:
                 # Copied to a new name, then renamed: of two processes that compile at once, both win.
@@ -109,7 +109,7 @@ def _compile(compiler: str, path: Path) -> None:
     subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=300, check=True)
 
 
-def _folders() -> Iterator[Path]:
+def folders() -> Iterator[Path]:
     """Where a compiled library may lie, the best place first: what others can write, others can run."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     for folder in (Path(cache) / "tokendream", Path(tempfile.gettempdir()) / f"tokendream-{os.getuid()}"):

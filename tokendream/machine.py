@@ -1,0 +1,245 @@
+"""What this machine is fast at, measured once: by it a run chooses precision, own kernels and threads on a CPU.
+
+The figures are kept in the user's cache folder, beside the compiled kernels, for this processor, torch, kernels and
+number of threads. What a run chose stands in its facts, and the run keeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tokendream.config.config import Config
+from tokendream.device import Compute, cpuinfo, processor
+from tokendream.kernels.cpu import build
+from tokendream.kernels.install import install
+from tokendream.nn.conv import Down, Up
+from tokendream.nn.retnet import RetNet
+
+CPU = torch.device("cpu")
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+OWN = ", own kernels"
+
+GAIN = 1.1
+"""So many times faster must bf16 be to be taken, as it is less exact."""
+
+GAIN_OF_THREADS = 1.25
+"""So many times faster must fewer threads be than torch's own number: a clock on the wall is less exact."""
+
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+"""What limits the instructions that PyTorch takes."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured on a CPU, and what follows."""
+
+    products: dict[str, float]
+    """FLOP/s of a matrix product by precision, on all threads."""
+    copies: float
+    """Bytes/s, read and written."""
+    updates: dict[str, float]
+    """Seconds of one thread for an update of some layers, by precision; with OWN behind it, by own kernels. Without
+    bf16 where its products are slower than float32's."""
+    threads: dict[str, float]
+    """Seconds on the wall of such an update, by the number of threads; the first is torch's own number, and alone
+    where OMP_NUM_THREADS gave it or the machine was busy."""
+
+    @property
+    def bf16(self) -> bool:
+        """Whether an update is faster in bf16."""
+        return self.fastest("bf16") * GAIN < self.fastest("float32")
+
+    def fastest(self, precision: str) -> float:
+        """Seconds of an update in a precision, by whichever kernels; infinite where it was not timed."""
+        return min((s for name, s in self.updates.items() if name.startswith(precision)), default=math.inf)
+
+    def kernels(self, precision: str) -> bool:
+        """Whether own kernels are faster in a precision; what was not timed is left to them."""
+        return self.updates.get(precision + OWN, 0.0) < self.updates.get(precision, math.inf)
+
+    @property
+    def best_threads(self) -> int:
+        """The number of threads to take."""
+        own, *fewer = self.threads
+        best = min([own, *fewer], key=lambda n: self.threads[n])
+        return int(best if self.threads[best] * GAIN_OF_THREADS < self.threads[own] else own)
+
+
+def compute_for(config: Config, device: str = "", facts: Mapping[str, str] | None = None) -> Compute:
+    """What a config asks for, or on another device; what it leaves open is what is fastest here.
+
+    `facts` are those of a run: what it began with, it keeps on the same processor and torch. Raises ConfigError for a
+    device that is not there.
+    """
+    switches = {name: getattr(config, name) for name in ("kernels", "capture", "compile", "deterministic")}
+    compute = Compute.resolve(device or config.device, config.precision, **switches)
+    if compute.device.type != "cpu" or not (config.kernels or config.precision == "auto"):
+        return compute
+    if kept := _kept(facts):
+        return dataclasses.replace(compute, dtype=PRECISIONS[kept[2]], kernels=config.kernels and kept[3] != "")
+    found = calibration(kernels=config.kernels)
+    precision = "bf16" if compute.dtype is torch.bfloat16 or (config.precision == "auto" and found.bf16) else "float32"
+    return dataclasses.replace(
+        compute, dtype=PRECISIONS[precision], kernels=config.kernels and found.kernels(precision)
+    )
+
+
+def take_threads(facts: Mapping[str, str] | None = None) -> None:
+    """Let torch compute with the number of threads that is fastest here, or that a run began with.
+
+    For commands: the number is the whole process's. What OMP_NUM_THREADS says stands.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        kept = _kept(facts)
+        torch.set_num_threads(min(int(kept[1]), torch.get_num_threads()) if kept else calibration().best_threads)
+
+
+def _kept(facts: Mapping[str, str] | None) -> re.Match[str] | None:
+    """Threads, precision and what computes, as `kernels.install.describe` wrote them on this processor and torch."""
+    if facts and facts.get("torch") == torch.__version__ and facts.get("processor") == processor():
+        return re.fullmatch(r"CPU, ([1-9]\d{0,3}) threads, (bf16|float32)(.*)", facts.get("device", ""))
+    return None
+
+
+@functools.cache
+def calibration(*, kernels: bool = True, again: bool = False) -> Calibration:
+    """The figures of this machine, out of a cache folder or measured now, which takes a second or two.
+
+    Where no folder can be written, every process measures. Of two that measure at once, both take the first one's.
+    """
+    library = build.library() if kernels else None
+    name = f"machine-{_digest(Path(library._name).name if library else '')}.json"
+    if not again and (known := _read(name)):
+        return known
+    print("Measuring this machine (once, a second or two)", file=sys.stderr, flush=True)
+    found = measure(kernels=library is not None)
+    for folder in build.folders():
+        unfinished = folder / f"{name}.{os.getpid()}"
+        try:
+            unfinished.write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
+            if again:
+                os.replace(unfinished, folder / name)
+            else:
+                os.link(unfinished, folder / name)
+        except OSError:  # read-only, full, or another process was first
+            pass
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+        if known := _read(name):
+            return known
+    return found
+
+
+def _read(name: str) -> Calibration | None:
+    """What an earlier process measured, from the first folder that has it whole."""
+    for folder in build.folders():
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return Calibration(**json.loads((folder / name).read_text(encoding="utf-8")))
+    return None
+
+
+def _digest(library: str) -> str:
+    """Of everything that the figures depend on."""
+    info = [cpuinfo().get(key, "") for key in ("model name", "flags", "Features")] or [processor()]
+    given = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", *LIMITS)]
+    whole = chr(0).join([*info, *given, library, torch.__version__, str(os.cpu_count()), str(torch.get_num_threads())])
+    return hashlib.sha256(whole.encode()).hexdigest()[:24]
+
+
+def measure(*, kernels: bool) -> Calibration:
+    """Measure now. Precision and kernels by one thread's processor time, which other work disturbs least."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        work = _Work()
+        try:
+            torch.set_num_threads(1)
+            small = _fastest({name: _product(256, dtype) for name, dtype in PRECISIONS.items()}, time.process_time, 0.1)
+            fast = [name for name in PRECISIONS if small[name] <= small["float32"]]
+            variants = [(name, own) for name in fast for own in ([False, True] if kernels else [False])]
+            updates = _fastest(
+                {name + OWN * own: work.update(PRECISIONS[name], own) for name, own in variants}, time.process_time, 1.0
+            )
+            torch.set_num_threads(threads)
+            products = {name: 2 * 256**3 / seconds for name, seconds in small.items()}  # of one thread, where slow
+            large = _fastest({name: _product(1024, PRECISIONS[name]) for name in fast}, time.perf_counter, 0.2)
+            products |= {name: 2 * 1024**3 / seconds for name, seconds in large.items()}
+            block = torch.zeros(2**26, dtype=torch.uint8)
+            copied = _fastest({"copy": functools.partial(torch.empty_like(block).copy_, block)}, time.perf_counter, 0.1)
+            best = min(updates, key=lambda name: updates[name])
+            counts, run = _counts(threads), work.update(PRECISIONS[best.removesuffix(OWN)], best.endswith(OWN))
+            walls = _fastest({str(n): functools.partial(_with_threads, n, run) for n in counts}, time.perf_counter, 0.4)
+        finally:
+            torch.set_num_threads(threads)
+    return Calibration(products, 2 * block.numel() / copied["copy"], updates, walls)
+
+
+def _counts(threads: int) -> list[int]:
+    """Numbers of threads to try: torch's own, its half, ... 1. A container may have fewer cores than it shows."""
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
+    if busy or "OMP_NUM_THREADS" in os.environ:
+        return [threads]
+    return [threads >> i for i in range(threads.bit_length())]
+
+
+def _with_threads(n: int, run: Callable[[], object]) -> None:
+    torch.set_num_threads(n)
+    run()
+
+
+def _product(n: int, dtype: torch.dtype) -> Callable[[], object]:
+    a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
+    return functools.partial(torch.mm, a, b, out=torch.empty_like(a))
+
+
+class _Work:
+    """A layer of M with the dropout of preset `rem`, and two of V, as they are trained."""
+
+    def __init__(self) -> None:
+        self._M, self._V = RetNet(256, 1, 4, dropout=0.1), nn.Sequential(Down(32), Up(64))
+        self._blocks, self._predicted = torch.randn(1, 2, 65, 256), torch.randn(64, 256)
+        self._pixels = torch.randn(4, 32, 32, 32)
+
+    def update(self, dtype: torch.dtype, own: bool) -> Callable[[], None]:
+        """Forwards and backwards."""
+        compute = Compute(CPU, dtype, kernels=own)
+
+        def run() -> None:
+            for tree in (self._M, self._V):
+                install(tree, compute)
+                tree.zero_grad()
+            with compute.autocast():
+                y, y_next, _ = self._M.pop(self._blocks, self._predicted, self._M.initial_state(1))
+                made = (y, y_next, self._V(self._pixels))
+            torch.stack([x.float().square().sum() for x in made]).sum().backward()
+
+        return run
+
+
+def _fastest(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float], seconds: float) -> dict[str, float]:
+    """Least seconds of each, in turn, after a call that is not counted; some rounds, or `seconds` of them."""
+    for run in runs.values():
+        run()
+    best, rounds, began = dict.fromkeys(runs, math.inf), 0, time.perf_counter()
+    while rounds < 3 or (rounds < 20 and time.perf_counter() - began < seconds):
+        for name, run in runs.items():
+            before = clock()
+            run()
+            best[name] = min(best[name], clock() - before)
+        rounds += 1
+    return best
