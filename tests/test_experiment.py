@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shutil
 
 import numpy as np
@@ -20,7 +21,7 @@ from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.folder import free_name, locked
 from tokendream.runfolder.load import Trained, read_config
 from tokendream.runfolder.metrics import read_metrics
-from tokendream.training import results
+from tokendream.training import results, timing
 from tokendream.training import run as experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -51,6 +52,18 @@ def test_a_finished_run_holds_what_it_promises(finished):
     assert facts["processor"] == processor() != ""
     assert f"processor <b>{html.escape(processor())}</b>" in page
     assert facts["deterministic"] == "yes"
+
+
+def test_a_run_says_how_long_it_takes_and_that_changes_no_number_of_it(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(timing, "SHORT", 0)
+    monkeypatch.setattr(timing, "GUESS", 0.0)
+    assert experiment.start(TINY, tmp_path / "run") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Training takes about \d+s on this machine, by the first seconds' timing\.", out)
+    assert re.search(r"epoch 1/4, .* about \d+s left", out)
+    runs = [read_metrics(path / "metrics.jsonl") for path in (finished, tmp_path / "run")]
+    timed = [{k: v for k, v in record.items() if "second" not in k and "per_s" not in k} for record in runs[0]]
+    assert [{k: record[k] for k in kept} for record, kept in zip(runs[1], timed, strict=True)] == timed
 
 
 def test_resuming_a_finished_run_says_so(finished, capsys):

@@ -101,6 +101,18 @@ def test_time_left_counts_the_phases_that_are_to_come():
     assert remaining.seconds(6) == (0, True)
 
 
+def test_what_was_timed_before_a_run_counts_until_a_phase_ran():
+    remaining = Remaining(PHASES, epochs=5)
+    remaining.expect({"collect": 0.5, "late": 2.0})
+    assert remaining.seconds(1) == (pytest.approx(4 * 100 * 0.5 + 3 * 10 * 2), True)
+    assert remaining.describe(1) == "about 4m20s left"
+    remaining.learn(record(1, **{"collect/updates_per_s": 40.0}))
+    assert remaining.seconds(2) == (pytest.approx(3 * 100 / 40 + 3 * 10 * 2), True)
+    assert remaining.describe(2) == "about 1m07s left"
+    remaining.learn(record(3, **{"late/updates_per_s": 1.0}))
+    assert remaining.describe(4) == "22s left"
+
+
 def test_lines_for_logs(capsys):
     display = Display(TINY, PHASES)
     display.update(1, PHASES[0], 3)

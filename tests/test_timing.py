@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tokendream.cli.main import main
-from tokendream.config.presets import TINY
+from tokendream.config.presets import REM, TINY
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
+from tokendream.errors import NonFiniteError
 from tokendream.training import timing, workload
 from tokendream.training.timing import Row, Speed
 
@@ -23,7 +24,7 @@ def few(monkeypatch):
 
 def made(config=TINY):
     """A second for every env step, frame or imagined step."""
-    speed = Speed(config, Compute.resolve("cpu"), True)
+    speed = Speed(config, Compute.resolve("cpu"))
     sizes = {"world_model": config.world_model.segment_length, "actor_critic": config.dream.horizon}
     for name in NAMES:
         batch = getattr(config.training, name).batch if name in PARTS else 1
@@ -55,6 +56,31 @@ def test_what_is_too_dear_is_timed_at_a_smaller_batch_and_said_so(few, capsys, m
     assert all(f" {name} " in said for name in NAMES)
     for name in PARTS:
         assert f"1 (a run: {getattr(TINY.training, name).batch})" in said
+
+
+@pytest.mark.parametrize(("times_slower", "whole"), [(1 / 50, True), (1, False), (40, False)])
+def test_the_slowest_processor_too_has_a_row_for_every_phase_in_time(monkeypatch, times_slower, whole):
+    """On a clock that the work itself moves: preset rem on two AMD cores (seconds of one item, and of any call)."""
+    clock, cost = [0.0], {"collect": 0.02, "tokenizer": 0.16, "world_model": 0.5, "actor_critic": 0.7}
+
+    def work(name, batch):
+        def run():
+            clock[0] += times_slower * (cost.get(name, 0.3) * batch + 0.005)
+
+        return run
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(workload, "phase", lambda name, batch, *_: work(name, batch))
+    monkeypatch.setattr(workload, "dream_start", lambda batch, *_: batch)
+    monkeypatch.setattr(workload, "dream", lambda batch, *_: work("dream", batch))
+    monkeypatch.setattr(workload, "encode", lambda batch, *_: work("encode", batch))
+    rem = dataclasses.replace(TINY, training=REM.training)
+    speed = timing.measure(rem, Compute.resolve("cpu"), seconds=timing.QUICK, say=lambda name: None)
+    assert [row.name for row in speed.rows] == NAMES
+    assert clock[0] < 240
+    assert all(row.batch == row.full_batch for row in speed.rows) is whole
+    assert all(len(row.seconds) >= (1 if times_slower > 1 else timing.LEAST) for row in speed.rows)
+    assert speed.hours > 0
 
 
 def test_a_phase_without_memory_is_skipped_by_name(few, capsys, monkeypatch):
@@ -93,3 +119,29 @@ def test_frames_are_encoded_once_an_epoch():
     assert workload.frames_encoded(config, epoch) == pytest.approx(rows)
     assert workload.frames_encoded(config, epoch, changing=False) == config.collect.steps
     assert workload.frames_encoded(config, epoch) > workload.frames_encoded(TINY, epoch)
+
+
+def test_before_a_run_an_update_of_each_phase_is_known_by_hand(monkeypatch):
+    """Encoding is part of M's; a short run, a GPU and a fault are left to the run."""
+    longer, asked = dataclasses.replace(TINY, epochs=500), []
+    monkeypatch.setattr(timing, "measure", lambda config, *_, **how: asked.append(how["seconds"]) or made(config))
+    cpu, training = Compute.resolve("cpu"), longer.training
+    found = timing.guess(longer, cpu, print)
+    assert (found["collect"], found["tokenizer"]) == (1, training.tokenizer.batch)
+    encoded = workload.frames_encoded(longer, 500) / training.world_model.updates
+    assert found["world_model"] == training.world_model.batch * longer.world_model.segment_length + encoded
+    assert list(found) == ["collect", *PARTS]
+    assert asked == [timing.GUESS]
+    assert (
+        timing.guess(TINY, cpu, print)
+        == timing.guess(longer, Compute(torch.device("cuda"), torch.float32), print)
+        == {}
+    )
+    monkeypatch.setattr(timing, "measure", lambda *_, **__: Speed(longer, cpu))  # no memory for any row
+    assert timing.guess(longer, cpu, print) == {}
+
+    def fails(*_, **__):
+        raise NonFiniteError("loss of the world model")
+
+    monkeypatch.setattr(timing, "measure", fails)
+    assert timing.guess(longer, cpu, print) == {}

@@ -1,8 +1,8 @@
 """Presets: named configs to start from.
 
-`rem` is the paper; `cpu` learns visibly on two cores within half an hour; `toy` solves the built-in game Catch in
-minutes; `tiny` is for tests. Behind any of them `-` and the name of an ablation changes that one thing: `rem-no-pop`,
-`cpu-transformer`, `rem-transformer-no-pop`.
+`rem` is the paper; `cpu` is sized for two cores; `toy` is for the built-in game Catch; `tiny` is for tests. Behind any
+of them `-` and the name of an ablation changes that one thing: `rem-no-pop`, `cpu-transformer`,
+`rem-transformer-no-pop`.
 """
 
 from __future__ import annotations
@@ -136,12 +136,6 @@ ABLATIONS: dict[str, Callable[[Config], Config]] = {
 """The paper's ablations, the other backbone and the other tokenizers, each as a change of one field."""
 
 PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "toy": TOY, "tiny": TINY}
-
-DURATIONS = {
-    "cpu": "Preset cpu took 18 minutes on two cores with AMX (CrazyClimber): 14 of training, 3 of evaluation.",
-    "toy": "Preset toy takes about three minutes on one core.",
-}
-"""What is known about how long a preset takes, from measurement; said before a run starts."""
 
 
 def preset(name: str) -> Config:

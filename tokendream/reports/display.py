@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -39,19 +39,25 @@ class Remaining:
     def __init__(self, phases: Sequence[Phase], epochs: int) -> None:
         self._phases, self._epochs = phases, epochs
         self._cost: dict[str, float] = {}
+        self._guessed: set[str] = set()
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Take seconds of an update, by phase, that were timed before the run: until the phase itself is."""
+        self._cost, self._guessed = dict(seconds), set(seconds)
 
     def learn(self, record: Record) -> None:
         """Take the costs of the epoch that ended; the newest count most."""
         for phase in self._phases:
             rate = record.get(f"{phase.name}/updates_per_s")
             if rate:
-                old = self._cost.get(phase.name, 1 / rate)
+                old = self._cost.get(phase.name, 1 / rate) if phase.name not in self._guessed else 1 / rate
                 self._cost[phase.name] = 0.7 * old + 0.3 / rate
+                self._guessed.discard(phase.name)
 
     def seconds(self, epoch: int) -> tuple[float, bool]:
-        """Seconds from the start of `epoch` to the end of training, and whether every phase still due was timed.
+        """Seconds from the start of `epoch` to the end of training, and whether every phase still due has a cost.
 
-        Where one never ran, the seconds are those of the others: a lower bound.
+        Where one has none, the seconds are those of the others: a lower bound.
         """
         total, complete = 0.0, True
         for phase in self._phases:
@@ -65,7 +71,7 @@ class Remaining:
         """The time left, for people."""
         seconds, complete = self.seconds(epoch)
         if complete:
-            return f"{clock(seconds)} left"
+            return f"{'about ' if self._guessed else ''}{clock(seconds)} left"
         return f"more than {clock(seconds)} left" if seconds else "time left unknown yet"
 
 
@@ -74,6 +80,10 @@ class Display:
 
     def __init__(self, config: Config, phases: Sequence[Phase]) -> None:
         self._epochs, self._remaining = config.epochs, Remaining(phases, config.epochs)
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """What an update of each phase takes here, as far as that is known before the run."""
+        self._remaining.expect(seconds)
 
     def update(self, epoch: int, phase: Phase, done: int) -> None:
         """An update of a phase is done; a log has no use for it."""

@@ -7,6 +7,7 @@ one process at a time, and whatever stops a run between two updates (Ctrl-C, SIG
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +16,6 @@ from tokendream import machine
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
-from tokendream.config.presets import DURATIONS
 from tokendream.config.schedule import schedule
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
@@ -23,13 +23,14 @@ from tokendream.envs.pause import Pausable
 from tokendream.envs.registry import make
 from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_line
 from tokendream.kernels.install import describe
-from tokendream.reports.display import Display, display_for
+from tokendream.reports.display import Display, Remaining, clock, display_for
 from tokendream.runfolder import folder as runfolder
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import check_actions, read_config
 from tokendream.runfolder.metrics import RunLog
 from tokendream.runfolder.names import quoted, shown
 from tokendream.stop import EXIT_CODES, Stopped, StopRequest
+from tokendream.training import timing
 from tokendream.training.results import Results
 from tokendream.training.trainer import Trainer
 
@@ -90,8 +91,9 @@ class Run:
 
     def _begin(self, stack: contextlib.ExitStack, stop: StopRequest, *, resumed: bool) -> None:
         """Build all that trains, and put it where the last checkpoint was."""
-        said = [_plan(self.config)]
         try:
+            costs = self._costs(stop)
+            said = [_plan(self.config, costs)]
             envs = Pausable(lambda: make(self.config, 1, evaluation=False))
             stack.callback(envs.close)
             torch.manual_seed(self.config.seed)
@@ -108,6 +110,7 @@ class Run:
             stack.callback(self._log.close)
             self._display: Display = display_for(self.config, self._trainer.schedule)
             stack.callback(self._display.close)
+            self._display.expect(costs)
             self._results = Results(
                 self.config, self.run_dir, self.compute, self._agent, self._replay, envs, self._display, stop
             )
@@ -124,6 +127,13 @@ class Run:
             f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
             f"seed {self.config.seed}) on {describe(self.compute)}, in {shown(self.run_dir)}"
         )
+
+    def _costs(self, stop: StopRequest) -> dict[str, float]:
+        """Seconds of an update by phase, timed in the first seconds, before a random number of the run is drawn."""
+        try:
+            return timing.guess(self.config, self.compute, lambda phase: stop.raise_if_set())
+        except Stopped:
+            return {}
 
     def _go(self, stop: StopRequest) -> int:
         try:
@@ -208,15 +218,19 @@ def _resumed(moved: dict[str, tuple[str, str]], different: Difference | None) ->
     return said
 
 
-def _plan(config: Config) -> str:
-    """What a run is going to do and how long that takes, as far as it is known before it starts."""
+def _plan(config: Config, costs: Mapping[str, float]) -> str:
+    """What a run is going to do and, by its updates' seconds, how long that takes here."""
     collected = config.collect.steps * min(config.epochs, config.collect.last_epoch)
     phases = ", ".join(
         f"{phase.name.replace('_', ' ')} {phase.updates} x {getattr(config.training, phase.name).batch} "
         f"from epoch {phase.first_epoch}"
         for phase in schedule(config)[1:]
     )
-    known = DURATIONS.get(config.preset, "The time left is shown as the phases are timed.")
+    known = "The time left is shown as the phases are timed."
+    if costs:
+        remaining = Remaining(schedule(config), config.epochs)
+        remaining.expect(costs)
+        known = f"Training takes about {clock(remaining.seconds(1)[0])} on this machine, by the first seconds' timing."
     return (
         f"plan: {_count(config.epochs, 'epoch')}, {_count(collected, 'env step')}; updates an epoch: {phases}; then "
         f"{_count(config.evaluation.episodes, 'game')} of evaluation and a report, refreshed on the way. {known}"

@@ -6,6 +6,7 @@ that (shares of the machine's peak, variants, growth, the paper's claims) is in 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -24,7 +25,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
-from tokendream.errors import ConfigError
+from tokendream.errors import ConfigError, TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
 from tokendream.runfolder import files
@@ -36,7 +37,13 @@ QUICK, WHOLE = 75.0, 200.0
 """Seconds for all rows. A row whose full batch does not fit into its share is timed at a smaller one."""
 
 LEAST, MOST = 3, 20
-"""Repetitions of a row."""
+"""Repetitions of a row; fewer than the first where they do not fit into its share even at a batch of 1."""
+
+GUESS = 10.0
+"""Seconds for all rows before a run, which then says how long it takes."""
+
+SHORT = 500
+"""Updates of a run that is not timed before: it is over too soon."""
 
 ROWS = 64
 """Of the replay buffer: few, as all are encoded before a phase is timed."""
@@ -74,7 +81,6 @@ class Speed:
 
     config: Config
     compute: Compute
-    quick: bool
     rows: list[Row] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
 
@@ -104,7 +110,6 @@ class Speed:
         return {
             "format": 1,
             "preset": self.config.preset,
-            "quick": self.quick,
             "machine": facts(self.compute),
             "rows": [
                 {
@@ -157,7 +162,9 @@ def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     console = Console()
     keep_freed_memory()  # as in training
     with console.status("timing ...") as status:
-        speed = measure(config, compute, quick=quick, say=lambda what: status.update(f"timing {what} ..."))
+        speed = measure(
+            config, compute, seconds=QUICK if quick else WHOLE, say=lambda what: status.update(f"timing {what} ...")
+        )
     speed.show(console if console.is_terminal else Console(width=120))
     if out is not None:
         files.replace_text(out, json.dumps(speed.to_json(), indent=1) + "\n")
@@ -165,8 +172,27 @@ def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     return 0
 
 
-def measure(config: Config, compute: Compute, *, quick: bool, say: Callable[[str], object]) -> Speed:
-    """Every phase in turn, each within its share of the time that is left."""
+def guess(config: Config, compute: Compute, say: Callable[[str], object]) -> dict[str, float]:
+    """Seconds of an update by phase, encoding with M's, timed on a CPU in some seconds before a run that is not short.
+
+    Nothing on a GPU, where every graph would be captured twice, nor where something goes wrong: the run will say what.
+    """
+    phases = schedule(config)
+    if compute.device.type != "cpu" or config.epochs * sum(phase.updates for phase in phases[1:]) < SHORT:
+        return {}
+    with contextlib.suppress(TokendreamError):
+        speed = measure(config, compute, seconds=GUESS, say=say, most=LEAST)
+        if epoch := speed.epoch(config.epochs):
+            costs = {row.name: row.full_update for row in speed.rows}
+            costs["world_model"] += epoch["encode"] / max(1, config.training.world_model.updates)
+            return {phase.name: costs[phase.name] for phase in phases if phase.name in costs}
+    return {}
+
+
+def measure(
+    config: Config, compute: Compute, *, seconds: float, say: Callable[[str], object], most: int | None = None
+) -> Speed:
+    """Every phase in turn, each within its share of what is left of `seconds`, `most` times at most (MOST)."""
     torch.manual_seed(0)
     agent = Agent.from_config(config, ACTIONS).to(compute.device).eval()
     install(agent, compute)
@@ -190,42 +216,50 @@ def measure(config: Config, compute: Compute, *, quick: bool, say: Callable[[str
         ("dream", dream, training.actor_critic.batch, "imagined steps", horizon),
         ("encode", encode, training.tokenizer.batch, "frames", 1),
     ]
-    speed = Speed(config, compute, quick)
-    began, total = time.perf_counter(), QUICK if quick else WHOLE
+    speed, began = Speed(config, compute), time.perf_counter()
     for i, (name, make, full, unit, each) in enumerate(kinds):
         say(name)
-        share = max(0.0, total - (time.perf_counter() - began)) / (len(kinds) - i)
+        share = max(0.0, seconds - (time.perf_counter() - began)) / (len(kinds) - i)
         try:
-            batch, seconds = _timed(make, full, share, compute.device)
+            batch, timed = _timed(make, full, share, compute.device, most or MOST)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             speed.skipped.append(f"{name}: out of memory")
         else:
-            speed.rows.append(Row(name, batch, full, unit, each, seconds))
+            speed.rows.append(Row(name, batch, full, unit, each, timed))
         gc.collect()  # a trainer and its phases refer to each other
     return speed
 
 
 def _timed(
-    make: Callable[[int], Callable[[], object]], full: int, share: float, device: torch.device
+    make: Callable[[int], Callable[[], object]], full: int, share: float, device: torch.device, most: int
 ) -> tuple[int, list[float]]:
-    """A batch whose repetitions fit into `share` seconds, judged by a sixteenth of the full one, and their seconds."""
+    """The largest batch whose repetitions fit into `share` seconds, and what they took.
+
+    A batch of 1 says whether a sixteenth of the full one fits, and that whether the full one does. A first call that
+    takes longer than `share` stands for itself: on the slowest processor, too, no row takes much more than that call.
+    """
+    began = time.perf_counter()
     warm_up = 1 if device.type == "cpu" else WARM_UP + 1  # a GPU captures its graph after them
-    batch = max(1, full // 16)
-    update = make(batch)
-    for _ in range(warm_up):
-        _seconds(update, device)
-    each = _seconds(update, device) / batch
-    fits = full
-    while fits > batch and each * fits * (LEAST + warm_up) > share:
-        fits //= 2
-    if fits > batch:
-        batch, update = fits, make(fits)
+
+    def begin(batch: int) -> tuple[Callable[[], object], float]:
+        update = make(batch)
         for _ in range(warm_up):
-            _seconds(update, device)
-    seconds: list[float] = []
-    while len(seconds) < LEAST or (len(seconds) < MOST and sum(seconds) < share / 2):
+            once = _seconds(update, device)
+        return update, once if once > share else _seconds(update, device)
+
+    batch = 1
+    update, once = begin(batch)
+    for larger in (full // 16, full):
+        left = share - (time.perf_counter() - began)
+        while larger > batch and once / batch * larger * (LEAST + warm_up) > left:
+            larger //= 2
+        if larger > batch:
+            batch = larger
+            update, once = begin(batch)
+    seconds = [once]
+    while len(seconds) < most and time.perf_counter() - began + once < share:
         seconds.append(_seconds(update, device))
     return batch, seconds
 
