@@ -91,9 +91,11 @@ def test_page_latex_and_json_hold_the_figures(all_games, tmp_path):
     summary = write_benchmark([all_games], tmp_path / "out")
     html = (tmp_path / "out" / "report.html").read_text()
     for part in ("<b>0.673</b>", "<b>1.222</b>", "Performance profile", "Probability of improvement",
-                 "Sample efficiency", "Game by game", "KungFuMaster", "leor-c/REM"):  # fmt: skip
+                 "Sample efficiency", "Learning curves", "Game by game", "KungFuMaster", "leor-c/REM"):  # fmt: skip
         assert part in html
-    assert html.count("<svg") == 8
+    assert html.count("<svg") == 8 + 26
+    assert html.count("REM, published 25,172") == 1  # a line of KungFuMaster's
+    assert html.count("random player 0") == 26
     assert "<script" not in html
     assert not re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:|#)[a-z]""", html)
     tex = (tmp_path / "out" / "report.tex").read_text()

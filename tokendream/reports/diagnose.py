@@ -17,7 +17,7 @@ from tokendream.evaluation.diagnosis.figures import Part
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.evaluation.diagnosis.world import DISTANCES, Segment, world
 from tokendream.kernels.install import describe
-from tokendream.reports.diagnosis_page import lines, page
+from tokendream.reports.diagnosis_page import lines, page, why
 from tokendream.reports.display import display_for
 from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained, results_folder
@@ -64,13 +64,14 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
     facts = {"run": run_dir.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
              "seed": seed, "device": describe(trained.compute), "collect temperature": collecting,
              "evaluation temperature": evaluating}  # fmt: skip
-    for line in lines(parts):  # before anything is written: a folder may be read-only, a disk full
+    said = why(parts, config)
+    for line in (*lines(parts), *said):  # before anything is written: a folder may be read-only, a disk full
         print(line, flush=True)
-    data = {"format": FORMAT, **facts, "parts": [dataclasses.asdict(part) for part in parts]}
+    data = {"format": FORMAT, **facts, "why": said, "parts": [dataclasses.asdict(part) for part in parts]}
     folder = results_folder(run_dir)
     files.replace_text(folder / "diagnosis.json", json.dumps(data, indent=2) + "\n")
     path = folder / "diagnosis.html"
-    files.replace_text(path, page(facts, parts))
+    files.replace_text(path, page(facts, parts, said))
     print(f"diagnosis: {shown(path)}")
     return 0
 

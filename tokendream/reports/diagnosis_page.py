@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tokendream.config.config import Config, leaves
 from tokendream.evaluation.diagnosis.figures import Bars, Curve, Part
+from tokendream.evaluation.diagnosis.verdict import findings
 from tokendream.reports import page as frame
 from tokendream.reports.charts import BLUE, FAINT, GREEN, ORANGE, legend, svg
 
+PARTS = {"Tokenizer": "the tokenizer, V", "World model": "the world model, M", "Controller": "the controller, C"}
 
-def page(facts: Mapping[str, object], parts: Sequence[Part]) -> str:
-    """One self-contained HTML page."""
-    said = (
+
+def why(parts: Sequence[Part], config: Config) -> list[str]:
+    """Why the agent is not better, in a sentence a part, the worst first; the last one says what to try."""
+    found, said = findings(parts, config.tokenizer.kind), []
+    values = leaves(dataclasses.asdict(config))
+    for i, finding in enumerate(found):
+        figure, cause = finding.figure, finding.cause
+        flag = f"--{cause.field.replace('_', '-')}"
+        said.append(
+            f"{'Worst' if i == 0 else 'Then'}: {PARTS.get(finding.part, finding.part)}. {figure.name} is "
+            f"{_shown(figure.value)} (healthy: {figure.healthy}): {cause.meaning}. To try first: {flag} {cause.change} "
+            f"(now {values[cause.field]})."
+        )
+    if not found:
+        said.append(
+            "No figure is outside what is healthy: what holds the agent back is its budget, or something that these "
+            f"figures do not measure. To try first: --epochs more (now {config.epochs})."
+        )
+    return said
+
+
+def page(facts: Mapping[str, object], parts: Sequence[Part], said: Sequence[str]) -> str:
+    """One self-contained HTML page; `said` is what `why` says."""
+    measured = (
         "Measured on fresh games that the agent was not trained on, played by the agent itself under the training "
         "protocol at its collect temperature; its actions are counted at its evaluation temperature."
     )
-    return frame.page("Diagnosis", ["<h1>Diagnosis</h1>", frame.facts(facts), frame.soft(said), *_sections(parts)])
+    head = ["<h1>Diagnosis</h1>", frame.facts(facts), frame.soft(measured), "<h2>Why is it not better?</h2>"]
+    return frame.page("Diagnosis", [*head, frame.sentences(said), *_sections(parts)])
 
 
 def lines(parts: Sequence[Part]) -> Iterator[str]:

@@ -22,6 +22,11 @@ def facts(values: Mapping[str, object]) -> str:
     return f'<ul class="facts">{items}</ul>'
 
 
+def sentences(said: Iterable[str]) -> str:
+    """Sentences of plain text, one below the other."""
+    return f"<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in said)}</ul>"
+
+
 def table(align: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, small: bool = False) -> str:
     """A table of HTML cells. `align` has a letter for each column, as in LaTeX: l for text, r for numbers."""
 

@@ -29,6 +29,8 @@ class Folder:
     during: list[Evaluation]
     final: Evaluation | None
     random_player: Evaluation | None
+    why: list[str]
+    """What `tokendream diagnose` said in words, why the agent is not better; empty where it was not asked."""
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -66,7 +68,14 @@ class Folder:
             [e for e in during if e is not None],
             _evaluation(evaluations / "final.json") or _evaluation(path / "final.json"),
             _evaluation(evaluations / "random.json") or _evaluation(path / "random.json"),
+            _why(path / "diagnosis.json"),
         )
+
+
+def _why(path: Path) -> list[str]:
+    """The sentences of a diagnosis; those of older versions have none."""
+    said = files.parse(path, files.read(path)).get("why") if path.is_file() else None
+    return [str(line)[:600] for line in said[:8]] if isinstance(said, list) else []
 
 
 def _evaluation(path: Path) -> Evaluation | None:

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from tokendream.config.config import leaves
 from tokendream.reports import charts, media
 from tokendream.reports.charts import svg
-from tokendream.reports.page import card, facts, later, page, score, soft, table, tiles
+from tokendream.reports.page import card, facts, later, page, score, sentences, soft, table, tiles
 from tokendream.reports.results import Folder
 from tokendream.runfolder import files
 
@@ -67,6 +67,12 @@ def _sections(folder: Folder) -> Iterator[str]:
     yield from _pictures(folder)
     yield "<h2>Evaluation</h2>"
     yield from _evaluation(folder)
+    yield "<h2>Why is it not better?</h2>"
+    yield (
+        sentences(folder.why)
+        if folder.why
+        else later("tokendream diagnose, which plays fresh games and says it in words")
+    )
     yield "<h2>The three parts while they learn</h2>"
     curves = [(folder.series(name), title, healthy) for name, title, healthy in charts.LOSSES]
     cells = [card(svg(charts.loss, 3.1, 1.7, x, y), title, f"healthy: {healthy}")

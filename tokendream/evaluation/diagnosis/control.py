@@ -52,18 +52,21 @@ def control(
     entropy = torch.special.entr(logits.softmax(-1)).sum(-1).mean()
     known = ~real_return.isnan()
     value, ahead = output.value[known].double(), real_return[known].double()
-    nan = torch.tensor(math.nan)
+    nan, most = torch.tensor(math.nan), math.log(len(action_names))
     spread, scale = (ahead.std(), (ahead - value).std()) if len(ahead) > 1 else (nan, nan)
     corr = torch.corrcoef(torch.stack((value, ahead)))[0, 1] if len(ahead) > 1 else nan
     return Part(
         "Controller",
         (
             Figure("mean value", number(value.mean()), f"near {ahead.mean():.3g}, the mean return that followed"),
-            Figure("correlation of value and return", number(corr), "above 0.3"),
-            Figure("scale of the advantage, G - v", number(scale), f"below {spread:.3g}, the returns' own deviation"),
-            Figure("policy entropy", number(entropy), f"between 0.1 and {0.9 * math.log(len(action_names)):.2f}: "
-                   f"0 is a policy that no longer tries, {math.log(len(action_names)):.2f} one that does not care"),
-            Figure("likeliest action's share", number(pi.mean(0).max()), "below 0.9: near 1 it presses one key"),
+            Figure("correlation of value and return", number(corr), "above 0.3", 0.3, 0.0),
+            Figure("scale of the advantage, G - v", number(scale), f"below {spread:.3g}, the returns' own deviation",
+                   number(spread), number(2 * spread)),
+            Figure("policy entropy", number(entropy), f"between 0.1 and {0.9 * most:.2f}: "
+                   f"0 is a policy that no longer tries, {most:.2f} one that does not care",
+                   *((0.1, 0.0) if entropy < 0.1 else (0.9 * most, most))),
+            Figure("likeliest action's share", number(pi.mean(0).max()), "below 0.9: near 1 it presses one key",
+                   0.9, 1.0),
         ),
         bars=(Bars("how often each action is chosen", action_names, tuple(pi.mean(0).tolist()),
                    "several actions in use"),),

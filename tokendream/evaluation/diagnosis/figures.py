@@ -12,11 +12,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure. `value` is None where there was nothing to measure it on."""
+    """One measured figure. `value` is None where there was nothing to measure it on.
+
+    `bound` is where healthy ends and `worst` where nothing works; None for figures that are only there to be read.
+    """
 
     name: str
     value: float | None
     healthy: str
+    bound: float | None = None
+    worst: float | None = None
+
+    @property
+    def shortfall(self) -> float:
+        """How far from healthy: 0 up to the bound, 1 from the worst value on; 0 where it cannot be said."""
+        if self.value is None or self.bound is None or self.worst is None or self.bound == self.worst:
+            return 0.0
+        return min(1.0, max(0.0, (self.value - self.bound) / (self.worst - self.bound)))
 
 
 @dataclass(frozen=True)
@@ -70,13 +82,13 @@ def classification(
     loss = torch.nn.functional.cross_entropy(logits, target)
     known = f"below {entropy:.3g}, what the frequencies alone give" if entropy > 0 else "near 0: one class only"
     figures = [
-        Figure(f"{what} cross-entropy", number(loss), known),
+        Figure(f"{what} cross-entropy", number(loss), known, 0.8 * float(entropy), float(entropy)),
         Figure(
             f"{what} calibration error",
             number(calibration_error(p.amax(-1), (predicted == target).float())),
-            "below 0.05: a dream samples from these probabilities",
+            "below 0.05: a dream samples from these probabilities", 0.05, 0.5,
         ),
-    ]
+    ]  # fmt: skip
     for c, name in enumerate(names):
         hit = ((predicted == c) & (target == c)).sum()
         claimed, present = (predicted == c).sum(), (target == c).sum()
@@ -84,9 +96,10 @@ def classification(
             continue
         figures += [
             Figure(f"{what} {name}: precision", number(hit / claimed), f"above its frequency, {frequency[c]:.3g}"),
-            Figure(f"{what} {name}: recall", number(hit / present), "above 0.5 for what the policy should learn from"),
+            Figure(f"{what} {name}: recall", number(hit / present), "above 0.5 for what the policy should learn from",
+                   0.5, 0.0),
             Figure(f"{what} {name}: F1", number(2 * hit / (claimed + present)), "rises during training"),
-        ]
+        ]  # fmt: skip
     return figures
 
 

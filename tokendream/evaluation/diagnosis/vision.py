@@ -38,15 +38,18 @@ def vision(tokenizer: Tokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[
     return Part(
         "Tokenizer",
         (
-            Figure("PSNR, dB", number(10 * (4 / error.mean()).log10()), "above 25"),
-            Figure("LPIPS (AlexNet)", _lpips(x, y), "below 0.1"),
+            Figure("PSNR, dB", number(10 * (4 / error.mean()).log10()), "above 25", 25.0, 10.0),
+            Figure("LPIPS (AlexNet)", _lpips(x, y), "below 0.1", 0.1, 0.6),
             Figure("error on moving pixels", number(moved), f"far below {blind:.3g}, the mean frame's"),
-            Figure("moving pixels lost", number(moved / blind), "below 0.3; near 1 small moving things are gone"),
+            Figure("moving pixels lost", number(moved / blind), "below 0.3; near 1 small moving things are gone",
+                   0.3, 1.0),
             Figure("pixels that move", number(moving.float().mean()), "a fact about the game, for the line above"),
-            Figure("codebook perplexity", number(torch.special.entr(frequency).sum().exp()), "tens, not a handful"),
-            Figure("codes never used", number((frequency == 0).float().mean()), "below a half"),
-            Figure("still tokens that flicker", number(turned[still].float().mean()), "below 0.05: to M it is noise"),
-            Figure("moving tokens that turn", number(turned[~still].float().mean()), "above 0.5"),
+            Figure("codebook perplexity", number(torch.special.entr(frequency).sum().exp()), "tens, not a handful",
+                   10.0, 1.0),
+            Figure("codes never used", number((frequency == 0).float().mean()), "below a half", 0.5, 1.0),
+            Figure("still tokens that flicker", number(turned[still].float().mean()), "below 0.05: to M it is noise",
+                   0.05, 0.5),
+            Figure("moving tokens that turn", number(turned[~still].float().mean()), "above 0.5", 0.5, 0.0),
         ),
     )  # fmt: skip
 

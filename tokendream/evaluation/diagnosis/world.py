@@ -44,14 +44,19 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
     loss = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
     frequency = torch.bincount(target.flatten()) / target.numel()
     marginal, copied = torch.special.entr(frequency).sum(), 1 - changed.float().mean()
+    still = float(copied)
     shares = (
-        Figure("token accuracy", number(hit.float().mean()), f"above {copied:.3f}, copying the last frame"),
         Figure(
-            "token accuracy where tokens change", number(hit[changed].float().mean()), "well above 0, as copying is"
+            "token accuracy", number(hit.float().mean()), f"above {copied:.3f}, copying the last frame",
+            still, still - 0.5,
+        ),
+        Figure(
+            "token accuracy where tokens change", number(hit[changed].float().mean()), "well above 0, as copying is",
+            0.3, 0.0,
         ),
         Figure("next-frame cross-entropy", number(loss.mean()), f"far below {marginal:.3g}, the tokens' own entropy"),
         Figure("cross-entropy where tokens change", number(loss[changed].mean()), f"below {marginal:.3g} too"),
-    )
+    )  # fmt: skip
     known, scored = M.outcomes
     sign = steps.reward[:, scored].sign().long().flatten() + 1
     rewards = classification(

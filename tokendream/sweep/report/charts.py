@@ -10,6 +10,7 @@ import numpy as np
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation.scores import Interval, human_normalised
 from tokendream.reports.charts import BLUE, FAINT, GREEN, INK, ORANGE, RED, legend, level
+from tokendream.reports.page import score
 from tokendream.sweep.report.summary import LEVELS, Improvement, Point, Summary
 
 OURS = (BLUE, GREEN, RED)
@@ -118,7 +119,7 @@ def over_steps(axes: Any, curves: Mapping[str, Sequence[Point]], levels: Mapping
         if len(bands) == len(points) > 0:
             axes.fill_between(x, *zip(*bands, strict=True), color=colour, alpha=0.15, linewidth=0)
     for name, value in levels.items():
-        level(axes, f"{name} {value:.3g}", value)
+        level(axes, f"{name} {score(value)}", value)
     axes.set_xlabel("env steps")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel(what)

@@ -41,6 +41,7 @@ def _sections(summary: Summary) -> Iterator[str]:
         yield from _atari(summary)
     elif any(run.game in ATARI_100K for run in summary.results.runs):
         yield '<p class="later">Figures over the 26 games appear with the first game that has all its seeds.</p>'
+    yield from _learning(summary)
     for game in summary.results.environments:
         yield from _environment(summary, game)
     if summary.results.runs:
@@ -134,10 +135,17 @@ def _atari(summary: Summary) -> Iterator[str]:
     yield soft("Means of the final evaluations over runs, in the score units of the game.")
 
 
-def _over_steps(curves: Mapping[str, Sequence[Point]], levels: Mapping[str, float], what: str) -> str:
+def _over_steps(
+    curves: Mapping[str, Sequence[Point]],
+    levels: Mapping[str, float],
+    what: str,
+    *,
+    title: str = "",
+    width: float = 8.0,
+) -> str:
     """The chart, where a curve has two points."""
     several = any(len(points) > 1 for points in curves.values())
-    return card(svg(charts.over_steps, 8.0, 3.2, curves, levels, what)) if several else ""
+    return card(svg(charts.over_steps, width, min(3.2, 0.7 * width), curves, levels, what), title) if several else ""
 
 
 def _aggregates(agent: Agent) -> list[str]:
@@ -167,18 +175,49 @@ def game_cell(summary: Summary, agent: str, game: str) -> str:
     return f"{number(float(np.mean(list(found.values()))))}<small>{spread}</small>"
 
 
-def _environment(summary: Summary, game: str) -> Iterator[str]:
-    """An environment that is not of the 26: scores as they are."""
+def _learning(summary: Summary) -> Iterator[str]:
+    """A learning curve for each of the 26 games of which there is one, beside random play and REM as published."""
+    cells = []
+    for game, reference in ATARI_100K.items():
+        random = _random(summary, game)
+        levels = {
+            "random player": reference.random if random is None else random,
+            "REM, published": reference.rem,
+        }
+        drawn = _over_steps(_curves(summary, game), levels, "score", title=game, width=3.9)
+        cells += [drawn] if drawn else []
+    if cells:
+        yield f'<h2>Learning curves</h2><div class="multiples wide">{"".join(cells)}</div>'
+        yield soft(
+            "Mean score over seeds, with its 95% bootstrap interval where there are several; lines: a random player "
+            "under the same protocol (where none was measured, as published), and REM's published mean."
+        )
+
+
+def _random(summary: Summary, game: str) -> float | None:
+    """The mean of the random players measured beside a game's runs."""
+    folders = [run.folder for run in summary.results.runs if run.game == game]
+    means = [folder.random_player.mean for folder in folders if folder.random_player]
+    return float(np.mean(means)) if means else None
+
+
+def _curves(summary: Summary, game: str) -> dict[str, tuple[Point, ...]]:
+    """The curve of every agent that has all its seeds of a game."""
     results = summary.results
-    runs = [run for run in results.runs if run.game == game]
-    random = [run.folder.random_player.mean for run in runs if run.folder.random_player]
-    level = {"random player": float(np.mean(random))} if random else {}
-    curves = {
-        agent: curve([run for run in runs if run.agent == agent and run.score is not None], normalised=False)
+    runs = [run for run in results.runs if run.game == game and run.score is not None]
+    return {
+        agent: curve([run for run in runs if run.agent == agent], normalised=False)
         for agent in results.agents
         if tuple(results.scores(agent, game)) == results.seeds(agent) != ()
     }
-    yield f"<h2>{escape(game)}</h2>" + _over_steps(curves, level, "score of a game, mean over seeds")
+
+
+def _environment(summary: Summary, game: str) -> Iterator[str]:
+    """An environment that is not of the 26: scores as they are."""
+    results, random = summary.results, _random(summary, game)
+    level = {} if random is None else {"random player": random}
+    drawn = _over_steps(_curves(summary, game), level, "score of a game, mean over seeds")
+    yield f"<h2>{escape(game)}</h2>{drawn}"
     rows = []
     for agent in dict.fromkeys(agent for agent, name, _ in results.wanted if name == game):
         each = ", ".join(number(score) for score in results.scores(agent, game).values()) or "–"

@@ -1,0 +1,121 @@
+"""Why is it not better: the worst figure against what is healthy, in words, with a flag that there is."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from playing import make_run
+
+from tokendream.cli.flags import parse_train
+from tokendream.cli.main import main
+from tokendream.config.config import leaves
+from tokendream.config.presets import CPU, REM, preset
+from tokendream.evaluation.diagnosis.figures import Figure, Part
+from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
+from tokendream.reports.diagnosis_page import why
+from tokendream.reports.results import Folder
+from tokendream.reports.run_page import write_report
+from tokendream.runfolder.files import CheckpointError
+
+STORED = Path(__file__).parents[1] / "results" / "two-cores"
+
+
+def part(title: str, **figures: tuple[float, ...]) -> Part:
+    """Value, bound and worst by a figure's name, `_` for a space."""
+    return Part(
+        title,
+        tuple(Figure(name.replace("_", " "), float(v), "…", float(b), float(w)) for name, (v, b, w) in figures.items()),
+    )
+
+
+def test_a_shortfall_is_0_up_to_the_bound_and_1_from_the_worst_on():
+    for value, expected in ((25.0, 0), (30.0, 0), (17.5, 0.5), (10.0, 1), (0.0, 1)):
+        assert Figure("PSNR, dB", value, "", 25.0, 10.0).shortfall == expected
+    for value, expected in ((0.2, 0), (0.3, 0), (0.65, 0.5), (1.0, 1), (2.0, 1)):
+        assert Figure("moving pixels lost", value, "", 0.3, 1.0).shortfall == pytest.approx(expected)
+    assert Figure("x", None, "", 0.3, 1.0).shortfall == 0
+    assert Figure("x", 5.0, "").shortfall == 0
+    assert Figure("x", 5.0, "", 0.0, 0.0).shortfall == 0  # one class only: no entropy to compare with
+
+
+def test_the_worst_part_comes_first_with_its_worst_figure():
+    parts = [
+        part("Tokenizer", moving_pixels_lost=(0.4, 0.3, 1), codes_never_used=(0.1, 0.5, 1)),
+        part("World model", token_accuracy=(0.9, 0.6, 0.1)),
+        part("Controller", policy_entropy=(2.85, 2.6, 2.89), correlation_of_value_and_return=(0.2, 0.3, 0)),
+    ]
+    assert [f.figure.name for f in findings(parts, "vq")] == ["policy entropy", "moving pixels lost"]
+    first, second = why(parts, CPU)
+    assert first.startswith("Worst: the controller, C. policy entropy is 2.85 (healthy: …): the policy hardly prefers")
+    assert f"--training.actor-critic.updates more, or a smaller entropy weight (now {36})." in first
+    assert second.startswith("Then: the tokenizer, V. moving pixels lost is 0.4")
+    assert second.endswith("To try first: --tokenizer.lost-weight larger (now 10.0).")
+
+
+def test_of_two_as_bad_the_earlier_part_comes_first():
+    parts = [part("Tokenizer", moving_pixels_lost=(1, 0.3, 1)), part("World model", token_accuracy=(0, 0.5, 0))]
+    assert [f.part for f in findings(parts, "vq")] == ["Tokenizer", "World model"]
+
+
+def test_an_agent_without_a_fault_is_told_its_budget():
+    (only,) = why([part("Tokenizer", moving_pixels_lost=(0.1, 0.3, 1))], CPU)
+    assert "--epochs more (now 60)" in only
+
+
+def test_a_tokenizer_that_is_not_trained_has_other_flags():
+    lost, unused = part("Tokenizer", moving_pixels_lost=(1, 0.3, 1)), part("Tokenizer", codes_never_used=(1, 0.5, 1))
+    assert findings([lost], "dictionary")[0].cause.field == "tokenizer.codebook_size"
+    assert findings([unused], "vq")[0].cause.field == "tokenizer.revive_after"
+    assert findings([unused], "dictionary") == findings([unused], "fsq") == []
+    assert "--tokenizer.codebook-size larger" in why([lost], preset("cpu-dictionary"))[0]
+
+
+def test_a_policy_that_is_stuck_and_one_that_does_not_care():
+    assert findings([part("Controller", policy_entropy=(0.01, 0.1, 0))], "vq")[0].cause is STUCK
+    assert findings([part("Controller", policy_entropy=(1.09, 1, 1.1))], "vq")[0].cause is TIMID
+
+
+def test_every_cause_names_a_figure_and_a_flag_that_there_are():
+    fields = leaves(dataclasses.asdict(REM))
+    for cause in (*CAUSES.values(), STUCK, TIMID):
+        value = {"patch": "patch", "larger": "1000"}.get(cause.change, "20")
+        parse_train(["rem", f"--{cause.field.replace('_', '-')}", value])
+        assert cause.field in fields
+    stored = [json.loads(path.read_text()) for path in STORED.glob("*/diagnosis.json")]
+    known = {figure["name"] for one in stored for p in one["parts"] for figure in p["figures"]}
+    assert CAUSES.keys() <= known | {"reward negative: recall"}
+
+
+def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    assert "Appears with tokendream diagnose" in write_report(run).read_text()
+    assert main(["diagnose", str(run), "--steps", "120", "--device", "cpu"]) == 0
+    said = json.loads((run / "diagnosis.json").read_text())["why"]
+    assert said[0].startswith("Worst: ")
+    out = capsys.readouterr().out
+    assert all(line in out for line in said)
+    assert Folder.read(run).why == said
+    for page in (run / "diagnosis.html", write_report(run)):
+        text = page.read_text()
+        assert "Why is it not better?" in text
+        assert text.count("To try first: ") == len(said)
+
+
+@pytest.mark.parametrize("text", ['{"why": 3}', "{}", '{"parts": []}'])
+def test_an_older_diagnosis_says_nothing(tmp_path, text):
+    run = make_run(tmp_path / "run")
+    (run / "diagnosis.json").write_text(text)
+    assert Folder.read(run).why == []
+
+
+def test_a_broken_one_is_named_and_a_forged_one_is_text(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "diagnosis.json").write_text("[")
+    with pytest.raises(CheckpointError, match=r"diagnosis\.json is no JSON"):
+        Folder.read(run)
+    (run / "diagnosis.json").write_text(json.dumps({"why": ["<script>", "x" * 10_000, {}, *range(99)]}))
+    why_not = Folder.read(run).why
+    assert len(why_not) == 8
+    assert max(map(len, why_not)) == 600
+    assert "<script>" not in write_report(run).read_text()

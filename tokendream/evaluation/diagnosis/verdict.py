@@ -1,0 +1,103 @@
+"""Why is it not better: the figures furthest from what is healthy, what each means, and the flag to try first.
+
+The three parts build on each other: what V loses M cannot foresee, and what M does not foresee C is not paid for in
+dreams. So of two figures as far from healthy the one of the earlier part comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokendream.evaluation.diagnosis.figures import Figure, Part
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What an unhealthy figure means, and the field of the config to change first, and how."""
+
+    meaning: str
+    field: str
+    change: str
+
+
+CAUSES = {
+    "PSNR, dB": Cause("the tokens keep too little of a frame", "training.tokenizer.updates", "more"),
+    "LPIPS (AlexNet)": Cause("the tokens keep too little of a frame", "training.tokenizer.updates", "more"),
+    "moving pixels lost": Cause(
+        "what moves is not in the tokens, so neither M nor C can see it", "tokenizer.lost_weight", "larger"
+    ),
+    "codebook perplexity": Cause("a handful of codes stands for everything", "tokenizer.revive_after", "20"),
+    "codes never used": Cause("most codes stand for nothing", "tokenizer.revive_after", "20"),
+    "still tokens that flicker": Cause(
+        "tokens change where nothing moves, which M cannot foresee", "tokenizer.network", "patch"
+    ),
+    "moving tokens that turn": Cause("things move and their tokens stay", "tokenizer.codebook_size", "larger"),
+    "token accuracy": Cause("M foresees less than a frozen frame would", "training.world_model.updates", "more"),
+    "token accuracy where tokens change": Cause(
+        "M does not foresee what moves, so dreams drift at once", "training.world_model.updates", "more"
+    ),
+    "reward cross-entropy": Cause(
+        "M knows little more of rewards than how often they come", "training.world_model.updates", "more"
+    ),
+    "reward calibration error": Cause(
+        "dreams pay more or less often than the game", "training.world_model.updates", "more"
+    ),
+    "reward positive: recall": Cause(
+        "M does not expect most of the rewards that come, so dreams hardly pay for what the game pays for",
+        "training.world_model.updates", "more",
+    ),
+    "reward negative: recall": Cause(
+        "M does not expect most of the punishments that come, so dreams do not teach to avoid them",
+        "training.world_model.updates", "more",
+    ),
+    "end yes: recall": Cause("dreams go on where the game ends", "training.world_model.updates", "more"),
+    "correlation of value and return": Cause(
+        "values say little of what follows", "training.actor_critic.updates", "more"
+    ),
+    "scale of the advantage, G - v": Cause(
+        "values are further from the returns than a constant would be", "training.actor_critic.updates", "more"
+    ),
+    "likeliest action's share": Cause("the policy presses one key", "dream.entropy_weight", "larger"),
+}  # fmt: skip
+"""By the names of figures; one that is not here is not called a cause."""
+
+TIMID = Cause(
+    "the policy hardly prefers any action", "training.actor_critic.updates", "more, or a smaller entropy weight"
+)
+STUCK = Cause("the policy no longer tries anything else", "dream.entropy_weight", "larger")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A figure that is not healthy, of which part, and its cause."""
+
+    part: str
+    figure: Figure
+    cause: Cause
+
+
+USE = ("codebook perplexity", "codes never used")
+"""How a codebook is used: of a fixed grid or a dictionary that is a fact about the game."""
+
+
+def findings(parts: Sequence[Part], tokenizer: str) -> list[Finding]:
+    """What is not healthy, the worst first; of each part its worst figure alone. `tokenizer`: its kind."""
+    found = []
+    for part in parts:
+        known = [(f, cause) for f in part.figures if f.shortfall > 0 and (cause := _cause(f, part.title, tokenizer))]
+        if known:
+            figure, cause = max(known, key=lambda pair: pair[0].shortfall)
+            found.append(Finding(part.title, figure, cause))
+    return sorted(found, key=lambda finding: -finding.figure.shortfall)
+
+
+def _cause(figure: Figure, part: str, tokenizer: str) -> Cause | None:
+    if figure.name == "policy entropy":
+        return STUCK if figure.worst == 0 else TIMID
+    cause = CAUSES.get(figure.name)
+    if cause is None or (figure.name in USE and tokenizer != "vq"):
+        return None
+    if part == "Tokenizer" and tokenizer == "dictionary":  # which is not trained
+        return Cause(cause.meaning, "tokenizer.codebook_size", "larger")
+    return cause
