@@ -33,12 +33,15 @@ class Sweep:
 
 
 def run(options: Sweep) -> int:
+    from tokendream.runfolder import wandb_log
     from tokendream.sweep.local import LocalEngine
     from tokendream.sweep.plan import default_folder, plan
     from tokendream.sweep.progress import dashboard_for
     from tokendream.sweep.run import sweep
     from tokendream.sweep.slurm import SlurmEngine
 
+    if options.config.log == "wandb":
+        wandb_log.load()  # before any run has begun
     folder = options.out or default_folder(options.suite, options.config)
     trials = plan(options.suite, options.games, options.seeds, options.config, folder)
     engine = (SlurmEngine if options.resources.cluster == "slurm" else LocalEngine)(folder, options.resources)

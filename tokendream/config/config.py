@@ -22,6 +22,7 @@ from tokendream.config.parts import (
     DreamConfig,
     EnvConfig,
     EvalConfig,
+    Log,
     Precision,
     TokenizerConfig,
     TrainingConfig,
@@ -57,6 +58,9 @@ class Config:
     """Let torch.compile compile what an update computes, which takes a minute at its start; no gain on a CPU."""
     deterministic: bool = False
     """Whether a run on a GPU repeats itself to the bit, at some cost; a run on a CPU always does."""
+    log: Log = "tensorboard"
+    """wandb sends the figures of every epoch there too, beside TensorBoard and metrics.jsonl, which are always written;
+    it needs the extra of that name: pip install 'tokendream[wandb]'."""
     control: Control = "none"
     """A link cut on purpose, to see that nothing is learnt without it: M is trained on other steps' actions, dreams
     pay nothing or another dream's rewards, C sees no frame."""

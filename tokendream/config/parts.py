@@ -15,6 +15,7 @@ from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, 
 Perceptual = Literal["vgg16", "alexnet", "none"]
 Network = Literal["conv", "patch"]
 Precision = Literal["auto", "bf16", "float32"]
+Log = Literal["tensorboard", "wandb"]
 Control = Literal["none", "shuffled-actions", "zero-rewards", "shuffled-rewards", "blind-policy"]
 
 

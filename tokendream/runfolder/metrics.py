@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -101,16 +101,28 @@ def _check(record: object) -> None:
             raise ValueError(f"{shorten(name)} is {shorten(value)}, no number of ordinary size")
 
 
+@runtime_checkable
+class Log(Protocol):
+    """Where the figures of epochs go as well."""
+
+    def append(self, record: Record) -> None:
+        """The figures of the epoch that has just ended."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+
 class RunLog:
-    """Appends the figures of finished epochs to a run folder.
+    """Appends the figures of finished epochs to a run folder, and hands them on to `others`.
 
     `after_epoch` is the last epoch that the run to go on with has finished: what the files hold of later ones is
     dropped, since those epochs are about to happen again.
     """
 
-    def __init__(self, run_dir: Path, after_epoch: int = 0) -> None:
+    def __init__(self, run_dir: Path, after_epoch: int = 0, others: Sequence[Log] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._others = others
         self._path = run_dir / "metrics.jsonl"
         self.records = [r for r in read_metrics(self._path) if r["epoch"] <= after_epoch]
         files.replace_text(self._path, "".join(map(_line, self.records)))
@@ -128,9 +140,13 @@ class RunLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
         self._draw([record])
+        for other in self._others:
+            other.append(record)
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
+        """Finish TensorBoard's file, and the others."""
+        for other in self._others:
+            other.close()
         if self._board is not None:
             self._board.close()
 

@@ -25,10 +25,12 @@ from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_
 from tokendream.kernels.install import describe
 from tokendream.reports.display import Display, Remaining, clock, display_for
 from tokendream.runfolder import folder as runfolder
+from tokendream.runfolder import wandb_log
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import check_actions, read_config
 from tokendream.runfolder.metrics import RunLog
 from tokendream.runfolder.names import quoted, shown
+from tokendream.runfolder.wandb_log import WandbLog
 from tokendream.stop import EXIT_CODES, Stopped, StopRequest
 from tokendream.training import timing
 from tokendream.training.results import Results
@@ -41,6 +43,8 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
     with stop.listening():
         run_dir = (run_dir or runfolder.free_name(config)).absolute()  # an environment may change the working folder
         runfolder.check_free(run_dir)
+        if config.log == "wandb":
+            wandb_log.load()
         make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
         machine.take_threads()
         compute = machine.compute_for(config)
@@ -106,7 +110,8 @@ class Run:
                 check_actions(self.config, envs.n_actions, snapshot.tensors["agent"])
                 self._store.load_replay(epoch, self._replay)
                 said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
-            self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1)
+            others = [WandbLog(self.run_dir, self.config)] if self.config.log == "wandb" else []
+            self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1, others=others)
             stack.callback(self._log.close)
             self._display: Display = display_for(self.config, self._trainer.schedule)
             stack.callback(self._display.close)

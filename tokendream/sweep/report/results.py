@@ -25,7 +25,7 @@ MOST_NAMED = 4
 """Fields that an agent's name may list: a table and a plot must have room for it."""
 
 NOT_THE_AGENT = {"preset", "seed", "device", "precision", "kernels", "capture", "compile",
-                 "deterministic", "checkpoint_every", "training.cache_tokens"}  # fmt: skip
+                 "deterministic", "log", "checkpoint_every", "training.cache_tokens"}  # fmt: skip
 """Fields in which the runs of one agent may differ. `env` and `evaluation` are not the agent's either: what counts of
 them is the protocol, which must be equal anyway."""
 
