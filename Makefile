@@ -15,7 +15,7 @@ KERNELS := $(wildcard tokendream/kernels/cpu/*.cpp tokendream/kernels/cpu/*.h)
 TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py agent_file.py mutated_files.py any_config.py long_runs.py slurm.py)
 TRAIN_FLAGS := $(PRESET) --env $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
-.PHONY: help train test test-fast wheel torture lint format bench speed gpu-bench evidence controls clean distclean
+.PHONY: help train test test-fast wheel torture lint format bench speed gpu-bench evidence presets controls clean distclean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,9 @@ gpu-bench: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## Tests, phase
 
 evidence: $(READY)  ## Train, evaluate and diagnose one cell of the evidence, into results/ (GAME= SEED= PRESET= DEVICE=)
 	$(BIN)/python scripts/evidence.py cell $(or $(PRESET),cpu) $(GAME) $(SEED) $(DEVICE)
+
+presets: $(READY)  ## Time every preset on this machine, which must be idle, and write docs/presets.md
+	$(BIN)/python scripts/presets_page.py
 
 controls: $(READY)  ## Train Catch with one link cut, every link and three seeds (DEVICE=)
 	$(BIN)/python scripts/evidence.py controls $(DEVICE)

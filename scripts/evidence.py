@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import presets_page
 from evidence_pages import CONTROLS, RESULTS, ROOT, draw, pages
 
 COPIED = (
@@ -73,6 +74,8 @@ def write() -> None:
         for path, text in pages(device).items():
             path.write_text(text)
         print(draw(device))
+    for path, text in presets_page.page().items():
+        path.write_text(text)
 
 
 def main(argv: list[str]) -> int:

@@ -37,6 +37,34 @@ def test_the_pages_say_what_the_files_say(evidence, device):
         assert path.read_text() == text, f"{path} is out of date: python scripts/evidence.py write"
 
 
+def test_the_page_of_presets_says_what_the_files_say(evidence, monkeypatch):
+    """A cell that was measured has its source in a file, and one that was not says so."""
+    made = importlib.import_module("presets_page")
+    for path, text in made.page().items():
+        assert path.read_text() == text, f"{path} is out of date: python scripts/evidence.py write"
+    rows = [row.strip("| ").split(" | ") for row in made.costs().splitlines()[2:]]
+    assert [row[:2] for row in rows] == [
+        [name, where] for name in ("rem", "cpu", "toy") for where in made.KINDS.values()
+    ]
+    minutes = [run.minutes for run in made.runs_of("cpu", "AMX")]
+    assert f"{min(minutes):.0f} to {max(minutes):.0f} min ({len(minutes)} runs" in made.time_of("cpu", "AMX", {})
+    assert made.time_of("toy", "ARM", {}) == made.memory_of("toy", "ARM", {}) == made.NONE
+    rows = [{"batch": 8, "full_batch": 8}]
+    benched = {
+        "machine": {"device": "CPU, 2 threads, float32"},
+        "run_hours": 1.5,
+        "rows": rows,
+        "peak_memory_bytes": 2**31,
+    }
+    assert made.time_of("toy", "ARM", {"toy": benched}) == "90 min (computed, threads: 2)"
+    assert made.memory_of("toy", "ARM", {"toy": benched}) == "2"
+    part = {"toy": benched | {"rows": [{"batch": 4, "full_batch": 8}]}}
+    assert made.memory_of("toy", "ARM", part) == made.NONE  # a smaller batch needs less
+    monkeypatch.setattr(made.os, "getloadavg", lambda: (99.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="busy"):
+        made.bench()
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_row_says_what_its_file_says(evidence, device):
     """The figures once more, straight from the scores."""

@@ -20,6 +20,7 @@ NAMES = ["collect", *PARTS, "dream", "encode"]
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setattr(timing, "MOST", 3)
+    monkeypatch.setattr(timing, "QUICK", 1e4)  # enough of it for three, whatever else the machine does
 
 
 def made(config=TINY):
@@ -45,6 +46,7 @@ def test_every_phase_has_a_row_and_the_file_holds_the_same_rows(few, tmp_path, c
         assert row["batch"] == row["full_batch"]
         assert row["per_second"] == pytest.approx(row["batch"] * row["each"] / row["median"])
     assert sum(data["epoch_seconds"].values()) > 0 < data["run_hours"]
+    assert data["peak_memory_bytes"] > 2**27
     assert data["machine"]["precision"] in ("float32", "bfloat16")
     assert ("Not timed: bf16" in said) is (data["machine"]["precision"] == "float32")
 

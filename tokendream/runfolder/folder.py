@@ -99,6 +99,7 @@ def facts(compute: Compute) -> dict[str, str]:
     return {
         **_machine(compute),
         "deterministic": "yes" if compute.deterministic or compute.device.type == "cpu" else "no",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "precision": str(compute.dtype).removeprefix("torch."),
         "commit": _commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -24,7 +24,7 @@ from tokendream import machine
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, schedule
-from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
+from tokendream.device import Compute, is_out_of_memory, keep_freed_memory, peak_memory
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
@@ -106,7 +106,8 @@ class Speed:
         return sum(sum(self.epoch(e).values()) for e in range(1, self.config.epochs + 1)) / 3600
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: the rows of the table, and the machine."""
+        """Plain data: the rows of the table, the machine, and the most memory so far."""
+        cuda = self.compute.device.type == "cuda"
         return {
             "format": 1,
             "preset": self.config.preset,
@@ -124,6 +125,7 @@ class Speed:
             "skipped": self.skipped,
             "epoch_seconds": self.full_epoch,
             "run_hours": self.hours,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
         }
 
     def show(self, console: Console) -> None:

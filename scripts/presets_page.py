@@ -1,0 +1,172 @@
+"""docs/presets.md: what to expect of each preset on each kind of processor, from results/ and from the bench.
+
+    python scripts/presets_page.py          time every preset on this machine, which must be idle, and write the page
+    python scripts/evidence.py write        write it from what is there
+
+The figures of a machine lie in docs/presets/KIND.json, one file for each kind of processor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from evidence_pages import RESULTS, ROOT, Result, results, whole, write_between
+
+from tokendream.agent.agent import Agent
+from tokendream.config.config import Config
+from tokendream.config.presets import PRESETS, preset
+from tokendream.device import cpuinfo
+
+PAGE = ROOT / "docs" / "presets.md"
+FOLDER = ROOT / "docs" / "presets"
+
+SHOWN = [name for name in PRESETS if name != "tiny"]
+
+KINDS = {
+    "AMX": "x86 with AMX (bf16)",
+    "AVX-512": "x86 with AVX-512, no AMX",
+    "AVX2": "x86 with AVX2, nothing newer",
+    "ARM": "ARM",
+    "GPU": "GPU",
+}
+"""Kinds of processors, and what they are called on the page."""
+
+NONE = "not measured"
+
+ACTIONS = 18
+"""Of a game: the most that Atari has."""
+
+
+def kind() -> str:
+    """The kind of this machine's processor; of a GPU, where there is one."""
+    flags = cpuinfo().get("flags", "").split()
+    found = {"GPU": torch.cuda.is_available(), "AMX": "amx_bf16" in flags, "AVX-512": "avx512f" in flags,
+             "AVX2": "avx2" in flags, "ARM": platform.machine() in ("aarch64", "arm64")}  # fmt: skip
+    return next((name for name, there in found.items() if there), platform.machine())
+
+
+def bench() -> None:
+    """Time every preset here. Raises ValueError on a machine that does other work, whose figures would mean nothing."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 4:
+        raise ValueError(f"the machine is busy (load average {load:.2f} on {cores} cores): its figures would be wrong")
+    FOLDER.mkdir(exist_ok=True)
+    out, found = FOLDER / "one.json", {}
+    for name in SHOWN:
+        command = [sys.executable, "-m", "tokendream", "bench", "--preset", name, "--out", str(out)]
+        subprocess.run(command, check=True)
+        found[name] = json.loads(out.read_text())
+    out.unlink()
+    (FOLDER / f"{kind()}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def runs_of(name: str, where: str) -> list[Result]:
+    """Whole runs of a preset as it is today."""
+    found = [run for path in RESULTS.iterdir() for run in results(path.name) if run.control == "none"]
+    return [run for run in found if run.preset == name and run_kind(run) == where]
+
+
+def run_kind(run: Result) -> str:
+    """The kind of processor that a run was made on, by its facts; what chose bf16 on a CPU so far had AMX."""
+    facts = json.loads((run.path / "facts.json").read_text())
+    if not facts["device"].startswith("CPU"):
+        return "GPU"
+    return "AMX" if ", bf16" in facts["device"] else {"AVX512": "AVX-512"}.get(i := facts.get("instructions", ""), i)
+
+
+def time_of(name: str, where: str, benched: dict[str, Any]) -> str:
+    """How long training takes: as runs took it, else computed by the bench, else unknown."""
+    if runs := runs_of(name, where):
+        minutes = sorted(run.minutes for run in runs)
+        threads = {json.loads((run.path / "facts.json").read_text())["device"].split()[1] for run in runs}
+        return f"{minutes[0]:.0f} to {minutes[-1]:.0f} min ({len(runs)} runs, threads: {' or '.join(sorted(threads))})"
+    if name in benched:
+        hours = benched[name]["run_hours"]
+        long = f"{hours:,.0f} h" if hours >= 3 else f"{60 * hours:,.0f} min"
+        return f"{long} (computed, threads: {benched[name]['machine']['device'].split()[1]})"
+    speed = json.loads((ROOT / "docs" / "speed.json").read_text())
+    if (name, where) == (speed["preset"], "AMX"):
+        hours = speed["epoch_seconds"]["total"] * preset(name).epochs / 3600
+        return f"{hours:,.0f} h at most (computed, threads: {speed['environment']['threads']})"
+    return NONE
+
+
+def memory_of(name: str, where: str, benched: dict[str, Any]) -> str:
+    """GiB of the process at most, where the full batches were timed or a run said so."""
+    if name in benched and all(row["batch"] == row["full_batch"] for row in benched[name]["rows"]):
+        return f"{benched[name]['peak_memory_bytes'] / 2**30:.2g}"
+    speed = json.loads((ROOT / "docs" / "speed.json").read_text())
+    if (name, where) == (speed["preset"], "AMX"):
+        return f"{max(row['peak_memory_bytes'] for row in speed['rows']) / 2**30:.2g}"
+    return {("cpu", "AMX"): "1.3"}.get((name, where), NONE)  # docs/results.md
+
+
+def disk_of(config: Config) -> float:
+    """GiB of a run folder at its end: two checkpoints of weights and AdamW's two moments, and the replay's rows."""
+    numbers = 3 * sum(weights.numel() for weights in Agent.from_config(config, ACTIONS).parameters())
+    rows = min(config.collect.capacity, config.collect.steps * min(config.epochs, config.collect.last_epoch))
+    return (2 * 4 * numbers + rows * (3 * config.env.size**2 + 16)) / 2**30
+
+
+def costs() -> str:
+    """A row for each preset and kind of processor."""
+    files = {where: FOLDER / f"{where}.json" for where in KINDS}
+    benched = {where: json.loads(path.read_text()) if path.exists() else {} for where, path in files.items()}
+    lines = ["| preset | processor | training | memory, GiB | disk, GiB |", "|---|---|---|---|---|"]
+    for name in SHOWN:
+        disk = disk_of(preset(name))
+        lines += [
+            f"| {name} | {KINDS[where]} | {time_of(name, where, benched[where])} "
+            f"| {memory_of(name, where, benched[where])} | {disk:.2g} |"
+            for where in KINDS
+        ]
+    return "\n".join(lines)
+
+
+def curves() -> str:
+    """A row for each preset and game: scores on the way, over seeds, beside a random player's."""
+    lines = ["| preset, game | seeds | random player | mean over seeds (lowest to highest) after env steps |"]
+    lines.append("|---|---|---|---|")
+    for runs in (runs for path in sorted(RESULTS.iterdir()) for runs in whole(path.name)):
+        first = runs[0]
+        if first.preset == first.config.preset and len(runs) > 1:
+            player = sum(run.random_player.mean for run in runs) / len(runs)
+            lines.append(
+                f"| {first.preset}, {first.config.env_name} | {len(runs)} | {player:,.1f} | {'; '.join(points(runs))} |"
+            )
+    return "\n".join(lines)
+
+
+def points(runs: list[Result]) -> list[str]:
+    """The evaluations of some runs of one config, at the same env steps, as text."""
+    found = [
+        [(record["env_steps"], record["evaluation/mean"]) for record in run.curve if "evaluation/mean" in record]
+        + [(run.curve[-1]["env_steps"], run.final.mean)]
+        for run in runs
+    ]
+    return [
+        f"{at[0][0]:,.0f}: {sum(mean for _, mean in at) / len(at):,.1f} "
+        f"({min(mean for _, mean in at):,.1f} to {max(mean for _, mean in at):,.1f})"
+        for at in zip(*found, strict=False)
+    ]
+
+
+def page() -> dict[Path, str]:
+    """The page, as it should read."""
+    return {PAGE: write_between(write_between(PAGE.read_text(), "presets costs", costs()), "presets curves", curves())}
+
+
+if __name__ == "__main__":
+    try:
+        bench()
+    except ValueError as error:
+        sys.exit(f"presets_page: {error}")
+    for path, text in page().items():
+        path.write_text(text)
