@@ -38,7 +38,7 @@ lint: $(READY)  ## Style and types
 wheel: $(READY)  ## Build the wheel, install it by itself, train and play with it outside the clone
 	scripts/check_wheel.sh $(BIN)/python
 
-torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (8 minutes on two quiet cores, and ten where there is SLURM)
+torture: $(READY)  ## Break runs on purpose, in full, and write the table of docs/trust.md (longer where there is SLURM)
 	TORTURE=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TORTURES)
 
 format: $(READY)  ## Rewrite the code in the house style

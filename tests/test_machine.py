@@ -87,16 +87,18 @@ def test_fewer_threads_are_taken_where_they_are_clearly_faster():
 
 
 def test_the_number_of_threads_is_the_users_the_runs_or_the_fastest(monkeypatch):
-    taken, now = [], torch.get_num_threads()
+    taken, now = [], machine.THREADS
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     said(monkeypatch, dataclasses.replace(AVX2, threads={"8": 1.0, "4": 0.5}))
-    machine.take_threads()  # OMP_NUM_THREADS is set for all tests
+    machine.compute_for(TINY, threads=True)  # OMP_NUM_THREADS is set for all tests
     monkeypatch.delenv("OMP_NUM_THREADS")
-    machine.take_threads()
+    machine.compute_for(TINY)
+    machine.compute_for(TINY, threads=True)
     facts = {"processor": processor(), "torch": torch.__version__, "device": "CPU, 999 threads, float32"}
-    machine.take_threads(facts)  # no more than there are
-    machine.take_threads(facts | {"device": "CPU, 1 threads, float32"})
-    machine.take_threads(facts | {"processor": "another", "device": "CPU, 1 threads, float32"})
+    machine.compute_for(TINY, "", facts, threads=True)  # no more than there are
+    one = {"device": "CPU, 1 threads, float32"}
+    machine.compute_for(TINY, "", facts | one, threads=True)
+    machine.compute_for(TINY, "", facts | one | {"processor": "another"}, threads=True)
     assert taken == [4, now, 1, 4]
 
 
@@ -121,7 +123,7 @@ def test_another_torch_processor_or_limit_of_instructions_is_measured_again(meas
         elif name == "limit":
             monkeypatch.setenv("ATEN_CPU_CAPABILITY", value)
         else:
-            monkeypatch.setattr(machine, "cpuinfo", functools.partial(dict, {"model name": value}))
+            monkeypatch.setattr(machine, "processor", functools.partial(str, value))
         calibration()
     assert len(count) == 4
 

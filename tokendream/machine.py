@@ -40,6 +40,9 @@ GAIN = 1.1
 GAIN_OF_THREADS = 1.25
 """So many times faster must fewer threads be than torch's own number: a clock on the wall is less exact."""
 
+THREADS = torch.get_num_threads()
+"""Torch's own number, before anybody changes it."""
+
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 """What limits the instructions that PyTorch takes."""
 
@@ -80,40 +83,36 @@ class Calibration:
         return int(best if self.threads[best] * GAIN_OF_THREADS < self.threads[own] else own)
 
 
-def compute_for(config: Config, device: str = "", facts: Mapping[str, str] | None = None) -> Compute:
+def compute_for(
+    config: Config, device: str = "", facts: Mapping[str, str] | None = None, *, threads: bool = False
+) -> Compute:
     """What a config asks for, or on another device; what it leaves open is what is fastest here.
 
-    `facts` are those of a run: what it began with, it keeps on the same processor and torch. Raises ConfigError for a
-    device that is not there.
+    `facts` are those of a run: what it began with, it keeps on the same processor and torch. With `threads`, for
+    commands, the whole process computes with the fastest number of them, unless OMP_NUM_THREADS is set. Raises
+    ConfigError for a device that is not there.
     """
     switches = {name: getattr(config, name) for name in ("kernels", "capture", "compile", "deterministic")}
     compute = Compute.resolve(device or config.device, config.precision, **switches)
     if compute.device.type != "cpu" or not (config.kernels or config.precision == "auto"):
         return compute
-    if kept := _kept(facts):
-        return dataclasses.replace(compute, dtype=PRECISIONS[kept[2]], kernels=config.kernels and kept[3] != "")
-    found = calibration(kernels=config.kernels)
-    precision = "bf16" if compute.dtype is torch.bfloat16 or (config.precision == "auto" and found.bf16) else "float32"
-    return dataclasses.replace(
-        compute, dtype=PRECISIONS[precision], kernels=config.kernels and found.kernels(precision)
-    )
+    if kept := _kept(facts or {}):
+        count, precision, kernels = min(int(kept[1]), THREADS), kept[2], kept[3] != ""
+    else:
+        found = calibration(kernels=config.kernels)
+        bf16 = found.bf16 if config.precision == "auto" else config.precision == "bf16"
+        precision = "bf16" if bf16 else "float32"
+        count, kernels = found.best_threads, found.kernels(precision)
+    if threads and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(count)
+    return dataclasses.replace(compute, dtype=PRECISIONS[precision], kernels=config.kernels and kernels)
 
 
-def take_threads(facts: Mapping[str, str] | None = None) -> None:
-    """Let torch compute with the number of threads that is fastest here, or that a run began with.
-
-    For commands: the number is the whole process's. What OMP_NUM_THREADS says stands.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        kept = _kept(facts)
-        torch.set_num_threads(min(int(kept[1]), torch.get_num_threads()) if kept else calibration().best_threads)
-
-
-def _kept(facts: Mapping[str, str] | None) -> re.Match[str] | None:
+def _kept(facts: Mapping[str, str]) -> re.Match[str] | None:
     """Threads, precision and what computes, as `kernels.install.describe` wrote them on this processor and torch."""
-    if facts and facts.get("torch") == torch.__version__ and facts.get("processor") == processor():
-        return re.fullmatch(r"CPU, ([1-9]\d{0,3}) threads, (bf16|float32)(.*)", facts.get("device", ""))
-    return None
+    if (facts.get("torch"), facts.get("processor")) != (torch.__version__, processor()):
+        return None
+    return re.fullmatch(r"CPU, ([1-9]\d{0,3}) threads, (bf16|float32)(.*)", facts.get("device", ""))
 
 
 @functools.cache
@@ -130,17 +129,11 @@ def calibration(*, kernels: bool = True, again: bool = False) -> Calibration:
     found = measure(kernels=library is not None)
     for folder in build.folders():
         unfinished = folder / f"{name}.{os.getpid()}"
-        try:
+        with contextlib.suppress(OSError):  # read-only, full, or another process was first
             unfinished.write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
-            if again:
-                os.replace(unfinished, folder / name)
-            else:
-                os.link(unfinished, folder / name)
-        except OSError:  # read-only, full, or another process was first
-            pass
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
+            (os.replace if again else os.link)(unfinished, folder / name)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         if known := _read(name):
             return known
     return found
@@ -156,50 +149,48 @@ def _read(name: str) -> Calibration | None:
 
 def _digest(library: str) -> str:
     """Of everything that the figures depend on."""
-    info = [cpuinfo().get(key, "") for key in ("model name", "flags", "Features")] or [processor()]
+    info = [processor(), cpuinfo().get("flags", ""), cpuinfo().get("Features", "")]
     given = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", *LIMITS)]
-    whole = chr(0).join([*info, *given, library, torch.__version__, str(os.cpu_count()), str(torch.get_num_threads())])
+    whole = chr(0).join([*info, *given, library, torch.__version__, str(os.cpu_count()), str(THREADS)])
     return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
 def measure(*, kernels: bool) -> Calibration:
     """Measure now. Precision and kernels by one thread's processor time, which other work disturbs least."""
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        work = _Work()
         try:
             torch.set_num_threads(1)
             small = _fastest({name: _product(256, dtype) for name, dtype in PRECISIONS.items()}, time.process_time, 0.1)
             fast = [name for name in PRECISIONS if small[name] <= small["float32"]]
-            variants = [(name, own) for name in fast for own in ([False, True] if kernels else [False])]
-            updates = _fastest(
-                {name + OWN * own: work.update(PRECISIONS[name], own) for name, own in variants}, time.process_time, 1.0
-            )
-            torch.set_num_threads(threads)
-            products = {name: 2 * 256**3 / seconds for name, seconds in small.items()}  # of one thread, where slow
+            work = {name + OWN * own: _update(PRECISIONS[name], own) for name in fast for own in {False, kernels}}
+            updates = _fastest(work, time.process_time, 1.0)
+            torch.set_num_threads(THREADS)
             large = _fastest({name: _product(1024, PRECISIONS[name]) for name in fast}, time.perf_counter, 0.2)
+            products = {name: 2 * 256**3 / small[name] for name in PRECISIONS}  # by one thread, where it is slow
             products |= {name: 2 * 1024**3 / seconds for name, seconds in large.items()}
             block = torch.zeros(2**26, dtype=torch.uint8)
             copied = _fastest({"copy": functools.partial(torch.empty_like(block).copy_, block)}, time.perf_counter, 0.1)
-            best = min(updates, key=lambda name: updates[name])
-            counts, run = _counts(threads), work.update(PRECISIONS[best.removesuffix(OWN)], best.endswith(OWN))
-            walls = _fastest({str(n): functools.partial(_with_threads, n, run) for n in counts}, time.perf_counter, 0.4)
+            update = work[min(updates, key=lambda name: updates[name])]
+            walls = _fastest({str(n): _with_threads(n, update) for n in _counts()}, time.perf_counter, 0.4)
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
     return Calibration(products, 2 * block.numel() / copied["copy"], updates, walls)
 
 
-def _counts(threads: int) -> list[int]:
+def _counts() -> list[int]:
     """Numbers of threads to try: torch's own, its half, ... 1. A container may have fewer cores than it shows."""
-    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
-    if busy or "OMP_NUM_THREADS" in os.environ:
-        return [threads]
-    return [threads >> i for i in range(threads.bit_length())]
+    if "OMP_NUM_THREADS" in os.environ or os.getloadavg()[0] > (os.cpu_count() or 1):
+        return [THREADS]
+    return [THREADS >> i for i in range(THREADS.bit_length())]
 
 
-def _with_threads(n: int, run: Callable[[], object]) -> None:
-    torch.set_num_threads(n)
-    run()
+def _with_threads(n: int, run: Callable[[], object]) -> Callable[[], object]:
+    def limited() -> None:
+        torch.set_num_threads(n)
+        run()
+
+    return limited
 
 
 def _product(n: int, dtype: torch.dtype) -> Callable[[], object]:
@@ -207,28 +198,22 @@ def _product(n: int, dtype: torch.dtype) -> Callable[[], object]:
     return functools.partial(torch.mm, a, b, out=torch.empty_like(a))
 
 
-class _Work:
-    """A layer of M with the dropout of preset `rem`, and two of V, as they are trained."""
+def _update(dtype: torch.dtype, own: bool) -> Callable[[], None]:
+    """Forwards and backwards through a layer of M, with the dropout of preset `rem`, and two of V."""
+    M, V, compute = RetNet(256, 1, 4, dropout=0.1), nn.Sequential(Down(32), Up(64)), Compute(CPU, dtype, kernels=own)
+    blocks, predicted, pixels = torch.randn(1, 2, 65, 256), torch.randn(64, 256), torch.randn(4, 32, 32, 32)
+    for tree in (M, V):
+        install(tree, compute)
 
-    def __init__(self) -> None:
-        self._M, self._V = RetNet(256, 1, 4, dropout=0.1), nn.Sequential(Down(32), Up(64))
-        self._blocks, self._predicted = torch.randn(1, 2, 65, 256), torch.randn(64, 256)
-        self._pixels = torch.randn(4, 32, 32, 32)
+    def run() -> None:
+        M.zero_grad()
+        V.zero_grad()
+        with compute.autocast():
+            y, y_next, _ = M.pop(blocks, predicted, M.initial_state(1))
+            made = (y, y_next, V(pixels))
+        torch.stack([x.float().square().sum() for x in made]).sum().backward()
 
-    def update(self, dtype: torch.dtype, own: bool) -> Callable[[], None]:
-        """Forwards and backwards."""
-        compute = Compute(CPU, dtype, kernels=own)
-
-        def run() -> None:
-            for tree in (self._M, self._V):
-                install(tree, compute)
-                tree.zero_grad()
-            with compute.autocast():
-                y, y_next, _ = self._M.pop(self._blocks, self._predicted, self._M.initial_state(1))
-                made = (y, y_next, self._V(self._pixels))
-            torch.stack([x.float().square().sum() for x in made]).sum().backward()
-
-        return run
+    return run
 
 
 def _fastest(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float], seconds: float) -> dict[str, float]:

@@ -23,8 +23,7 @@ def run(options: Machine) -> int:
     from tokendream.device import processor
     from tokendream.kernels.install import describe
 
-    found = machine.calibration(again=options.again)
-    machine.take_threads()
+    found = machine.calibration(kernels=True, again=options.again)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     print(f"processor: {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory; torch {torch.__version__}")
     for i in range(torch.cuda.device_count()):
@@ -35,7 +34,7 @@ def run(options: Machine) -> int:
     for precision, flops in found.products.items():
         print(f"products in {precision}: {flops / 1e12:.3g} TFLOP/s")
     print(f"copies: {found.copies / 1e9:.3g} GB/s, read and written")
-    compute = machine.compute_for(Config())
+    compute = machine.compute_for(Config(), threads=True)
     print(f"a run uses: {describe(compute)}")
     if compute.device.type == "cpu":
         bf16, float32 = found.fastest("bf16"), found.fastest("float32")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from tokendream import machine
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
@@ -23,6 +22,7 @@ from tokendream.envs.pause import Pausable
 from tokendream.envs.registry import make
 from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_line
 from tokendream.kernels.install import describe
+from tokendream.machine import compute_for
 from tokendream.reports.display import Display, Remaining, clock, display_for
 from tokendream.runfolder import folder as runfolder
 from tokendream.runfolder import wandb_log
@@ -46,8 +46,7 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
         if config.log == "wandb":
             wandb_log.load()
         make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
-        machine.take_threads()
-        compute = machine.compute_for(config)
+        compute = compute_for(config, threads=True)
         runfolder.begin(run_dir, config, compute)
         return Run(config, run_dir, compute).go(stop, resumed=False)
 
@@ -58,9 +57,7 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
     with stop.listening():
         run_dir = run_dir.absolute()
         config = read_config(run_dir)
-        facts = runfolder.read_facts(run_dir)
-        machine.take_threads(facts)
-        compute = machine.compute_for(config, facts=facts)
+        compute = compute_for(config, facts=runfolder.read_facts(run_dir), threads=True)
         return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
 
 

@@ -20,7 +20,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tokendream import machine
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, schedule
@@ -28,6 +27,7 @@ from tokendream.device import Compute, is_out_of_memory, keep_freed_memory, peak
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
+from tokendream.machine import compute_for
 from tokendream.runfolder import files
 from tokendream.runfolder.folder import facts
 from tokendream.training import workload
@@ -155,8 +155,7 @@ class Speed:
 
 def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     """Time, print, and write JSON where asked. Raises ConfigError for a device or a file that cannot be."""
-    machine.take_threads()
-    compute = machine.compute_for(config, device)
+    compute = compute_for(config, device, threads=True)
     if out is not None:
         if out.is_dir():
             raise ConfigError(f"--out must be a file, and {out} is a folder")
