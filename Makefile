@@ -15,13 +15,16 @@ KERNELS := $(wildcard tokendream/kernels/cpu/*.cpp tokendream/kernels/cpu/*.h)
 TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py agent_file.py mutated_files.py any_config.py long_runs.py slurm.py)
 TRAIN_FLAGS := $(PRESET) --env $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
-.PHONY: help train test test-fast wheel torture lint format bench speed gpu-bench evidence presets controls clean distclean
+.PHONY: help train demo test test-fast wheel torture lint format bench speed gpu-bench evidence presets controls clean distclean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 train: $(READY)  ## Train a real Atari game, evaluate it, write its report (GAME= PRESET= EPOCHS= SEED= ARGS=)
 	$(BIN)/tokendream train $(TRAIN_FLAGS)
+
+demo: $(READY)  ## Play with a trained agent in a browser: its game and its dream side by side (ARGS=)
+	$(BIN)/tokendream play --demo $(ARGS)
 
 test: $(READY)  ## Run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal

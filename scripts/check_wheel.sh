@@ -24,4 +24,5 @@ unset PYTHONPATH
   { cat train.log; exit 1; }
 test -s run/report.html
 "$work/env/bin/python" -c 'import tokendream; print("a game:", tokendream.load("run").play_game(seed=0)[0])'
-echo "$(basename "$work"/dist/*.whl): $(du -k "$work"/dist/*.whl | cut -f1) KiB, installed by itself, trained and played outside the clone"
+"$work/env/bin/tokendream" dream --demo --at 20 --length 6 --out demo.gif
+echo "$(basename "$work"/dist/*.whl): $(du -k "$work"/dist/*.whl | cut -f1) KiB, installed by itself, trained, played and dreamed outside the clone"

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import shutil
 import signal
 import sys
@@ -44,6 +45,7 @@ def finished(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     assert experiment.start(SMALL, run_dir) == 0
     assert export(run_dir, run_dir / AGENT, half=True) == 0
+    (run_dir / "diagnosis.json").write_text(json.dumps({"format": 1, "why": ["Worst: M.", "Then: C."], "parts": []}))
     return run_dir
 
 
@@ -77,6 +79,7 @@ def load_agent(run_dir: Path) -> None:
 LOADERS = [
     Loader("config.json", "config.json", read_config),
     Loader("facts.json", "facts.json", Folder.read),
+    Loader("diagnosis.json", "diagnosis.json", Folder.read),
     Loader("metrics.jsonl", "metrics.jsonl", lambda run_dir: read_metrics(run_dir / "metrics.jsonl")),
     Loader("evaluation JSON", "evaluation/final.json", load_evaluation),
     Loader("manifest.json", "checkpoints/epoch-000004/manifest.json", load_manifest),

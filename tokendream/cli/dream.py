@@ -7,15 +7,19 @@ from pathlib import Path
 
 import tyro
 
+from tokendream.cli.demo import chosen
+
 
 @dataclass(frozen=True)
 class Dream:
     """Film a dream: real, reconstruction and dream side by side, or many futures of one moment."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Path | None] = None
     """Folder of the run, or a file that `export` made of one."""
+    demo: bool = False
+    """In place of a run: the trained agent that comes with the package."""
     out: Path = Path("dream.mp4")
-    """File to write: .mp4 for a film, .png for a picture of some of its moments."""
+    """File to write: .mp4 or .gif for a film, .png for a picture of some of its moments."""
     at: int = 300
     """Step of a fresh game, played by the agent, at which the dream starts."""
     length: int = 32
@@ -32,6 +36,8 @@ class Dream:
 
 
 def run(options: Dream) -> int:
+    flags = vars(options) | {"run": chosen(options.run, demo=options.demo)}
+    del flags["demo"]
     from tokendream.reports import films
 
-    return films.film(**vars(options))
+    return films.film(**flags)

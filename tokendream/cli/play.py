@@ -7,13 +7,17 @@ from pathlib import Path
 
 import tyro
 
+from tokendream.cli.demo import chosen
+
 
 @dataclass(frozen=True)
 class Play:
     """Watch the agent and its dreams in a browser, and play inside its world model."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Path | None] = None
     """Folder of the run, which may still be training, or a file that `export` made of one."""
+    demo: bool = False
+    """In place of a run: a trained agent that comes with the package, its game and its dream side by side."""
     host: str = "127.0.0.1"
     """Address to serve at. Any other than this machine's own asks for the token that is printed."""
     port: int = 8008
@@ -33,10 +37,11 @@ class Play:
 
 
 def run(options: Play) -> int:
+    run = chosen(options.run, demo=options.demo)
     from tokendream.play.run import play
 
     return play(
-        options.run,
+        run,
         host=options.host,
         port=options.port,
         recordings=options.recordings,
@@ -45,4 +50,5 @@ def run(options: Play) -> int:
         seed=options.seed,
         device=options.device,
         ask_token=options.token,
+        mode="agent-both" if options.demo else "agent-game",
     )

@@ -20,7 +20,7 @@ from tokendream.play import library
 from tokendream.play.hub import Hub
 from tokendream.play.recording import Recorder
 from tokendream.play.session import Session
-from tokendream.play.view import SPEEDS, pack, picture
+from tokendream.play.view import SPEEDS, facts_line, pack, picture
 from tokendream.reports import media
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import Trained
@@ -190,6 +190,7 @@ class Player:
             "env": trained.config.env_name,
             "run": self._run_dir.name,
             "device": describe(trained.compute),
+            "facts": facts_line(trained.facts),
             "grid": trained.config.grid,
             "codes": trained.config.tokenizer.codebook_size,
             "palette": session.agent.palette(),

@@ -20,6 +20,7 @@ from tokendream.play.hub import Hub
 from tokendream.play.player import Player
 from tokendream.play.server import Access, Server, application, is_loopback, listen, serve
 from tokendream.play.session import Session
+from tokendream.play.view import facts_line
 from tokendream.runfolder.load import Trained
 
 
@@ -34,9 +35,10 @@ def play(
     seed: int,
     device: str,
     ask_token: bool,
+    mode: str,
 ) -> int:
-    """Serve a run until SIGINT or SIGTERM. Raises ConfigError, CheckpointError, RecordingError or OSError, one line,
-    for a run, a recording or an address that cannot be used."""
+    """Serve a run, or an exported agent, until SIGINT or SIGTERM; it begins in `mode`. Raises ConfigError,
+    CheckpointError, RecordingError or OSError, one line, for a run, a recording or an address that cannot be used."""
     require(0 <= port <= 65535, "port", "in 0..65535", port)
     # One core stays free for the network, the browser and a training run: with both of two cores shared, side by side
     # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
@@ -49,6 +51,7 @@ def play(
     opened = library.open_recording(recording, trained) if recording else []
     hub = Hub()
     session = Session(trained, [*opened, *known], seed=seed, temperature=temperature)
+    session.set_mode(mode)
     if recording is not None and not opened:
         raise ConfigError(f"{recording} holds no episode of {library.SHORTEST} steps or more")
     if opened:
@@ -61,6 +64,8 @@ def play(
     player = Player(session, hub, run_dir, folder, device)
     server = serve(application(hub, player, Access(host, token)), listening)
     _say(f"{trained.config.env_name}, epoch {trained.epoch}, {describe(trained.compute)}")
+    if facts := facts_line(trained.facts):
+        _say(facts)
     for line in addresses(host, bound, token):
         _say(line)
     _say(f"recordings and pictures go to {folder}; Ctrl-C ends it")

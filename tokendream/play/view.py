@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,6 +122,15 @@ class View:
     state: dict[str, Any]
     entropy: Float32[np.ndarray, " K"] | None = None
     futures: UInt8[np.ndarray, "n 3 S S"] | None = None
+
+
+FACTS = ("preset", "budget", "score", "random player", "processor")
+"""What is shown of what an exported file knows of its agent."""
+
+
+def facts_line(facts: Mapping[str, str]) -> str:
+    """What people ask first about an agent, on one line; empty where nothing is known."""
+    return " · ".join(f"{name} {facts[name]}" for name in FACTS if name in facts)
 
 
 def picture(view: View) -> UInt8[np.ndarray, "3 H W"]:

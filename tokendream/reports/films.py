@@ -11,7 +11,7 @@ from tokendream.errors import ConfigError, nearest, require
 from tokendream.reports import media, pictures
 from tokendream.runfolder.load import Trained
 
-SUFFIXES = (".mp4", ".png")
+SUFFIXES = (".mp4", ".gif", ".png")
 
 MOMENTS = 10
 """Moments of a film that a picture shows."""
@@ -28,7 +28,7 @@ KEPT = 4096
 
 
 def film(
-    run_dir: Path,
+    run: Path,
     out: Path,
     *,
     at: int,
@@ -38,7 +38,7 @@ def film(
     seed: int,
     device: str,
 ) -> int:
-    """Write a dream of a run's last checkpoint to `out`: an MP4, or a PNG of some of its moments.
+    """Write a dream of a run's last checkpoint to `out`: an MP4 or a GIF, or a PNG of some of its moments.
 
     It starts at step `at` of fresh games, or a little beside it where an episode begins or ends there. Without
     `futures`, three columns (rows in a picture): what happened, its reconstruction, and the dream under the same
@@ -47,13 +47,13 @@ def film(
     ConfigError for another kind of file or for sizes that make no film.
     """
     if out.suffix not in SUFFIXES:
-        raise ConfigError(f"a film ends in .mp4 and a picture in .png, not {out.name!r}; nearest: "
+        raise ConfigError(f"a film ends in .mp4 or .gif and a picture in .png, not {out.name!r}; nearest: "
                           f"{nearest(out.suffix, SUFFIXES)}")  # fmt: skip
     require(0 <= futures <= MOST_FUTURES, "futures", f"in 0..{MOST_FUTURES}", futures)
     longest = MOST_FRAMES // (futures or 3)
     require(2 <= length <= longest, "length", f"in 2..{longest}", length)
     require(1 <= at <= MOST_STEPS, "at", f"in 1..{MOST_STEPS}", at)
-    trained = Trained.load(run_dir, device)
+    trained = Trained.load(run, device)
     config = trained.config
     collecting = temperature or config.collect.temperature
     dreaming = temperature or config.evaluation.temperature
@@ -72,7 +72,8 @@ def film(
         shown = np.linspace(0, len(rows[0]) - 1, min(MOMENTS, len(rows[0]))).astype(int)
         media.write_png(out, media.enlarge(np.concatenate([media.strip(row[shown]) for row in rows], axis=-2), 2))
     else:
-        media.write_mp4(out, _grid(rows) if futures else media.columns(*rows), fps=8)
+        write = media.write_gif if out.suffix == ".gif" else media.write_mp4
+        write(out, _grid(rows) if futures else media.columns(*rows), fps=8)
     print(f"{out} (games at temperature {collecting:g}{f', futures at {dreaming:g}' if futures else ''})")
     return 0
 

@@ -1,4 +1,4 @@
-"""Films and pictures from uint8 frames: MP4 for browsers, PNG for pages. Nothing here knows what is shown."""
+"""Films and pictures from uint8 frames: MP4 for browsers, GIF and PNG for pages. Nothing here knows what is shown."""
 
 from __future__ import annotations
 
@@ -53,6 +53,19 @@ def png(image: UInt8[np.ndarray, "3 H W"]) -> bytes:
 def write_png(path: Path, image: UInt8[np.ndarray, "3 H W"]) -> None:
     """Write a picture, whole or not at all; makes its folder."""
     replace(path, png(image))
+
+
+def write_gif(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int = 8, scale: int = 3) -> None:
+    """Write a film that plays wherever a picture is shown, for ever, whole or not at all; makes its folder.
+
+    Raises ValueError without a frame.
+    """
+    from PIL import Image
+
+    first, *rest = (Image.fromarray(enlarge(frame, scale).transpose(1, 2, 0)) for frame in frames)
+    file = io.BytesIO()
+    first.save(file, "gif", save_all=True, append_images=rest, duration=1000 // fps, loop=0)
+    replace(path, file.getvalue())
 
 
 def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int = 15, scale: int = 4) -> None:

@@ -37,6 +37,7 @@ const modes = [...$("modes").querySelectorAll("button")];
 function begin(facts) {
   setup = facts;
   $("env").textContent = facts.env.replace(/^.*\//, "");
+  $("facts").textContent = facts.facts;
   document.title = `${facts.env} · tokendream play`;
   $("actions").replaceChildren(
     ...facts.actions.map((name, action) => {
