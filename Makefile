@@ -1,6 +1,6 @@
 # Set-up is a side effect of every target: a fresh machine needs Python >= 3.11, make and git, nothing else.
 PYTHON ?= python3
-GAME ?= CrazyClimber
+GAME ?= Krull
 PRESET ?=
 EPOCHS ?=
 SEED ?= 0
