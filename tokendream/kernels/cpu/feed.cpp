@@ -1,6 +1,6 @@
 // The rest of a layer in one pass: projection, residual, norm, feed-forward network and residual again. Of some rows at
 // a time nothing leaves the second cache, least of all the 4 D features between the last two products. The gradient is
-// one pass too, but for the gradients of its matrices: those are products (outer.cpp) of what this pass leaves behind.
+// one pass too, but for the gradients of its matrices: those are products of what this pass leaves behind.
 
 #include "tiles.h"
 

@@ -69,10 +69,7 @@ class FusedRetNetLayer(RetNetLayer):
         p, weight = _p(self.drop), self.qkvg.weight
         if isinstance(form, partial) and form.func is retention.pop and self._one_call(x, p, form.keywords["S"]):
             return tiles.pop(x, self.norm_retention, self.qkvg, planes, **form.keywords)
-        normed = self.norm_retention(x)
-        tiled = torch.is_grad_enabled() and _fits_tiles(normed, *weight.shape)
-        raw = tiles.product(normed, weight) if tiled else F.linear(normed, weight)
-        q, k, v, gate = layers.split_heads(raw, self.qkvg.bias, *planes)
+        q, k, v, gate = layers.split_heads(F.linear(self.norm_retention(x), weight), self.qkvg.bias, *planes)
         y, S = form(q, k, v)
         return layers.gated_norm(y, gate, p), S
 

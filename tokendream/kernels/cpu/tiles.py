@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokendream.kernels.cpu import build
@@ -43,32 +42,6 @@ def pop(
     return out, leaving
 
 
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """(a "*B P", b "*B Q", contiguous, in bf16) -> "P Q" in float32: aᵀ b, summed over all rows."""
-    (n, P), (_, Q) = rows(a), rows(b)
-    out = torch.empty(P, Q)
-    if P <= Q:  # what each thread reads again should be the narrower one
-        call("outer", a, b, out, n, P, Q, 0)
-    else:
-        call("outer", b, a, out, n, Q, P, 1)
-    return out
-
-
-def _product(x: Tensor, weight: Tensor) -> Any:
-    x, lowered = x.contiguous(), weight.to(x.dtype)
-    return F.linear(x, lowered), (x, lowered), ()
-
-
-def _product_back(kept: tuple[Tensor, ...], _: Any, grad: Tensor) -> Grads:
-    x, lowered = kept
-    grad = grad.contiguous()
-    return grad @ lowered, outer(grad, x)
-
-
-product = differentiable(_product, _product_back)
-"""(x "*B D" in bf16, weight "M D") -> x Wᵀ; the gradient of W is summed in float32."""
-
-
 def _ffn(x: Tensor, y: Tensor, p: float, *weights: Tensor) -> Any:
     x, y = x.contiguous(), y.contiguous()
     n, M = x.numel() // x.shape[-1], len(weights[4])
@@ -85,7 +58,8 @@ def _ffn_back(kept: tuple[Tensor, ...], dropout: tuple[Any, ...], grad: Tensor) 
     grad_up, sums = torch.empty_like(before), torch.empty(4 * D + M)
     made = (grad_x, grad_y, grad_out, grad_up, grad_down, sums)
     call("feed_back", grad.contiguous(), total, before, *weights, *made, n, D, M, *dropout)
-    of_out, of_up, of_down = outer(grad_out, y), outer(grad_up, normed), outer(grad_down, hidden)
+    pairs = ((grad_out, y), (grad_up, normed), (grad_down, hidden))
+    of_out, of_up, of_down = ((a.flatten(0, -2).mT @ b.flatten(0, -2)).float() for a, b in pairs)
     out_bias, scale, offset, down_bias, up_bias = sums.split([D, D, D, D, M])
     return grad_x, grad_y, None, of_out, out_bias, scale, offset, of_up, up_bias, of_down, down_bias
 
