@@ -39,7 +39,7 @@ def test_a_dream_starts_at_the_last_frame_with_both_memories_warm(agent, tokens,
     assert torch.equal(dream.tokens, tokens[:, -1])
 
     block = torch.cat((codes[:, -2], agent.world_model.action_embedding(steps.action[:, -2])), dim=1)
-    _, world = agent.world_model.backbone.chunk(block, agent.world_model.initial_state(B))
+    _, world = agent.world_model.backbone.absorb(block[:, None], agent.world_model.initial_state(B))
     assert torch.allclose(dream.world.S, world.S, atol=1e-12)
     assert int(dream.world.position) == K + 1
 

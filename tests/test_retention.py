@@ -21,7 +21,13 @@ def empty():
     return torch.zeros(B, H, D, D, dtype=torch.float64)
 
 
-def ragged(cuts, q, k, v, gamma, form=R.chunkwise):
+def chunkwise(q, k, v, gamma, S):
+    """Parallel inside a chunk, the state carried in and out: `pop` of one block without predictions."""
+    decay, growth = (f[:, :, None] for f in R.decay_scaling(gamma, q.shape[2]))
+    return R.pop(q * decay, k * growth, v, gamma, S, 1, slice(0, 0))
+
+
+def ragged(cuts, q, k, v, gamma, form=chunkwise):
     S, out = empty(), []
     for a, b in zip((0, *cuts), (*cuts, L), strict=True):
         y, S = form(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], gamma, S)

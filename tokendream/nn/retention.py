@@ -1,4 +1,4 @@
-"""Retention as pure functions: decay, its three equal forms, and the form of POP.
+"""Retention as pure functions: decay, its parallel and its recurrent form, and the form of POP, by chunks.
 
 Per head with decay γ, `S_n = γ S_{n-1} + k_n v_nᵀ` and `y_n = q_nᵀ S_n`. Throughout, q and k are already rotated
 and k is already scaled by d^(-1/2). Nothing here knows layers or parameters.
@@ -133,15 +133,3 @@ class _Pop(torch.autograd.Function):
         for grad_part, other, state in ((grad_k, v, added.mT), (grad_v, k, added)):
             grad_part[: T * B].flatten(0, 1).baddbmm_(other[: T * B].flatten(0, 1), state)
         return grad_q, grad_k, grad_v, None, grad_entering[0] + of_after[0], None, None, None
-
-
-def chunkwise(
-    q: Float[Tensor, "B H L d"],
-    k: Float[Tensor, "B H L d"],
-    v: Float[Tensor, "B H L d"],
-    gamma: Float[Tensor, " H"],
-    S: Float[Tensor, "B H d d"],
-) -> tuple[Float[Tensor, "B H L d"], Float[Tensor, "B H d d"]]:
-    """The chunkwise form: parallel inside the chunk, the state carried in and out. q and k are not scaled yet."""
-    decay, growth = (f[:, :, None].to(q.dtype) for f in decay_scaling(gamma, q.shape[2]))
-    return pop(q * decay, k * growth, v, gamma, S, blocks=1, predict=slice(0, 0))

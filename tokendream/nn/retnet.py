@@ -79,9 +79,9 @@ class RetNetLayer(Layer):
 
 
 class RetNet(nn.Module):
-    """N retention layers with every way to run them: all at once, by chunks, by tokens, and POP.
+    """N retention layers with every way to run them: all at once, by tokens, by blocks, and POP.
 
-    `forward`, `step`, `chunk` and `pop` are one computation over `RetNetLayer`; they differ in the form of retention.
+    `forward`, `step`, `absorb` and `pop` are one computation over `RetNetLayer`; they differ in the form of retention.
     """
 
     gamma: Tensor
@@ -125,12 +125,12 @@ class RetNet(nn.Module):
 
     def step(self, x: Float[Tensor, "B D"], state: RetNetState) -> tuple[Float[Tensor, "B D"], RetNetState]:
         """One token by the recurrent form."""
-        y, state = self._carry(x[:, None], state, retention.recurrent)
-        return y[:, 0], state
-
-    def chunk(self, x: Float[Tensor, "B L D"], state: RetNetState) -> tuple[Float[Tensor, "B L D"], RetNetState]:
-        """L tokens by the chunkwise form."""
-        return self._carry(x, state, retention.chunkwise)
+        x, states = x[:, None], []
+        rotary = self.rotary(state.position.view(1, 1), x.dtype)
+        for layer, S in zip(self._stack, state.S.unbind(0), strict=True):
+            x, S = layer(x, rotary, partial(retention.recurrent, gamma=self.gamma, S=S))
+            states.append(S)
+        return x[:, 0], RetNetState(torch.stack(states), state.position + 1)
 
     def absorb(
         self, x: Float[Tensor, "B T K1 D"], state: RetNetState, tail: int | None = None
@@ -183,16 +183,6 @@ class RetNet(nn.Module):
         y = layer.ffn(seen[:, last:], y[:, last:]).unflatten(0, (T, B)).transpose(0, 1)
         y_next = layer.ffn(predicted, y_next).unflatten(0, (P, B)).transpose(0, 1)
         return y, y_next[:, :, :K], RetNetState(torch.stack(states), state.position + T * K1)
-
-    def _carry(self, x: Tensor, state: RetNetState, form: Callable) -> tuple[Tensor, RetNetState]:
-        """Run one of the forms that carry a state over the tokens of x."""
-        L = x.shape[1]
-        rotary = self.rotary(state.position + torch.arange(L, device=x.device)[None], x.dtype)
-        states = []
-        for layer, S in zip(self._stack, state.S.unbind(0), strict=True):
-            x, S = layer(x, rotary, partial(form, gamma=self.gamma, S=S))
-            states.append(S)
-        return x, RetNetState(torch.stack(states), state.position + L)
 
     def rotary(self, position: Int64[Tensor, "N L"], dtype: torch.dtype, *, scale_decay: bool = False) -> Rotary:
         """The rotary tables at these positions, in single precision or better, with k's scale d^(-1/2) worked in.

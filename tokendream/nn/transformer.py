@@ -105,7 +105,7 @@ class TransformerLayer(Layer):
 
 
 class Transformer(nn.Module):
-    """N causal layers, run over whole sequences, chunks, single tokens, or blocks with POP: one computation."""
+    """N causal layers, run over whole sequences, single tokens, or blocks with POP: one computation."""
 
     def __init__(self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
@@ -122,19 +122,12 @@ class Transformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """A whole sequence from an empty past."""
-        return self.chunk(x, self.initial_state(len(x)))[0]
+        return self.absorb(x[:, None], self.initial_state(len(x)))[0][:, 0]
 
     def step(self, x: Float[Tensor, "B D"], state: TransformerState) -> tuple[Float[Tensor, "B D"], TransformerState]:
         """One token."""
-        y, state = self.chunk(x[:, None], state)
-        return y[:, 0], state
-
-    def chunk(
-        self, x: Float[Tensor, "B L D"], state: TransformerState
-    ) -> tuple[Float[Tensor, "B L D"], TransformerState]:
-        """L tokens at once."""
-        nothing = torch.zeros(0, dtype=torch.int64, device=x.device)
-        return self._run(x, x.new_zeros(0, x.shape[2]), nothing, state)
+        y, state = self.absorb(x[:, None, None], state)
+        return y[:, 0, 0], state
 
     def absorb(
         self, x: Float[Tensor, "B T K1 D"], state: TransformerState, tail: int | None = None
