@@ -1,12 +1,14 @@
+import io
 import json
 import math
+import re
 
 import pytest
 import torch
 
 from tokendream.config.presets import TINY
 from tokendream.config.schedule import Phase
-from tokendream.reports.display import Display, Remaining, clock
+from tokendream.reports.display import Display, Remaining, clock, display_for
 from tokendream.runfolder.metrics import Means, MetricsError, RunLog, read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
@@ -123,6 +125,24 @@ def test_lines_for_logs(capsys):
     out = capsys.readouterr().out
     assert "epoch 1/4, 10 env steps, return 3.25, 1s trained, more than 7s left" in out
     assert "something" in out
+
+
+def test_a_terminal_shows_a_panel_and_lines_as_they_are(monkeypatch):
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    display = display_for(TINY, PHASES)
+    display.say("in runs/[toy]")
+    display.update(2, PHASES[0], 3)
+    display.epoch(record(2, **{"collect/return": 3.25}))
+    display.games("evaluation", 1, 2)
+    display.close()
+    shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue())
+    assert "in runs/[toy]" in shown
+    assert re.search(r"epoch .* 2/4 .*left", shown)
+    assert re.search(r"evaluation .* 1/2", shown)
+    assert "20 env steps, 2s trained, peak memory" in shown
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.9, "3s"), (61.0, "1m01s"), (3725.0, "1h02m")])

@@ -6,12 +6,11 @@ On a terminal a live panel; elsewhere (a log file, CI) one line an epoch. Nothin
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -109,64 +108,49 @@ class Display:
 
 
 class LiveDisplay(Display):
-    """A panel that is redrawn in place, at most four times a second."""
+    """A panel that is redrawn in place, four times a second."""
 
     def __init__(self, config: Config, phases: Sequence[Phase]) -> None:
-        self._config, self._phases = config, phases
-        self._remaining = Remaining(phases, config.epochs)
+        super().__init__(config, phases)
         self._record: Record = {}
-        self._now = ("", 0, 1)
-        self._epoch, self._rate, self._drawn = 1, 0.0, 0.0
-        self._began = (time.perf_counter(), "", 0)
-        self._live = Live(console=Console(), auto_refresh=False, transient=False)
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(36), MofNCompleteColumn(), TextColumn("{task.fields[beside]}")
+        )
+        self._epoch = self._bars.add_task("epoch", total=config.epochs, beside="")
+        self._phase = self._bars.add_task("", beside="")
+        self._live = Live(get_renderable=self._panel, console=Console(), refresh_per_second=4)
         self._live.start()
 
     def update(self, epoch: int, phase: Phase, done: int) -> None:
-        now = time.perf_counter()
-        since, name, at = self._began
-        if name != phase.name or done <= at:
-            self._began = (now, phase.name, done)
-        elif now > since:
-            self._rate = (done - at) / (now - since)
-        self._epoch, self._now = epoch, (phase.name, done, phase.updates)
-        self._draw(now)
+        self._bars.update(self._epoch, completed=epoch - 1, beside=self._remaining.describe(epoch))
+        self.games(phase.name, done, phase.updates)
 
     def games(self, what: str, done: int, total: int) -> None:
-        self._now, self._rate = (what, done, total), 0.0
-        self._draw(time.perf_counter())
+        task, what = self._bars.tasks[1], what.replace("_", " ")
+        if what != task.description or done < task.completed:
+            self._bars.reset(self._phase)
+        beside = f"{task.speed:.1f}/s" if task.speed else ""
+        self._bars.update(self._phase, description=what, completed=done, total=total, beside=beside)
 
     def epoch(self, record: Record) -> None:
         self._remaining.learn(record)
         self._record |= record
-        self._draw(0.0)
+        self._bars.update(self._epoch, completed=int(record["epoch"]))
 
     def say(self, line: str) -> None:
-        self._live.console.print(line, highlight=False)
+        self._live.console.print(line, highlight=False, markup=False)
 
     def close(self) -> None:
-        self._draw(0.0)
         self._live.stop()
 
-    def _draw(self, now: float) -> None:
-        if now and now - self._drawn < 0.25:
-            return
-        self._drawn = now
-        self._live.update(self._panel(), refresh=True)
-
     def _panel(self) -> Group:
-        what, done, total = self._now
-        rate = f"{self._rate:.1f}/s" if self._rate else ""
-        head = Table.grid(padding=(0, 2))
-        head.add_row("epoch", ProgressBar(self._config.epochs, self._epoch - 1, width=36),
-                     f"{self._epoch}/{self._config.epochs}",
-                     self._remaining.describe(self._epoch))  # fmt: skip
-        head.add_row(what.replace("_", " "), ProgressBar(max(total, 1), done, width=36), f"{done}/{total}", rate)
-        facts = Table.grid(padding=(0, 2))
-        facts.add_row(*(Text(label, style="dim") for key, label in SHOWN if self._record.get(key) is not None))
-        facts.add_row(*(f"{self._record[key]:.4g}" for key, _ in SHOWN if self._record.get(key) is not None))
+        figures = Table.grid(padding=(0, 2))
+        shown = {label: f"{self._record[key]:.4g}" for key, label in SHOWN if self._record.get(key) is not None}
+        figures.add_row(*(Text(label, style="dim") for label in shown))
+        figures.add_row(*shown.values())
         steps, seconds = int(self._record.get("env_steps", 0)), self._record.get("seconds", 0.0)
         foot = f"{steps} env steps, {clock(seconds)} trained, peak memory {peak_memory() / 2**30:.1f} GiB"
-        return Group(head, facts, Text(foot, style="dim"))
+        return Group(self._bars, figures, Text(foot, style="dim"))
 
 
 def display_for(config: Config, phases: Sequence[Phase]) -> Display:
