@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokendream.kernels.cpu import images, layers, tiles
 from tokendream.kernels.cpu.call import STORED
 from tokendream.nn import retention
-from tokendream.nn.conv import Down, NormSwish, Up
+from tokendream.nn.conv import NormSwish
 from tokendream.nn.lpips import LPIPS
 from tokendream.nn.retnet import Form, RetNet, RetNetLayer
 from tokendream.nn.rotary import Rotary
@@ -128,37 +128,14 @@ class FusedLayerNorm(nn.LayerNorm):
         return super().forward(x)
 
 
-def _norm_swish(norm: NormSwish, x: Tensor, *, times: int = 1, edge: int = 0) -> Tensor:
-    """norm(x), each pixel `times` x `times` times, and `edge` rows and columns of zeros behind."""
-    return images.norm_swish(x, norm.weight, norm.bias, norm.num_groups, times, edge)
-
-
 class FusedNormSwish(NormSwish):
     """Norm and swish."""
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """norm(x)."""
-        return _norm_swish(self, x) if _fits(x, self.weight) else super().forward(x)
-
-
-class FusedDown(Down):
-    """Norm, swish and padding."""
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
-        """Half the grid."""
-        if not _fits(x, self.norm.weight):
-            return super().forward(x)
-        return self.conv(self.stride(_norm_swish(self.norm, x, edge=1)))
-
-
-class FusedUp(Up):
-    """Norm, swish and nearest x2."""
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
-        """Twice the grid."""
-        if not _fits(x, self.norm.weight):
-            return super().forward(x)
-        return self.conv(self.widen(_norm_swish(self.norm, x, times=2)))
+        if _fits(x, self.weight):
+            return images.norm_swish(x, self.weight, self.bias, self.num_groups)
+        return super().forward(x)
 
 
 class FusedLPIPS(LPIPS):
@@ -191,8 +168,6 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     TransformerLayer: FusedTransformerLayer,
     nn.LayerNorm: FusedLayerNorm,
     NormSwish: FusedNormSwish,
-    Down: FusedDown,
-    Up: FusedUp,
     LPIPS: FusedLPIPS,
     Sampler: FusedSampler,
 }

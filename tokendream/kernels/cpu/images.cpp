@@ -46,31 +46,12 @@ struct Groups {
     }
 };
 
-// Where the pixels of an image come to lie: each `times` x `times` times over, and then `edge` rows and columns of
-// zeros.
-struct Canvas {
-    int64_t height, width, times, edge;
-
-    int64_t across() const { return times * width + edge; }
-    int64_t pixels() const { return (times * height + edge) * across(); }
-    int64_t pixel(int64_t p) const { return p / width * times * across() + p % width * times; }
-
-    template <class T>
-    void clear_edge(T* y, int64_t C) const {
-        if (!edge) return;
-        for (int64_t i = 0; i < times * height; i++)
-            std::fill_n(y + (i * across() + times * width) * C, edge * C, T(0));
-        std::fill_n(y + times * height * across() * C, edge * across() * C, T(0));
-    }
-};
-
-// y = z sigmoid(z) for z = weight norm(x) + bias, norm over each of `count` groups, on a canvas.
+// y = z sigmoid(z) for z = weight norm(x) + bias, norm over each of `count` groups.
 template <class T>
-void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_t images, int64_t height, int64_t width,
-                int64_t C, int64_t count, int64_t times, int64_t edge) {
-    const Groups groups{height * width, C, C / count};
-    const Canvas canvas{height, width, times, edge};
-    const int64_t size = groups.pixels * C;
+void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_t images, int64_t pixels, int64_t C,
+                int64_t count) {
+    const Groups groups{pixels, C, C / count};
+    const int64_t size = pixels * C;
 #pragma omp parallel
     {
         std::vector<float> memory(4 * C);
@@ -78,61 +59,45 @@ void norm_swish(const T* x, const float* weight, const float* bias, T* y, int64_
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < images; b++) {
             groups.moments(x + b * size, sums, mean, scale);
-            T* image = y + b * canvas.pixels() * C;
-            canvas.clear_edge(image, C);
-            for (int64_t p = 0; p < groups.pixels; p++) {
+            for (int64_t p = 0; p < pixels; p++) {
                 const T* __restrict row = x + b * size + p * C;
-                T* __restrict to = image + canvas.pixel(p) * C;
+                T* __restrict to = y + b * size + p * C;
 #pragma omp simd
                 for (int64_t c = 0; c < C; c++) {
                     const float z = (up(row[c]) - mean[c]) * scale[c] * weight[c] + bias[c];
                     put(to[c], z * sigmoid<T>(z));
                 }
-                for (int64_t j = 1; j < canvas.times; j++) std::copy_n(to, C, to + j * C);
-                for (int64_t i = 1; i < canvas.times; i++)
-                    std::copy_n(to, canvas.times * C, to + i * canvas.across() * C);
             }
         }
     }
 }
 
-template <class T>
-inline void add(float* __restrict to, const T* __restrict x, int64_t n) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) to[i] += up(x[i]);
-}
-
 // grad_weights [2 C]: of weight and bias.
 template <class T>
 void norm_swish_back(const T* x, const float* weight, const float* bias, const T* grad, T* grad_x, float* grad_weights,
-                     int64_t images, int64_t height, int64_t width, int64_t C, int64_t count, int64_t times,
-                     int64_t edge) {
-    const Groups groups{height * width, C, C / count};
-    const Canvas canvas{height, width, times, edge};
-    const int64_t size = groups.pixels * C;
+                     int64_t images, int64_t pixels, int64_t C, int64_t count) {
+    const Groups groups{pixels, C, C / count};
+    const int64_t size = pixels * C;
     Sums total(2 * C);
 #pragma omp parallel
     {
-        std::vector<float> memory(8 * C + size);
+        std::vector<float> memory(7 * C + size);
         float *sums = memory.data(), *dots = sums + C, *mean = dots + C, *scale = mean + C, *weighted = scale + C;
-        float *first = weighted + C, *second = first + C, *gathered = second + C, *slope = gathered + C;
-        const float by = 1.0f / (groups.pixels * groups.each);
+        float *first = weighted + C, *second = first + C, *slope = second + C;
+        const float by = 1.0f / (pixels * groups.each);
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < images; b++) {
             groups.moments(x + b * size, sums, mean, scale);
             std::fill_n(sums, C, 0.0f);
             std::fill_n(dots, C, 0.0f);
-            for (int64_t p = 0; p < groups.pixels; p++) {
+            for (int64_t p = 0; p < pixels; p++) {
                 const T* __restrict row = x + b * size + p * C;
-                const T* from = grad + (b * canvas.pixels() + canvas.pixel(p)) * C;
+                const T* __restrict from = grad + b * size + p * C;
                 float* __restrict to = slope + p * C;
-                std::fill_n(gathered, C, 0.0f);
-                for (int64_t i = 0; i < canvas.times; i++)
-                    for (int64_t j = 0; j < canvas.times; j++) add(gathered, from + (i * canvas.across() + j) * C, C);
 #pragma omp simd
                 for (int64_t c = 0; c < C; c++) {
                     const float unit = (up(row[c]) - mean[c]) * scale[c], z = unit * weight[c] + bias[c];
-                    const float s = sigmoid<T>(z), g = gathered[c] * s * (1 + z * (1 - s));
+                    const float s = sigmoid<T>(z), g = up(from[c]) * s * (1 + z * (1 - s));
                     to[c] = g;
                     sums[c] += g;
                     dots[c] += g * unit;
@@ -144,7 +109,7 @@ void norm_swish_back(const T* x, const float* weight, const float* bias, const T
             groups.spread(weighted, first, by);
             for (int64_t c = 0; c < C; c++) weighted[c] = weight[c] * dots[c];
             groups.spread(weighted, second, by);
-            for (int64_t p = 0; p < groups.pixels; p++) {
+            for (int64_t p = 0; p < pixels; p++) {
                 const T* __restrict row = x + b * size + p * C;
                 const float* __restrict from = slope + p * C;
                 T* __restrict to = grad_x + b * size + p * C;

@@ -14,12 +14,9 @@ def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _norm_swish(x: Tensor, weight: Tensor, bias: Tensor, groups: int, times: int, edge: int) -> Any:
+def _norm_swish(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Any:
     x = _last(x)
-    B, C, H, W = x.shape
-    sizes = (B, H, W, C, groups, times, edge)
-    larger = (B, C, times * H + edge, times * W + edge)
-    y = torch.empty(larger, dtype=x.dtype, memory_format=torch.channels_last)
+    y, sizes = torch.empty_like(x), (len(x), x[0, 0].numel(), x.shape[1], groups)
     call("norm_swish", x, weight, bias, y, *sizes)
     return y, (x, weight, bias), sizes
 
@@ -28,12 +25,11 @@ def _norm_swish_back(kept: tuple[Tensor, ...], sizes: tuple[int, ...], grad: Ten
     x, weight, bias = kept
     grad_x, weights = torch.empty_like(x), torch.empty(2, len(weight))
     call("norm_swish_back", x, weight, bias, _last(grad), grad_x, weights, *sizes)
-    return grad_x, *weights.unbind(0), None, None, None
+    return grad_x, *weights.unbind(0), None
 
 
 norm_swish = differentiable(_norm_swish, _norm_swish_back)
-"""(x "B C H W", weight, bias, groups, times, edge) -> s ∘ sigmoid(s) for s = GroupNorm(x), "B C H2 W2": each pixel
-`times` x `times` times, and `edge` rows and columns of zeros behind."""
+"""(x "B C H W", weight, bias, groups) -> s ∘ sigmoid(s) for s = GroupNorm(x), "B C H W"."""
 
 
 def _distance(a: Tensor, b: Tensor, weight: Tensor) -> Any:
