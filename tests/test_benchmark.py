@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rem_published import REM_PUBLISHED
 
 from tokendream.cli.main import main
 from tokendream.config.config import Config
@@ -17,7 +18,6 @@ from tokendream.errors import ConfigError
 from tokendream.evaluation import published, scores
 from tokendream.evaluation.evaluation import summarise as evaluation
 from tokendream.evaluation.games import Game
-from tokendream.evaluation.scores import REM_PUBLISHED
 from tokendream.sweep.plan import Trial, prepare
 from tokendream.sweep.report.export import latex, to_json, write_benchmark
 from tokendream.sweep.report.page import game_cell, page

@@ -14,11 +14,11 @@ from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
 from tokendream.config.parts import TokenizerConfig
 from tokendream.config.presets import TINY
-from tokendream.data.batch import Steps
+from tokendream.data.batch import Segment, Steps
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Figure, calibration_error, classification
 from tokendream.evaluation.diagnosis.vision import vision
-from tokendream.evaluation.diagnosis.world import Segment, drift, world
+from tokendream.evaluation.diagnosis.world import drift, world
 from tokendream.runfolder import files
 from tokendream.tokenizers.vq import VQTokenizer
 from tokendream.training import run as experiment

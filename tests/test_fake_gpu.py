@@ -9,10 +9,10 @@ from torch.utils import _pytree as pytree
 from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.config.schedule import PARTS
+from tokendream.data.batch import Segment
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.nn.losses import Losses
-from tokendream.training.phase import Segment
 from tokendream.training.phases import WorldModelPhase
 from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer

@@ -23,7 +23,7 @@ from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.config.schedule import PARTS
-from tokendream.data.batch import Segments
+from tokendream.data.batch import Segment, Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory
 from tokendream.envs.registry import make
@@ -32,7 +32,7 @@ from tokendream.nn.losses import Losses
 from tokendream.reports import media
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.metrics import read_metrics
-from tokendream.training.phase import GradientPhase, Segment
+from tokendream.training.phase import GradientPhase
 from tokendream.training.phases import ActorCriticPhase
 from tokendream.training.results import Results
 from tokendream.training.trainer import GRADIENT_PHASES, Trainer

@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from rem_published import REM_PUBLISHED
 
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
-from tokendream.evaluation.scores import REM_PUBLISHED, ScoreError
+from tokendream.evaluation.scores import ScoreError
 
 GAMES = tuple(ATARI_100K)
 

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from rem_published import REM_PUBLISHED
 
 from tokendream.envs import atari100k
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import scores
-from tokendream.evaluation.scores import REM_PUBLISHED, ScoreError
+from tokendream.evaluation.scores import ScoreError
 
 MATRIX = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 7)), elements=st.floats(-2, 20))
 

@@ -1,4 +1,5 @@
-"""What the replay buffer hands out: where segments lie (`Segments`), and what they hold beside frames (`Steps`).
+"""What the replay buffer hands out: where segments lie (`Segments`), and what they hold beside frames (`Steps`),
+and with them as tokens (`Segment`).
 
 A row is one env step (o_t, a_t, r_t, d_t): the frame, the action taken on it, and the reward and end it caused.
 """
@@ -36,3 +37,10 @@ class Steps(NamedTuple):
     def during(self, when: slice) -> Steps:
         """The steps at these times of every segment."""
         return Steps(*(x[:, when] for x in self))
+
+
+class Segment(NamedTuple):
+    """Segments as M and C take them: frames as tokens, and what was done."""
+
+    tokens: Int64[Tensor, "B T K"]
+    steps: Steps

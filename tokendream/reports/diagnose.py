@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokendream.data.batch import Segments
+from tokendream.data.batch import Segment, Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.errors import ConfigError, require
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Part
 from tokendream.evaluation.diagnosis.vision import vision
-from tokendream.evaluation.diagnosis.world import DISTANCES, Segment, world
+from tokendream.evaluation.diagnosis.world import DISTANCES, world
 from tokendream.kernels.install import describe
 from tokendream.reports.diagnosis_page import lines, page, why
 from tokendream.reports.display import display_for

@@ -9,18 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.token_cache import TokenCache
 from tokendream.config.config import Config
 from tokendream.config.parts import PhaseConfig
-from tokendream.data.batch import Segments, Steps
+from tokendream.data.batch import Segment, Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.kernels.cuda_graph import Captured
@@ -46,13 +45,6 @@ class Phase(Protocol):
     def forget(self) -> None:
         """Drop what is captured: the run goes on from a checkpoint."""
         ...
-
-
-class Segment(NamedTuple):
-    """Segments as M and C learn from them: frames as tokens, and what was done."""
-
-    tokens: Int64[Tensor, "B T K"]
-    steps: Steps
 
 
 @dataclass(frozen=True)

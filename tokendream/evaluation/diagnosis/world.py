@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 from torch.nn import functional as F
 
 from tokendream.agent.agent import Agent
 from tokendream.config.parts import DreamConfig
-from tokendream.data.batch import Steps
+from tokendream.data.batch import Segment
 from tokendream.dream import imagine
 from tokendream.evaluation.diagnosis.figures import Curve, Figure, Part, classification, number
 from tokendream.tokenizers.vq import to_float
@@ -20,19 +16,12 @@ DISTANCES = (1, 2, 5, 10, 20)
 """Dreamed steps at which the drift is measured."""
 
 
-class Segment(NamedTuple):
-    """Real segments without padding."""
-
-    tokens: Int64[Tensor, "B T K"]
-    steps: Steps
-
-
 @torch.no_grad()
 def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamConfig, *, seed: int = 0) -> Part:
     """Measure M: one step ahead on segments as it was trained on, and over `long` ones, whose first `dream.burn_in` + 1
     frames are seen and whose rest is dreamed under the actions that were really taken.
 
-    The caller chooses the precision with autocast.
+    None of them is padded. The caller chooses the precision with autocast.
     """
     M, c = agent.world_model, agent.world_model.config.context
     tokens, steps = one_step
