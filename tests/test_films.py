@@ -39,13 +39,8 @@ def test_a_film_shows_its_frames(tmp_path, size, side):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["film.mp4"]
 
 
-def test_odd_sizes_gain_a_row(tmp_path):
-    media.write_mp4(tmp_path / "f.mp4", moving(2, 9), scale=1)
-    assert read(tmp_path / "f.mp4")[0].shape == (10, 10, 3)
-
-
 def test_no_frames_no_film(tmp_path):
-    with pytest.raises(ValueError, match="at least one frame"):
+    with pytest.raises(AssertionError, match="at least one frame"):
         media.write_mp4(tmp_path / "f.mp4", [])
     assert list(tmp_path.iterdir()) == []
 

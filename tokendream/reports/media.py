@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,11 +70,10 @@ def write_gif(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: 
     replace(path, file.getvalue())
 
 
-def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int = 15, scale: int = 4) -> None:
-    """Write a film that browsers play (H.264, yuv420p), whole or not at all; makes its folder.
+def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int = 15) -> None:
+    """Write a film that browsers play (H.264, yuv420p), four times as large, whole or not at all; makes its folder.
 
-    Pixels are enlarged by `scale`; an odd width or height gains a row of black. Raises ValueError without a frame,
-    OSError where ffmpeg is missing or fails, and whatever `frames` raises.
+    Raises OSError where ffmpeg is missing or fails, and whatever `frames` raises, of which there is at least one.
     """
     from imageio_ffmpeg import get_ffmpeg_exe, write_frames
 
@@ -80,34 +81,21 @@ def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: 
         get_ffmpeg_exe()
     except RuntimeError as error:
         raise OSError(f"no film {path}: {error}") from None
+    frames = iter(frames)
+    first = next(frames, None)
+    assert first is not None, f"{path}: a film needs at least one frame"
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".part-{path.name}")
-    writer = None
+    options = ["-vf", "scale=iw*4:ih*4:flags=neighbor", "-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"]
+    size = first.shape[2], first.shape[1]
     try:
-        for frame in frames:
-            picture = enlarge(frame, scale).transpose(1, 2, 0)
-            height, width = (side + side % 2 for side in picture.shape[:2])
-            if picture.shape[:2] != (height, width):
-                odd = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
-                picture = np.pad(picture, odd)
-            if writer is None:
-                writer = write_frames(
-                    str(half),
-                    (width, height),
-                    fps=fps,
-                    codec="libx264",
-                    pix_fmt_out="yuv420p",
-                    macro_block_size=2,
-                    output_params=["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"],
-                    ffmpeg_log_level="error",
-                )
-                writer.send(None)
-            writer.send(np.ascontiguousarray(picture))
-        if writer is None:
-            raise ValueError(f"{path}: a film needs at least one frame")
-        writer.close()
+        with contextlib.closing(
+            write_frames(str(half), size, fps=fps, codec="libx264", macro_block_size=1, output_params=options,
+                         ffmpeg_log_level="error")
+        ) as writer:  # fmt: skip
+            writer.send(None)
+            for frame in itertools.chain([first], frames):
+                writer.send(np.ascontiguousarray(frame.transpose(1, 2, 0)))
         os.replace(half, path)
     finally:
-        if writer is not None:
-            writer.close()
         half.unlink(missing_ok=True)
