@@ -1,5 +1,5 @@
-"""What the world model asks of a sequence backbone, whatever it is made of: state in, state out, and POP. And what the
-layers of RetNet and Transformer have in common.
+"""What the world model asks of a sequence backbone, whatever it is made of: state in, state out, and POP. And what
+RetNet and Transformer have in common.
 
 RetNet's state has a fixed size, the Transformer's grows with every token. Both are values: a call returns a new one
 and leaves the old one as it was, so that a dream can be branched, repeated and thrown away.
@@ -8,7 +8,7 @@ and leaves the old one as it was, so that a dream can be branched, repeated and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -26,35 +26,6 @@ class State(Protocol):
 
     def one(self, i: int) -> Any:
         """The past of the i-th sequence alone."""
-
-
-class Backbone(Protocol):
-    """A causal network over tokens of width D. Blocks are K1 = K + 1 tokens: a frame's and an action."""
-
-    def initial_state(self, batch: int) -> Any:
-        """The empty past of `batch` sequences."""
-
-    def step(self, x: Float[Tensor, "B D"], state: Any) -> tuple[Float[Tensor, "B D"], Any]:
-        """One token."""
-
-    def absorb(
-        self, x: Float[Tensor, "B T K1 D"], state: Any, tail: int | None = None
-    ) -> tuple[Float[Tensor, "B T Q D"], Any]:
-        """T blocks at once; the outputs at the last `tail` tokens of each (all by default)."""
-
-    def pop(
-        self,
-        x: Float[Tensor, "B T K1 D"],
-        u: Float[Tensor, "*S K D"],
-        state: Any,
-        predict: slice = slice(None),
-        tail: int | None = None,
-    ) -> tuple[Float[Tensor, "B T Q D"], Float[Tensor, "B P K D"], Any]:
-        """Absorb T blocks and predict the frame after each that `predict` selects, in one call.
-
-        u are the prediction tokens, the same everywhere (K D) or those of each sequence and selected block (B P K D).
-        Its definition: append u to the blocks up to and including the selected one and run the network over all.
-        """
 
 
 class Layer(nn.Module):
@@ -86,3 +57,48 @@ class Layer(nn.Module):
         x = x + self.drop(self.out(y))
         hidden = self.drop(self.f(self.ffn_in(self.norm_ffn(x))))
         return x + self.drop(self.ffn_out(hidden))
+
+
+class Backbone(nn.Module):
+    """A causal network of N layers over tokens of width D. Blocks are K1 = K + 1 tokens: a frame's and an action."""
+
+    layer: ClassVar[Callable[..., Layer]]
+    """What its layers are."""
+
+    def __init__(self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"width must be a multiple of {2 * heads} (twice the heads), not {width}")
+        self.width, self.heads, self.head_width = width, heads, width // heads
+        self.layers = nn.ModuleList(self.layer(width, heads, ffn_factor, dropout) for _ in range(layers))
+
+    def initial_state(self, batch: int) -> Any:
+        """The empty past of `batch` sequences."""
+        raise NotImplementedError
+
+    def step(self, x: Float[Tensor, "B D"], state: Any) -> tuple[Float[Tensor, "B D"], Any]:
+        """One token."""
+        y, state = self.absorb(x[:, None, None], state)
+        return y[:, 0, 0], state
+
+    def absorb(
+        self, x: Float[Tensor, "B T K1 D"], state: Any, tail: int | None = None
+    ) -> tuple[Float[Tensor, "B T Q D"], Any]:
+        """T blocks at once; the outputs at the last `tail` tokens of each (all by default)."""
+        y, _, state = self.pop(x, x.new_zeros(x.shape[2] - 1, x.shape[3]), state, slice(0, 0), tail)
+        return y, state
+
+    def pop(
+        self,
+        x: Float[Tensor, "B T K1 D"],
+        u: Float[Tensor, "*S K D"],
+        state: Any,
+        predict: slice = slice(None),
+        tail: int | None = None,
+    ) -> tuple[Float[Tensor, "B T Q D"], Float[Tensor, "B P K D"], Any]:
+        """Absorb T blocks and predict the frame after each that `predict` selects, in one call.
+
+        u are the prediction tokens, the same everywhere (K D) or those of each sequence and selected block (B P K D).
+        Its definition: append u to the blocks up to and including the selected one and run the network over all.
+        """
+        raise NotImplementedError

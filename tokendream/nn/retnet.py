@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
-from tokendream.nn.backbone import Layer
+from tokendream.nn.backbone import Backbone, Layer
 from tokendream.nn.rotary import Rotary, rotate_blocks, rotation
 
 Form = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Any]]
@@ -78,20 +78,17 @@ class RetNetLayer(Layer):
         return F.silu(gate) * y.transpose(1, 2).flatten(2), S
 
 
-class RetNet(nn.Module):
+class RetNet(Backbone):
     """N retention layers with every way to run them: all at once, by tokens, by blocks, and POP.
 
     `forward`, `step`, `absorb` and `pop` are one computation over `RetNetLayer`; they differ in the form of retention.
     """
 
+    layer = RetNetLayer
     gamma: Tensor
 
     def __init__(self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
-        super().__init__()
-        if width % (2 * heads):
-            raise ValueError(f"width must be a multiple of {2 * heads} (twice the heads), not {width}")
-        self.width, self.heads, self.head_width = width, heads, width // heads
-        self.layers = nn.ModuleList(RetNetLayer(width, heads, ffn_factor, dropout) for _ in range(layers))
+        super().__init__(width, layers, heads, ffn_factor, dropout)
         self.register_buffer("gamma", retention.decay_rates(heads), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RetNet:
@@ -131,13 +128,6 @@ class RetNet(nn.Module):
             x, S = layer(x, rotary, partial(retention.recurrent, gamma=self.gamma, S=S))
             states.append(S)
         return x[:, 0], RetNetState(torch.stack(states), state.position + 1)
-
-    def absorb(
-        self, x: Float[Tensor, "B T K1 D"], state: RetNetState, tail: int | None = None
-    ) -> tuple[Float[Tensor, "B T Q D"], RetNetState]:
-        """T blocks by the chunkwise form, a block a chunk, and nothing predicted."""
-        y, _, state = self.pop(x, x.new_zeros(x.shape[2] - 1, x.shape[3]), state, slice(0, 0), tail)
-        return y, state
 
     def pop(
         self,

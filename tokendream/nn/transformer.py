@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
-from tokendream.nn.backbone import Layer
+from tokendream.nn.backbone import Backbone, Layer
 from tokendream.nn.rotary import rotate, rotation
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -104,15 +104,10 @@ class TransformerLayer(Layer):
         return x.unflatten(2, (-1, self.heads, self.out.in_features // self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-class Transformer(nn.Module):
+class Transformer(Backbone):
     """N causal layers, run over whole sequences, single tokens, or blocks with POP: one computation."""
 
-    def __init__(self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
-        super().__init__()
-        if width % (2 * heads):
-            raise ValueError(f"width must be a multiple of {2 * heads} (twice the heads), not {width}")
-        self.width, self.heads, self.head_width = width, heads, width // heads
-        self.layers = nn.ModuleList(TransformerLayer(width, heads, ffn_factor, dropout) for _ in range(layers))
+    layer = TransformerLayer
 
     def initial_state(self, batch: int) -> TransformerState:
         """The empty past of `batch` sequences."""
@@ -123,18 +118,6 @@ class Transformer(nn.Module):
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """A whole sequence from an empty past."""
         return self.absorb(x[:, None], self.initial_state(len(x)))[0][:, 0]
-
-    def step(self, x: Float[Tensor, "B D"], state: TransformerState) -> tuple[Float[Tensor, "B D"], TransformerState]:
-        """One token."""
-        y, state = self.absorb(x[:, None, None], state)
-        return y[:, 0, 0], state
-
-    def absorb(
-        self, x: Float[Tensor, "B T K1 D"], state: TransformerState, tail: int | None = None
-    ) -> tuple[Float[Tensor, "B T Q D"], TransformerState]:
-        """T blocks and nothing predicted."""
-        y, _, state = self.pop(x, x.new_zeros(x.shape[2] - 1, x.shape[3]), state, slice(0, 0), tail)
-        return y, state
 
     def pop(
         self,
