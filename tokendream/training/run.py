@@ -197,6 +197,9 @@ class Run:
             self._display.epoch(record)
             if epoch % self.config.checkpoint_every == 0 or trainer.finished:
                 self._save()
+            if self._results.envs.closed:  # an evaluation had need of the only one
+                for line in _resumed({}, trainer.play_open_game_again()):
+                    self._display.say(line)
             self._results.report_if_due()
         return True
 

@@ -176,8 +176,16 @@ class Trainer:
         self.shared.cache.forget()
         for each in self.phases.values():
             each.forget()
-        collecting = self.epoch <= min(self.config.epochs, self.config.collect.last_epoch)
-        return different if collecting else None  # else the game would not have gone on
+        return different if self._collecting else None  # else the game would not have gone on
+
+    @property
+    def _collecting(self) -> bool:
+        return self.epoch <= min(self.config.epochs, self.config.collect.last_epoch)
+
+    def play_open_game_again(self) -> Difference | None:
+        """Bring the environment, which was closed meanwhile, to where the open game is; see `restore`."""
+        collector = self._collector
+        return collector.restore(collector.state(), collector.tensors()) if self._collecting else None
 
     @property
     def captured(self) -> dict[str, str]:
