@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
-from tokendream.data.batch import Segments, Steps
+from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.dream import imagine
@@ -32,18 +33,14 @@ def draw(
 
     The dream starts like those that the agent trains in: the LSTM warm, M with one block before the start.
     """
-    moment = _moment(replay, config.dream.burn_in, length)
-    if moment is None:
+    if (moment := _moment(agent, replay, config, compute, length)) is None:
         return None
-    frames, steps, at = moment
+    frames, tokens, actions, dream = moment
     generator = torch.Generator(compute.device).manual_seed(seed)
     with compute.autocast():
-        tokens = agent.tokenizer.encode(frames)
-        dream = _start(agent, config, tokens, steps, at)
-        actions = steps.action[:, at:]
         rollout = imagine.imagine(dream, agent, actions.shape[1], generator, actions=actions)
-        reconstruction, dreamed = agent.tokenizer.decode(tokens[at:]), agent.tokenizer.decode(rollout.tokens[0])
-    return Pictures(*(x.cpu().numpy() for x in (frames[at:], reconstruction, dreamed)))
+        reconstruction, dreamed = agent.tokenizer.decode(tokens), agent.tokenizer.decode(rollout.tokens[0])
+    return Pictures(*(x.cpu().numpy() for x in (frames, reconstruction, dreamed)))
 
 
 @torch.no_grad()
@@ -67,37 +64,33 @@ def futures(
     seed: int = 0,
 ) -> UInt8[np.ndarray, "n T 3 S S"] | None:
     """n dreams of the same moment, each with actions of its own choice; None where no episode has 4 steps."""
-    moment = _moment(replay, config.dream.burn_in, length)
-    if moment is None:
+    if (moment := _moment(agent, replay, config, compute, length)) is None:
         return None
-    frames, steps, at = moment
+    *_, dream = moment
     generator = torch.Generator(compute.device).manual_seed(seed)
     with compute.autocast():
-        many = _start(agent, config, agent.tokenizer.encode(frames), steps, at).expand(n)
-        rollout = imagine.imagine(many, agent, length, generator, temperature=temperature)
+        rollout = imagine.imagine(dream.expand(n), agent, length, generator, temperature=temperature)
         films = agent.tokenizer.decode(rollout.tokens)
     return films.cpu().numpy()
 
 
 def _moment(
-    replay: ReplayBuffer, burn_in: int, length: int
-) -> tuple[UInt8[torch.Tensor, "L 3 S S"], Steps, int] | None:
-    """Frames and steps around a moment, `burn_in` before it and `length` from it on as far as the episode goes, and
-    the moment's place among them."""
-    if not (episodes := replay.episodes()):
+    agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, length: int
+) -> tuple[UInt8[Tensor, "T 3 S S"], Int64[Tensor, "T K"], Int64[Tensor, "1 T"], imagine.Dream] | None:
+    """Frames, tokens and actions from a moment on, `length` of them or as far as its episode goes, and its dream with
+    both memories warm from what came before; None where no episode has 4 steps."""
+    burn_in = config.dream.burn_in
+    episodes = [e for e in replay.episodes() if e[1] - e[0] >= 4]
+    if not episodes:
         return None
     long_enough = [e for e in episodes if e[1] - e[0] >= burn_in + length]
     first, stop = long_enough[-1] if long_enough else max(episodes, key=lambda e: e[1] - e[0])
-    if stop - first < 4:
-        return None
     anchor = stop - length if long_enough else (first + stop) // 2
-    first = max(first, anchor - burn_in)
-    row = np.arange(first, min(stop, anchor + length))
+    row = np.arange(max(first, anchor - burn_in), min(stop, anchor + length))
     steps = replay.steps(Segments(row[None], np.ones((1, len(row)), bool)))
-    return replay.frames(row), steps, anchor - first
-
-
-def _start(agent: Agent, config: Config, tokens: torch.Tensor, steps: Steps, at: int) -> imagine.Dream:
-    """The moment's dream, with both memories warm."""
-    seen = slice(0, at + 1)
-    return imagine.start(agent, tokens[None, seen], steps.during(seen), config.dream)
+    at = anchor - int(row[0])
+    frames, seen = replay.frames(row), slice(0, at + 1)
+    with compute.autocast():
+        tokens = agent.tokenizer.encode(frames)
+        dream = imagine.start(agent, tokens[None, seen], steps.during(seen), config.dream)
+    return frames[at:], tokens[at:], steps.action[:, at:], dream
