@@ -19,6 +19,9 @@ from tokendream.errors import TokendreamError, nearest
 Interval = tuple[float, float]
 """Its lower and its upper end."""
 
+TAILS = (0.025, 0.975)
+"""Every interval is one of 95%."""
+
 
 class ScoreError(TokendreamError):
     """Scores that have no such statistic, or a game without reference scores."""
@@ -93,11 +96,7 @@ def aggregate(scores: Float[np.ndarray, "runs games"]) -> Aggregate:
 
 
 def stratified_intervals(
-    scores: Float[np.ndarray, "runs games"],
-    rng: np.random.Generator,
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
+    scores: Float[np.ndarray, "runs games"], rng: np.random.Generator, *, resamples: int = 2000
 ) -> dict[str, Interval]:
     """Percentile bootstrap interval of every aggregate, resampling the runs of each game separately.
 
@@ -106,7 +105,7 @@ def stratified_intervals(
     """
     matrix = _checked(scores)
     figures = _resampled(matrix, rng, resamples)
-    return {name: _percentiles(figure(figures), confidence) for name, figure in AGGREGATES.items()}
+    return {name: _percentiles(figure(figures)) for name, figure in AGGREGATES.items()}
 
 
 def performance_profile(
@@ -123,11 +122,10 @@ def profile_band(
     rng: np.random.Generator,
     *,
     resamples: int = 1000,
-    confidence: float = 0.95,
 ) -> tuple[Float64[np.ndarray, " L"], Float64[np.ndarray, " L"]]:
     """Pointwise lower and upper end of the stratified bootstrap interval of a performance profile."""
     profiles = performance_profile(_resampled(_checked(scores), rng, resamples), levels)
-    low, high = np.quantile(profiles, _tails(confidence), axis=0)
+    low, high = np.quantile(profiles, TAILS, axis=0)
     return low, high
 
 
@@ -146,27 +144,22 @@ def improvement_interval(
     x: Float[np.ndarray, "runs games"],
     y: Float[np.ndarray, "other_runs games"],
     rng: np.random.Generator,
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
 ) -> Interval:
     """Stratified bootstrap interval of `probability_of_improvement`; the runs of x and of y are drawn independently."""
-    a, b = (_resampled(_checked(m), rng, resamples) for m in (x, y))
-    return _percentiles(probability_of_improvement(a, b), confidence)
+    a, b = (_resampled(_checked(m), rng, 2000) for m in (x, y))
+    return _percentiles(probability_of_improvement(a, b))
 
 
-def mean_interval(
-    scores: Sequence[float], rng: np.random.Generator, *, resamples: int = 2000, confidence: float = 0.95
-) -> Interval:
+def mean_interval(scores: Sequence[float], rng: np.random.Generator, *, resamples: int = 2000) -> Interval:
     """Percentile bootstrap interval of the mean score of one run's episodes, in score units.
 
     Raises ScoreError where there are no scores or one is not finite.
     """
-    return stratified_mean_interval([scores], rng, resamples=resamples, confidence=confidence)
+    return stratified_mean_interval([scores], rng, resamples=resamples)
 
 
 def stratified_mean_interval(
-    runs: Sequence[Sequence[float]], rng: np.random.Generator, *, resamples: int = 2000, confidence: float = 0.95
+    runs: Sequence[Sequence[float]], rng: np.random.Generator, *, resamples: int = 2000
 ) -> Interval:
     """Percentile bootstrap interval of the mean over runs of the mean over each run's episodes.
 
@@ -177,7 +170,7 @@ def stratified_mean_interval(
     for scores in runs:
         values = _checked(np.asarray(scores, np.float64)[None])[0]
         means += values[rng.integers(len(values), size=(resamples, len(values)))].mean(-1) / len(runs)
-    return _percentiles(means, confidence)
+    return _percentiles(means)
 
 
 def _resampled(
@@ -188,12 +181,8 @@ def _resampled(
     return matrix[rng.integers(runs, size=(resamples, runs, games)), np.arange(games)]
 
 
-def _tails(confidence: float) -> tuple[float, float]:
-    return (1 - confidence) / 2, (1 + confidence) / 2
-
-
-def _percentiles(figures: Float64[np.ndarray, " R"], confidence: float) -> Interval:
-    low, high = np.quantile(figures, _tails(confidence))
+def _percentiles(figures: Float64[np.ndarray, " R"]) -> Interval:
+    low, high = np.quantile(figures, TAILS)
     return float(low), float(high)
 
 
