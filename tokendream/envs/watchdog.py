@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -33,48 +32,42 @@ EXIT = 2
 """Exit code of a process that had to be ended."""
 
 
+_fired: list[Watched] = []
+"""Watches that have woken the main thread; at most a few in the life of a process."""
+
+
 class Watched:
     """The same environments; a reset or a step that takes longer than `limit` seconds is ended.
 
-    Only the main thread can be woken, so that a call from another thread is not watched.
+    Only the main thread can be woken, so that a call from another thread is not watched. `_serial` counts both ends of
+    a call: one is under way while it is odd.
     """
 
     def __init__(self, envs: Envs, name: str, limit: float) -> None:
         self.n, self.n_actions, self.action_names = envs.n, envs.n_actions, envs.action_names
-        self._envs, self._watch = envs, _Watch(name, limit)
-        self._end = weakref.finalize(self, self._watch.closed.set)
+        self._envs, self._name, self._limit = envs, name, limit
+        self._closed, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
+        self._serial, self._what, self._late = 0, "", -1
 
     def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
         """As the environments themselves; raises EnvError when the limit is over."""
-        return self._watch.call("reset", lambda: self._envs.reset(seeds))
+        return self._call("reset", lambda: self._envs.reset(seeds))
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
         """As the environments themselves; raises EnvError when the limit is over."""
-        return self._watch.call("step", lambda: self._envs.step(actions))
+        return self._call("step", lambda: self._envs.step(actions))
 
     def close(self) -> None:
         """Close the environments and end the thread."""
-        self._end()
+        self._closed.set()
         self._envs.close()
 
-
-class _Watch:
-    """The thread, and the call that it looks at: number `serial`, under way while that is odd."""
-
-    def __init__(self, name: str, limit: float) -> None:
-        self.closed = threading.Event()
-        self._name, self._limit = name, limit
-        self._serial, self._what, self._late = 0, "", -1
-        self._tick = min(1.0, limit / 4)
-        self._thread: threading.Thread | None = None
-
-    def call(self, what: str, call: Callable[[], T]) -> T:
+    def _call(self, what: str, call: Callable[[], T]) -> T:
         if threading.current_thread() is not threading.main_thread():
             return call()
-        if self._thread is None or what == "reset":  # an environment may have taken the signal for itself
+        if what == "reset" or self._serial == 0:  # an environment may have taken the signal for itself
             signal.signal(signal.SIGALRM, _on_alarm)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"watch {self._name}", daemon=True)
+        if self._thread.ident is None:
             self._thread.start()
         self._what = what
         self._serial += 1
@@ -83,40 +76,31 @@ class _Watch:
         finally:
             self._serial += 1
 
-    def _run(self) -> None:
+    def _watch(self) -> None:
+        tick = min(1.0, self._limit / 4)
         seen, ticks = 0, 0
-        while not self.closed.wait(self._tick):
+        while not self._closed.wait(tick):
             if self._serial % 2 == 0 or self._serial != seen:
                 seen, ticks = self._serial, 0
                 continue
             ticks += 1
-            waited = ticks * self._tick
+            waited = ticks * tick
             if waited >= self._limit + GRACE:
-                self._die(waited)
-            elif waited >= self._limit > waited - self._tick:
-                self._wake(seen)
-
-    def _wake(self, serial: int) -> None:
-        self._late = serial
-        _fired.append(self)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+                line = f"tokendream: {self._message(waited)} and cannot be interrupted; the last checkpoint stands\n"
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+                os._exit(EXIT)
+            elif waited >= self._limit > waited - tick:
+                self._late = seen
+                _fired.append(self)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def raise_if_late(self) -> None:
         """Raise EnvError if the call that was found late is still under way."""
         if self._serial == self._late:
             raise EnvError(self._message(self._limit))
 
-    def _die(self, waited: float) -> None:
-        line = f"tokendream: {self._message(waited)} and cannot be interrupted; the last checkpoint stands\n"
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
-        os._exit(EXIT)
-
     def _message(self, seconds: float) -> str:
         return f"{self._name}: its {self._what} did not answer within {seconds:g} s (env.step_timeout)"
-
-
-_fired: list[_Watch] = []
-"""Watches that have woken the main thread; at most a few in the life of a process."""
 
 
 def _on_alarm(number: int, frame: object) -> None:
