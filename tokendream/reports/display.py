@@ -135,7 +135,8 @@ class LiveDisplay(Display):
     def epoch(self, record: Record) -> None:
         self._remaining.learn(record)
         self._record |= record
-        self._bars.update(self._epoch, completed=int(record["epoch"]))
+        done = int(record["epoch"])
+        self._bars.update(self._epoch, completed=done, beside=self._remaining.describe(done + 1))
 
     def say(self, line: str) -> None:
         self._live.console.print(line, highlight=False, markup=False)
