@@ -39,7 +39,7 @@ QUICK, WHOLE = 75.0, 200.0
 LEAST, MOST = 3, 20
 """Repetitions of a row; fewer than the first where they do not fit into its share even at a batch of 1."""
 
-GUESS = 10.0
+GUESS = 15.0
 """Seconds for all rows before a run, which then says how long it takes."""
 
 SHORT = 500
@@ -63,6 +63,8 @@ class Row:
     """So many of them for each item of the batch."""
     seconds: list[float]
     """Of an update, per repetition."""
+    alone: float
+    """Seconds of an update at a batch of 1."""
 
     @property
     def per_unit(self) -> float:
@@ -71,8 +73,9 @@ class Row:
 
     @property
     def full_update(self) -> float:
-        """Seconds of an update at the preset's batch, in proportion where it was timed at a smaller one."""
-        return self.per_unit * self.full_batch * self.each
+        """Seconds of an update at the preset's batch; on a line through two smaller ones where it took too long."""
+        timed = statistics.median(self.seconds)
+        return timed + (self.full_batch - self.batch) * _each(self.alone, timed, self.batch)
 
 
 @dataclasses.dataclass
@@ -182,7 +185,7 @@ def guess(config: Config, compute: Compute, say: Callable[[str], object]) -> dic
     if compute.device.type != "cpu" or config.epochs * sum(phase.updates for phase in phases[1:]) < SHORT:
         return {}
     with contextlib.suppress(TokendreamError):
-        speed = measure(config, compute, seconds=GUESS, say=say, most=LEAST)
+        speed = measure(config, compute, seconds=GUESS, say=say, brief=True)
         if epoch := speed.epoch(config.epochs):
             costs = {row.name: row.full_update for row in speed.rows}
             costs["world_model"] += epoch["encode"] / max(1, config.training.world_model.updates)
@@ -191,9 +194,9 @@ def guess(config: Config, compute: Compute, say: Callable[[str], object]) -> dic
 
 
 def measure(
-    config: Config, compute: Compute, *, seconds: float, say: Callable[[str], object], most: int | None = None
+    config: Config, compute: Compute, *, seconds: float, say: Callable[[str], object], brief: bool = False
 ) -> Speed:
-    """Every phase in turn, each within its share of what is left of `seconds`, `most` times at most (MOST)."""
+    """Every phase in turn, each within its share of what is left of `seconds`. `brief`: once, and no dream alone."""
     torch.manual_seed(0)
     agent = Agent.from_config(config, ACTIONS).to(compute.device).eval()
     install(agent, compute)
@@ -217,29 +220,31 @@ def measure(
         ("dream", dream, training.actor_critic.batch, "imagined steps", horizon),
         ("encode", encode, training.tokenizer.batch, "frames", 1),
     ]
+    if brief:
+        kinds = [kind for kind in kinds if kind[0] != "dream"]
     speed, began = Speed(config, compute), time.perf_counter()
     for i, (name, make, full, unit, each) in enumerate(kinds):
         say(name)
         share = max(0.0, seconds - (time.perf_counter() - began)) / (len(kinds) - i)
         try:
-            batch, timed = _timed(make, full, share, compute.device, most or MOST)
+            batch, timed, alone = _timed(make, full, share, compute.device, 1 if brief else MOST)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             speed.skipped.append(f"{name}: out of memory")
         else:
-            speed.rows.append(Row(name, batch, full, unit, each, timed))
+            speed.rows.append(Row(name, batch, full, unit, each, timed, alone))
         gc.collect()  # a trainer and its phases refer to each other
     return speed
 
 
 def _timed(
     make: Callable[[int], Callable[[], object]], full: int, share: float, device: torch.device, most: int
-) -> tuple[int, list[float]]:
-    """The largest batch whose repetitions fit into `share` seconds, and what they took.
+) -> tuple[int, list[float], float]:
+    """The largest batch whose repetitions fit into `share` seconds, what they took, and what a batch of 1 takes.
 
-    A batch of 1 says whether a sixteenth of the full one fits, and that whether the full one does. A first call that
-    takes longer than `share` stands for itself: on the slowest processor, too, no row takes much more than that call.
+    Batches of 1 and 4 say how large a larger one may be, and that the next. A first call that takes longer than `share`
+    stands for itself: on the slowest processor, too, no row takes much more than that call.
     """
     began = time.perf_counter()
     warm_up = 1 if device.type == "cpu" else WARM_UP + 1  # a GPU captures its graph after them
@@ -252,17 +257,24 @@ def _timed(
 
     batch = 1
     update, once = begin(batch)
-    for larger in (full // 16, full):
+    alone, calls = once, min(LEAST, most) + warm_up
+    for larger in sorted({min(4, full), full // 16, full // 4, full}):
         left = share - (time.perf_counter() - began)
-        while larger > batch and once / batch * larger * (LEAST + warm_up) > left:
+        each = max(_each(alone, once, batch), once / batch / 5)  # two short calls are not known to be on a line
+        while larger > max(4, batch) and (once + (larger - batch) * each) * calls > left:
             larger //= 2
-        if larger > batch:
+        if larger > batch and once < share / 2:
             batch = larger
             update, once = begin(batch)
     seconds = [once]
     while len(seconds) < most and time.perf_counter() - began + once < share:
         seconds.append(_seconds(update, device))
-    return batch, seconds
+    return batch, seconds, alone
+
+
+def _each(alone: float, seconds: float, batch: int) -> float:
+    """Seconds of one more item in a batch, by those of a batch of 1 and of a larger one."""
+    return seconds if batch == 1 else max(0.0, seconds - alone) / (batch - 1)
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
