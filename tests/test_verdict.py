@@ -45,7 +45,7 @@ def test_the_worst_part_comes_first_with_its_worst_figure():
         part("World model", token_accuracy=(0.9, 0.6, 0.1)),
         part("Controller", policy_entropy=(2.85, 2.6, 2.89), correlation_of_value_and_return=(0.2, 0.3, 0)),
     ]
-    assert [f.figure.name for f in findings(parts, "vq")] == ["policy entropy", "moving pixels lost"]
+    assert [f.figure.name for f in findings(parts, CPU)] == ["policy entropy", "moving pixels lost"]
     first, second = why(parts, CPU)
     assert first.startswith("Worst: the controller, C. policy entropy is 2.85 (healthy: …): the policy hardly prefers")
     assert f"--training.actor-critic.updates more, or a smaller entropy weight (now {36})." in first
@@ -55,7 +55,7 @@ def test_the_worst_part_comes_first_with_its_worst_figure():
 
 def test_of_two_as_bad_the_earlier_part_comes_first():
     parts = [part("Tokenizer", moving_pixels_lost=(1, 0.3, 1)), part("World model", token_accuracy=(0, 0.5, 0))]
-    assert [f.part for f in findings(parts, "vq")] == ["Tokenizer", "World model"]
+    assert [f.part for f in findings(parts, CPU)] == ["Tokenizer", "World model"]
 
 
 def test_an_agent_without_a_fault_is_told_its_budget():
@@ -64,16 +64,24 @@ def test_an_agent_without_a_fault_is_told_its_budget():
 
 
 def test_a_tokenizer_that_is_not_trained_has_other_flags():
-    lost, unused = part("Tokenizer", moving_pixels_lost=(1, 0.3, 1)), part("Tokenizer", codes_never_used=(1, 0.5, 1))
-    assert findings([lost], "dictionary")[0].cause.field == "tokenizer.codebook_size"
-    assert findings([unused], "vq")[0].cause.field == "tokenizer.revive_after"
-    assert findings([unused], "dictionary") == findings([unused], "fsq") == []
+    lost = part("Tokenizer", moving_pixels_lost=(1, 0.3, 1))
+    assert findings([lost], CPU)[0].cause.field == "tokenizer.lost_weight"
+    assert findings([lost], preset("cpu-dictionary"))[0].cause.field == "tokenizer.codebook_size"
     assert "--tokenizer.codebook-size larger" in why([lost], preset("cpu-dictionary"))[0]
 
 
+def test_few_codes_are_a_cause_only_where_they_lose_things_and_can_be_moved():
+    few = part("Tokenizer", codebook_perplexity=(1, 10, 1))
+    lossy = part("Tokenizer", codebook_perplexity=(1, 10, 1), moving_pixels_lost=(0.4, 0.3, 1))
+    assert findings([few], REM) == []
+    assert findings([lossy], REM)[0].cause.field == "tokenizer.revive_after"
+    assert findings([lossy], CPU)[0].cause.field == "tokenizer.lost_weight"  # it revives codes after 20 already
+    assert findings([lossy], preset("rem-fsq"))[0].cause.field == "tokenizer.lost_weight"
+
+
 def test_a_policy_that_is_stuck_and_one_that_does_not_care():
-    assert findings([part("Controller", policy_entropy=(0.01, 0.1, 0))], "vq")[0].cause is STUCK
-    assert findings([part("Controller", policy_entropy=(1.09, 1, 1.1))], "vq")[0].cause is TIMID
+    assert findings([part("Controller", policy_entropy=(0.01, 0.1, 0))], CPU)[0].cause is STUCK
+    assert findings([part("Controller", policy_entropy=(1.09, 1, 1.1))], CPU)[0].cause is TIMID
 
 
 def test_every_cause_names_a_figure_and_a_flag_that_there_are():

@@ -18,7 +18,7 @@ PARTS = {"Tokenizer": "the tokenizer, V", "World model": "the world model, M", "
 
 def why(parts: Sequence[Part], config: Config) -> list[str]:
     """Why the agent is not better, in a sentence a part, the worst first; the last one says what to try."""
-    found, said = findings(parts, config.tokenizer.kind), []
+    found, said = findings(parts, config), []
     values = leaves(dataclasses.asdict(config))
     for i, finding in enumerate(found):
         figure, cause = finding.figure, finding.cause

@@ -69,11 +69,11 @@ def number(value: float | Tensor) -> float | None:
 
 
 def classification(
-    logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"], names: tuple[str, ...], what: str
+    logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"], names: tuple[str, ...], what: str, *, worst: float = 0.0
 ) -> list[Figure]:
     """Cross-entropy against the classes' own entropy, calibration, and precision, recall and F1 of every class.
 
-    A class that never happened and was never predicted has no figures.
+    A class that never happened and was never predicted has no figures. `worst` is that of a recall.
     """
     logits = logits.float()
     p, predicted = logits.softmax(-1), logits.argmax(-1)
@@ -97,7 +97,7 @@ def classification(
         figures += [
             Figure(f"{what} {name}: precision", number(hit / claimed), f"above its frequency, {frequency[c]:.3g}"),
             Figure(f"{what} {name}: recall", number(hit / present), "above 0.5 for what the policy should learn from",
-                   0.5, 0.0),
+                   0.5, worst),
             Figure(f"{what} {name}: F1", number(2 * hit / (claimed + present)), "rises during training"),
         ]  # fmt: skip
     return figures

@@ -6,9 +6,11 @@ dreams. So of two figures as far from healthy the one of the earlier part comes 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tokendream.config.config import Config, leaves
 from tokendream.evaluation.diagnosis.figures import Figure, Part
 
 
@@ -78,25 +80,31 @@ class Finding:
 
 
 USE = ("codebook perplexity", "codes never used")
-"""How a codebook is used: of a fixed grid or a dictionary that is a fact about the game."""
+"""How a codebook is used: a cause only where it is learned and things are lost, else a fact about the game."""
 
 
-def findings(parts: Sequence[Part], tokenizer: str) -> list[Finding]:
-    """What is not healthy, the worst first; of each part its worst figure alone. `tokenizer`: its kind."""
-    found = []
+def findings(parts: Sequence[Part], config: Config) -> list[Finding]:
+    """What is not healthy, the worst first; of each part its worst figure alone. A cause whose field is already as it
+    should be is none."""
+    found, values = [], leaves(dataclasses.asdict(config))
     for part in parts:
-        known = [(f, cause) for f in part.figures if f.shortfall > 0 and (cause := _cause(f, part.title, tokenizer))]
+        lossy = any(f.name == "moving pixels lost" and f.shortfall > 0 for f in part.figures)
+        known = []
+        for figure in part.figures:
+            cause = _cause(figure, part.title, config.tokenizer.kind, lossy=lossy)
+            if cause is not None and figure.shortfall > 0 and str(values[cause.field]) != cause.change:
+                known.append((figure, cause))
         if known:
             figure, cause = max(known, key=lambda pair: pair[0].shortfall)
             found.append(Finding(part.title, figure, cause))
     return sorted(found, key=lambda finding: -finding.figure.shortfall)
 
 
-def _cause(figure: Figure, part: str, tokenizer: str) -> Cause | None:
+def _cause(figure: Figure, part: str, tokenizer: str, *, lossy: bool) -> Cause | None:
     if figure.name == "policy entropy":
         return STUCK if figure.worst == 0 else TIMID
     cause = CAUSES.get(figure.name)
-    if cause is None or (figure.name in USE and tokenizer != "vq"):
+    if cause is None or (figure.name in USE and (tokenizer != "vq" or not lossy)):
         return None
     if part == "Tokenizer" and tokenizer == "dictionary":  # which is not trained
         return Cause(cause.meaning, "tokenizer.codebook_size", "larger")

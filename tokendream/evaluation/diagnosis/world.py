@@ -51,8 +51,9 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
     rewards = classification(
         prediction.reward[:, known].flatten(0, 1), sign, ("negative", "none", "positive"), "reward"
     )
+    # Ends unforeseen cost less than rewards: a recall of 0 counts half.
     end = steps.end[:, scored].long().flatten()
-    ends = classification(prediction.end[:, known].flatten(0, 1), end, ("no", "yes"), "end")
+    ends = classification(prediction.end[:, known].flatten(0, 1), end, ("no", "yes"), "end", worst=-0.5)
     curves = () if long is None else drift(agent, long, dream, seed=seed)
     return Part("World model", (*shares, *rewards, *ends), curves)
 
