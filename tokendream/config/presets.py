@@ -76,7 +76,8 @@ TOY = Config(
     ),
     actor_critic=ActorCriticConfig(lstm_width=128),
     dream=DreamConfig(
-        horizon=10, burn_in=4, context_starts=False, mask_after_end=True,
+        # A ball takes eight steps. With the paper's γ C learns to put off an end that it cannot see coming.
+        horizon=10, burn_in=4, context_starts=False, mask_after_end=True, discount=0.95,
         centre_advantage=True, scale_advantage=True, entropy_weight=0.01, reuse=4,
     ),
     collect=CollectConfig(steps=100, last_epoch=1_000_000, capacity=20_000),
