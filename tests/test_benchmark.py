@@ -140,6 +140,12 @@ def test_two_agents_need_one_protocol_too(tmp_path, part, field, value, message)
         read_results([tmp_path])
 
 
+def test_how_long_a_game_is_waited_for_is_no_protocol(tmp_path):
+    run(tmp_path, "Pong", 0, None)
+    run(tmp_path, "Qbert", 0, None, vary(SMALL, "env", step_timeout=0.0))
+    assert len(read_results([tmp_path]).runs) == 2
+
+
 def test_the_command_refuses_in_one_line_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(tmp_path / "in", "Pong", 0, 1.0)

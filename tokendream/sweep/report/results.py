@@ -67,7 +67,8 @@ class Result:
         config, final = self.folder.config, self.folder.final
         planned = config.collect.steps * min(config.epochs, config.collect.last_epoch)
         known: dict[str, Any] = leaves(dataclasses.asdict(config.env), "env.")
-        del known["env.id"]
+        for name in ("env.id", "env.step_timeout"):  # what is played, and for how long one waits for it
+            del known[name]
         known |= {
             "env_steps": planned,
             "evaluation.episodes": config.evaluation.episodes,
