@@ -18,7 +18,7 @@ from tokendream.config.config import Config
 from tokendream.device import Compute, keep_freed_memory
 from tokendream.errors import ConfigError
 from tokendream.kernels.install import describe
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.runfolder import files
 
 

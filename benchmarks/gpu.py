@@ -36,7 +36,7 @@ from tokendream.config.schedule import PARTS, Phase
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.errors import one_line
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.training.synthetic import ACTIONS, EPISODE, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 

@@ -21,7 +21,7 @@ from benchmarks.clock import best_of
 from tokendream.config.config import Config
 from tokendream.device import Compute, peak_memory, processor
 from tokendream.kernels.install import describe
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 """The names of the precisions in tables and JSON."""

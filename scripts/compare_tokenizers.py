@@ -27,7 +27,7 @@ from tokendream.device import Compute, processor
 from tokendream.envs.registry import make
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.kernels.install import install
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
 from tokendream.training.update import adamw, gradient_update
 

@@ -30,7 +30,7 @@ from tokendream.envs.registry import make
 from tokendream.envs.vector import Envs
 from tokendream.evaluation.evaluation import evaluate
 from tokendream.kernels.install import install
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.tokenizers.protocol import Fitted
 from tokendream.training.update import adamw, gradient_update
 

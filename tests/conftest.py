@@ -22,7 +22,7 @@ from torture.tally import Tally, finish, merge  # noqa: E402
 BEGAN = pytest.StashKey[float]()
 
 with contextlib.suppress(ModuleNotFoundError):  # `test_install` takes the kernels away
-    from tokendream import machine
+    from tokendream.kernels import machine
 
     machine.calibration()  # compiled and measured here if it is nowhere yet: no test waits for it, and none says so
 

@@ -16,7 +16,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import keep_freed_memory
 from tokendream.envs.registry import make
 from tokendream.evaluation.evaluation import evaluate
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.training.trainer import Trainer
 
 

@@ -16,7 +16,7 @@ from benchmarks.workload import Workload
 from tokendream.config.presets import REM, TINY, vary
 from tokendream.errors import ConfigError
 from tokendream.kernels.cpu import build
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.nn.retnet import RetNet
 from tokendream.training.synthetic import synthetic_replay
 

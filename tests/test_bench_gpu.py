@@ -15,7 +15,7 @@ from tokendream.config.presets import TINY, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels import compiled
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 
 SMALL = vary(vary(TINY, "world_model", layers=1, segment_length=3), "dream", horizon=2, burn_in=1)
 

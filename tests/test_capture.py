@@ -13,7 +13,7 @@ from tokendream.config.presets import TINY
 from tokendream.device import Compute
 from tokendream.kernels import cuda_graph
 from tokendream.kernels.cuda_graph import WARM_UP, Captured
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.nn.losses import Losses
 from tokendream.training.update import adamw, apply, gradient_update
 

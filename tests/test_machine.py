@@ -9,13 +9,13 @@ import stat
 import pytest
 import torch
 
-from tokendream import machine
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.device import processor
+from tokendream.kernels import machine
 from tokendream.kernels.cpu import build
 from tokendream.kernels.install import describe
-from tokendream.machine import OWN, Calibration
+from tokendream.kernels.machine import OWN, Calibration
 from tokendream.runfolder.folder import read_facts
 from tokendream.runfolder.load import Trained
 from tokendream.training import run as experiment

@@ -41,8 +41,8 @@ class Compute:
     def resolve(device: str = "auto", precision: Precision = "auto", **switches: bool) -> Compute:
         """Turn a config's words into what this machine has, and set torch's global switches to match.
 
-        "auto" is bf16 where a GPU has it in hardware; of a CPU `machine.compute_for` knows more. `switches`: the fields
-        of this class that are true or false. Raises ConfigError for a device that is not there.
+        "auto" is bf16 where a GPU has it in hardware; of a CPU `kernels.machine.compute_for` knows more. `switches`:
+        the fields of this class that are true or false. Raises ConfigError for a device that is not there.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,8 +19,8 @@ class Machine:
 def run(options: Machine) -> int:
     import torch
 
-    from tokendream import machine
     from tokendream.device import processor
+    from tokendream.kernels import machine
     from tokendream.kernels.install import describe
 
     found = machine.calibration(kernels=True, again=options.again)

@@ -22,7 +22,7 @@ from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
 from tokendream.kernels.cuda_graph import capturing
 from tokendream.kernels.install import install
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.runfolder import agent_file, files
 from tokendream.runfolder.agent_file import SavedAgent
 from tokendream.runfolder.checkpoint import Checkpoints

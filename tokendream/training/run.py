@@ -22,7 +22,7 @@ from tokendream.envs.pause import Pausable
 from tokendream.envs.registry import make
 from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_line
 from tokendream.kernels.install import describe
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.reports.display import Display, Remaining, clock, display_for
 from tokendream.runfolder import folder as runfolder
 from tokendream.runfolder import wandb_log

@@ -27,7 +27,7 @@ from tokendream.device import Compute, is_out_of_memory, keep_freed_memory, peak
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
-from tokendream.machine import compute_for
+from tokendream.kernels.machine import compute_for
 from tokendream.runfolder import files
 from tokendream.runfolder.folder import facts
 from tokendream.training import workload
