@@ -20,7 +20,7 @@ def learn(*args: str) -> float:
 
 
 def test_catch_is_solved_in_dreams() -> None:
-    """By two seeds of the first three at least, whatever the processor; docs/evidence.md has ten."""
+    """By two seeds of the first three at least, whatever the processor; docs/evidence.md has more."""
     found = (seed for seed in "012" if learn(seed) >= 0.9 * BEST)
     assert next(found, None) is not None
     assert next(found, None) is not None
