@@ -25,7 +25,7 @@ from tokendream.cli.flags import parse_train
 from tokendream.config.config import Config
 from tokendream.device import Compute, processor
 from tokendream.dream.imagine import Rollout
-from tokendream.dream.objective import Experience, clipped_loss, targets
+from tokendream.dream.objective import Experience, clipped_loss
 from tokendream.envs.registry import make
 from tokendream.envs.vector import Envs
 from tokendream.evaluation.evaluation import evaluate
@@ -71,10 +71,8 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 memory = memory.keep(~ended)
                 frame = envs.reset([next(seeds) if over else None for over in transition.over])
             rollout = Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))
-            actions = rollout.actions[:, :-1]
-            log_prob = C.actions.policy(rollout.logits[:, :-1]).log_prob(actions)
-            found = targets(rollout, config.dream)
-        yield Experience(rollout.tokens[:, :-1], actions, start, log_prob, *found)
+            experience = Experience.of(rollout, start, C.actions, config.dream)
+        yield experience
 
 
 def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *flags: str) -> None:

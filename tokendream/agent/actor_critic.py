@@ -82,13 +82,32 @@ class ActorCritic(nn.Module):
 
     def along(self, view: View, action: Int64[Tensor, "B T"], state: PolicyState) -> PolicyOutput:
         """See T frames, each followed by its action: the policies (B T A) and values (B T) at the frames."""
+        h, _ = self._live(view, action, state)
+        return self._output(torch.stack(h, dim=1))
+
+    def _live(
+        self,
+        view: View,
+        action: Int64[Tensor, "B T"],
+        state: PolicyState,
+        mask: Bool[Tensor, "B T"] | None = None,
+        *,
+        told: bool = True,
+    ) -> tuple[list[Float[Tensor, "B M"]], PolicyState]:
+        """Remember T steps, frame then action where it is `told`: h at the frames, and the memory after the last.
+
+        Steps that are masked out leave it empty.
+        """
         features = self.features(view.flatten(0, 1)).unflatten(0, action.shape)
         h = []
         for t in range(action.shape[1]):
             state = self._remember(features[:, t], state)
             h.append(state.h)
-            state = self.absorb_action(action[:, t], state)
-        return self._output(torch.stack(h, dim=1))
+            if told:
+                state = self.absorb_action(action[:, t], state)
+            if mask is not None:
+                state = state.keep(mask[:, t])
+        return h, state
 
     def _output(self, h: Float[Tensor, "*B M"]) -> PolicyOutput:
         return PolicyOutput(raised(self.actor(h)), raised(self.critic(h)).squeeze(-1))
@@ -130,14 +149,8 @@ class ActorCritic(nn.Module):
         `burn_in_actions` of the settings as false reproduces the published code, whose LSTM never gets the past actions
         here.
         """
-        B, T = action.shape
-        features = self.features(view.flatten(0, 1)).unflatten(0, (B, T))
-        state = self.initial_state(B)
-        for t in range(T):
-            state = self._remember(features[:, t], state)
-            if settings.burn_in_actions:
-                state = self.absorb_action(action[:, t], state)
-            state = state.keep(mask[:, t])
+        start = self.initial_state(len(action))
+        _, state = self._live(view, action, start, mask, told=settings.burn_in_actions)
         return state
 
 

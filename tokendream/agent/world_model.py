@@ -78,10 +78,10 @@ class WorldModel(nn.Module):
             self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * config.prediction_token_std)
         self.neighbourhood = nn.Conv2d(D, D, 3, padding=1) if config.local_prediction else None
         self.backbone = BACKBONES[config.backbone](D, config.layers, config.heads, config.ffn_factor, config.dropout)
-        self.next_frame = _head(D, V)
+        self.next_frame = _head(D, D, V)
         seen = 3 * D if config.outcome_from == "frame" else D
-        self.reward = _head(D, 3, seen)
-        self.end = _head(D, 2, seen)
+        self.reward = _head(seen, D, 3)
+        self.end = _head(seen, D, 2)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
         self.draw_tokens = Sampler()
 
@@ -227,8 +227,8 @@ def _lowered(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def _head(width: int, out: int, seen: int | None = None) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(seen or width, width), nn.ReLU(), nn.Linear(width, out))
+def _head(seen: int, width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(seen, width), nn.ReLU(), nn.Linear(width, out))
 
 
 def _cross_entropy(

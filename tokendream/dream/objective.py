@@ -136,6 +136,13 @@ class Experience(NamedTuple):
     targets: Targets
     figures: dict[str, Tensor]
 
+    @classmethod
+    def of(cls, rollout: Rollout, memory: PolicyState, actions: ActionSpace, settings: DreamConfig) -> Experience:
+        """What a rollout that began with this memory is to learn from."""
+        chosen = rollout.actions[:, :-1]
+        log_prob = actions.policy(rollout.logits[:, :-1]).log_prob(chosen)
+        return cls(rollout.tokens[:, :-1], chosen, memory, log_prob, *targets(rollout, settings))
+
 
 @torch.no_grad()
 def dreamed(
@@ -144,9 +151,7 @@ def dreamed(
     """Dreams that begin where these real segments end."""
     dream = imagine.start(agent, tokens, steps, settings)
     rollout = imagine.imagine(dream, agent, settings.horizon, generator)
-    actions = rollout.actions[:, :-1]
-    log_prob = agent.actor_critic.actions.policy(rollout.logits[:, :-1]).log_prob(actions)
-    return Experience(rollout.tokens[:, :-1], actions, dream.policy, log_prob, *targets(rollout, settings))
+    return Experience.of(rollout, dream.policy, agent.actor_critic.actions, settings)
 
 
 def clipped_loss(agent: Agent, experience: Experience, settings: DreamConfig) -> Losses:
