@@ -44,7 +44,7 @@ class Phase(Protocol):
 
     def forget(self) -> None:
         """Drop what is captured: the run goes on from a checkpoint."""
-        ...
+        self.captured.forget()
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Shared:
         return Segment(self.cache.tokens(segments.row, segments.mask), self.replay.steps(segments))
 
 
-class GradientPhase:
+class GradientPhase(Phase):
     """Updates of one part of the agent: a batch is drawn, its loss minimised by AdamW, the update guarded."""
 
     name: ClassVar[str]
@@ -106,6 +106,3 @@ class GradientPhase:
         losses, norm = self.captured(batch)
         self.shared.guard.watch(number, segments, losses, norm)
         return {**losses.figures(), "gradient_norm": norm}
-
-    def forget(self) -> None:
-        self.captured.forget()

@@ -15,16 +15,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tokendream.agent.collect import Collector
-from tokendream.data.batch import Segments
+from tokendream.data.batch import Segment, Segments
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed
 from tokendream.envs.vector import Envs
 from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.nn.losses import Losses
 from tokendream.tokenizers.protocol import Fitted, Trained
-from tokendream.training.phase import GradientPhase, Segment, Shared
+from tokendream.training.phase import GradientPhase, Phase, Shared
 
 
-class Collect:
+class Collect(Phase):
     """Experience: an update is one env step."""
 
     name: ClassVar[str] = "collect"
@@ -44,11 +44,8 @@ class Collect:
         score = self.collector.step()
         return {} if score is None else {"return": torch.tensor(score)}
 
-    def forget(self) -> None:
-        self.captured.forget()
 
-
-class FitTokenizer:
+class FitTokenizer(Phase):
     """V where nothing of it is trained: it is shown the frames that this epoch collected, once and in their order."""
 
     name: ClassVar[str] = "tokenizer"
@@ -68,9 +65,6 @@ class FitTokenizer:
         if fit.changed:
             cache.forget()
         return {"codes": torch.tensor(float(fit.codes)), "changed_codes": torch.tensor(float(fit.changed))}
-
-    def forget(self) -> None:
-        self.captured.forget()
 
 
 class TokenizerPhase(GradientPhase):
