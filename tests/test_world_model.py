@@ -28,8 +28,9 @@ EXTRAS = [
     {"local_prediction": True},
     {"outcome_from": "frame"},
     {"local_prediction": True, "outcome_from": "frame", "own_embedding": True},
+    {"slot_embedding": True},
 ]
-five_extras = pytest.mark.parametrize("extras", EXTRAS, ids=str)
+all_extras = pytest.mark.parametrize("extras", EXTRAS, ids=str)
 """What the paper does not have."""
 
 
@@ -54,7 +55,7 @@ def case():
 
 
 @four_ways
-@five_extras
+@all_extras
 def test_training_logits_are_imagination_logits(case, monkeypatch, how, extras):
     """What is trained on T blocks at once is what dreams block by block, and what frames are sampled from."""
     codebook, tokens, steps = case
@@ -83,7 +84,7 @@ def test_training_logits_are_imagination_logits(case, monkeypatch, how, extras):
 
 
 @four_ways
-@five_extras
+@all_extras
 def test_the_loss_is_its_definition(case, how, extras):
     """Rewards and ends are scored from block `context` on, or of the blocks whose next frame is predicted."""
     codebook, tokens, steps = case
@@ -318,3 +319,13 @@ def test_prediction_tokens_start_with_the_config_s_spread():
         made = WorldModel(preset.world_model, image_block(8, 512, Discrete(18)), preset.tokenizer.code_width)
         assert float(made.prediction_tokens.detach().std()) == pytest.approx(std, rel=0.05)
         assert preset.world_model.prediction_token_std == std
+
+
+def test_a_slot_s_embedding_is_added_to_the_token_that_stands_there(case):
+    codebook, tokens, steps = case
+    told, untold = world_model(slot_embedding=True), world_model()
+    untold.load_state_dict({k: v for k, v in told.state_dict().items() if k != "slot_embedding"})
+    entering = [M._blocks(codebook[tokens], tokens, steps.action) for M in (told, untold)]
+    assert torch.equal(entering[0], entering[1] + told.slot_embedding)
+    assert told.slot_embedding.shape == (K + 1, D)
+    assert len(told.slot_embedding.unique(dim=0)) == K + 1

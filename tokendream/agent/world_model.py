@@ -76,6 +76,7 @@ class WorldModel(nn.Module):
         if config.decoding == "pop":
             learned = 1 if config.shared_prediction_token else block.K
             self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * config.prediction_token_std)
+        self.slot_embedding = nn.Parameter(torch.randn(block.K1, D) * 0.02) if config.slot_embedding else None
         self.neighbourhood = nn.Conv2d(D, D, 3, padding=1) if config.local_prediction else None
         self.backbone = BACKBONES[config.backbone](D, config.layers, config.heads, config.ffn_factor, config.dropout)
         self.next_frame = _head(D, D, V)
@@ -159,7 +160,8 @@ class WorldModel(nn.Module):
         for k in range(self.block.K):
             if k > 0:
                 token = frame[-1][:, None]
-                y, state = self.backbone.step(self._embedded(embed(token), token)[:, 0], state)
+                x = self._at(self._embedded(embed(token), token), slice(k - 1, k))
+                y, state = self.backbone.step(x[:, 0], state)
             logits.append(self._next_frame(y, before[:, k]))
             frame.append(self.draw_tokens(logits[-1], generator, temperature=self.config.token_temperature))
         return torch.stack(frame, dim=1), torch.stack(logits, dim=1)
@@ -207,7 +209,12 @@ class WorldModel(nn.Module):
         self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], action: Int64[Tensor, "B T"]
     ) -> Float[Tensor, "B T K1 D"]:
         """What enters the backbone: frames and then actions, in the precision of autocast."""
-        return torch.cat((self._embedded(codes, tokens), _lowered(self.action_embedding(action))), dim=2)
+        blocks = torch.cat((self._embedded(codes, tokens), _lowered(self.action_embedding(action))), dim=2)
+        return self._at(blocks, slice(None))
+
+    def _at(self, x: Float[Tensor, "*B N D"], slots: slice) -> Float[Tensor, "*B N D"]:
+        """Tokens of these slots of a block, told which ones they are."""
+        return x if self.slot_embedding is None else x + self.slot_embedding[slots].to(x.dtype)
 
     def _embedded(self, codes: Float[Tensor, "*B K E"], tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K D"]:
         """Frame tokens as the backbone sees them: V's codes, projected where they are of another width, or M's own."""

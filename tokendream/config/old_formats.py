@@ -22,6 +22,7 @@ SINCE_1 = {
     "world_model.backbone": "retnet",
     "world_model.decoding": "pop",
     "world_model.own_embedding": False,
+    "world_model.slot_embedding": False,
     "world_model.shared_prediction_token": False,
     "world_model.local_prediction": False,
     "world_model.outcome_from": "action",

@@ -154,6 +154,8 @@ class WorldModelConfig:
     """pop predicts a whole frame in one call, as the paper; token one token after the other, as IRIS."""
     own_embedding: bool = False
     """Whether M embeds tokens by a table of its own instead of V's codebook (an ablation of the paper)."""
+    slot_embedding: bool = False
+    """Whether a learned vector for each slot of a block is added to the token that stands there (Simulus)."""
     shared_prediction_token: bool = False
     """Whether one vector stands at all K places of a frame to predict, instead of K vectors (an ablation)."""
     local_prediction: bool = False
