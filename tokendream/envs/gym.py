@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -24,22 +24,24 @@ from tokendream.errors import one_line
 from tokendream.notice import once
 from tokendream.stop import Terminated
 
+Maker = Callable[[], gymnasium.Env[Any, Any]]
+
 
 class GymEnvs:
-    """`n` environments of one Gymnasium id, stepped one after the other.
+    """`n` environments of one Gymnasium id, or made by `maker`, stepped one after the other.
 
     The config's `max_frames` truncates games that would not end by themselves; an env step counts as one frame here.
     Determinism is the environment's promise: it must obey the seed of its reset.
     """
 
-    def __init__(self, config: EnvConfig, n: int) -> None:
+    def __init__(self, config: EnvConfig, n: int, maker: Maker | None = None) -> None:
         self.env_id = env_id = config.name
         self.n = n
         self._size, self._max_frames = config.size, config.max_frames
         self._envs: list[gymnasium.Env[Any, Any]] = []
         try:
             for _ in range(n):
-                self._envs.append(_make(env_id))
+                self._envs.append(_make(env_id, maker))
             env = self._envs[0]
             space = adapt.call(env_id, "observation_space", lambda: env.observation_space)
             self._path, self._image = adapt.find_image(env_id, space)
@@ -115,12 +117,12 @@ class GymEnvs:
             )
 
 
-def _make(env_id: str) -> gymnasium.Env[Any, Any]:
-    if env_id.startswith("ALE/"):
+def _make(env_id: str, maker: Maker | None) -> gymnasium.Env[Any, Any]:
+    if maker is None and env_id.startswith("ALE/"):
         import ale_py  # noqa: F401  (importing it registers its ids)
     try:
-        return gymnasium.make(env_id, disable_env_checker=True)
-    except (KeyboardInterrupt, Terminated):
+        return maker() if maker else gymnasium.make(env_id, disable_env_checker=True)
+    except (KeyboardInterrupt, Terminated, EnvError):
         raise
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvError(f"environment {env_id!r} lacks a package: {one_line(error)}") from None
