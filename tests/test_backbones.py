@@ -1,11 +1,13 @@
 """What every sequence backbone promises, in float64 and with awkward sizes: its forms agree, POP is its definition."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 
 from tokendream.nn.backbone import State
+from tokendream.nn.retention import window_rates
 from tokendream.nn.retnet import RetNet
 from tokendream.nn.transformer import Transformer
 
@@ -13,10 +15,21 @@ B, T, K, D, LAYERS, HEADS = 2, 5, 6, 32, 2, 4
 K1 = K + 1
 
 
-@pytest.fixture(params=[RetNet, Transformer])
+WHERE = torch.tensor([[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0], [1, 1, 0], [2, 1, 0], [2, 1, 1]])
+"""Places of a block of 3 x 2 tokens and an action."""
+
+KINDS = {
+    "RetNet": RetNet,
+    "Transformer": Transformer,
+    "RetNet in a grid, windows": partial(RetNet, places=WHERE, gamma=window_rates(HEADS, K1, 1.0, 4.0)),
+    "Transformer in a grid": partial(Transformer, places=WHERE),
+}
+
+
+@pytest.fixture(params=KINDS)
 def model(request):
     torch.manual_seed(3)
-    return request.param(D, LAYERS, HEADS).double().eval()
+    return KINDS[request.param](D, LAYERS, HEADS).double().eval()
 
 
 @pytest.fixture
@@ -31,9 +44,9 @@ def u():
 
 @pytest.fixture
 def past(model):
-    """A state that has seen four tokens."""
+    """A state that has seen a block."""
     with torch.no_grad():
-        return chunk(model, torch.randn(B, 4, D, dtype=torch.float64), model.initial_state(B))[1]
+        return chunk(model, torch.randn(B, K1, D, dtype=torch.float64), model.initial_state(B))[1]
 
 
 def chunk(model, x, state):

@@ -166,7 +166,7 @@ def tokendream(copy, *argv):
 def test_a_backbone_is_added_by_its_recipe(copy):
     """A file and its name in two others: it trains, dreams and is a choice of the flag."""
     (copy / "nn" / "mean.py").write_text(BACKBONE)
-    model = copy / "agent" / "world_model.py"
+    model = copy / "agent" / "backbones.py"
     edit(model, '"transformer": Transformer}', '"transformer": Transformer, "mean": MeanNet}')
     edit(model, "from tokendream.nn.retnet import RetNet\n",
          "from tokendream.nn.mean import MeanNet\nfrom tokendream.nn.retnet import RetNet\n")  # fmt: skip

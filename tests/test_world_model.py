@@ -28,14 +28,17 @@ EXTRAS = [
     {"local_prediction": True},
     {"outcome_from": "frame"},
     {"local_prediction": True, "outcome_from": "frame", "own_embedding": True},
-    {"slot_embedding": True},
+    {"slot_embedding": True, "positions": "grid"},
+    {"shortest_window": 1.0, "longest_window": 3.0},
 ]
 all_extras = pytest.mark.parametrize("extras", EXTRAS, ids=str)
 """What the paper does not have."""
 
 
 def possible(how, extras) -> dict:
-    """Token by token there are no prediction tokens to add anything to."""
+    """Token by token there are no prediction tokens to add anything to; a Transformer does not decay."""
+    if how["backbone"] == "transformer" and "shortest_window" in extras:
+        pytest.skip("refused by the config")
     if how["decoding"] == "token" and not {"local_prediction", "outcome_from"}.isdisjoint(extras):
         pytest.skip("refused by the config")
     return how | extras

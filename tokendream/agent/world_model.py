@@ -14,21 +14,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from tokendream.agent.backbones import make_backbone
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
-from tokendream.nn.backbone import Backbone, State
+from tokendream.nn.backbone import State
 from tokendream.nn.losses import Losses
 from tokendream.nn.precision import raised
-from tokendream.nn.retnet import RetNet
 from tokendream.nn.sampling import Sampler, sample
-from tokendream.nn.transformer import Transformer
 from tokendream.spaces.observations import Block
 
 Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K E"]]
 """Tokens to codes."""
-
-BACKBONES: dict[str, Callable[..., Backbone]] = {"retnet": RetNet, "transformer": Transformer}
-"""By their names in the config."""
 
 
 class Prediction(NamedTuple):
@@ -78,7 +74,7 @@ class WorldModel(nn.Module):
             self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * config.prediction_token_std)
         self.slot_embedding = nn.Parameter(torch.randn(block.K1, D) * 0.02) if config.slot_embedding else None
         self.neighbourhood = nn.Conv2d(D, D, 3, padding=1) if config.local_prediction else None
-        self.backbone = BACKBONES[config.backbone](D, config.layers, config.heads, config.ffn_factor, config.dropout)
+        self.backbone = make_backbone(config, block)
         self.next_frame = _head(D, D, V)
         seen = 3 * D if config.outcome_from == "frame" else D
         self.reward = _head(seen, D, 3)

@@ -40,6 +40,12 @@ def check_world_model(world_model: WorldModelConfig) -> None:
     M = world_model
     require(M.width % (2 * M.heads) == 0, "world_model.width",
             f"a multiple of {2 * M.heads} (twice world_model.heads)", M.width)  # fmt: skip
+    require(M.longest_window == 0 or M.shortest_window >= 1, "world_model.shortest_window",
+            "at least 1 where there is a world_model.longest_window", M.shortest_window)  # fmt: skip
+    require(M.longest_window >= M.shortest_window, "world_model.longest_window",
+            f"at least world_model.shortest_window ({M.shortest_window:g})", M.longest_window)  # fmt: skip
+    require(M.backbone == "retnet" or M.shortest_window == 0, "world_model.shortest_window",
+            f"0 where world_model.backbone is {M.backbone}, which does not decay", M.shortest_window)  # fmt: skip
     require(M.decoding == "pop" or not M.shared_prediction_token, "world_model.shared_prediction_token",
             "false where world_model.decoding is token: there are no prediction tokens",
             M.shared_prediction_token)  # fmt: skip

@@ -154,6 +154,14 @@ class WorldModelConfig:
     """pop predicts a whole frame in one call, as the paper; token one token after the other, as IRIS."""
     own_embedding: bool = False
     """Whether M embeds tokens by a table of its own instead of V's codebook (an ablation of the paper)."""
+    shortest_window: Annotated[float, Range(0, 1_000_000)] = 0.0
+    """Blocks within which the quickest retention head forgets, at least 1 (Simulus: 4 of 4 to 16); 0: REM's 32 tokens.
+    """
+    longest_window: Annotated[float, Range(0, 1_000_000)] = 0.0
+    """The same of the slowest head; those between are spaced evenly by logarithm. 0 with shortest_window 0."""
+    positions: Literal["running", "grid"] = "running"
+    """What rotates q and k: running numbers each token after the other, as REM; grid takes column, row and time, so
+    that the same place in another frame is near (Simulus)."""
     slot_embedding: bool = False
     """Whether a learned vector for each slot of a block is added to the token that stands there (Simulus)."""
     shared_prediction_token: bool = False

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float, Int, Int64
 from torch import Tensor, nn
+
+from tokendream.nn.rotary import grid_rotation, rotation
 
 
 @runtime_checkable
@@ -65,12 +67,32 @@ class Backbone(nn.Module):
     layer: ClassVar[Callable[..., Layer]]
     """What its layers are."""
 
-    def __init__(self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
+    places: Tensor | None
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        ffn_factor: int = 4,
+        dropout: float = 0.0,
+        *,
+        places: Int64[Tensor, "K1 3"] | None = None,
+    ) -> None:
+        """`places`: x, y and t of each slot of a block, for `rotary.grid_rotation` instead of running positions."""
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"width must be a multiple of {2 * heads} (twice the heads), not {width}")
         self.width, self.heads, self.head_width = width, heads, width // heads
         self.layers = nn.ModuleList(self.layer(width, heads, ffn_factor, dropout) for _ in range(layers))
+
+        self.register_buffer("places", places, persistent=False)
+
+    def rotation(self, position: Int[Tensor, "*L"]) -> Complex[Tensor, "*L e"]:
+        """What turns the pairs of q and k at these absolute positions, in complex128."""
+        if self.places is None:
+            return rotation(position, self.head_width)
+        return grid_rotation(position, self.places, self.head_width)
 
     def initial_state(self, batch: int) -> Any:
         """The empty past of `batch` sequences."""

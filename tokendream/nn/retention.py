@@ -24,6 +24,16 @@ def decay_rates(n_heads: int) -> Float[Tensor, " H"]:
     return 1 - torch.linspace(math.log(1 / 32), math.log(1 / 512), n_heads, dtype=torch.float64).exp()
 
 
+def window_rates(n_heads: int, block: int, shortest: float, longest: float) -> Float[Tensor, " H"]:
+    """γ of every head, in float64: 1 - 1/(w L), with windows w of `shortest` to `longest` blocks of L tokens.
+
+    They are log-spaced over the heads. `shortest` is at least 1, so that γ^(-L) is at most 4, whatever L >= 2 is.
+    Source: Simulus (arXiv 2502.11537), 4 to 16 blocks on Atari.
+    """
+    windows = torch.linspace(math.log(shortest), math.log(longest), n_heads, dtype=torch.float64).exp()
+    return 1 - 1 / (windows * block)
+
+
 def parallel(
     q: Float[Tensor, "B H L d"],
     k: Float[Tensor, "B H L d"],
@@ -57,8 +67,8 @@ def decay_scaling(gamma: Float[Tensor, " H"], length: int) -> tuple[Float[Tensor
     """Factors γ^n for the queries and γ^(-n) for the keys of a chunk of L tokens, n = 1..L, in float64.
 
     With q and k scaled by them, neither the decay between two tokens of the chunk, γ^(n-m) = γ^n γ^(-m), nor that
-    since the entering state, γ^n, costs a pass over the scores or the states. The largest factor is 1.03^L for four
-    heads: 8 in a block of 65 tokens, 3,500 in one of 257, 4e10 at the bound of 768, all within the range of bf16;
+    since the entering state, γ^n, costs a pass over the scores or the states. Of `decay_rates` the largest factor is
+    1.03^L: 8 in a block of 65 tokens, 3,500 in one of 257, 4e10 at the bound of 768, all within the range of bf16;
     beyond, ValueError.
     """
     if length > 768:

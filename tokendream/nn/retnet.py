@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tokendream.nn import retention
 from tokendream.nn.backbone import Backbone, Layer
-from tokendream.nn.rotary import Rotary, rotate_blocks, rotation
+from tokendream.nn.rotary import Rotary, rotate_blocks
 
 Form = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Any]]
 """One of retention's forms with the state it enters with: (q, k, v), each `G H L d`, to outputs and the state after."""
@@ -87,16 +87,28 @@ class RetNet(Backbone):
     layer = RetNetLayer
     gamma: Tensor
 
-    def __init__(self, width: int, layers: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
-        super().__init__(width, layers, heads, ffn_factor, dropout)
-        self.register_buffer("gamma", retention.decay_rates(heads), persistent=False)
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        ffn_factor: int = 4,
+        dropout: float = 0.0,
+        *,
+        places: Int64[Tensor, "K1 3"] | None = None,
+        gamma: Float[Tensor, " H"] | None = None,
+    ) -> None:
+        """`gamma`: the decays in place of `retention.decay_rates`, in float64."""
+        super().__init__(width, layers, heads, ffn_factor, dropout, places=places)
+        self._rates = retention.decay_rates(heads) if gamma is None else gamma  # no buffer: stays float64
+        self.register_buffer("gamma", self._rates, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RetNet:
         """Follow `.to(device)`, but keep the decays in float64 whatever `.to(dtype)` asks for."""
         before = self.gamma
         super()._apply(fn, recurse)
         if self.gamma is not before:  # else whatever reads it, such as a captured graph, may go on
-            self.gamma = retention.decay_rates(self.heads).to(self.gamma.device)
+            self.gamma = self._rates.to(self.gamma.device)
         return self
 
     @property
@@ -179,7 +191,7 @@ class RetNet(Backbone):
 
         With `scale_decay` also `retention.decay_scaling` within each block of L tokens.
         """
-        table = rotation(position, self.head_width)[:, None].expand(-1, self.heads, -1, -1)
+        table = self.rotation(position)[:, None].expand(-1, self.heads, -1, -1)
         q, k = table, table * self.head_width**-0.5
         if scale_decay:
             decay, growth = retention.decay_scaling(self.gamma, position.shape[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Int, Int64
 from torch import Tensor
 
 
@@ -26,6 +26,25 @@ def rotation(position: Int[Tensor, "*L"], width: int) -> Complex[Tensor, "*L e"]
     """
     exponent = torch.linspace(0, 1, width // 2, dtype=torch.float64, device=position.device)
     angle = position.to(torch.float64)[..., None] * 10000.0**-exponent
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def grid_rotation(position: Int[Tensor, "*L"], places: Int64[Tensor, "K1 3"], width: int) -> Complex[Tensor, "*L e"]:
+    """`rotation` by place and time in place of a running index: of e = d/2 pairs the last quarter turns by t.
+
+    The others take turns: x + t, y + t, x + t, ... Slot n mod K1 has the x and y of `places`, and its t at the first
+    block; each later block is two later. So q·k depends on differences of x, y and t alone. A prediction token has
+    the running index of the token that it predicts, and with it the place.
+    Source: Simulus (arXiv 2502.11537): of 64 features the first 48 take x and y, the last 16 t.
+    """
+    x, y, t = places[position % len(places)].unbind(-1)
+    t = t + position // len(places) * 2
+    e = width // 2
+    turns = torch.stack((x + t, y + t, t), dim=-1)
+    which = torch.arange(e, device=position.device)
+    which = torch.where(which < e - (e + 1) // 4, which % 2, 2)
+    exponent = torch.linspace(0, 1, e, dtype=torch.float64, device=position.device)
+    angle = turns[..., which] * 10000.0**-exponent
     return torch.polar(torch.ones_like(angle), angle)
 
 

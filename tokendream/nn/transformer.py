@@ -17,7 +17,7 @@ from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn.backbone import Backbone, Layer
-from tokendream.nn.rotary import rotate, rotation
+from tokendream.nn.rotary import rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q, k, v), each `B H L d`, to the attention's output, `B H Q d`; q may be some of the tokens alone."""
@@ -162,7 +162,7 @@ class Transformer(Backbone):
         begins = start.repeat_interleave(K, output_size=P * K)  # what a prediction token sees of the past ends here
         among = (frame[:, None] == frame) & (ahead[:, None] >= ahead)
         precision = torch.promote_types(x.dtype, torch.float32).to_complex()
-        table = rotation(torch.cat((C + own, begins + ahead - frame * K)), self.head_width).to(precision)
+        table = self.rotation(torch.cat((C + own, begins + ahead - frame * K))).to(precision)
         past = _past(begins, C + L, state)
         mask_ahead = _mask(torch.cat((past, among.expand(len(past), -1, -1)), dim=2), x.dtype)
         # Without a past it is the plain causal triangle, half of which attention skips (a third of its time).
