@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tokendream.nn.backbone import State
+from tokendream.nn.post_norm import PostNormTransformer
 from tokendream.nn.retention import window_rates
 from tokendream.nn.retnet import RetNet
 from tokendream.nn.transformer import Transformer
@@ -23,6 +24,7 @@ KINDS = {
     "Transformer": Transformer,
     "RetNet in a grid, windows": partial(RetNet, places=WHERE, gamma=window_rates(HEADS, K1, 1.0, 4.0)),
     "Transformer in a grid": partial(Transformer, places=WHERE),
+    "post-norm": PostNormTransformer,
 }
 
 

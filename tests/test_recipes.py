@@ -167,10 +167,10 @@ def test_a_backbone_is_added_by_its_recipe(copy):
     """A file and its name in two others: it trains, dreams and is a choice of the flag."""
     (copy / "nn" / "mean.py").write_text(BACKBONE)
     model = copy / "agent" / "backbones.py"
-    edit(model, '"transformer": Transformer}', '"transformer": Transformer, "mean": MeanNet}')
+    edit(model, '"transformer": Transformer,', '"transformer": Transformer,\n    "mean": MeanNet,')
     edit(model, "from tokendream.nn.retnet import RetNet\n",
          "from tokendream.nn.mean import MeanNet\nfrom tokendream.nn.retnet import RetNet\n")  # fmt: skip
-    edit(copy / "config" / "parts.py", 'Literal["retnet", "transformer"]', 'Literal["retnet", "transformer", "mean"]')
+    edit(copy / "config" / "parts.py", 'Literal["retnet", "transformer"', 'Literal["retnet", "transformer", "mean"')
     flags = ["--world-model.backbone", "mean", "--epochs", "3", "--collect.steps", "40", "--evaluation.episodes", "1"]
     ended = tokendream(copy, "train", "tiny", *flags, "--run-dir", "run")
     assert ended.returncode == 0, ended.stderr

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from tokendream.nn.post_norm import PostNormLayer
 from tokendream.nn.rotary import rotate, rotation
 from tokendream.nn.transformer import Transformer
 
@@ -65,3 +66,26 @@ def test_low_precision_stays_near_float64_over_650_tokens_and_5_layers(dtype, bo
             y, y_next, _ = low.pop(x.to(dtype), u.to(dtype), low.initial_state(1))
     for ours, reference in ((y, y64), (y_next, next64)):
         assert float((ours.double() - reference).norm() / reference.norm()) < bound
+
+
+def test_a_post_norm_layer_is_its_definition():
+    """Norms stand behind the branches, so what leaves a layer is normed; q, k, v and out have no bias."""
+    torch.manual_seed(1)
+    layer = PostNormLayer(D, HEADS).double()
+    assert {n for n, _ in layer.named_parameters() if n.endswith("bias")} == {
+        "norm_attention.bias", "norm_ffn.bias", "ffn_in.bias", "ffn_out.bias"
+    }  # fmt: skip
+    x, y = torch.randn(2, B, L, D, dtype=torch.float64)
+    seen = {}
+
+    def attend(q, k, v):
+        seen.update(q=q, k=k, v=v)
+        return y.unflatten(2, (HEADS, d)).transpose(1, 2)
+
+    z = layer(x, attend)
+    parts = torch.cat([seen[name].transpose(1, 2).flatten(2) for name in "qkv"], dim=2)
+    assert torch.allclose(parts, x @ layer.qkv.weight.T)
+    first = layer.norm_attention(x + y @ layer.out.weight.T)
+    ffn = layer.ffn_out(torch.nn.functional.gelu(layer.ffn_in(first)))
+    assert torch.allclose(z, layer.norm_ffn(first + ffn))
+    assert torch.allclose(z.mean(-1), torch.zeros(B, L).double(), atol=1e-12)

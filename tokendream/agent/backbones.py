@@ -7,13 +7,18 @@ from typing import Any
 
 from tokendream.config.parts import WorldModelConfig
 from tokendream.nn.backbone import Backbone
+from tokendream.nn.post_norm import PostNormTransformer
 from tokendream.nn.retention import window_rates
 from tokendream.nn.retnet import RetNet
 from tokendream.nn.transformer import Transformer
 from tokendream.spaces.observations import Block
 from tokendream.spaces.places import places
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {"retnet": RetNet, "transformer": Transformer}
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "retnet": RetNet,
+    "transformer": Transformer,
+    "post-norm": PostNormTransformer,
+}
 """By their names in the config."""
 
 

@@ -148,8 +148,9 @@ class WorldModelConfig:
     """Whether a head of its own says how likely a token is to stay what it is (not published)."""
     token_temperature: Positive = 1.0
     """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""
-    backbone: Literal["retnet", "transformer"] = "retnet"
-    """retnet is the paper's; transformer keeps keys and values instead of a state of fixed size."""
+    backbone: Literal["retnet", "transformer", "post-norm"] = "retnet"
+    """retnet is the paper's; transformer keeps keys and values instead of a state of fixed size; post-norm is the
+    transformer of Simulus' later version."""
     decoding: Literal["pop", "token"] = "pop"
     """pop predicts a whole frame in one call, as the paper; token one token after the other, as IRIS."""
     own_embedding: bool = False

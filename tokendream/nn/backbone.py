@@ -40,9 +40,12 @@ class Layer(nn.Module):
     """The nonlinearity."""
 
     def add_ffn(self, projection: nn.Linear, ffn_factor: int, dropout: float) -> None:
-        """The output projection and the feed-forward network behind `projection`, and the weights of all."""
+        """The output projection and the feed-forward network behind `projection`, and the weights of all.
+
+        The output projection has a bias where `projection` has one.
+        """
         width = projection.in_features
-        self.out = nn.Linear(width, width)
+        self.out = nn.Linear(width, width, bias=projection.bias is not None)
         self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
         self.ffn_in = nn.Linear(width, ffn_factor * width)
         self.ffn_out = nn.Linear(ffn_factor * width, width)
@@ -52,7 +55,8 @@ class Layer(nn.Module):
         for linear in (self.out, self.ffn_in, self.ffn_out):
             nn.init.xavier_normal_(linear.weight)
         for linear in (projection, self.out, self.ffn_in, self.ffn_out):
-            nn.init.zeros_(linear.bias)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def ffn(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
         """The output projection of y, and the feed-forward network, each added to what it came from."""

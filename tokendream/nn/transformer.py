@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -77,27 +78,32 @@ class TransformerLayer(Layer):
     """
 
     f = staticmethod(F.gelu)
+    bias: ClassVar[bool] = True
+    """Whether q, k, v and the output projection have one."""
 
     def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width, eps=1e-6)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=self.bias)
         self.add_ffn(self.qkv, ffn_factor, dropout)
 
     def forward(
         self, x: Float[Tensor, "B L D"], attend: Attend, wanted: Int64[Tensor, " Q"] | None = None
     ) -> Float[Tensor, "B Q D"]:
         """The layer's output at the tokens `wanted` (all by default); k and v are those of all tokens."""
-        normed = self.norm_attention(x)
+        y = self.drop(attend(*self.split(self.norm_attention(x), wanted)))
+        return self.ffn(x if wanted is None else x[:, wanted], y.transpose(1, 2).flatten(2))
+
+    def split(
+        self, x: Float[Tensor, "B L D"], wanted: Int64[Tensor, " Q"] | None
+    ) -> tuple[Float[Tensor, "B H _ d"], ...]:
+        """q, k and v of x; q of the tokens `wanted` alone."""
         if wanted is None:
-            q, k, v = self._heads(self.qkv(normed))
-        else:
-            D = x.shape[2]
-            k, v = self._heads(F.linear(normed, self.qkv.weight[D:], self.qkv.bias[D:]))
-            (q,) = self._heads(F.linear(normed[:, wanted], self.qkv.weight[:D], self.qkv.bias[:D]))
-            x = x[:, wanted]
-        return self.ffn(x, self.drop(attend(q, k, v)).transpose(1, 2).flatten(2))
+            return self._heads(self.qkv(x))
+        D, weight = x.shape[2], self.qkv.weight
+        of_q, of_kv = (None, None) if self.qkv.bias is None else self.qkv.bias.split((D, 2 * D))
+        return *self._heads(F.linear(x[:, wanted], weight[:D], of_q)), *self._heads(F.linear(x, weight[D:], of_kv))
 
     def _heads(self, x: Float[Tensor, "B L M"]) -> tuple[Float[Tensor, "B H L d"], ...]:
         """Split M features, a multiple of the width D, into widths and heads."""
