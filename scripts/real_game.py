@@ -67,7 +67,7 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 transition = envs.step(C.actions.to_env(action))
                 reward = torch.from_numpy(transition.reward).sign()
                 ended = torch.from_numpy(transition.end | transition.over)
-                kept.append((tokens, output.logits, output.value, action, reward, ended))
+                kept.append((tokens, output.logits, output.value, action, reward, ended, output.critic))
                 memory = memory.keep(~ended)
                 frame = envs.reset([next(seeds) if over else None for over in transition.over])
             rollout = Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))

@@ -54,10 +54,10 @@ def test_a_class_that_is_never_predicted_has_no_precision_but_recall_zero() -> N
     assert found["end yes: recall"] == 0
 
 
-def test_returns_ahead_are_discounted_sums_of_signs() -> None:
+def test_returns_ahead_are_discounted_sums() -> None:
     reward = np.array([5, 0, -3, 0, 2], np.float32)
     over = returns_ahead(reward, 0.5, over=True, ahead=3)
-    np.testing.assert_allclose(over, [1 - 0.25, -0.5, -1 + 0.25, 0.5, 1])
+    np.testing.assert_allclose(over, [5 - 0.75, -1.5, -3 + 0.5, 1, 2])
     cut = returns_ahead(reward, 0.5, over=False, ahead=3)
     np.testing.assert_allclose(cut[:3], over[:3])
     assert np.isnan(cut[3:]).all()

@@ -57,6 +57,7 @@ def rollout(logits, values, rewards=None, ends=None):
         actions=torch.randint(A, (B, T)),
         rewards=torch.randn(B, T) if rewards is None else rewards,
         ends=torch.zeros(B, T, dtype=torch.bool) if ends is None else ends,
+        critic=values[..., None],
     )
 
 

@@ -71,6 +71,7 @@ def history(part: str, dtype: torch.dtype, *, round_decay: bool = False) -> tupl
             actions=steps.action,
             rewards=steps.reward,
             ends=steps.end,
+            critic=torch.stack([o.critic for o in outputs], 1),
         )
         return actor_critic_loss(rollout, agent.actor_critic.actions, DreamConfig(discount=0.99))
 

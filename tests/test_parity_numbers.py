@@ -105,7 +105,7 @@ def test_controller_and_its_losses():
         output, state = C(known["in.codes"][:, t], state)
         state = C.absorb_action(known["in.action"][:, t], state)
         outputs.append(output)
-    logits, values = (torch.stack(column, dim=1) for column in zip(*outputs, strict=True))
+    logits, values, critic = (torch.stack(column, dim=1) for column in zip(*outputs, strict=True))
     close(logits, known["out.logits"])
     close(values, known["out.value"])
 
@@ -113,7 +113,7 @@ def test_controller_and_its_losses():
     rewards, ends = known["in.rewards"], known["in.ends"]
     close(lambda_returns(rewards, values, ends, discount=discount, lam=lam), known["out.returns"])
     tokens = torch.zeros(2, 5, 4, dtype=torch.int64)
-    rollout = Rollout(tokens, logits, values, known["in.action"], rewards, ends)
+    rollout = Rollout(tokens, logits, values, known["in.action"], rewards, ends, critic)
     settings = DreamConfig(discount=discount, lam=lam, entropy_weight=entropy_weight)
     terms = actor_critic_loss(rollout, block.actions, settings).terms
     close(torch.stack([terms[name] for name in ("policy", "value", "entropy")]), known["out.losses"])

@@ -27,6 +27,8 @@ EXTRAS = [
     {"copy_head": True},
     {"local_prediction": True},
     {"outcome_from": "frame"},
+    {"outcome_from": "prediction", "head": "norm"},
+    {"reward_head": "symlog"},
     {"local_prediction": True, "outcome_from": "frame", "own_embedding": True},
     {"slot_embedding": True, "positions": "grid"},
     {"shortest_window": 1.0, "longest_window": 3.0},
@@ -73,6 +75,7 @@ def test_training_logits_are_imagination_logits(case, monkeypatch, how, extras):
         return tokens[:, t + 1] if logits.ndim == 3 else tokens[:, t + 1, len(dreamed) - 1]
 
     monkeypatch.setattr("tokendream.agent.world_model.sample", replay)
+    monkeypatch.setattr(M.rewards, "sample", lambda logits, generator: replay(logits, generator).to(torch.float64))
     monkeypatch.setattr(M.draw_tokens, "forward", replay)
     whole, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
     state = M.initial_state(B)
@@ -93,7 +96,7 @@ def test_the_loss_is_its_definition(case, how, extras):
     codebook, tokens, steps = case
     steps.mask[1, 4:] = False
     M = world_model(context=2, **possible(how, extras))
-    early = int(extras.get("outcome_from") == "frame")
+    early = int(extras.get("outcome_from", "action") != "action")
     losses = M.loss(codebook[tokens], tokens, steps)
     out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
     frame, reward, end = [], [], []
@@ -105,7 +108,10 @@ def test_the_loss_is_its_definition(case, how, extras):
         for t in range(2 - early, T - early):
             if not steps.mask[b, t]:
                 continue
-            reward.append(-out.reward[b, t].log_softmax(-1)[int(steps.reward[b, t].sign()) + 1])
+            paid = M.rewards.target(steps.reward[b, t])
+            if not paid.is_floating_point():
+                paid = torch.eye(3, dtype=torch.float64)[paid]
+            reward.append(-out.reward[b, t].log_softmax(-1) @ paid)
             end.append(-out.end[b, t].log_softmax(-1)[int(steps.end[b, t])])
     for name, terms in (("next_frame", frame), ("reward", reward), ("end", end)):
         assert torch.allclose(losses.terms[name], torch.stack(terms).mean(), atol=1e-12), name
@@ -257,6 +263,18 @@ def test_a_local_prediction_token_is_told_its_place_s_neighbours_and_the_action(
     image = codebook[tokens[:, 1:-1]].flatten(0, 1).mT.reshape(-1, D, 2, 2)
     around = M.neighbourhood(image).flatten(2).mT.unflatten(0, (B, T - 2))
     assert torch.allclose(u[M], u[plain] + around + action, atol=1e-12)
+
+
+def test_an_outcome_from_the_prediction_is_read_at_the_last_prediction_token(case, monkeypatch):
+    codebook, tokens, steps = case
+    M = world_model(outcome_from="prediction")
+    found = []
+    pop = M.backbone.pop
+    monkeypatch.setattr(M.backbone, "pop", lambda *args, **how: found.append(pop(*args, **how)) or found[-1])
+    out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(1, -1))
+    _, y_next, _ = found[0]
+    assert torch.equal(out.reward, M.reward(y_next[:, :, -1]))
+    assert torch.equal(out.end, M.end(y_next[:, :, -1]))
 
 
 def test_an_outcome_over_the_frame_is_read_from_the_action_and_all_prediction_tokens(case):

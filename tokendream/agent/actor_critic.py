@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
+from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.precision import raised
 from tokendream.spaces.observations import Block
 
@@ -42,10 +43,11 @@ class PolicyState(NamedTuple):
 
 
 class PolicyOutput(NamedTuple):
-    """Action logits and the state's value, float32."""
+    """Action logits, the state's value, and what the critic gave of which it is made; float32."""
 
     logits: Float[Tensor, "*B A"]
     value: Float[Tensor, " *B"]
+    critic: Float[Tensor, "*B N"]
 
 
 class ActorCritic(nn.Module):
@@ -66,7 +68,10 @@ class ActorCritic(nn.Module):
         self.dense = nn.Linear(E // 4 * block.K, M)
         self.lstm = nn.LSTMCell(M, M)
         self.actor = nn.Linear(M, self.actions.logits)
-        self.critic = nn.Linear(M, 1)
+        self.bins = HLGauss(129, 15.0) if config.value_head == "symlog" else None
+        self.critic = nn.Linear(M, 1 if self.bins is None else self.bins.outputs)
+        if self.bins is not None:
+            self.bins.begin(self.critic)
         self.action_embedding = self.actions.embedding(M) if config.action_inputs else None
         self.pixel_encoder = _pixel_encoder(downsamples, E) if config.sees == "pixels" else None
 
@@ -110,7 +115,9 @@ class ActorCritic(nn.Module):
         return h, state
 
     def _output(self, h: Float[Tensor, "*B M"]) -> PolicyOutput:
-        return PolicyOutput(raised(self.actor(h)), raised(self.critic(h)).squeeze(-1))
+        critic = raised(self.critic(h))
+        value = critic.squeeze(-1) if self.bins is None else self.bins.number(critic)
+        return PolicyOutput(raised(self.actor(h)), value, critic)
 
     def absorb_action(self, action: Int64[Tensor, " B"], state: PolicyState) -> PolicyState:
         """Remember which action was taken, token by token."""

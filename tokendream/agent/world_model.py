@@ -1,4 +1,4 @@
-"""M, the world model: blocks of codes and actions to the next frame, the reward's sign and the end.
+"""M, the world model: blocks of codes and actions to the next frame, the reward (its sign) and the end.
 
 It sees codes (vectors), never frames, and does not know which tokenizer made them or who chooses the actions.
 Source: REM (arXiv 2402.05643), section 3.2.
@@ -18,20 +18,26 @@ from tokendream.agent.backbones import make_backbone
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
+from tokendream.nn.heads import head
+from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.losses import Losses
 from tokendream.nn.precision import raised
 from tokendream.nn.sampling import Sampler, sample
+from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block
 
 Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K E"]]
 """Tokens to codes."""
+
+REWARDS: dict[str, Callable[[], Sign | HLGauss]] = {"sign": Sign, "symlog": lambda: HLGauss(129, 10.4)}
+"""What the logits of a reward mean, by their names in the config."""
 
 
 class Prediction(NamedTuple):
     """Logits: the frames after P of T blocks, and the reward and end of all T blocks, or of those P."""
 
     next_frame: Float[Tensor, "B P K V"]
-    reward: Float[Tensor, "B R 3"]
+    reward: Float[Tensor, "B R N"]
     end: Float[Tensor, "B R 2"]
 
 
@@ -59,7 +65,8 @@ class WorldModel(nn.Module):
     the action. A prediction token sees history through one state of fixed size only: which of K tokens lay where has
     to be learned, and moving things are small. `outcome_from` = "frame" reads reward and end of the predicted blocks
     from the action token and from mean and maximum over the next frame's prediction tokens: what pays is often seen at
-    one place. Neither is published; docs/evidence.md has what they give.
+    one place. Neither is published; docs/evidence.md has what they give. "prediction" reads them at the last prediction
+    token alone, which has seen the others (Simulus, arXiv 2502.11537).
     """
 
     def __init__(self, config: WorldModelConfig, block: Block, code_width: int) -> None:
@@ -75,10 +82,12 @@ class WorldModel(nn.Module):
         self.slot_embedding = nn.Parameter(torch.randn(block.K1, D) * 0.02) if config.slot_embedding else None
         self.neighbourhood = nn.Conv2d(D, D, 3, padding=1) if config.local_prediction else None
         self.backbone = make_backbone(config, block)
-        self.next_frame = _head(D, D, V)
+        self.next_frame = head(D, D, V, config.head)
         seen = 3 * D if config.outcome_from == "frame" else D
-        self.reward = _head(seen, D, 3)
-        self.end = _head(seen, D, 2)
+        self.rewards = REWARDS[config.reward_head]()
+        self.reward = head(seen, D, self.rewards.outputs, config.head)
+        self.rewards.begin(self.reward[-1])
+        self.end = head(seen, D, 2, config.head)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
         self.draw_tokens = Sampler()
 
@@ -110,6 +119,8 @@ class WorldModel(nn.Module):
         outcome = y[:, :, -1]
         if self.config.outcome_from == "frame":
             outcome = torch.cat((outcome[:, predict], y_next.mean(2), y_next.amax(2)), dim=-1)
+        elif self.config.outcome_from == "prediction":
+            outcome = y_next[:, :, -1]
         next_frame = self._next_frame(y_next, tokens[:, predict])
         return Prediction(next_frame, self.reward(outcome), self.end(outcome)), state
 
@@ -124,7 +135,7 @@ class WorldModel(nn.Module):
         *,
         embed: Embed,
     ) -> tuple[Outcome, Prediction, State]:
-        """One step of the world: absorb (frame, action), sample the reward's sign, the end and the next frame.
+        """One step of the world: absorb (frame, action), sample the reward, the end and the next frame.
 
         Also what they were drawn from (T = P = 1): the frame's tokens at `token_temperature`, the rest as predicted.
         The state has absorbed the block and nothing of the next frame. `embed` gives the codes of sampled tokens
@@ -139,7 +150,7 @@ class WorldModel(nn.Module):
             frame, logits = self._token_by_token(y[:, 0, 0], tokens, state, generator, embed)
             prediction = Prediction(logits[:, None], self.reward(y[:, :, 0]), self.end(y[:, :, 0]))
         reward, end = prediction.reward[:, 0], prediction.end[:, 0]
-        outcome = Outcome(frame, sample(reward, generator).float() - 1, sample(end, generator).bool())
+        outcome = Outcome(frame, self.rewards.sample(reward, generator), sample(end, generator).bool())
         return outcome, prediction, state
 
     def _token_by_token(
@@ -163,7 +174,7 @@ class WorldModel(nn.Module):
         return torch.stack(frame, dim=1), torch.stack(logits, dim=1)
 
     def loss(self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
-        """Cross-entropies of next frame, reward sign and end, each a mean over what is scored.
+        """Cross-entropies of next frame, reward and end, each a mean over what is scored.
 
         The first `context` blocks are not scored, nor is padding: block `context - 1` predicts the first scored
         frame, and the last block's next frame lies outside the segment.
@@ -173,11 +184,11 @@ class WorldModel(nn.Module):
         in_frame = steps.mask[:, c:, None].expand(tokens[:, c:].shape)
         known, scored = self.outcomes
         reward, end = prediction.reward[:, known], prediction.end[:, known]
-        sign, mask = steps.reward[:, scored].sign().long() + 1, steps.mask[:, scored]
+        paid, mask = self.rewards.target(steps.reward[:, scored]), steps.mask[:, scored]
         return Losses(
             {
                 "next_frame": _cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
-                "reward": _cross_entropy(reward, sign, mask),
+                "reward": _cross_entropy(reward, paid, mask),
                 "end": _cross_entropy(end, steps.end[:, scored].long(), mask),
             },
             {"accuracy": _accuracy(prediction.next_frame, tokens[:, c:], in_frame)},
@@ -188,7 +199,7 @@ class WorldModel(nn.Module):
         """Where scored rewards and ends are when frames are predicted from block `context - 1` on: among the
         predicted ones, and among the segment's blocks."""
         c = self.config.context
-        return (slice(None), slice(c - 1, -1)) if self.config.outcome_from == "frame" else (slice(c, None),) * 2
+        return (slice(c, None),) * 2 if self.config.outcome_from == "action" else (slice(None), slice(c - 1, -1))
 
     def _prediction_tokens(self, blocks: Float[Tensor, "B P K1 D"]) -> Float[Tensor, "*S K D"]:
         """u, behind these blocks: the same everywhere, or with what lies around each place and the action."""
@@ -230,15 +241,17 @@ def _lowered(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def _head(seen: int, width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(seen, width), nn.ReLU(), nn.Linear(width, out))
-
-
 def _cross_entropy(
-    logits: Float[Tensor, "*B V"], target: Int64[Tensor, "*B"], mask: Bool[Tensor, "*B"]
+    logits: Float[Tensor, "*B V"], target: Int64[Tensor, "*B"] | Float[Tensor, "*B V"], mask: Bool[Tensor, "*B"]
 ) -> Float[Tensor, ""]:
-    """Mean over the masked-in entries, in float32; 0 where the mask is empty (a batch of very short episodes)."""
-    target = target.masked_fill(~mask, -100).flatten()
+    """Mean over the masked-in entries, in float32; 0 where the mask is empty (a batch of very short episodes).
+
+    A target is a class, or the probabilities of all classes.
+    """
+    if target.is_floating_point():
+        target = (target * mask[..., None]).flatten(0, -2)
+    else:
+        target = target.masked_fill(~mask, -100).flatten()
     total = F.cross_entropy(raised(logits.flatten(0, -2)), target, ignore_index=-100, reduction="sum")
     return total / mask.sum().clamp(min=1)
 

@@ -170,8 +170,14 @@ class WorldModelConfig:
     local_prediction: bool = False
     """Whether a prediction token is also told the action, and the tokens around its place in the frame before (not
     published)."""
-    outcome_from: Literal["action", "frame"] = "action"
-    """Where reward and end are read: at the action token, as published, or there and over the predicted frame."""
+    outcome_from: Literal["action", "frame", "prediction"] = "action"
+    """Where reward and end are read: at the action token, as published; there and over the predicted frame; or at the
+    last prediction token of the next frame (Simulus)."""
+    reward_head: Literal["sign", "symlog"] = "sign"
+    """What is learned of a reward: its sign, as published, which a dream draws; or its size, by 129 bins in symlog
+    space (HL-Gauss, Simulus), of which a dream pays the expectation."""
+    head: Literal["relu", "norm"] = "relu"
+    """relu: each head is D -> D -> out, as the paper's; norm: D -> 2D -> out with LayerNorm and SiLU (Simulus)."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,9 @@ class ActorCriticConfig:
 
     lstm_width: Count = 512
     """M, the width of the LSTM."""
+    value_head: Literal["scalar", "symlog"] = "scalar"
+    """How the critic gives a value: as one number with a squared error, as the paper's, or by 129 bins in symlog space
+    with a cross-entropy (HL-Gauss, Simulus)."""
     action_inputs: bool = True
     """Whether the LSTM is told the actions taken; without is an ablation of the paper."""
     sees: Literal["codes", "pixels"] = "codes"

@@ -2,7 +2,7 @@
 
 A dream starts from a real moment, and each of its steps is one call of each part:
 
-    frame z_t -> codes -> C -> a_t -> M.imagine (one POP call) -> reward sign, end, z_{t+1}
+    frame z_t -> codes -> C -> a_t -> M.imagine (one POP call) -> reward, end, z_{t+1}
 
 The same `step` dreams for training, for films and for play. Source: REM (arXiv 2402.05643), section 3.3.
 """
@@ -47,13 +47,14 @@ Reward = Callable[[Prediction, Outcome], Float[Tensor, " B"]]
 
 
 class Step(NamedTuple):
-    """What one dreamed step brought; logits and value carry the controller's gradient."""
+    """What one dreamed step brought; logits, value and critic carry the controller's gradient."""
 
     logits: Float[Tensor, "B A"]
     value: Float[Tensor, " B"]
     action: Int64[Tensor, " B"]
     outcome: Outcome
     prediction: Prediction
+    critic: Float[Tensor, "B N"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Rollout:
     actions: Int64[Tensor, "B T"]
     rewards: Float[Tensor, "B T"]
     ends: Bool[Tensor, "B T"]
+    critic: Float[Tensor, "B T N"]
+    """What the critic gave, of which `values` are made."""
 
 
 @torch.no_grad()
@@ -104,7 +107,8 @@ def step(
         action = agent.actor_critic.actions.sample(output.logits, generator, temperature=temperature)
     policy = agent.actor_critic.absorb_action(action, policy)
     outcome, prediction, world = M.imagine(codes, dream.tokens, action, dream.world, generator, embed=V.codes)
-    return Dream(outcome.tokens, world, policy), Step(output.logits, output.value, action, outcome, prediction)
+    one = Step(output.logits, output.value, action, outcome, prediction, output.critic)
+    return Dream(outcome.tokens, world, policy), one
 
 
 def imagine(
@@ -119,7 +123,7 @@ def imagine(
 ) -> Rollout:
     """Dream `horizon` steps, under the agent's own actions, sampled at `temperature`, or under recorded ones.
 
-    `reward` pays each step instead of the reward's sign that M predicts.
+    `reward` pays each step instead of the reward that M predicts.
     """
     kept = []
     for t in range(horizon):
@@ -128,5 +132,5 @@ def imagine(
         dream, one = step(dream, agent, generator, action=given, temperature=temperature)
         # Not the prediction: logits of all tokens of all steps would be 150 MB at the paper's sizes.
         paid = one.outcome.reward if reward is None else reward(one.prediction, one.outcome)
-        kept.append((seen, one.logits, one.value, one.action, paid, one.outcome.end))
+        kept.append((seen, one.logits, one.value, one.action, paid, one.outcome.end, one.critic))
     return Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))

@@ -17,6 +17,7 @@ from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
+from tokendream.nn.hl_gauss import HLGauss, value_error
 from tokendream.nn.losses import Losses
 from tokendream.nn.precision import raised
 from tokendream.spaces.actions import ActionSpace
@@ -63,20 +64,22 @@ def dream_loss(
     """`actor_critic_loss` of dreams that begin where these real segments end."""
     dream = imagine.start(agent, tokens, steps, settings)
     rollout = imagine.imagine(dream, agent, settings.horizon, generator)
-    return actor_critic_loss(rollout, agent.actor_critic.actions, settings)
+    return actor_critic_loss(rollout, agent.actor_critic.actions, settings, agent.actor_critic.bins)
 
 
-def actor_critic_loss(rollout: Rollout, actions: ActionSpace, settings: DreamConfig) -> Losses:
+def actor_critic_loss(
+    rollout: Rollout, actions: ActionSpace, settings: DreamConfig, bins: HLGauss | None = None
+) -> Losses:
     """Policy, value and entropy terms of a rollout, on its first T-1 steps.
 
     policy   -log π(a_t) A_t,  the advantage of `targets`, detached
-    value    (v_t - sg G_t)²
+    value    (v_t - sg G_t)², or the cross-entropy of the critic's `bins` at sg G_t
     entropy  -entropy_weight · H[π(· | s_t)]
     """
     found, figures = targets(rollout, settings)
     policy = actions.policy(rollout.logits[:, :-1])
     chosen = policy.log_prob(rollout.actions[:, :-1])
-    values = raised(rollout.values[:, :-1])
+    values = value_error(raised(rollout.critic[:, :-1]), found.returns, bins)
     return _losses(-chosen * found.advantage, values, policy.entropy(), found, settings, figures)
 
 
@@ -120,7 +123,7 @@ def targets(rollout: Rollout, settings: DreamConfig) -> tuple[Targets, dict[str,
     return found, {
         "return": found.mean(returns),
         "advantage_scale": size,
-        "reward_rate": rollout.rewards.ne(0).float().mean(),
+        "reward_rate": rollout.rewards.abs().mean(),  # of signs, how often one is not 0
         "end_rate": rollout.ends.float().mean(),
     }
 
@@ -170,9 +173,8 @@ def clipped_loss(agent: Agent, experience: Experience, settings: DreamConfig) ->
     gain = ratio * found.advantage
     clipped = ratio.clamp(1 - CLIP, 1 + CLIP) * found.advantage
     moved = {"clipped": found.mean((clipped < gain).float())}
-    return _losses(
-        -torch.minimum(gain, clipped), output.value, policy.entropy(), found, settings, experience.figures | moved
-    )
+    values = value_error(output.critic, found.returns, agent.actor_critic.bins)
+    return _losses(-torch.minimum(gain, clipped), values, policy.entropy(), found, settings, experience.figures | moved)
 
 
 def _losses(
@@ -187,7 +189,7 @@ def _losses(
     return Losses(
         {
             "policy": found.mean(policy),
-            "value": found.mean((values - found.returns).square()),
+            "value": found.mean(values),
             "entropy": -settings.entropy_weight * found.mean(entropy),
         },
         {"policy_entropy": found.mean(entropy), **figures},

@@ -29,6 +29,7 @@ class PlayingAgent:
         self.trained, self.temperature = trained, temperature
         self._agent, self._compute = trained.agent, trained.compute
         self._generator = torch.Generator(trained.compute.device).manual_seed(seed)
+        self.rewards = trained.agent.world_model.rewards
 
     def fresh(self, frame: UInt8[np.ndarray, "3 S S"]) -> Dream:
         """A moment without a past."""

@@ -17,6 +17,8 @@ from jaxtyping import Float32, Int32, UInt8
 
 from tokendream.dream.imagine import Dream, Step
 from tokendream.errors import TokendreamError
+from tokendream.nn.hl_gauss import HLGauss
+from tokendream.nn.sign import Sign
 from tokendream.play.playing_agent import PolicyValue
 from tokendream.reports import media
 
@@ -62,8 +64,8 @@ class LastStep:
     """The step that led to a picture: what M expected of it, and what came.
 
     `reward`, `end` and `over` are those of the world that leads: the truth where there is one, else the dream's.
-    `reward_probs` are those of a negative, no and a positive reward; `entropy` is that of each predicted token, in
-    nats.
+    `reward_probs` are those of a negative, no and a positive reward, `expected` is the reward that M expected, of which
+    it may have learned the sign alone; `entropy` is that of each predicted token, in nats.
     """
 
     action: int
@@ -71,25 +73,23 @@ class LastStep:
     end: bool
     over: bool
     reward_probs: tuple[float, float, float]
+    expected: float
     end_prob: float
     entropy: Float32[np.ndarray, " K"]
 
-    @property
-    def expected(self) -> float:
-        """The sign of the reward that M expected: P(+) - P(-)."""
-        return self.reward_probs[2] - self.reward_probs[0]
-
     @staticmethod
-    def of(dreamt: Step, reward: float, end: bool, over: bool) -> LastStep:
-        """From a step with B = 1, and what came of it."""
+    def of(dreamt: Step, rewards: Sign | HLGauss, reward: float, end: bool, over: bool) -> LastStep:
+        """From a step with B = 1, what its logits of a reward mean, and what came of it."""
         p = dreamt.prediction
         log_p = p.next_frame[0, 0].float().log_softmax(-1)
-        below, none, above = p.reward[0, 0].float().softmax(-1).tolist()
+        below, none, above = rewards.sign_logits(p.reward[0, 0]).float().softmax(-1).tolist()
+        expected = float(rewards.number(p.reward[0, 0]))
         entropy = -(log_p.exp() * log_p).sum(-1)
         end_prob = float(p.end[0, 0].float().softmax(-1)[1])
         return LastStep(
-            int(dreamt.action), reward, end, over, (below, none, above), end_prob, entropy.float().cpu().numpy()
-        )
+            int(dreamt.action), reward, end, over, (below, none, above), expected, end_prob,
+            entropy.float().cpu().numpy(),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
     for start, stop in replay.episodes():
         rows = replay.export(start, stop)
         over = bool(rows["end"][-1])
-        ahead[start:stop] = returns_ahead(rows["reward"], config.dream.discount, over=over, ahead=AHEAD)
+        paid = agent.world_model.rewards.paid(torch.from_numpy(rows["reward"])).numpy()  # as C's dreams are paid
+        ahead[start:stop] = returns_ahead(paid, config.dream.discount, over=over, ahead=AHEAD)
     real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
     tokens = agent.tokenizer.encode(replay.frames(moments.row))
     return [

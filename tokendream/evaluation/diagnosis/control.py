@@ -18,14 +18,13 @@ from tokendream.evaluation.diagnosis.figures import Bars, Figure, Part, number
 def returns_ahead(
     reward: Float32[np.ndarray, " L"], discount: float, *, over: bool, ahead: int
 ) -> Float[np.ndarray, " L"]:
-    """Discounted sums of the reward's sign over the `ahead` steps from each step on; NaN where fewer were seen.
+    """Discounted sums of rewards over the `ahead` steps from each step on; NaN where fewer were seen.
 
     `over`: the episode ended after its last step, so that nothing more was to come.
     """
-    sign = np.sign(reward).astype(np.float64)
     weights = discount ** np.arange(ahead)
-    padded = np.concatenate((sign, np.full(ahead, 0.0 if over else np.nan)))
-    return np.array([padded[t : t + ahead] @ weights for t in range(len(sign))])
+    padded = np.concatenate((reward.astype(np.float64), np.full(ahead, 0.0 if over else np.nan)))
+    return np.array([padded[t : t + ahead] @ weights for t in range(len(reward))])
 
 
 @torch.no_grad()

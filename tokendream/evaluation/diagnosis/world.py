@@ -47,10 +47,11 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
         Figure("cross-entropy where tokens change", number(loss[changed].mean()), f"below {marginal:.3g} too"),
     )  # fmt: skip
     known, scored = M.outcomes
-    sign = steps.reward[:, scored].sign().long().flatten() + 1
-    rewards = classification(
-        prediction.reward[:, known].flatten(0, 1), sign, ("negative", "none", "positive"), "reward"
+    sign, logits = (
+        M.rewards.signs(steps.reward[:, scored]).flatten(),
+        M.rewards.sign_logits(prediction.reward[:, known]),
     )
+    rewards = classification(logits.flatten(0, 1), sign, ("negative", "none", "positive"), "reward")
     # Ends unforeseen cost less than rewards: a recall of 0 counts half.
     end = steps.end[:, scored].long().flatten()
     ends = classification(prediction.end[:, known].flatten(0, 1), end, ("no", "yes"), "end", worst=-0.5)

@@ -1,0 +1,44 @@
+"""A reward as its sign: three classes, of which a dream draws one. Source: REM (arXiv 2402.05643), section 3.2."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from tokendream.nn.precision import raised
+from tokendream.nn.sampling import sample
+
+
+class Sign(nn.Module):
+    """A number's sign as three logits: negative, none, positive. The same methods as `HLGauss`."""
+
+    outputs = 3
+
+    def begin(self, last: nn.Module) -> None:
+        """A head's last layer begins as it is."""
+
+    def target(self, x: Float[Tensor, "*B"]) -> Int64[Tensor, "*B"]:
+        """The class."""
+        return self.signs(x)
+
+    def number(self, logits: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B"]:
+        """The sign that is expected, P(+) - P(-)."""
+        p = raised(logits).softmax(-1)
+        return p[..., 2] - p[..., 0]
+
+    def sample(self, logits: Float[Tensor, "*B 3"], generator: torch.Generator | None) -> Float[Tensor, "*B"]:
+        """A sign that is drawn: -1, 0 or 1."""
+        return sample(logits, generator).float() - 1
+
+    def paid(self, x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """What is learned of a number: its sign."""
+        return x.sign()
+
+    def signs(self, x: Float[Tensor, "*B"]) -> Int64[Tensor, "*B"]:
+        """Classes 0 (negative), 1 (none), 2 (positive)."""
+        return x.sign().long() + 1
+
+    def sign_logits(self, logits: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 3"]:
+        """The logits as they are."""
+        return logits
