@@ -59,6 +59,12 @@ def check_world_model(world_model: WorldModelConfig) -> None:
             f"greater than world_model.context ({M.context})", M.segment_length)  # fmt: skip
 
 
+def check_dream(dream: DreamConfig) -> None:
+    """Raise ConfigError for advantages that would be scaled twice."""
+    require(not (dream.scale_advantage and dream.scale_by_quantiles), "dream.scale_by_quantiles",
+            "false where dream.scale_advantage is true", dream.scale_by_quantiles)  # fmt: skip
+
+
 def check_capacity(collect: CollectConfig, dream: DreamConfig, world_model: WorldModelConfig) -> None:
     """Raise ConfigError for a replay buffer that holds no whole segment or burn-in."""
     require(collect.capacity > max(dream.burn_in, world_model.segment_length), "collect.capacity",

@@ -29,6 +29,7 @@ SINCE_1 = {
     "world_model.reward_head": "sign",
     "world_model.head": "relu",
     "actor_critic.value_head": "scalar",
+    "dream.scale_by_quantiles": False,
     "world_model.shared_prediction_token": False,
     "world_model.local_prediction": False,
     "world_model.outcome_from": "action",

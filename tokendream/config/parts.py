@@ -221,6 +221,9 @@ class DreamConfig:
     """Gradient updates on each batch of dreams; from 2 on by the clipped objective of PPO (not published)."""
     scale_advantage: bool = False
     """Divide the advantages by their root mean square, so that the entropy weight suits any game (not published)."""
+    scale_by_quantiles: bool = False
+    """Divide the advantages by half of what lies between the 2.5% and the 97.5% quantile of the returns of the last 500
+    updates, where that is more than 1 (Simulus); not together with `scale_advantage`."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
+from tokendream.dream.return_scale import ReturnScale
 from tokendream.nn.hl_gauss import HLGauss, value_error
 from tokendream.nn.losses import Losses
 from tokendream.nn.precision import raised
@@ -59,16 +60,25 @@ def lambda_returns(
 
 
 def dream_loss(
-    agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig, generator: torch.Generator | None
+    agent: Agent,
+    tokens: Int64[Tensor, "B L K"],
+    steps: Steps,
+    settings: DreamConfig,
+    generator: torch.Generator | None,
+    scale: ReturnScale | None = None,
 ) -> Losses:
     """`actor_critic_loss` of dreams that begin where these real segments end."""
     dream = imagine.start(agent, tokens, steps, settings)
     rollout = imagine.imagine(dream, agent, settings.horizon, generator)
-    return actor_critic_loss(rollout, agent.actor_critic.actions, settings, agent.actor_critic.bins)
+    return actor_critic_loss(rollout, agent.actor_critic.actions, settings, agent.actor_critic.bins, scale)
 
 
 def actor_critic_loss(
-    rollout: Rollout, actions: ActionSpace, settings: DreamConfig, bins: HLGauss | None = None
+    rollout: Rollout,
+    actions: ActionSpace,
+    settings: DreamConfig,
+    bins: HLGauss | None = None,
+    scale: ReturnScale | None = None,
 ) -> Losses:
     """Policy, value and entropy terms of a rollout, on its first T-1 steps.
 
@@ -76,7 +86,7 @@ def actor_critic_loss(
     value    (v_t - sg G_t)², or the cross-entropy of the critic's `bins` at sg G_t
     entropy  -entropy_weight · H[π(· | s_t)]
     """
-    found, figures = targets(rollout, settings)
+    found, figures = targets(rollout, settings, scale)
     policy = actions.policy(rollout.logits[:, :-1])
     chosen = policy.log_prob(rollout.actions[:, :-1])
     values = value_error(raised(rollout.critic[:, :-1]), found.returns, bins)
@@ -98,14 +108,17 @@ class Targets(NamedTuple):
         return (x * self.weight).sum() / self.weight.sum()
 
 
-def targets(rollout: Rollout, settings: DreamConfig) -> tuple[Targets, dict[str, Tensor]]:
+def targets(
+    rollout: Rollout, settings: DreamConfig, scale: ReturnScale | None = None
+) -> tuple[Targets, dict[str, Tensor]]:
     """Returns and advantages of a rollout, and figures about it for the log.
 
     `mask_after_end` leaves out the steps that were dreamed after an end (the published code keeps them).
     `centre_advantage` subtracts the batch's mean advantage (not published): while the values still lag behind the
     returns, every action looks good or every one looks bad, and a young policy settles on whatever it tried first.
     `scale_advantage` divides it by its root mean square over the batch (not published), so that one entropy weight
-    serves games that pay in every tenth step and games that pay in every thousandth.
+    serves games that pay in every tenth step and games that pay in every thousandth. `scale` divides it by what the
+    returns of many updates say, and never raises it.
     """
     values = raised(rollout.values).detach()
     returns = lambda_returns(rollout.rewards, values, rollout.ends, discount=settings.discount, lam=settings.lam)
@@ -118,8 +131,10 @@ def targets(rollout: Rollout, settings: DreamConfig) -> tuple[Targets, dict[str,
         found = found._replace(advantage=found.advantage - found.mean(found.advantage))
     size = found.mean(found.advantage.abs())
     if settings.scale_advantage:
-        scale = found.mean(found.advantage.square()).sqrt().clamp(min=SMALLEST_SCALE)
-        found = found._replace(advantage=found.advantage / scale)
+        rms = found.mean(found.advantage.square()).sqrt().clamp(min=SMALLEST_SCALE)
+        found = found._replace(advantage=found.advantage / rms)
+    if scale is not None:
+        found = found._replace(advantage=found.advantage / scale(returns, weight))
     return found, {
         "return": found.mean(returns),
         "advantage_scale": size,
@@ -140,21 +155,33 @@ class Experience(NamedTuple):
     figures: dict[str, Tensor]
 
     @classmethod
-    def of(cls, rollout: Rollout, memory: PolicyState, actions: ActionSpace, settings: DreamConfig) -> Experience:
+    def of(
+        cls,
+        rollout: Rollout,
+        memory: PolicyState,
+        actions: ActionSpace,
+        settings: DreamConfig,
+        scale: ReturnScale | None = None,
+    ) -> Experience:
         """What a rollout that began with this memory is to learn from."""
         chosen = rollout.actions[:, :-1]
         log_prob = actions.policy(rollout.logits[:, :-1]).log_prob(chosen)
-        return cls(rollout.tokens[:, :-1], chosen, memory, log_prob, *targets(rollout, settings))
+        return cls(rollout.tokens[:, :-1], chosen, memory, log_prob, *targets(rollout, settings, scale))
 
 
 @torch.no_grad()
 def dreamed(
-    agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig, generator: torch.Generator | None
+    agent: Agent,
+    tokens: Int64[Tensor, "B L K"],
+    steps: Steps,
+    settings: DreamConfig,
+    generator: torch.Generator | None,
+    scale: ReturnScale | None = None,
 ) -> Experience:
     """Dreams that begin where these real segments end."""
     dream = imagine.start(agent, tokens, steps, settings)
     rollout = imagine.imagine(dream, agent, settings.horizon, generator)
-    return Experience.of(rollout, dream.policy, agent.actor_critic.actions, settings)
+    return Experience.of(rollout, dream.policy, agent.actor_critic.actions, settings, scale)
 
 
 def clipped_loss(agent: Agent, experience: Experience, settings: DreamConfig) -> Losses:

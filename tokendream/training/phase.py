@@ -46,6 +46,14 @@ class Phase(Protocol):
         """Drop what is captured: the run goes on from a checkpoint."""
         self.captured.forget()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers beside weights and moments, for a checkpoint; empty for most."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave. Raises ValueError or KeyError for anything else."""
+        return
+
 
 @dataclass(frozen=True)
 class Shared:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tokendream.agent.collect import Collector
 from tokendream.data.batch import Segment, Segments
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed
+from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
 from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.nn.losses import Losses
@@ -113,6 +114,9 @@ class ActorCriticPhase(GradientPhase):
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
+        dream = shared.config.dream
+        returns = self.settings.batch * (dream.horizon - 1)
+        self._scale = ReturnScale(returns, shared.compute.device) if dream.scale_by_quantiles else None
         self._dreaming = Captured(self._dream, shared.compute, [shared.dreaming], "dreams to learn from")
 
     def draw(self) -> tuple[Segments, Segment]:
@@ -127,7 +131,7 @@ class ActorCriticPhase(GradientPhase):
         agent, settings = self.shared.agent, self.shared.config.dream
         if isinstance(batch, Experience):
             return clipped_loss(agent, batch, settings)
-        return dream_loss(agent, *batch, settings, self.shared.dreaming)
+        return dream_loss(agent, *batch, settings, self.shared.dreaming, self._scale)
 
     def update(self, number: int) -> Mapping[str, Tensor]:
         reuse = self.shared.config.dream.reuse
@@ -143,6 +147,13 @@ class ActorCriticPhase(GradientPhase):
         super().forget()
         self._dreaming.forget()
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self._scale is None else self._scale.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        if self._scale is not None:
+            self._scale.restore(tensors)
+
     def _dream(self, batch: Segment) -> Experience:
         with self.shared.compute.autocast():
-            return dreamed(self.shared.agent, *batch, self.shared.config.dream, self.shared.dreaming)
+            return dreamed(self.shared.agent, *batch, self.shared.config.dream, self.shared.dreaming, self._scale)

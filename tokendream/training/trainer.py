@@ -127,6 +127,7 @@ class Trainer:
             {
                 "agent": self.agent.state_dict(),
                 **{f"optimiser.{name}": optimiser_tensors(o) for name, o in self._optimisers.items()},
+                **{f"phase.{name}": kept for name, phase in self.phases.items() if (kept := phase.tensors())},
                 "collector": self._collector.tensors(),
                 "random": random_tensors,
             },
@@ -174,7 +175,8 @@ class Trainer:
         self.epoch, self._phase, self._update = epoch, phase, update
         self.seconds = float(state["seconds"])
         self.shared.cache.forget()
-        for each in self.phases.values():
+        for name, each in self.phases.items():
+            each.restore(tensors.get(f"phase.{name}", {}))
             each.forget()
         return different if self._collecting else None  # else the game would not have gone on
 
