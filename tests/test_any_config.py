@@ -70,6 +70,7 @@ SMALL = {
     "tokenizer.perceptual": ["none", "none", "alexnet"], "collect.capacity": [7, 12, 50],
     "env.id": ["tokendream/Catch-v0"], "preset": ["tiny"], "device": ["cpu"], "epochs": [1],
     "seed": [0, 1, 2**61], "env.step_timeout": [0.0, 30.0], "env.max_frames": [1, 2, 10, 20000],
+    "env.kwargs": ["{}", "[]"], "env.wrappers": ["", "-"],
 }  # fmt: skip
 """Values that keep a run small; other whole numbers are drawn from 1..4."""
 

@@ -82,13 +82,31 @@ def test_a_seed_may_be_larger():
         ("my_package.envs:Game-v0", "gym", "my_package.envs:Game-v0"),
         ("gym:my_package:Game-v0", "gym", "my_package:Game-v0"),
         ("gym:atari:Game-v0", "gym", "atari:Game-v0"),
+        ("dmc:walker-walk", "dmc", "walker-walk"),
+        ("minatar:Breakout", "minatar", "Breakout"),
+        ("gym:minigrid:MiniGrid-Empty-5x5-v0", "gym", "minigrid:MiniGrid-Empty-5x5-v0"),
     ],
 )
 def test_one_string_names_any_environment(id, family, name):
     """A prefix that is no family is a module to import; `gym:` forces that."""
     config = dataclasses.replace(REM, env=EnvConfig(id))
-    assert (config.env.family, config.env_name) == (family, name)
+    assert (config.env.family, config.env.name) == (family, name)
+    assert config.env_name == (name if family in ("atari", "gym") else id)
     assert config.env.game == (name if family == "atari" else None)
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"kwargs": "[1]"}, r'env\.kwargs must be a JSON object, such as {"size": 8}, not \'\[1\]\''),
+        ({"kwargs": "{size: 8}"}, r"env\.kwargs must be a JSON object"),
+        ({"wrappers": "Wrapper"}, r"env\.wrappers must be module:Wrapper, or several with commas between them"),
+        ({"id": "Pong", "action_repeat": 4}, r"env\.action_repeat must be 0 for an Atari game, not 4"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense_is_refused(env, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(REM, env=EnvConfig(**{"id": "CartPole-v1", **env}))
 
 
 def test_the_registry_has_every_family():

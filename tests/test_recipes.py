@@ -192,7 +192,7 @@ def test_a_family_of_environments_is_added_by_its_recipe(copy):
 """
     edit(registry, '    "gym": Family(', entry + '    "gym": Family(')
     parts = copy / "config" / "parts.py"
-    edit(parts, 'FAMILIES = ("atari", "gym")', 'FAMILIES = ("atari", "gym", "corridor")')
+    edit(parts, 'FAMILIES = ("atari", "gym", ', 'FAMILIES = ("corridor", "atari", "gym", ')
     edit(parts, "@dataclass(frozen=True)\nclass EnvConfig:",
          '@dataclass(frozen=True)\nclass CorridorConfig:\n    length: Count = 5\n    """Cells from end to end."""\n\n\n'
          "@dataclass(frozen=True)\nclass EnvConfig:")  # fmt: skip

@@ -93,11 +93,12 @@ class Config:
     @property
     def env_name(self) -> str:
         """What the agent plays, as people call it."""
-        return self.env.name
+        return self.env.label
 
     def __post_init__(self) -> None:
         ranges.check(self)
         limits.check_frame(self.env, self.tokenizer)
+        limits.check_env(self.env)
         limits.check_atari(self.env)
         limits.check_world_model(self.world_model)
         limits.check_dream(self.dream)

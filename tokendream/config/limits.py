@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 from tokendream.config.parts import CollectConfig, DreamConfig, EnvConfig, TokenizerConfig, WorldModelConfig
 from tokendream.errors import require
 
@@ -27,8 +30,23 @@ def check_frame(env: EnvConfig, tokenizer: TokenizerConfig) -> None:
     require(size >= least, "env.size", f"at least {least} for tokenizer.perceptual {tokenizer.perceptual}", size)
 
 
+def check_env(env: EnvConfig) -> None:
+    """Raise ConfigError unless `kwargs` is a JSON object and `wrappers` a list of names."""
+    try:
+        is_object = isinstance(json.loads(env.kwargs), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    require(is_object, "env.kwargs", 'a JSON object, such as {"size": 8}', env.kwargs)
+    names = env.wrappers.split(",") if env.wrappers else []
+    require(all(re.fullmatch(r"[\w.]+:\w+", name) for name in names), "env.wrappers",
+            "module:Wrapper, or several with commas between them", env.wrappers)  # fmt: skip
+
+
 def check_atari(env: EnvConfig) -> None:
-    """Raise ConfigError for what ALE's own frames cannot be combined with."""
+    """Raise ConfigError for what Atari has fields of its own for, and what ALE's own frames cannot be combined with."""
+    for name, none in (("action_repeat", 0), ("kwargs", "{}"), ("wrappers", "")):
+        got = getattr(env, name)
+        require(env.family != "atari" or got == none, f"env.{name}", f"{none!r} for an Atari game", got)
     for name in ("noop_after_life_loss", "time_limit_ends"):
         wanted = getattr(env.atari, name)
         require(env.atari.frames == "published" or not wanted, f"env.atari.{name}",

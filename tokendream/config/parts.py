@@ -6,9 +6,10 @@ its docstring is its `--help` text and names the paper's symbol. A new hyper-par
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, Range, Share
 
@@ -19,8 +20,11 @@ Log = Literal["tensorboard", "wandb"]
 Control = Literal["none", "shuffled-actions", "zero-rewards", "shuffled-rewards", "blind-policy"]
 
 
-FAMILIES = ("atari", "gym")
+FAMILIES = ("atari", "gym", "dmc", "minatar", "minigrid", "vizdoom", "crafter")
 """Families of environments, as `env.id` names them; `envs.registry` has an entry for each."""
+
+REPEATS = {"dmc": 2, "vizdoom": 4}
+"""How many steps an action usually lasts in a family, where that is not one."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,19 @@ class EnvConfig:
     size: Annotated[int, Range(8)] = 64
     """Height and width of a frame in pixels."""
     max_frames: Count = 20_000
-    """Raw frames after which a training game is truncated."""
+    """Raw frames (steps of the environment, of which an action lasts action_repeat) after which a training game is
+    truncated."""
     eval_max_frames: Count = 108_000
     """Raw frames after which an evaluation game is truncated."""
     step_timeout: NonNegative = 120.0
     """Seconds in which a reset or a step must answer, or the run stops; 0 waits for ever."""
+    action_repeat: CountOrNone = 0
+    """Steps of the environment that an action lasts, rewards summed; 0 is what is usual in its family: 2 for dmc, 4 for
+    vizdoom, else 1. Atari has env.atari.frame_skip instead."""
+    kwargs: str = "{}"
+    """What the environment is made with, a JSON object: --env.kwargs '{"size": 8}'."""
+    wrappers: str = ""
+    """Gymnasium wrappers to put around it, the innermost first: module:Wrapper,module:Other."""
     atari: AtariConfig = AtariConfig()
     """Atari's own protocol."""
 
@@ -74,6 +86,21 @@ class EnvConfig:
     def name(self) -> str:
         """Its name within the family: Breakout, tokendream/Catch-v0, module:Id-v0."""
         return self.id.removeprefix(f"{self.family}:")
+
+    @property
+    def label(self) -> str:
+        """What people call it: its name, with that of its family where another may have the same (minatar:Breakout)."""
+        return self.name if self.family in ("atari", "gym") else self.id
+
+    @property
+    def repeat(self) -> int:
+        """Steps that an action lasts."""
+        return self.action_repeat or REPEATS.get(self.family, 1)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """`kwargs` as a dict."""
+        return json.loads(self.kwargs)
 
     @property
     def game(self) -> str | None:

@@ -118,7 +118,7 @@ class GymEnvs:
 
 
 def _make(env_id: str, maker: Maker | None) -> gymnasium.Env[Any, Any]:
-    if maker is None and env_id.startswith("ALE/"):
+    if env_id.startswith("ALE/"):
         import ale_py  # noqa: F401  (importing it registers its ids)
     try:
         return maker() if maker else gymnasium.make(env_id, disable_env_checker=True)

@@ -9,18 +9,26 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium
 
 from tokendream.config.config import Config
 from tokendream.config.parts import EnvConfig
 from tokendream.envs import toy
 from tokendream.envs.atari import AtariEnvs
 from tokendream.envs.atari_published import PublishedAtariEnvs
+from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
+from tokendream.envs.families.common import wrapped
 from tokendream.envs.gym import GymEnvs
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.envs.watchdog import Watched
 
 toy.register()
+
+Make = Callable[[str, EnvConfig], gymnasium.Env[Any, Any]]
+"""One environment of a family, by its name there."""
 
 Protocol = dict[str, int | float | str]
 """What a reader of an evaluation must know of how its games were played."""
@@ -32,6 +40,10 @@ class Family:
 
     make: Callable[[EnvConfig, int], Envs]
     protocol: Callable[[EnvConfig], Protocol]
+    example: str = ""
+    """An id of it."""
+    package: str = ""
+    """The module that its extra installs, where it needs one."""
 
 
 def make(config: Config, n: int, *, evaluation: bool) -> Envs:
@@ -73,11 +85,31 @@ def _gym(env: EnvConfig, n: int) -> Envs:
     close = difflib.get_close_matches(prefix, FAMILIES, n=1)
     if colon and close and prefix not in FAMILIES and prefix.isidentifier() and not importlib.util.find_spec(prefix):
         raise EnvError(f"{env.id!r}: {prefix!r} is no module, nor a family of environments; nearest: {close[0]}")
-    return GymEnvs(env, n)
+    return _gymnasium(env, n, gymnasium_ids.make)
+
+
+def _gymnasium(env: EnvConfig, n: int, make: Make) -> Envs:
+    # Games are counted in decisions there.
+    limit = -(-env.max_frames // env.repeat)
+    return GymEnvs(replace(env, max_frames=limit), n, lambda: wrapped(make(env.name, env), env))
+
+
+def _gymnasium_protocol(env: EnvConfig) -> Protocol:
+    protocol: Protocol = {"action_repeat": env.repeat, "kwargs": env.kwargs, "wrappers": env.wrappers}
+    return {name: value for name, value in protocol.items() if value not in (1, "{}", "")}
+
+
+def _family(make: Make, example: str, package: str) -> Family:
+    return Family(lambda env, n: _gymnasium(env, n, make), _gymnasium_protocol, example, package)
 
 
 FAMILIES: Mapping[str, Family] = {
-    "atari": Family(_atari, _atari_protocol),
-    "gym": Family(_gym, lambda env: {}),
+    "atari": Family(_atari, _atari_protocol, "atari:Breakout"),
+    "gym": Family(_gym, _gymnasium_protocol, "CartPole-v1"),
+    "dmc": _family(dmc.make, "dmc:walker-walk", "dm_control"),
+    "minatar": _family(minatar.make, "minatar:Breakout", "minatar"),
+    "minigrid": _family(minigrid.make, "minigrid:MiniGrid-DoorKey-6x6-v0", "minigrid"),
+    "vizdoom": _family(vizdoom.make, "vizdoom:VizdoomBasic-v1", "vizdoom"),
+    "crafter": _family(crafter.make, "crafter:Reward", "crafter"),
 }
 """Families by the name before the colon of `env.id`."""

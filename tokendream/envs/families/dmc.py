@@ -1,0 +1,88 @@
+"""DeepMind's control suite on MuJoCo: `walker-walk` from vectors, `walker-walk-pixels` from a camera.
+
+The name is domain-task. The arguments of a task (`--env.kwargs '{"time_limit": 10}'`) are passed on. A game lasts
+1,000 steps, 500 decisions with the usual action repeat of 2, and is then truncated.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float
+
+from tokendream.config.parts import EnvConfig
+from tokendream.envs.families.common import find, need
+
+PIXELS = "-pixels"
+
+CAMERAS = {"quadruped": 2}
+"""Cameras that follow what they film, where that is not camera 0."""
+
+
+def names() -> list[str]:
+    """The tasks, domain-task, each from vectors and from pixels."""
+    return [name + seen for name in _tasks() for seen in ("", PIXELS)]
+
+
+def make(name: str, config: EnvConfig) -> gymnasium.Env[Any, Any]:
+    """The task of that name. Raises EnvError."""
+    name = find("dmc", name, names())
+    domain, task = _tasks()[name.removesuffix(PIXELS)]
+    # Some models are built at random; resets, which seed the rest, do not build them again.
+    env = _suite().load(domain, task, task_kwargs={"random": 0, **config.arguments})
+    return Suite(env, config.repeat, (config.size, CAMERAS.get(domain, 0)) if name.endswith(PIXELS) else None)
+
+
+class Suite(gymnasium.Env[Any, Any]):
+    """A task as a Gymnasium environment that shows a Dict of vectors, or the image of a camera (size, number)."""
+
+    def __init__(self, env: Any, repeat: int, camera: tuple[int, int] | None) -> None:
+        self._env, self._repeat, self._camera = env, repeat, camera
+        action = env.action_spec()
+        self.action_space = spaces.Box(action.minimum, action.maximum, dtype=action.dtype)
+        if camera is None:
+            shapes = {key: spec.shape or (1,) for key, spec in env.observation_spec().items()}
+            boxes: dict[str, spaces.Space[Any]] = {
+                key: spaces.Box(-np.inf, np.inf, shape, np.float64) for key, shape in shapes.items()
+            }
+            self.observation_space = spaces.Dict(boxes)
+        else:
+            self.observation_space = spaces.Box(0, 255, (camera[0], camera[0], 3), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self._env.task.random.seed(seed % 2**32)
+        return self._observe(self._env.reset()), {}
+
+    def step(self, action: Float[np.ndarray, " A"]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = 0.0
+        for _ in range(self._repeat):
+            now = self._env.step(action)
+            reward += now.reward
+            if now.last():
+                break
+        return self._observe(now), reward, now.last() and now.discount == 0, now.last() and now.discount > 0, {}
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _observe(self, now: Any) -> Any:
+        if self._camera is None:
+            return {key: np.atleast_1d(np.asarray(part, np.float64)) for key, part in now.observation.items()}
+        size, number = self._camera
+        return self._env.physics.render(size, size, camera_id=number)
+
+
+def _suite() -> Any:
+    # Without a name for OpenGL the package looks for a screen first, and complains that there is none.
+    os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "disabled")
+    return need("dm_control.suite", "dmc")
+
+
+def _tasks() -> dict[str, tuple[str, str]]:
+    return {f"{domain}-{task}".replace("_", "-"): (domain, task) for domain, task in _suite().ALL_TASKS}
