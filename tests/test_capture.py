@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tokendream.config.parts import PhaseConfig
 from tokendream.config.presets import TINY
+from tokendream.config.training import PhaseConfig
 from tokendream.device import Compute
 from tokendream.kernels import cuda_graph
 from tokendream.kernels.cuda_graph import WARM_UP, Captured

@@ -7,9 +7,10 @@ from typing import get_args, get_type_hints
 import pytest
 
 from tokendream.config.config import Config
-from tokendream.config.parts import FAMILIES, EnvConfig, PhaseConfig, WorldModelConfig
+from tokendream.config.parts import FAMILIES, EnvConfig, WorldModelConfig
 from tokendream.config.presets import PRESETS, REM, preset
 from tokendream.config.ranges import Range
+from tokendream.config.training import PhaseConfig
 from tokendream.envs import registry
 from tokendream.errors import ConfigError
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from tokendream.agent.agent import Agent
-from tokendream.config.parts import PhaseConfig
 from tokendream.config.presets import REM
+from tokendream.config.training import PhaseConfig
 from tokendream.errors import NonFiniteError
 from tokendream.nn.losses import Losses
 from tokendream.training.guard import check

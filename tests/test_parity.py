@@ -11,7 +11,8 @@ import torch
 
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
-from tokendream.config.parts import DreamConfig, PhaseConfig
+from tokendream.config.parts import DreamConfig
+from tokendream.config.training import PhaseConfig
 from tokendream.data.batch import Steps
 from tokendream.device import Compute
 from tokendream.dream.imagine import Rollout

@@ -216,7 +216,7 @@ def test_a_phase_of_training_is_added_by_its_recipe(copy):
         "\n\nGRADIENT_PHASES",
         "\nfrom tokendream.training.reward_head import RewardHeadPhase\n\nGRADIENT_PHASES",
     )
-    edit(copy / "config" / "parts.py", "    actor_critic: PhaseConfig = ",
+    edit(copy / "config" / "training.py", "    actor_critic: PhaseConfig = ",
          "    reward_head: PhaseConfig = PhaseConfig(2, 0, 2, 1e-3, 0.0, 1.0)\n"
          '    """Updates of M\'s reward head alone."""\n    actor_critic: PhaseConfig = ')  # fmt: skip
     flags = ["--training.reward-head.updates", "3", "--epochs", "2", "--evaluation.episodes", "1"]

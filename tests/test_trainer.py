@@ -8,9 +8,9 @@ import torch
 from tokendream.agent.agent import Agent
 from tokendream.agent.token_cache import filled
 from tokendream.config.config import Config
-from tokendream.config.parts import PhaseConfig
 from tokendream.config.presets import TINY, preset
 from tokendream.config.schedule import PARTS
+from tokendream.config.training import PhaseConfig
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, Pace

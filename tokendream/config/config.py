@@ -21,14 +21,13 @@ from tokendream.config.parts import (
     Control,
     DreamConfig,
     EnvConfig,
-    EvalConfig,
     Log,
     Precision,
     TokenizerConfig,
-    TrainingConfig,
     WorldModelConfig,
 )
 from tokendream.config.ranges import LARGEST_SEED, Count, Range
+from tokendream.config.training import EvalConfig, TrainingConfig
 from tokendream.errors import ConfigError, shorten
 
 FORMAT = 2

@@ -18,12 +18,10 @@ from tokendream.config.parts import (
     CollectConfig,
     DreamConfig,
     EnvConfig,
-    EvalConfig,
-    PhaseConfig,
     TokenizerConfig,
-    TrainingConfig,
     WorldModelConfig,
 )
+from tokendream.config.training import EvalConfig, PhaseConfig, TrainingConfig
 from tokendream.errors import ConfigError, nearest
 
 REM = Config()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tokendream.config.config import Config
-from tokendream.config.parts import PhaseConfig, TrainingConfig
+from tokendream.config.training import PhaseConfig, TrainingConfig
 
 PARTS = tuple(f.name for f in fields(TrainingConfig) if isinstance(f.default, PhaseConfig))
 """The parts that have a phase, in their order within an epoch; also their names in config and logs."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokendream.agent.agent import Agent
 from tokendream.agent.token_cache import TokenCache
 from tokendream.config.config import Config
-from tokendream.config.parts import PhaseConfig
+from tokendream.config.training import PhaseConfig
 from tokendream.data.batch import Segment, Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokendream.config.parts import PhaseConfig
+from tokendream.config.training import PhaseConfig
 from tokendream.device import Compute
 from tokendream.nn.losses import Losses
 

@@ -1,0 +1,58 @@
+"""Hyper-parameters of training and evaluation; those of the environment and of the agent are in `config.parts`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """The updates of one part of the agent within an epoch."""
+
+    first_epoch: Count
+    """First epoch in which this part is trained (epochs count from 1)."""
+    updates: CountOrNone
+    """Gradient updates an epoch."""
+    batch: Count
+    """B: frames for the tokenizer, segments for the world model, dreams for the actor-critic."""
+    learning_rate: Positive
+    """AdamW's step size."""
+    weight_decay: NonNegative
+    """AdamW's decoupled weight decay."""
+    clip: Positive
+    """Largest L2 norm of the gradient."""
+    last_epoch: CountOrNone = 1_000_000
+    """Last epoch in which this part is trained; 0 for never."""
+    decayed: Literal["all", "matrices", "linear"] = "all"
+    """What weight decay acts on: all parameters, those of two or more axes, or the weights of linear layers alone."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The phases of an epoch after collecting, in their order."""
+
+    tokenizer: PhaseConfig = PhaseConfig(6, 200, 128, 1e-4, 0.01, 10.0)
+    """Updates of V, on single frames; a dictionary is shown each frame of the epoch once, however many updates."""
+    world_model: PhaseConfig = PhaseConfig(26, 200, 64, 2e-4, 0.05, 100.0, decayed="linear")
+    """Updates of M, on segments."""
+    actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)
+    """Updates of C, on dreams."""
+    cache_tokens: bool = True
+    """Whether a frame of the replay is encoded once while V stays as it is, not in every update that reads it."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on full games."""
+
+    episodes: Count = 100
+    """Episodes after training."""
+    every: CountOrNone = 50
+    """Epochs between evaluations during training; 0 for none."""
+    episodes_during: Count = 16
+    """Episodes of an evaluation during training."""
+    temperature: Positive = 0.5
+    """Temperature at which evaluation samples actions."""
