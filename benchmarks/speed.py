@@ -26,7 +26,7 @@ from benchmarks.report import Comparison, Entry, Findings
 from benchmarks.speed_page import SECTION, markdown
 from benchmarks.workload import Workload
 from tokendream.config.config import Config
-from tokendream.config.presets import vary
+from tokendream.config.presets import ABLATIONS, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
@@ -152,7 +152,7 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     yield Item("policy", (lambda batch: work.policy(batch, compute.dtype),), 1)
 
     steps = min(BY_TOKENS_STEPS, horizon)
-    sequential = Workload(vary(config, "world_model", decoding="token"), device, replay)
+    sequential = Workload(ABLATIONS["no-pop"](config), device, replay)
 
     def by_tokens(batch: int) -> Work:
         return sequential.dream(batch, compute.dtype, steps).named("dream by tokens")
@@ -163,6 +163,18 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     for batch in [small["dream"]] if quick else sorted({small["dream"], batches["dream"]}):
         yield Item(f"dream by tokens, batch {batch}", (by_tokens, by_frames), batch, ("token by token", "POP"))
 
+    copying, drawing = (
+        Workload(vary(config, "world_model", copy_or_sample=copies), device, replay) for copies in (True, False)
+    )
+    yield Item(
+        "dream, copy or sample",
+        (
+            lambda batch: copying.dream(batch, compute.dtype, horizon).named("dream, copy or sample"),
+            lambda batch: drawing.dream(batch, compute.dtype, horizon),
+        ),
+        small["dream"],
+        ("copy or sample", "sampled"),
+    )
     if config.tokenizer.perceptual != "none" and config.tokenizer.kind != "dictionary":
         bare = update("tokenizer", work=Workload(vary(config, "tokenizer", perceptual="none"), device, replay))
         name = "tokenizer without LPIPS"

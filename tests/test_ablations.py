@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.workload import Workload
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import ABLATIONS, PRESETS, REM, preset
+from tokendream.config.presets import ABLATIONS, OF_POP, PRESETS, REM, preset
 from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
@@ -37,7 +37,7 @@ def difference(a, b):
 def test_an_ablation_is_one_field_of_any_preset(base, name):
     varied = preset(f"{base}-{name}")
     assert varied.preset == f"{base}-{name}"
-    needs_pop = {"world_model.local_prediction", "world_model.outcome_from"}  # and goes with it
+    needs_pop = {f"world_model.{field}" for field in OF_POP}  # and goes with it
     changed = difference(PRESETS[base], varied).keys() - (needs_pop if name == "no-pop" else set())
     assert len(changed) == (0 if PRESETS[base].tokenizer.kind == name else 1)
 

@@ -72,7 +72,7 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
         assert "published" not in row  # other sizes than the published ones
     bf16 = {"bf16"} if compute_for(TINY, "cpu").dtype is torch.bfloat16 else set()
     kernels = {"own kernels"} if build.why_not() is None else set()
-    assert {c["fast"] for c in data["comparisons"]} == {"POP"} | kernels | bf16
+    assert {c["fast"] for c in data["comparisons"]} == {"POP", "sampled"} | kernels | bf16
     parts = dict(data["epoch_seconds"])
     assert parts.pop("total") == pytest.approx(sum(parts.values()))
     assert set(data["profiles"]) == {"collect", "tokenizer", "world_model", "actor_critic", "dream"}

@@ -18,6 +18,7 @@ from tokendream.agent.backbones import make_backbone
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
+from tokendream.nn.correspondence import Correspondence
 from tokendream.nn.heads import head
 from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.losses import Losses
@@ -25,6 +26,7 @@ from tokendream.nn.precision import raised
 from tokendream.nn.sampling import Sampler, sample
 from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block
+from tokendream.spaces.places import distances
 
 Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K E"]]
 """Tokens to codes."""
@@ -90,6 +92,7 @@ class WorldModel(nn.Module):
         self.end = head(seen, D, 2, config.head)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
         self.draw_tokens = Sampler()
+        self.correspondence = Correspondence(distances(block)) if config.copy_or_sample else None
 
     def initial_state(self, batch: int) -> State:
         """No past."""

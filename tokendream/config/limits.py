@@ -67,6 +67,9 @@ def check_world_model(world_model: WorldModelConfig) -> None:
     require(M.decoding == "pop" or not M.shared_prediction_token, "world_model.shared_prediction_token",
             "false where world_model.decoding is token: there are no prediction tokens",
             M.shared_prediction_token)  # fmt: skip
+    require(M.decoding == "pop" or not M.copy_or_sample, "world_model.copy_or_sample",
+            "false where world_model.decoding is token: a token is drawn given those before it",
+            M.copy_or_sample)  # fmt: skip
     require(M.decoding == "pop" or not M.local_prediction, "world_model.local_prediction",
             "false where world_model.decoding is token: there are no prediction tokens",
             M.local_prediction)  # fmt: skip

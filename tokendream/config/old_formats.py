@@ -22,6 +22,7 @@ SINCE_1 = {
     "tokenizer.kind": "vq",
     "tokenizer.lost_weight": 0.0,
     "world_model.token_temperature": 1.0,
+    "world_model.copy_or_sample": False,
     "world_model.backbone": "retnet",
     "world_model.decoding": "pop",
     "world_model.own_embedding": False,

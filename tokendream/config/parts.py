@@ -175,6 +175,8 @@ class WorldModelConfig:
     """Whether a head of its own says how likely a token is to stay what it is (not published)."""
     token_temperature: Positive = 1.0
     """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""
+    copy_or_sample: bool = False
+    """Whether the tokens of a dreamed frame may be moved from places near by in the frame before (ITC)."""
     backbone: Literal["retnet", "transformer", "post-norm"] = "retnet"
     """retnet is the paper's; transformer keeps keys and values instead of a state of fixed size; post-norm is the
     transformer of Simulus' later version."""

@@ -112,8 +112,11 @@ def vary(config: Config, part: str, **changes: Any) -> Config:
     return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **changes)})
 
 
+OF_POP: dict[str, Any] = {"local_prediction": False, "outcome_from": "action", "copy_or_sample": False}
+"""What POP alone has: it goes with POP."""
+
 ABLATIONS: dict[str, Callable[[Config], Config]] = {
-    "no-pop": lambda c: vary(c, "world_model", decoding="token", local_prediction=False, outcome_from="action"),
+    "no-pop": lambda c: vary(c, "world_model", decoding="token", **OF_POP),
     "coarse-tokens": lambda c: vary(c, "tokenizer", downsamples=c.tokenizer.downsamples + 1),  # 4x4 in rem, 3x3 in cpu
     "own-embedding": lambda c: vary(c, "world_model", own_embedding=True),
     "no-action-inputs": lambda c: vary(c, "actor_critic", action_inputs=False),

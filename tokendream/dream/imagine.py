@@ -32,14 +32,16 @@ class Dream:
     tokens: Int64[Tensor, "B K"]
     world: State
     policy: PolicyState
+    begun: bool = False
+    """Whether this frame was dreamed: what follows may then copy tokens of it, where M has a `correspondence`."""
 
     def expand(self, n: int) -> Dream:
         """n times the same moment, to be dreamed on in n ways; from a batch of one."""
-        return Dream(self.tokens.expand(n, -1), self.world.expand(n), self.policy.expand(n))
+        return Dream(self.tokens.expand(n, -1), self.world.expand(n), self.policy.expand(n), self.begun)
 
     def one(self, i: int) -> Dream:
         """The i-th dream of the batch, alone."""
-        return Dream(self.tokens[i : i + 1], self.world.one(i), self.policy.one(i))
+        return Dream(self.tokens[i : i + 1], self.world.one(i), self.policy.one(i), self.begun)
 
 
 Reward = Callable[[Prediction, Outcome], Float[Tensor, " B"]]
@@ -107,8 +109,12 @@ def step(
         action = agent.actor_critic.actions.sample(output.logits, generator, temperature=temperature)
     policy = agent.actor_critic.absorb_action(action, policy)
     outcome, prediction, world = M.imagine(codes, dream.tokens, action, dream.world, generator, embed=V.codes)
+    if M.correspondence is not None and dream.begun:
+        logits, temperature = prediction.next_frame[:, 0], M.config.token_temperature
+        frame = M.correspondence(logits, dream.tokens, outcome.tokens, temperature=temperature)
+        outcome = outcome._replace(tokens=frame)
     one = Step(output.logits, output.value, action, outcome, prediction, output.critic)
-    return Dream(outcome.tokens, world, policy), one
+    return Dream(outcome.tokens, world, policy, begun=True), one
 
 
 def imagine(

@@ -5,7 +5,6 @@ Source: Simulus (arXiv 2502.11537), the version with attention in place of reten
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tokendream.spaces.observations import Block
@@ -20,3 +20,14 @@ def places(block: Block) -> Int64[Tensor, "K1 3"]:
     x, y = ((max(along) + 1) // 2 for along in zip(*seen, strict=True))
     action = [(x + i, y, 1) for i in range(block.actions.tokens)]
     return torch.tensor([*((x, y, 0) for x, y in seen), *action])
+
+
+def distances(block: Block) -> Float[Tensor, "K K"]:
+    """Squared distance of the slots of an observation, for tokens that may move from one to another.
+
+    Infinite from part to part, and between the features of a vector, each of which means something else.
+    """
+    slots = block.observation
+    part = torch.tensor([[a.part == b.part and (len(a.position) > 1 or a == b) for b in slots] for a in slots])
+    xy = places(block)[: block.K, :2].float()
+    return (xy[:, None] - xy).square().sum(-1).masked_fill(~part, torch.inf)
