@@ -3,11 +3,14 @@
 import hashlib
 import importlib
 import math
+import tomllib
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
+from tokendream.cli.main import main
 from tokendream.config.parts import FAMILIES, EnvConfig
 from tokendream.envs import registry
 from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
@@ -261,3 +264,27 @@ def test_a_gymnasium_id_obeys_the_protocol_of_the_config(counter):
 def test_a_wrapper_that_is_not_there_is_named(wrapper, counter):
     with pytest.raises(EnvError, match=f"env.wrappers: '{wrapper}' is no module:Wrapper"):
         registry.FAMILIES["gym"].make(EnvConfig("Counter-v0", wrappers=wrapper), 1)
+
+
+def test_the_list_of_families_says_what_is_installed_and_how_to_install_the_rest(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name == "minatar" else None)
+    assert main(["envs"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:8]}
+    assert list(lines) == list(FAMILIES)
+    assert lines["atari"].endswith("installed")
+    assert lines["minatar"].endswith("installed")
+    assert lines["dmc"].endswith('pip install "tokendream[dmc]"')
+
+
+def test_the_environments_of_a_family(capsys):
+    assert main(["envs", "crafter:"]) == 0
+    assert capsys.readouterr().out.split() == ["crafter:Reward", "crafter:NoReward"]
+    assert main(["envs", "minitar"]) == 2
+    assert "unknown family 'minitar'; nearest: minatar" in capsys.readouterr().err
+
+
+def test_an_extra_of_every_family_that_needs_one():
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert {name for name, family in registry.FAMILIES.items() if family.package} <= set(extras)

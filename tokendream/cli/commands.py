@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokendream.cli import bench, diagnose, dream, evaluate, export, machine, play, report, sweep, train
+from tokendream.cli import bench, diagnose, dream, envs, evaluate, export, machine, play, report, sweep, train
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "train": (train.Train, train.run),
@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "dream": (dream.Dream, dream.run),
     "diagnose": (diagnose.Diagnose, diagnose.run),
     "export": (export.Export, export.run),
+    "envs": (envs.Envs, envs.run),
     "machine": (machine.Machine, machine.run),
     "bench": (bench.Bench, bench.run),
     "report": (report.Report, report.run),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import gymnasium
 from tokendream.config.config import Config
 from tokendream.config.parts import EnvConfig
 from tokendream.envs import toy
-from tokendream.envs.atari import AtariEnvs
+from tokendream.envs.atari import AtariEnvs, games
 from tokendream.envs.atari_published import PublishedAtariEnvs
 from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
 from tokendream.envs.families.common import wrapped
@@ -40,6 +40,8 @@ class Family:
 
     make: Callable[[EnvConfig, int], Envs]
     protocol: Callable[[EnvConfig], Protocol]
+    names: Callable[[], Iterable[str]] = tuple
+    """What there is to play."""
     example: str = ""
     """An id of it."""
     package: str = ""
@@ -99,17 +101,17 @@ def _gymnasium_protocol(env: EnvConfig) -> Protocol:
     return {name: value for name, value in protocol.items() if value not in (1, "{}", "")}
 
 
-def _family(make: Make, example: str, package: str) -> Family:
-    return Family(lambda env, n: _gymnasium(env, n, make), _gymnasium_protocol, example, package)
+def _family(make: Make, names: Callable[[], Iterable[str]], example: str, package: str) -> Family:
+    return Family(lambda env, n: _gymnasium(env, n, make), _gymnasium_protocol, names, example, package)
 
 
 FAMILIES: Mapping[str, Family] = {
-    "atari": Family(_atari, _atari_protocol, "atari:Breakout"),
-    "gym": Family(_gym, _gymnasium_protocol, "CartPole-v1"),
-    "dmc": _family(dmc.make, "dmc:walker-walk", "dm_control"),
-    "minatar": _family(minatar.make, "minatar:Breakout", "minatar"),
-    "minigrid": _family(minigrid.make, "minigrid:MiniGrid-DoorKey-6x6-v0", "minigrid"),
-    "vizdoom": _family(vizdoom.make, "vizdoom:VizdoomBasic-v1", "vizdoom"),
-    "crafter": _family(crafter.make, "crafter:Reward", "crafter"),
+    "atari": Family(_atari, _atari_protocol, games, "atari:Breakout"),
+    "gym": Family(_gym, _gymnasium_protocol, gymnasium_ids.names, "gym:CartPole-v1"),
+    "dmc": _family(dmc.make, dmc.names, "dmc:walker-walk", "dm_control"),
+    "minatar": _family(minatar.make, minatar.names, "minatar:Breakout", "minatar"),
+    "minigrid": _family(minigrid.make, minigrid.names, "minigrid:MiniGrid-DoorKey-6x6-v0", "minigrid"),
+    "vizdoom": _family(vizdoom.make, vizdoom.names, "vizdoom:VizdoomBasic-v1", "vizdoom"),
+    "crafter": _family(crafter.make, crafter.names, "crafter:Reward", "crafter"),
 }
 """Families by the name before the colon of `env.id`."""
