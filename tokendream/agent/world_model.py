@@ -24,6 +24,7 @@ from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.losses import Losses
 from tokendream.nn.precision import raised
 from tokendream.nn.sampling import Sampler, sample
+from tokendream.nn.segment_loss import segment_loss
 from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block
 from tokendream.spaces.places import distances
@@ -188,6 +189,9 @@ class WorldModel(nn.Module):
         known, scored = self.outcomes
         reward, end = prediction.reward[:, known], prediction.end[:, known]
         paid, mask = self.rewards.target(steps.reward[:, scored]), steps.mask[:, scored]
+        segments = None
+        if self.config.by_loss > 0:
+            segments = segment_loss(prediction.next_frame, tokens[:, c:], in_frame) + segment_loss(reward, paid, mask)
         return Losses(
             {
                 "next_frame": _cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
@@ -195,6 +199,7 @@ class WorldModel(nn.Module):
                 "end": _cross_entropy(end, steps.end[:, scored].long(), mask),
             },
             {"accuracy": _accuracy(prediction.next_frame, tokens[:, c:], in_frame)},
+            segments,
         )
 
     @property

@@ -30,6 +30,7 @@ SINCE_1 = {
     "world_model.longest_window": 0.0,
     "world_model.positions": "running",
     "world_model.slot_embedding": False,
+    "world_model.by_loss": 0.0,
     "world_model.reward_head": "sign",
     "world_model.head": "relu",
     "actor_critic.value_head": "scalar",

@@ -202,6 +202,9 @@ class WorldModelConfig:
     outcome_from: Literal["action", "frame", "prediction"] = "action"
     """Where reward and end are read: at the action token, as published; there and over the predicted frame; or at the
     last prediction token of the next frame (Simulus)."""
+    by_loss: Share = 0.0
+    """Share of each batch whose segments are drawn by their last loss, of tokens and reward, instead of uniformly
+    (Simulus: 0.3)."""
     reward_head: Literal["sign", "symlog"] = "sign"
     """What is learned of a reward: its sign, as published, which a dream draws; or its size, by 129 bins in symlog
     space (HL-Gauss, Simulus), of which a dream pays the expectation."""

@@ -118,9 +118,14 @@ class ReplayBuffer:
             raise ValueError(f"align must be 'start' or 'end', not {align!r}")
         if before or after:
             rows = self.anchors(before, after)
-            anchor = rows[rng.integers(len(rows), size=(n, 1))]
+            anchor = rows[rng.integers(len(rows), size=n)]
         else:
-            anchor = rng.integers(self.oldest, self.total, size=(n, 1))
+            anchor = rng.integers(self.oldest, self.total, size=n)
+        return self.segments(anchor, length, align=align)
+
+    def segments(self, anchor: Int64[np.ndarray, " B"], length: int, *, align: Literal["start", "end"]) -> Segments:
+        """The segments of up to `length` rows that start, or end, at these rows; see `draw`."""
+        anchor = anchor[:, None]
         row = anchor + np.arange(length) - (length - 1 if align == "end" else 0)
         episode_start = self._column["episode_start"]
         mask = (row >= self.oldest) & (row < self.total)

@@ -18,6 +18,8 @@ class Losses:
 
     terms: Mapping[str, Float[Tensor, ""]]
     info: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    segments: Float[Tensor, " B"] | None = None
+    """The loss of each segment of the batch, without a gradient, where replay asks for it."""
 
     @property
     def total(self) -> Float[Tensor, ""]:
@@ -29,7 +31,8 @@ class Losses:
 
     def detach(self) -> Losses:
         """The same figures without their graph."""
-        return Losses({k: v.detach() for k, v in self.terms.items()}, {k: v.detach() for k, v in self.info.items()})
+        terms, info = ({k: v.detach() for k, v in d.items()} for d in (self.terms, self.info))
+        return Losses(terms, info, self.segments)
 
     def figures(self) -> dict[str, Float[Tensor, ""]]:
         """Everything by name, detached, for the logs."""

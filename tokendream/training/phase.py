@@ -106,6 +106,10 @@ class GradientPhase(Phase):
         """The loss of what was drawn. A GPU captures it: nothing in it may wait for the device."""
         raise NotImplementedError
 
+    def note(self, segments: Segments, losses: Losses) -> None:
+        """Remember of an update what later ones draw by. Outside of what is captured: it may wait for the device."""
+        return
+
     def update(self, number: int) -> Mapping[str, Tensor]:
         return self.step(number, *self.draw())
 
@@ -113,4 +117,5 @@ class GradientPhase(Phase):
         """One gradient update from what was drawn, or from what was made of it."""
         losses, norm = self.captured(batch)
         self.shared.guard.watch(number, segments, losses, norm)
+        self.note(segments, losses)
         return {**losses.figures(), "gradient_norm": norm}

@@ -11,11 +11,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from tokendream.agent.collect import Collector
 from tokendream.data.batch import Segment, Segments
+from tokendream.data.priorities import Priorities
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
@@ -86,17 +87,48 @@ class TokenizerPhase(GradientPhase):
 
 
 class WorldModelPhase(GradientPhase):
-    """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored."""
+    """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored.
+
+    With `by_loss`, a share of them begins where M's last loss was high.
+    """
 
     name = "world_model"
 
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self._by_loss = round(shared.config.world_model.by_loss * self.settings.batch)
+        self._priorities = Priorities(shared.replay.capacity)
+
     def draw(self) -> tuple[Segments, Segment]:
         M, shared = self.shared.config.world_model, self.shared
-        segments = shared.replay.draw(
-            self.settings.batch, M.segment_length, align="start", rng=shared.rng,
-            after=M.context if M.scored_starts else 0,
-        )  # fmt: skip
+        after = M.context if M.scored_starts else 0
+        if self._by_loss:
+            rows, n = shared.replay.anchors(0, after), self.settings.batch
+            worst = self._priorities.draw(rows, shared.replay.total, self._by_loss, shared.rng)
+            anchor = np.concatenate((worst, rows[shared.rng.integers(len(rows), size=n - len(worst))]))
+            segments = shared.replay.segments(shared.rng.permutation(anchor), M.segment_length, align="start")
+        else:
+            segments = shared.replay.draw(
+                self.settings.batch, M.segment_length, align="start", rng=shared.rng, after=after
+            )
         return segments, shared.tokenised(segments)
+
+    def note(self, segments: Segments, losses: Losses) -> None:
+        if losses.segments is not None:
+            self._priorities.note(segments.row[:, 0], losses.segments.float().cpu().numpy())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"loss": torch.from_numpy(self._priorities.of(*self._rows))} if self._by_loss else {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        if self._by_loss:
+            self._priorities.restore(*self._rows, tensors["loss"].numpy())
+
+    @property
+    def _rows(self) -> tuple[Int64[np.ndarray, " rows"], int]:
+        """The rows held, and how many there ever were."""
+        replay = self.shared.replay
+        return np.arange(replay.oldest, replay.total), replay.total
 
     def loss(self, batch: Segment) -> Losses:
         # The codebook is shared, but M sends no gradient into V.
