@@ -6,7 +6,7 @@ The name is domain-task. The arguments of a task (`--env.kwargs '{"time_limit": 
 
 from __future__ import annotations
 
-import ctypes.util
+import importlib
 import os
 from typing import Any
 
@@ -16,9 +16,16 @@ from gymnasium import spaces
 from jaxtyping import Float
 
 from tokendream.config.parts import EnvConfig
-from tokendream.envs.families.common import find, need
+from tokendream.envs.families.common import find, installed, need
+from tokendream.envs.vector import EnvError
 
 PIXELS = "-pixels"
+
+MUJOCO_GL = "MUJOCO_GL"
+"""Environment variable that says how the package draws."""
+
+BLIND = "disabled"
+"""Its value where there is nothing to draw with."""
 
 CAMERAS = {"quadruped": 2}
 """Cameras that follow what they film, where that is not camera 0."""
@@ -32,6 +39,8 @@ def names() -> list[str]:
 def make(name: str, config: EnvConfig) -> gymnasium.Env[Any, Any]:
     """The task of that name. Raises EnvError."""
     name = find("dmc", name, names())
+    if name.endswith(PIXELS) and os.environ.get(MUJOCO_GL) == BLIND:
+        raise EnvError(f"dmc:{name} is drawn by EGL, which does not work here: apt install libegl1, or see {MUJOCO_GL}")
     domain, task = _tasks()[name.removesuffix(PIXELS)]
     # Some models are built at random; resets, which seed the rest, do not build them again.
     env = _suite().load(domain, task, task_kwargs={"random": 0, **config.arguments})
@@ -79,8 +88,13 @@ class Suite(gymnasium.Env[Any, Any]):
 
 
 def _suite() -> Any:
-    # Without a name for OpenGL the package looks for a screen first, and complains that there is none.
-    os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "disabled")
+    if MUJOCO_GL not in os.environ and installed("dm_control"):
+        # Left alone, the package looks for a screen first and complains that there is none.
+        os.environ[MUJOCO_GL] = "egl"
+        try:
+            importlib.import_module("dm_control.suite")
+        except Exception:  # of several kinds
+            os.environ[MUJOCO_GL] = BLIND
     return need("dm_control.suite", "dmc")
 
 
