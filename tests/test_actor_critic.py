@@ -32,6 +32,16 @@ def test_codes_keep_their_places_in_the_grid():
     assert torch.allclose(C.features(codes), torch.nn.functional.silu(C.dense(x.flatten(1))))
 
 
+def test_the_trunk_may_have_a_norm():
+    C, plain = controller(trunk="norm"), controller()
+    plain.load_state_dict({k.replace("dense.0.", "dense."): v for k, v in C.state_dict().items()}, strict=False)
+    codes = torch.randn(2, GRID * GRID, E, dtype=torch.float64)
+    seen = []
+    plain.dense.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    plain.features(codes)
+    assert torch.allclose(C.features(codes), torch.nn.functional.silu(torch.nn.functional.layer_norm(seen[0], (M,))))
+
+
 def acted(C, codes, action):
     state = C.initial_state(len(codes))
     for t in range(codes.shape[1]):

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tokendream.agent.actor_critic import ActorCritic, View
+from tokendream.agent.separate import SeparateActorCritic
 from tokendream.agent.world_model import Outcome, Prediction, WorldModel
 from tokendream.config.parts import Control
 from tokendream.data.batch import Steps
@@ -60,5 +61,15 @@ WORLD_MODELS: dict[Control, type[WorldModel]] = {
 }
 """The world models with a link cut, by the control that asks for them; the whole one for any other."""
 
-ACTOR_CRITICS: dict[Control, type[ActorCritic]] = {"blind-policy": Blind}
-"""The same for the controller."""
+
+class BlindSeparate(Blind, SeparateActorCritic):
+    """The same where actor and critic share nothing."""
+
+
+ACTOR_CRITICS: dict[tuple[bool, bool], type[ActorCritic]] = {
+    (False, False): ActorCritic,
+    (False, True): SeparateActorCritic,
+    (True, False): Blind,
+    (True, True): BlindSeparate,
+}
+"""The controllers, by whether they are blind and whether actor and critic are separate."""

@@ -65,13 +65,15 @@ class ActorCritic(nn.Module):
         E, M = code_width, config.lstm_width
         self.conv_1 = nn.Conv2d(E, E // 2, 3, padding=1)
         self.conv_2 = nn.Conv2d(E // 2, E // 4, 3, padding=1)
-        self.dense = nn.Linear(E // 4 * block.K, M)
+        self.dense: nn.Module = nn.Linear(E // 4 * block.K, M)
         self.lstm = nn.LSTMCell(M, M)
         self.actor = nn.Linear(M, self.actions.logits)
         self.bins = HLGauss(129, 15.0) if config.value_head == "symlog" else None
         self.critic = nn.Linear(M, 1 if self.bins is None else self.bins.outputs)
         if self.bins is not None:
             self.bins.begin(self.critic)
+        if config.trunk == "norm":
+            self.dense = nn.Sequential(self.dense, nn.LayerNorm(M))
         self.action_embedding = self.actions.embedding(M) if config.action_inputs else None
         self.pixel_encoder = _pixel_encoder(downsamples, E) if config.sees == "pixels" else None
 
@@ -115,16 +117,24 @@ class ActorCritic(nn.Module):
         return h, state
 
     def _output(self, h: Float[Tensor, "*B M"]) -> PolicyOutput:
+        return PolicyOutput(raised(self.actor(h)), *self.valued(h))
+
+    def valued(self, h: Float[Tensor, "*B M"]) -> tuple[Float[Tensor, "*B"], Float[Tensor, "*B N"]]:
+        """The value of a state, and what the critic gives of which it is made."""
         critic = raised(self.critic(h))
-        value = critic.squeeze(-1) if self.bins is None else self.bins.number(critic)
-        return PolicyOutput(raised(self.actor(h)), value, critic)
+        return critic.squeeze(-1) if self.bins is None else self.bins.number(critic), critic
 
     def absorb_action(self, action: Int64[Tensor, " B"], state: PolicyState) -> PolicyState:
         """Remember which action was taken, token by token."""
         if self.action_embedding is not None:
-            for token in self.action_embedding(action).unbind(1):
+            for token in self.action_tokens(action).unbind(1):
                 state = self._remember(token, state)
         return state
+
+    def action_tokens(self, action: Int64[Tensor, " B"]) -> Float[Tensor, "B A M"]:
+        """What the LSTM receives of an action, where it is told."""
+        assert self.action_embedding is not None
+        return self.action_embedding(action)
 
     def features(self, view: View) -> Float[Tensor, "B M"]:
         """What the LSTM receives of a frame."""

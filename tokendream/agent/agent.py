@@ -48,8 +48,8 @@ class Agent(nn.Module):
         V, control = TOKENIZERS[config.tokenizer.kind](config.tokenizer), config.control
         block, E = image_block(config.grid, V.vocabulary, Discrete(n_actions)), V.code_width
         M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E)
-        C = ablated.ACTOR_CRITICS.get(control, ActorCritic)(config.actor_critic, block, E, config.tokenizer.downsamples)
-        return cls(V, M, C)
+        kind = ablated.ACTOR_CRITICS[control == "blind-policy", config.actor_critic.separate]
+        return cls(V, M, kind(config.actor_critic, block, E, config.tokenizer.downsamples))
 
     def view(self, tokens: Int64[Tensor, "*B K"], codes: Float[Tensor, "*B K E"]) -> View:
         """What the controller sees of frames: their codes, or in an ablation what they decode to."""

@@ -33,6 +33,8 @@ SINCE_1 = {
     "world_model.by_loss": 0.0,
     "world_model.reward_head": "sign",
     "world_model.head": "relu",
+    "actor_critic.separate": False,
+    "actor_critic.trunk": "silu",
     "actor_critic.value_head": "scalar",
     "dream.scale_by_quantiles": False,
     "world_model.shared_prediction_token": False,

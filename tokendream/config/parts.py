@@ -218,6 +218,10 @@ class ActorCriticConfig:
 
     lstm_width: Count = 512
     """M, the width of the LSTM."""
+    separate: bool = False
+    """Whether actor and critic share nothing, not even the LSTM (Simulus, on vectors)."""
+    trunk: Literal["silu", "norm"] = "silu"
+    """What stands between the dense layer and the LSTM: SiLU, as the paper's, or LayerNorm and SiLU (Simulus)."""
     value_head: Literal["scalar", "symlog"] = "scalar"
     """How the critic gives a value: as one number with a squared error, as the paper's, or by 129 bins in symlog space
     with a cross-entropy (HL-Gauss, Simulus)."""
