@@ -1,0 +1,86 @@
+"""REM's successors' ingredients together: with all of them on, a run goes on to the bit; a frozen V costs nothing."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_trainer import everything, same, trainer, without_timing
+
+from tokendream.config.presets import TINY, vary
+from tokendream.training.trainer import Trainer
+
+EPOCHS = 4
+
+
+def frozen(config=TINY):
+    """V is trained in the first two epochs alone."""
+    phase = dataclasses.replace(config.training.tokenizer, last_epoch=2)
+    return vary(config, "training", tokenizer=phase)
+
+
+def all_on():
+    """Every ingredient that goes together with the others, at the smallest preset's sizes."""
+    config = vary(
+        frozen(), "world_model", shortest_window=2.0, longest_window=4.0, positions="grid", slot_embedding=True,
+        copy_or_sample=True, outcome_from="prediction", by_loss=0.5, reward_head="symlog", head="norm",
+        scored_starts=True,
+    )  # fmt: skip
+    config = vary(config, "actor_critic", separate=True, trunk="norm", value_head="symlog")
+    return vary(config, "dream", scale_by_quantiles=True, context_starts=True)
+
+
+def whole(t: Trainer) -> tuple[list, list]:
+    records = []
+    while not t.finished:
+        assert t.run_epoch()
+        records.append(without_timing(t.close_epoch()))
+    return everything(t), records
+
+
+@pytest.fixture(scope="module")
+def straight() -> tuple[list, list]:
+    return whole(trainer(all_on()))
+
+
+@pytest.mark.parametrize("moment", [23, 47, 71, 90])
+def test_with_all_of_them_a_run_goes_on_to_the_bit(moment, straight):
+    cut, records, countdown = trainer(all_on()), [], iter(range(moment))
+    while cut.run_epoch(stop=lambda: next(countdown, None) is None):
+        records.append(without_timing(cut.close_epoch()))
+    snapshot = cut.snapshot()
+    resumed = trainer(all_on())
+    torch.manual_seed(12345)
+    resumed.replay.restore(cut.replay.export(0, cut.replay.total), 0)
+    resumed.restore(snapshot)
+    end, more = whole(resumed)
+    assert same(straight[0], end)
+    assert straight[1] == records + more
+    assert all(math.isfinite(x) for record in records + more for x in record.values())
+
+
+def test_a_frozen_tokenizer_costs_a_new_frame_s_encoding_and_nothing_else(monkeypatch):
+    """After its last epoch V has no loss, LPIPS and decoder do not run, and each new frame is encoded once."""
+    t = trainer(frozen())
+    for _ in range(2):
+        t.run_epoch()
+        t.close_epoch()
+    V = t.agent.tokenizer
+    before = {name: x.clone() for name, x in V.state_dict().items()}
+
+    def never(*args, **kwargs):
+        raise AssertionError("a frozen tokenizer computes no more than tokens")
+
+    for name in ("loss", "decode"):
+        monkeypatch.setattr(V, name, never)
+    monkeypatch.setattr(V.decoder, "forward", never)
+    encoded, encode = [], V.encode
+    monkeypatch.setattr(V, "encode", lambda frame: encoded.append(len(frame)) or encode(frame))
+    known = int(np.sum(t.shared.cache._row_of >= 0))
+    while not t.finished:
+        t.run_epoch()
+        t.close_epoch()
+    acting = 40  # the collector looks at each new frame itself
+    assert sum(encoded) <= t.replay.total - known + acting
+    assert all(torch.equal(x, before[name]) for name, x in V.state_dict().items())
