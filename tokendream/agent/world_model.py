@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.agent.backbones import make_backbone
+from tokendream.agent.ensemble import Ensemble
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
@@ -37,11 +38,15 @@ REWARDS: dict[str, Callable[[], Sign | HLGauss]] = {"sign": Sign, "symlog": lamb
 
 
 class Prediction(NamedTuple):
-    """Logits: the frames after P of T blocks, and the reward and end of all T blocks, or of those P."""
+    """Logits: the frames after P of T blocks, and the reward and end of all T blocks, or of those P.
+
+    `hidden` is what the frames' tokens were read from.
+    """
 
     next_frame: Float[Tensor, "B P K V"]
     reward: Float[Tensor, "B R N"]
     end: Float[Tensor, "B R 2"]
+    hidden: Float[Tensor, "B P K D"]
 
 
 class Outcome(NamedTuple):
@@ -75,9 +80,9 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig, block: Block, code_width: int) -> None:
         super().__init__()
         self.config, self.block = config, block
-        D, V = config.width, block.vocabulary
+        D = config.width
         self.action_embedding = block.actions.embedding(D)
-        self.token_embedding = nn.Embedding(V, D) if config.own_embedding else None
+        self.token_embedding = nn.Embedding(block.vocabulary, D) if config.own_embedding else None
         self.projection = nn.Identity() if code_width == D or config.own_embedding else nn.Linear(code_width, D)
         if config.decoding == "pop":
             learned = 1 if config.shared_prediction_token else block.K
@@ -85,13 +90,14 @@ class WorldModel(nn.Module):
         self.slot_embedding = nn.Parameter(torch.randn(block.K1, D) * 0.02) if config.slot_embedding else None
         self.neighbourhood = nn.Conv2d(D, D, 3, padding=1) if config.local_prediction else None
         self.backbone = make_backbone(config, block)
-        self.next_frame = head(D, D, V, config.head)
+        self.next_frame = self._frame_head()
         seen = 3 * D if config.outcome_from == "frame" else D
         self.rewards = REWARDS[config.reward_head]()
         self.reward = head(seen, D, self.rewards.outputs, config.head)
         self.rewards.begin(self.reward[-1])
         self.end = head(seen, D, 2, config.head)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
+        self.ensemble = Ensemble(config.ensemble, self._frame_head, block) if config.ensemble else None
         self.draw_tokens = Sampler()
         self.correspondence = Correspondence(distances(block)) if config.copy_or_sample else None
 
@@ -126,7 +132,7 @@ class WorldModel(nn.Module):
         elif self.config.outcome_from == "prediction":
             outcome = y_next[:, :, -1]
         next_frame = self._next_frame(y_next, tokens[:, predict])
-        return Prediction(next_frame, self.reward(outcome), self.end(outcome)), state
+        return Prediction(next_frame, self.reward(outcome), self.end(outcome), y_next), state
 
     @torch.no_grad()
     def imagine(
@@ -151,11 +157,12 @@ class WorldModel(nn.Module):
         else:
             blocks = self._blocks(codes[:, None], tokens[:, None], action[:, None])
             y, state = self.backbone.absorb(blocks, state, tail=1)
-            frame, logits = self._token_by_token(y[:, 0, 0], tokens, state, generator, embed)
-            prediction = Prediction(logits[:, None], self.reward(y[:, :, 0]), self.end(y[:, :, 0]))
+            frame, logits, hidden = self._token_by_token(y[:, 0, 0], tokens, state, generator, embed)
+            outcome = y[:, :, 0]
+            prediction = Prediction(logits[:, None], self.reward(outcome), self.end(outcome), hidden[:, None])
         reward, end = prediction.reward[:, 0], prediction.end[:, 0]
-        outcome = Outcome(frame, self.rewards.sample(reward, generator), sample(end, generator).bool())
-        return outcome, prediction, state
+        drawn = Outcome(frame, self.rewards.sample(reward, generator), sample(end, generator).bool())
+        return drawn, prediction, state
 
     def _token_by_token(
         self,
@@ -164,18 +171,23 @@ class WorldModel(nn.Module):
         state: State,
         generator: torch.Generator | None,
         embed: Embed,
-    ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K V"]]:
-        """Sample the frame after `before`, whose action token gave y, in K - 1 sequential calls; also the logits."""
+    ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K V"], Float[Tensor, "B K D"]]:
+        """Sample the frame after `before`, whose action token gave y, in K - 1 sequential calls.
+
+        Also the logits, and what they were read from.
+        """
         frame: list[Tensor] = []
         logits: list[Tensor] = []
+        hidden: list[Tensor] = []
         for k in range(self.block.K):
             if k > 0:
                 token = frame[-1][:, None]
                 x = self._at(self._embedded(embed(token), token), slice(k - 1, k))
                 y, state = self.backbone.step(x[:, 0], state)
+            hidden.append(y)
             logits.append(self._next_frame(y, before[:, k]))
             frame.append(self.draw_tokens(logits[-1], generator, temperature=self.config.token_temperature))
-        return torch.stack(frame, dim=1), torch.stack(logits, dim=1)
+        return torch.stack(frame, dim=1), torch.stack(logits, dim=1), torch.stack(hidden, dim=1)
 
     def loss(self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
         """Cross-entropies of next frame, reward and end, each a mean over what is scored.
@@ -189,18 +201,23 @@ class WorldModel(nn.Module):
         known, scored = self.outcomes
         reward, end = prediction.reward[:, known], prediction.end[:, known]
         paid, mask = self.rewards.target(steps.reward[:, scored]), steps.mask[:, scored]
+        terms = {
+            "next_frame": _cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
+            "reward": _cross_entropy(reward, paid, mask),
+            "end": _cross_entropy(end, steps.end[:, scored].long(), mask),
+        }
+        info = {"accuracy": _accuracy(prediction.next_frame, tokens[:, c:], in_frame)}
+        if self.ensemble is not None:
+            terms["ensemble"] = self.ensemble.loss(prediction.hidden, tokens[:, c:], in_frame)
+            info["disagreement"] = self.ensemble.disagreement(prediction.hidden[:, 0].detach()).mean()
         segments = None
         if self.config.by_loss > 0:
             segments = segment_loss(prediction.next_frame, tokens[:, c:], in_frame) + segment_loss(reward, paid, mask)
-        return Losses(
-            {
-                "next_frame": _cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
-                "reward": _cross_entropy(reward, paid, mask),
-                "end": _cross_entropy(end, steps.end[:, scored].long(), mask),
-            },
-            {"accuracy": _accuracy(prediction.next_frame, tokens[:, c:], in_frame)},
-            segments,
-        )
+        return Losses(terms, info, segments)
+
+    def _frame_head(self) -> nn.Module:
+        """An output of POP to the logits of the token there."""
+        return head(self.config.width, self.config.width, self.block.vocabulary, self.config.head)
 
     @property
     def outcomes(self) -> tuple[slice, slice]:

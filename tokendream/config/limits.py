@@ -86,6 +86,13 @@ def check_dream(dream: DreamConfig) -> None:
             "false where dream.scale_advantage is true", dream.scale_by_quantiles)  # fmt: skip
 
 
+def check_curiosity(dream: DreamConfig, world_model: WorldModelConfig) -> None:
+    """Raise ConfigError for an ensemble of one, and for curiosity without an ensemble."""
+    heads = world_model.ensemble
+    require(heads != 1, "world_model.ensemble", "0 or at least 2: one head disagrees with nobody", heads)
+    require(heads > 0 or dream.curiosity == 0, "dream.curiosity", "0 without a world_model.ensemble", dream.curiosity)
+
+
 def check_capacity(collect: CollectConfig, dream: DreamConfig, world_model: WorldModelConfig) -> None:
     """Raise ConfigError for a replay buffer that holds no whole segment or burn-in."""
     require(collect.capacity > max(dream.burn_in, world_model.segment_length), "collect.capacity",

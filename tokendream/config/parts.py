@@ -177,6 +177,8 @@ class WorldModelConfig:
     """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""
     copy_or_sample: bool = False
     """Whether the tokens of a dreamed frame may be moved from places near by in the frame before (ITC)."""
+    ensemble: Annotated[int, Range(0, 16)] = 0
+    """Heads that predict the next frame for curiosity's sake, each on its share of a batch, at least 2 (Simulus: 4)."""
     backbone: Literal["retnet", "transformer", "post-norm"] = "retnet"
     """retnet is the paper's; transformer keeps keys and values instead of a state of fixed size; post-norm is the
     transformer of Simulus' later version."""
@@ -249,6 +251,11 @@ class DreamConfig:
     """λ of the λ-returns."""
     entropy_weight: NonNegative = 0.001
     """Weight of the policy's entropy bonus."""
+    curiosity: NonNegative = 0.0
+    """w_int, the weight of what world_model.ensemble disagrees about in the reward of a dreamed step, in nats a token,
+    until the last experience has been collected (Simulus: 1 on Atari)."""
+    reward_weight: NonNegative = 1.0
+    """w_ext, the weight of the predicted reward in the reward of a dreamed step."""
     mask_after_end: bool = False
     """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
     centre_advantage: bool = False

@@ -16,6 +16,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
+from tokendream.dream.curiosity import payment
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.nn.hl_gauss import HLGauss, value_error
@@ -69,7 +70,7 @@ def dream_loss(
 ) -> Losses:
     """`actor_critic_loss` of dreams that begin where these real segments end."""
     dream = imagine.start(agent, tokens, steps, settings)
-    rollout = imagine.imagine(dream, agent, settings.horizon, generator)
+    rollout = imagine.imagine(dream, agent, settings.horizon, generator, reward=payment(agent, settings))
     return actor_critic_loss(rollout, agent.actor_critic.actions, settings, agent.actor_critic.bins, scale)
 
 
@@ -180,7 +181,7 @@ def dreamed(
 ) -> Experience:
     """Dreams that begin where these real segments end."""
     dream = imagine.start(agent, tokens, steps, settings)
-    rollout = imagine.imagine(dream, agent, settings.horizon, generator)
+    rollout = imagine.imagine(dream, agent, settings.horizon, generator, reward=payment(agent, settings))
     return Experience.of(rollout, dream.policy, agent.actor_critic.actions, settings, scale)
 
 

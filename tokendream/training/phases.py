@@ -15,6 +15,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from tokendream.agent.collect import Collector
+from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Segment, Segments
 from tokendream.data.priorities import Priorities
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed
@@ -139,20 +140,21 @@ class WorldModelPhase(GradientPhase):
 class ActorCriticPhase(GradientPhase):
     """C, in dreams that begin where real segments end; with `context_starts`, where M has its context.
 
-    With `reuse`, an update is a batch of dreams and so many gradient updates on it.
+    With `reuse`, an update is a batch of dreams and so many gradient updates on it. Dreams pay for curiosity as long as
+    more experience is to come.
     """
 
     name = "actor_critic"
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
-        dream = shared.config.dream
+        self._dream_settings = dream = shared.config.dream
         returns = self.settings.batch * (dream.horizon - 1)
         self._scale = ReturnScale(returns, shared.compute.device) if dream.scale_by_quantiles else None
         self._dreaming = Captured(self._dream, shared.compute, [shared.dreaming], "dreams to learn from")
 
     def draw(self) -> tuple[Segments, Segment]:
-        dream, shared = self.shared.config.dream, self.shared
+        dream, shared = self._settle(), self.shared
         segments = shared.replay.draw(
             self.settings.batch, dream.burn_in + 1, align="end", rng=shared.rng,
             before=shared.config.world_model.context if dream.context_starts else 0,
@@ -160,7 +162,7 @@ class ActorCriticPhase(GradientPhase):
         return segments, shared.tokenised(segments)
 
     def loss(self, batch: Segment | Experience) -> Losses:
-        agent, settings = self.shared.agent, self.shared.config.dream
+        agent, settings = self.shared.agent, self._dream_settings
         if isinstance(batch, Experience):
             return clipped_loss(agent, batch, settings)
         return dream_loss(agent, *batch, settings, self.shared.dreaming, self._scale)
@@ -188,4 +190,16 @@ class ActorCriticPhase(GradientPhase):
 
     def _dream(self, batch: Segment) -> Experience:
         with self.shared.compute.autocast():
-            return dreamed(self.shared.agent, *batch, self.shared.config.dream, self.shared.dreaming, self._scale)
+            return dreamed(self.shared.agent, *batch, self._dream_settings, self.shared.dreaming, self._scale)
+
+    def _settle(self) -> DreamConfig:
+        """The config's settings, without curiosity once the last experience has been collected."""
+        config = self.shared.config
+        collected = config.collect.steps * min(config.collect.last_epoch, config.epochs)
+        dream = config.dream
+        if dream.curiosity and self.shared.replay.total >= collected:
+            dream = dataclasses.replace(dream, curiosity=0.0)
+        if dream != self._dream_settings:
+            self._dream_settings = dream
+            self.forget()
+        return dream

@@ -1,0 +1,55 @@
+"""Curiosity: several heads predict the next frame, and where they disagree there is something to learn.
+
+Source: Simulus (arXiv 2502.11537).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from tokendream.nn.precision import raised
+from tokendream.spaces.observations import Block
+
+
+class Ensemble(nn.Module):
+    """Heads on POP's outputs, which get no gradient from them; each is trained on segments of its own."""
+
+    weight: Tensor
+
+    def __init__(self, heads: int, make: Callable[[], nn.Module], block: Block) -> None:
+        """`make` makes a head: an output of POP to the logits of the token there."""
+        super().__init__()
+        self.heads = nn.ModuleList(make() for _ in range(heads))
+        tokens = Counter(slot.part for slot in block.observation)
+        weight = [1 / (len(tokens) * tokens[slot.part]) for slot in block.observation]
+        self.register_buffer("weight", torch.tensor(weight), persistent=False)
+
+    def loss(
+        self, hidden: Float[Tensor, "B P K D"], tokens: Int64[Tensor, "B P K"], mask: Bool[Tensor, "B P K"]
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of each head on every n-th segment, a mean over the tokens of all that are masked in."""
+        total, n = hidden.new_zeros((), dtype=raised(hidden).dtype), len(self.heads)
+        for i, head in enumerate(self.heads):
+            target = tokens[i::n].masked_fill(~mask[i::n], -100)
+            logits = head(hidden[i::n].detach())
+            total = total + F.cross_entropy(
+                raised(logits.flatten(0, 2)), target.flatten(), ignore_index=-100, reduction="sum"
+            )
+        return total / mask.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def disagreement(self, hidden: Float[Tensor, "B K D"]) -> Float[Tensor, " B"]:
+        """The divergence of the heads' distributions, a mean over the tokens of a part and then over parts, in nats."""
+        logits = torch.stack([raised(head(hidden)) for head in self.heads])
+        return (divergence(logits.softmax(-1)) * self.weight).sum(-1)
+
+
+def divergence(p: Float[Tensor, "N *B V"]) -> Float[Tensor, "*B"]:
+    """Jensen-Shannon divergence of N distributions: H[mean p] - mean H[p], from 0, where they agree, to ln N."""
+    return (torch.special.entr(p.mean(0)).sum(-1) - torch.special.entr(p).sum(-1).mean(0)).clamp(min=0)
