@@ -174,7 +174,7 @@ def test_a_text_that_matters_is_said_to_be_left_out(capsys):
     assert "its mission, a text that changes from game to game, is left out" in capsys.readouterr().err
 
 
-def test_doom_leaves_nothing_behind_and_ends_with_a_screen(tmp_path, monkeypatch):
+def test_doom_leaves_nothing_behind_and_ends_with_a_screen(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     env = make("vizdoom:VizdoomBasic-v1", action_repeat=10)
     env.reset(seed=0)
@@ -186,6 +186,7 @@ def test_doom_leaves_nothing_behind_and_ends_with_a_screen(tmp_path, monkeypatch
     assert observation["screen"].max() > 50
     env.close()
     assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_crafter_lasts_as_long_as_it_is_told():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -26,7 +26,7 @@ def make(name: str, config: EnvConfig) -> gymnasium.Env[Any, Any]:
     game = env.unwrapped.game  # type: ignore[attr-defined]
     # The game writes its settings and a folder to where it is started, which is where the user is.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        game.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))
+        game.set_doom_config_path(os.devnull)
         game.init()
     return LastScreen(env)
 
