@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import DEVICE, TYPE, fake_gpu, moved
+from test_ingredients import all_on
 from torch.utils import _pytree as pytree
 
 from tokendream.agent.agent import Agent, AgentPolicy
@@ -42,9 +43,17 @@ def build(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-@pytest.mark.parametrize("name", ["tiny", "tiny-no-pop", "tiny-transformer", "tiny-own-embedding", "tiny-pixels"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "tiny-no-pop", "tiny-transformer", "tiny-own-embedding", "tiny-pixels", "all on"]
+)
 def test_an_update_neither_waits_nor_crosses_the_bus(name, dtype, build):
-    config = vary(preset(name), "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0)
+    config = vary(
+        all_on() if name == "all on" else preset(name),
+        "tokenizer",
+        perceptual="vgg16",
+        revive_after=3,
+        changed_weight=1.0,
+    )
     config = vary(vary(config, "dream", horizon=2), "world_model", layers=1)  # sixteen calls a step, token by token
     agent = Agent.from_config(config, ACTIONS)
     with fake_gpu() as crossings:
