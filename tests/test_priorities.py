@@ -9,7 +9,7 @@ from test_trainer import everything, same, trainer
 
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.data.priorities import UNSEEN, Priorities
-from tokendream.nn.segment_loss import segment_loss
+from tokendream.nn.masked import segment_loss
 
 BY_LOSS = vary(TINY, "world_model", by_loss=0.5, scored_starts=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tokendream.agent.actor_critic import ActorCritic, View
@@ -24,10 +24,16 @@ from tokendream.nn.losses import Losses
 class ShuffledActions(WorldModel):
     """Trained on actions that were taken elsewhere in the batch: it cannot know what an action does."""
 
-    def loss(self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
+    def loss(
+        self,
+        codes: Float[Tensor, "B T K E"],
+        tokens: Int64[Tensor, "B T K"],
+        steps: Steps,
+        changed: Bool[Tensor, "B N K"] | None = None,
+    ) -> Losses:
         action = steps.action.flatten()
         action = action[torch.randperm(len(action), device=action.device)].view_as(steps.action)
-        return super().loss(codes, tokens, steps._replace(action=action))
+        return super().loss(codes, tokens, steps._replace(action=action), changed)
 
 
 class ZeroRewards(WorldModel):

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.agent.backbones import make_backbone
 from tokendream.agent.ensemble import Ensemble
+from tokendream.agent.events import Events
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
@@ -23,9 +23,8 @@ from tokendream.nn.correspondence import Correspondence
 from tokendream.nn.heads import head
 from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.losses import Losses
-from tokendream.nn.precision import raised
+from tokendream.nn.masked import accuracy, cross_entropy, segment_loss
 from tokendream.nn.sampling import Sampler, sample
-from tokendream.nn.segment_loss import segment_loss
 from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block
 from tokendream.spaces.places import distances
@@ -98,6 +97,7 @@ class WorldModel(nn.Module):
         self.end = head(seen, D, 2, config.head)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
         self.ensemble = Ensemble(config.ensemble, self._frame_head, block) if config.ensemble else None
+        self.events = Events(D, block, config.head) if config.events else None
         self.draw_tokens = Sampler()
         self.correspondence = Correspondence(distances(block)) if config.copy_or_sample else None
 
@@ -189,9 +189,16 @@ class WorldModel(nn.Module):
             frame.append(self.draw_tokens(logits[-1], generator, temperature=self.config.token_temperature))
         return torch.stack(frame, dim=1), torch.stack(logits, dim=1), torch.stack(hidden, dim=1)
 
-    def loss(self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], steps: Steps) -> Losses:
+    def loss(
+        self,
+        codes: Float[Tensor, "B T K E"],
+        tokens: Int64[Tensor, "B T K"],
+        steps: Steps,
+        changed: Bool[Tensor, "B T-1 K"] | None = None,
+    ) -> Losses:
         """Cross-entropies of next frame, reward and end, each a mean over what is scored.
 
+        `changed` says where each frame but the first differs from the one before it, for the prediction of events.
         The first `context` blocks are not scored, nor is padding: block `context - 1` predicts the first scored
         frame, and the last block's next frame lies outside the segment.
         """
@@ -202,17 +209,21 @@ class WorldModel(nn.Module):
         reward, end = prediction.reward[:, known], prediction.end[:, known]
         paid, mask = self.rewards.target(steps.reward[:, scored]), steps.mask[:, scored]
         terms = {
-            "next_frame": _cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
-            "reward": _cross_entropy(reward, paid, mask),
-            "end": _cross_entropy(end, steps.end[:, scored].long(), mask),
+            "next_frame": cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
+            "reward": cross_entropy(reward, paid, mask),
+            "end": cross_entropy(end, steps.end[:, scored].long(), mask),
         }
-        info = {"accuracy": _accuracy(prediction.next_frame, tokens[:, c:], in_frame)}
+        info = {"accuracy": accuracy(prediction.next_frame, tokens[:, c:], in_frame)}
         if self.ensemble is not None:
             terms["ensemble"] = self.ensemble.loss(prediction.hidden, tokens[:, c:], in_frame)
             info["disagreement"] = self.ensemble.disagreement(prediction.hidden[:, 0].detach()).mean()
         segments = None
         if self.config.by_loss > 0:
             segments = segment_loss(prediction.next_frame, tokens[:, c:], in_frame) + segment_loss(reward, paid, mask)
+        if self.events is not None:
+            assert changed is not None, "events are predicted from where frames changed"
+            terms["events"], of_each = self.events.loss(prediction.hidden, changed[:, c:], steps.mask[:, c:])
+            segments = None if segments is None else segments + of_each
         return Losses(terms, info, segments)
 
     def _frame_head(self) -> nn.Module:
@@ -264,25 +275,3 @@ def _lowered(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     """In the type of matrix products, in which tokens enter the layers."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
-def _cross_entropy(
-    logits: Float[Tensor, "*B V"], target: Int64[Tensor, "*B"] | Float[Tensor, "*B V"], mask: Bool[Tensor, "*B"]
-) -> Float[Tensor, ""]:
-    """Mean over the masked-in entries, in float32; 0 where the mask is empty (a batch of very short episodes).
-
-    A target is a class, or the probabilities of all classes.
-    """
-    if target.is_floating_point():
-        target = (target * mask[..., None]).flatten(0, -2)
-    else:
-        target = target.masked_fill(~mask, -100).flatten()
-    total = F.cross_entropy(raised(logits.flatten(0, -2)), target, ignore_index=-100, reduction="sum")
-    return total / mask.sum().clamp(min=1)
-
-
-def _accuracy(
-    logits: Float[Tensor, "*B V"], target: Int64[Tensor, "*B"], mask: Bool[Tensor, "*B"]
-) -> Float[Tensor, ""]:
-    hit = (logits.detach().argmax(-1) == target) & mask
-    return hit.sum() / mask.sum().clamp(min=1)

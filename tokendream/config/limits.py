@@ -76,6 +76,9 @@ def check_world_model(world_model: WorldModelConfig) -> None:
     require(M.decoding == "pop" or M.outcome_from == "action", "world_model.outcome_from",
             "action where world_model.decoding is token: the frame comes after them",
             M.outcome_from)  # fmt: skip
+    require(not M.events or M.segment_length > M.context + 1, "world_model.segment_length",
+            f"greater than world_model.context + 1 ({M.context + 1}) where there are world_model.events",
+            M.segment_length)  # fmt: skip
     require(M.segment_length > M.context, "world_model.segment_length",
             f"greater than world_model.context ({M.context})", M.segment_length)  # fmt: skip
 

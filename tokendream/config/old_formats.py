@@ -23,6 +23,7 @@ SINCE_1 = {
     "tokenizer.lost_weight": 0.0,
     "world_model.token_temperature": 1.0,
     "world_model.copy_or_sample": False,
+    "world_model.events": False,
     "world_model.ensemble": 0,
     "dream.curiosity": 0.0,
     "dream.reward_weight": 1.0,

@@ -177,6 +177,8 @@ class WorldModelConfig:
     """Temperature at which dreams sample the tokens of the next frame; 1 is the paper's."""
     copy_or_sample: bool = False
     """Whether the tokens of a dreamed frame may be moved from places near by in the frame before (ITC)."""
+    events: bool = False
+    """Whether a head also says where a frame will change, from what is predicted of it and the next (EASimulus)."""
     ensemble: Annotated[int, Range(0, 16)] = 0
     """Heads that predict the next frame for curiosity's sake, each on its share of a batch, at least 2 (Simulus: 4)."""
     backbone: Literal["retnet", "transformer", "post-norm"] = "retnet"

@@ -44,3 +44,11 @@ class Segment(NamedTuple):
 
     tokens: Int64[Tensor, "B T K"]
     steps: Steps
+
+
+class SegmentWithChanges(NamedTuple):
+    """`Segment`, and where each frame but the first differs from the one before it."""
+
+    tokens: Int64[Tensor, "B T K"]
+    steps: Steps
+    changed: Bool[Tensor, "B T-1 K"]

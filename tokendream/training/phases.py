@@ -15,8 +15,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from tokendream.agent.collect import Collector
+from tokendream.agent.events import changes
 from tokendream.config.parts import DreamConfig
-from tokendream.data.batch import Segment, Segments
+from tokendream.data.batch import Segment, Segments, SegmentWithChanges
 from tokendream.data.priorities import Priorities
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed
 from tokendream.dream.return_scale import ReturnScale
@@ -100,7 +101,7 @@ class WorldModelPhase(GradientPhase):
         self._by_loss = round(shared.config.world_model.by_loss * self.settings.batch)
         self._priorities = Priorities(shared.replay.capacity)
 
-    def draw(self) -> tuple[Segments, Segment]:
+    def draw(self) -> tuple[Segments, Segment | SegmentWithChanges]:
         M, shared = self.shared.config.world_model, self.shared
         after = M.context if M.scored_starts else 0
         if self._by_loss:
@@ -112,7 +113,11 @@ class WorldModelPhase(GradientPhase):
             segments = shared.replay.draw(
                 self.settings.batch, M.segment_length, align="start", rng=shared.rng, after=after
             )
-        return segments, shared.tokenised(segments)
+        batch = shared.tokenised(segments)
+        if M.events:
+            changed = changes(shared.replay.frames(segments.row), batch.tokens, shared.agent.block)
+            return segments, SegmentWithChanges(*batch, changed)
+        return segments, batch
 
     def note(self, segments: Segments, losses: Losses) -> None:
         if losses.segments is not None:
@@ -131,7 +136,7 @@ class WorldModelPhase(GradientPhase):
         replay = self.shared.replay
         return np.arange(replay.oldest, replay.total), replay.total
 
-    def loss(self, batch: Segment) -> Losses:
+    def loss(self, batch: Segment | SegmentWithChanges) -> Losses:
         # The codebook is shared, but M sends no gradient into V.
         codes = self.shared.agent.tokenizer.codes(batch.tokens).detach()
         return self.shared.agent.world_model.loss(codes, *batch)
