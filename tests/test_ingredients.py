@@ -25,10 +25,10 @@ def all_on():
     config = vary(
         frozen(), "world_model", shortest_window=2.0, longest_window=4.0, positions="grid", slot_embedding=True,
         copy_or_sample=True, outcome_from="prediction", by_loss=0.5, reward_head="symlog", head="norm",
-        scored_starts=True,
+        scored_starts=True, events=True, ensemble=4,
     )  # fmt: skip
     config = vary(config, "actor_critic", separate=True, trunk="norm", value_head="symlog")
-    return vary(config, "dream", scale_by_quantiles=True, context_starts=True)
+    return vary(config, "dream", scale_by_quantiles=True, context_starts=True, curiosity=1.0)
 
 
 def whole(t: Trainer) -> tuple[list, list]:

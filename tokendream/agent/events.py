@@ -77,5 +77,6 @@ def changes(
     if image:
         rows, columns = block.grid
         pixels = (frames[:, 1:] != frames[:, :-1]).any(2)
-        moved[..., image] = pixels.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).any(5).any(3).flatten(2)
+        cells = pixels.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).any(5).any(3).flatten(2)
+        moved[..., image[0] : image[-1] + 1] = cells  # the tokens of a part are neighbours
     return moved
