@@ -100,7 +100,7 @@ def test_page_latex_and_json_hold_the_figures(all_games, tmp_path):
     assert not re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:|#)[a-z]""", html)
     tex = (tmp_path / "out" / "report.tex").read_text()
     assert r"\begin{tabular}" in tex
-    assert tex.count(r"\\") == 1 + 7 + 1 + 26
+    assert tex.count(r"\\") == 1 + 13 + 1 + 26
     data = json.loads((tmp_path / "out" / "report.json").read_text())
     assert data["aggregates"][summary.ours[0].name]["superhuman"] == 12
     assert len(data["scores"]) == 130
@@ -271,6 +271,26 @@ def test_report_takes_folders_or_published(capsys):
     for argv in ([], ["--published", "somewhere"]):
         assert main(["report", *argv]) == 2
         assert "either folders (a run, runs, a sweep) or --published" in capsys.readouterr().err
+
+
+def test_rems_ablations_stand_beside_ours(tmp_path):
+    config = dataclasses.replace(SMALL, preset="rem-no-pop")
+    like_rem(tmp_path, ("Pong", "Boxing"), config=config)
+    html = page(summarise(read_results([tmp_path])))
+    rows = html.split("One thing changed</h2>")[1].split("</table>")[0].split("<tr>")
+    (ours,) = [row for row in rows if "rem-no-pop" in row]
+    assert [row for row in rows if "REM, no-pop" in row]
+    rem = published.agents()["REM"].matrix(("Pong", "Boxing"))
+    assert f"{rem.mean():.3f}" in ours
+    assert len([row for row in rows if "REM on those games" in row]) == 5
+
+
+def test_a_task_of_the_control_suite_stands_beside_simulus(tmp_path):
+    config = vary(SMALL, "env", id="dmc:walker-walk")
+    run(tmp_path, "dmc:walker-walk", 0, 300.0, config)
+    html = page(summarise(read_results([tmp_path])))
+    assert "Simulus, published, from vectors" in html
+    assert "969.9" in html
 
 
 def test_names_of_agents():

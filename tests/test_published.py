@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rem_published import REM_PUBLISHED
 
+from tokendream.config.presets import ABLATIONS
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
 from tokendream.evaluation.scores import ScoreError
@@ -43,17 +44,47 @@ RLIABLE_IMPROVEMENT = (0.5938461538461538, 0.53692308, 0.65153846)
 """P(REM > IRIS) and its interval, by the same installation's `probability_of_improvement`, 4,000 resamples."""
 
 
+SUCCESSORS = {
+    "Simulus": (1.645, 0.982, 0.990, 0.412),
+    "Simulus, re-run": (1.609, 0.737, 0.913, 0.424),
+    "EASimulus": (1.818, 0.773, 1.004, 0.394),
+}
+"""Mean, median, IQM and optimality gap."""
+
+
 def matrix(name: str) -> np.ndarray:
     return published.agents()[name].matrix(GAMES)
 
 
 def test_every_agent_has_every_game_and_says_where_from() -> None:
     found = published.agents()
-    assert list(found) == ["SimPLe", "TWM", "IRIS", "DreamerV3", "STORM", "REM"]
+    before = ["SimPLe", "TWM", "IRIS", "DreamerV3", "STORM", "DIAMOND", "HarmonyDream", "EADream", "REM"]
+    assert list(found) == [*before, *SUCCESSORS]
     for agent in found.values():
-        assert agent.matrix(GAMES).shape == (5, 26)
-        assert re.fullmatch(r".+ et al\., .+, (\w+ )?20\d\d, arXiv \d{4}\.\d{5}", agent.paper)
+        assert agent.matrix(GAMES).shape == (3 if agent.name == "HarmonyDream" else 5, 26)
+        assert re.search(r"arXiv \d{4}\.\d{5}", agent.paper)
         assert "json at " in agent.source
+        assert agent.later is (agent.name in SUCCESSORS)
+
+
+@pytest.mark.parametrize("name", SUCCESSORS)
+def test_rems_successors_come_out_as_published(name: str) -> None:
+    got = scores.aggregate(matrix(name))
+    assert (got.mean, got.median, got.iqm, got.optimality_gap) == pytest.approx(SUCCESSORS[name], abs=5e-4)
+
+
+def test_rems_ablations_have_its_eight_games_and_no_pop_all() -> None:
+    for name, runs in published.ablations().items():
+        assert name in ABLATIONS
+        assert len(runs) == (26 if name == "no-pop" else 8)
+        assert {len(of_game) for of_game in runs.values()} <= ({3, 4, 5} if name == "no-pop" else {5})
+
+
+def test_simulus_in_the_control_suite_has_the_mean_of_its_paper() -> None:
+    suite = published.control_suite()
+    assert {len(runs) for runs in suite.values()} == {5}
+    assert np.mean([np.mean(runs) for runs in suite.values()]) == pytest.approx(795.6, abs=0.05)
+    assert np.mean(suite["walker-walk"]) == pytest.approx(970, abs=0.5)
 
 
 def test_rem_run_by_run_gives_what_rem_published() -> None:

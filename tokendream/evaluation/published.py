@@ -1,15 +1,16 @@
-"""What other agents reached on Atari 100K, run by run, as data: `assets/atari100k.json` and where each figure is from.
+"""What other agents reached, run by run, as data in `assets`: on Atari 100K, in REM's ablations, in DeepMind's suite.
 
-Only figures that were read in a stored source are in the file; it names that source for every agent.
+Only figures that were read in a stored source are in the files; they name that source for every agent.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -18,10 +19,13 @@ from tokendream.envs.atari100k import ATARI_100K
 from tokendream.errors import nearest
 from tokendream.evaluation.scores import ScoreError, human_normalised
 
-FILE = Path(__file__).parents[1] / "assets" / "atari100k.json"
+ASSETS = Path(__file__).parents[1] / "assets"
 
 ENV_STEPS = 100_000
-"""Env steps of every published run."""
+"""Env steps of every published run of Atari 100K."""
+
+Runs = Mapping[str, tuple[float, ...]]
+"""Scores of single runs, by game or task."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Published:
     name: str
     paper: str
     source: str
-    runs: Mapping[str, tuple[float, ...]]
+    runs: Runs
+    later: bool
+    """Whether it came after REM and builds on it."""
 
     def matrix(self, games: Sequence[str]) -> Float64[np.ndarray, "runs games"]:
         """Human-normalised scores of these games. Raises ScoreError for a game that is not among the 26."""
@@ -43,9 +49,34 @@ class Published:
 
 @functools.cache
 def agents() -> Mapping[str, Published]:
-    """Every published agent by its name; REM last."""
-    found = json.loads(FILE.read_text(encoding="utf-8"))["agents"]
+    """Every published agent by its name: those before REM, REM, and its successors."""
+    found = _read("atari100k.json")
+    names = list(found)
     return {
-        name: Published(name, a["paper"], a["source"], {g: tuple(map(float, a["runs"][g])) for g in ATARI_100K})
+        name: Published(name, a["paper"], a["source"], _runs(a, ATARI_100K), names.index(name) > names.index("REM"))
         for name, a in found.items()
     }
+
+
+@functools.cache
+def ablations() -> Mapping[str, Runs]:
+    """REM's own ablations by the name of our preset's: three to five runs a game, of 8 games, without POP of 26."""
+    ours = {"4x4-tokenizer": "coarse-tokens", "no-action-input": "no-action-inputs", "no-latent-ac": "pixels",
+            "no-pop": "no-pop", "separate-wm-embeddings": "own-embedding"}  # fmt: skip
+    return {ours[name]: _runs(a, a["runs"]) for name, a in _read("rem_ablations.json").items()}
+
+
+@functools.cache
+def control_suite() -> Runs:
+    """Simulus on 18 tasks of DeepMind's control suite, from vectors: five runs a task of 1,000,000 control steps."""
+    found = _read("dmc.json")["Simulus"]
+    return _runs(found, found["runs"])
+
+
+def _read(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ASSETS / file).read_text(encoding="utf-8"))["agents"]
+    return found
+
+
+def _runs(agent: Mapping[str, Any], tasks: Iterable[str]) -> Runs:
+    return {task: tuple(map(float, agent["runs"][task])) for task in tasks}

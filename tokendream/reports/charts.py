@@ -17,8 +17,8 @@ from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.results import Folder
 
 ROLES = {"#010101": "ink", "#020202": "faint", "#030303": "grid", "#040404": "blue", "#050505": "orange",
-         "#060606": "green", "#070707": "red"}  # fmt: skip
-INK, FAINT, GRID, BLUE, ORANGE, GREEN, RED = ROLES
+         "#060606": "green", "#070707": "red", "#080808": "violet"}  # fmt: skip
+INK, FAINT, GRID, BLUE, ORANGE, GREEN, RED, VIOLET = ROLES
 
 LOSSES = (
     ("tokenizer/reconstruction", "V reconstruction", "falls, then flattens"),

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 
 from tokendream.envs.atari100k import ATARI_100K
+from tokendream.evaluation import published
 from tokendream.evaluation.scores import Interval, human_normalised
-from tokendream.reports.charts import BLUE, FAINT, GREEN, INK, ORANGE, RED, legend, level
+from tokendream.reports.charts import BLUE, FAINT, GREEN, INK, ORANGE, RED, VIOLET, legend, level
 from tokendream.reports.page import score
 from tokendream.sweep.report.summary import LEVELS, Improvement, Point, Summary
 
 OURS = (BLUE, GREEN, RED)
-DASHES: tuple[Any, ...] = ((0, (1, 1)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 3)), (0, (8, 2)))
-"""How the published agents but REM are told from each other."""
+DASHES: tuple[Any, ...] = (
+    (0, (1, 1)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 3)), (0, (8, 2)), (0, (2, 1)), (0, (9, 1, 2, 1)),
+    (0, (5, 4)),
+)  # fmt: skip
+"""How the published agents of one colour are told from each other."""
 
 AXES = {
     "iqm": ("Interquartile mean", "higher is better"),
@@ -27,9 +31,10 @@ AXES = {
 
 
 def colours(summary: Summary) -> dict[str, str]:
-    """Our agents in colours of their own, REM in orange, the others in ink."""
+    """Our agents in colours of their own, REM in orange, its successors in violet, the others in ink."""
     found = {agent.name: OURS[i % len(OURS)] for i, agent in enumerate(summary.ours)}
-    return {a.name: ORANGE if a.name == "REM, published" else INK for a in summary.agents} | found
+    later = {f"{a.name}, published": VIOLET for a in published.agents().values() if a.later}
+    return {a.name: INK for a in summary.agents} | later | {"REM, published": ORANGE} | found
 
 
 def aggregate(axes: Any, summary: Summary, name: str) -> None:
@@ -42,12 +47,12 @@ def aggregate(axes: Any, summary: Summary, name: str) -> None:
 
 def profiles(axes: Any, summary: Summary) -> None:
     """Share of runs above each human-normalised score."""
-    colour, dashes = colours(summary), iter(DASHES)
+    colour, dashes = colours(summary), {INK: iter(DASHES), VIOLET: iter(DASHES)}
     for agent in summary.agents:
-        lead = colour[agent.name] != INK
+        lead = colour[agent.name] not in dashes
         if agent.band and lead:
             axes.fill_between(LEVELS, *agent.band, color=colour[agent.name], alpha=0.15, linewidth=0)
-        style = "-" if lead else next(dashes, "-")
+        style = "-" if lead else next(dashes[colour[agent.name]], "-")
         axes.plot(LEVELS, agent.profile, color=colour[agent.name], linewidth=2 if agent.ours else 1.4 if lead else 1,
                   linestyle=style, alpha=1 if lead else 0.65, label=short(agent.name))  # fmt: skip
     axes.axvline(1, color=FAINT, linewidth=0.8)
@@ -90,7 +95,8 @@ def games(axes: Any, summary: Summary) -> None:
     colour = colours(summary)
     shown = sorted(summary.games, key=lambda g: human_normalised(g, ATARI_100K[g].rem))
     y = np.arange(len(shown))
-    labels = {"REM, published": "REM, published mean", "SimPLe, published": "the other published means"}
+    labels = {"REM, published": "REM, published mean", "SimPLe, published": "earlier agents' means",
+              "Simulus, published": "its successors' means"}  # fmt: skip
     for agent in summary.agents:
         runs = agent.runs[:, [summary.games.index(game) for game in shown]]
         lead = colour[agent.name] != INK

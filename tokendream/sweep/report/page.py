@@ -12,7 +12,7 @@ from tokendream.evaluation import published, scores
 from tokendream.reports import page as frame
 from tokendream.reports.charts import svg
 from tokendream.reports.page import card, later, soft, table, tiles
-from tokendream.sweep.report import charts
+from tokendream.sweep.report import beside, charts
 from tokendream.sweep.report.results import Result, protocol_of
 from tokendream.sweep.report.summary import Agent, Point, Summary, curve
 
@@ -53,8 +53,8 @@ def _sections(summary: Summary) -> Iterator[str]:
         rows = [(escape(a.name), escape(a.paper), escape(a.source)) for a in published.agents().values()]
         yield "<h2>Where the published figures are from</h2>" + table("lll", ("agent", "paper", "its runs"), rows)
         yield soft(
-            "Five runs a game each, as kept there. Random play and human: REM's table of results. Intervals and "
-            "aggregates are computed here from those runs."
+            "Five runs a game each (HarmonyDream: three), as kept there. Random play and human: REM's table of "
+            "results. Intervals and aggregates are computed here from those runs."
         )
 
 
@@ -133,6 +133,7 @@ def _atari(summary: Summary) -> Iterator[str]:
     rows = [(game, *_published(game), *(game_cell(summary, agent, game) for agent in agents)) for game in ATARI_100K]
     yield table("l" + "r" * (len(heads) - 1), heads, rows, small=True)
     yield soft("Means of the final evaluations over runs, in the score units of the game.")
+    yield from beside.ablations(summary)
 
 
 def _over_steps(
@@ -216,6 +217,7 @@ def _environment(summary: Summary, game: str) -> Iterator[str]:
     """An environment that is not of the 26: scores as they are."""
     results, random = summary.results, _random(summary, game)
     level = {} if random is None else {"random player": random}
+    level |= beside.levels([run for run in results.runs if run.game == game])
     drawn = _over_steps(_curves(summary, game), level, "score of a game, mean over seeds")
     yield f"<h2>{escape(game)}</h2>{drawn}"
     rows = []

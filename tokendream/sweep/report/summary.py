@@ -154,11 +154,11 @@ def text(summary: Summary) -> str:
     results, lines = summary.results, []
     if summary.agents:
         lines += [f"human-normalised, on {len(summary.games)} of 26 games; the intervals are on the page",
-                  f"{'':26}{'mean':>8}{'median':>8}{'IQM':>8}{'gap':>8}  superhuman"]  # fmt: skip
+                  f"{'':28}{'mean':>8}{'median':>8}{'IQM':>8}{'gap':>8}  superhuman"]  # fmt: skip
     for agent in summary.agents:
         f = agent.figures
         lines.append(
-            f"{agent.name[:25]:26}{f.mean:8.3f}{f.median:8.3f}{f.iqm:8.3f}{f.optimality_gap:8.3f}  "
+            f"{agent.name[:27]:28}{f.mean:8.3f}{f.median:8.3f}{f.iqm:8.3f}{f.optimality_gap:8.3f}  "
             f"{f.superhuman:.0f} of {len(summary.games)}"
         )
     for name in results.players:
