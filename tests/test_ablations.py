@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.workload import Workload
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import ABLATIONS, OF_POP, PRESETS, REM, preset
+from tokendream.config.presets import ABLATIONS, CUTS, NO_WINDOWS, OF_POP, PRESETS, REM, preset
 from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
@@ -37,8 +37,8 @@ def difference(a, b):
 def test_an_ablation_is_one_field_of_any_preset(base, name):
     varied = preset(f"{base}-{name}")
     assert varied.preset == f"{base}-{name}"
-    needs_pop = {f"world_model.{field}" for field in OF_POP}  # and goes with it
-    changed = difference(PRESETS[base], varied).keys() - (needs_pop if name == "no-pop" else set())
+    goes_with = {"no-pop": OF_POP, "transformer": NO_WINDOWS}.get(name, {})
+    changed = difference(PRESETS[base], varied).keys() - {f"world_model.{field}" for field in goes_with}
     assert len(changed) == (0 if PRESETS[base].tokenizer.kind == name else 1)
 
 
@@ -111,3 +111,48 @@ def test_every_ablation_runs_at_the_small_preset_s_size(name):
     for part in PARTS:
         figures = work.phase(part, 2, torch.float32).run()
         assert all(torch.isfinite(value) for value in figures.values()), part
+
+
+WINDOWS = {f"world_model.{field}" for field in NO_WINDOWS}
+SUCCESSORS = ("simulus", "simulus-a", "easimulus", "itc")
+
+
+@pytest.mark.parametrize("base", SUCCESSORS)
+def test_a_cut_takes_out_one_ingredient_and_brings_back_rem_s_value(base):
+    """Or is refused, naming what the preset does not have."""
+    cut = 0
+    for name in CUTS:
+        try:
+            varied = preset(f"{base}-{name}")
+        except ConfigError as error:
+            assert f"preset {base} has nothing that -{name} could cut" == str(error)
+            continue
+        changed, rem = difference(PRESETS[base], varied), dict(leaves(REM))
+        assert 1 <= len(changed) <= 2
+        assert all(value == rem[field] for field, value in changed.items()), changed
+        cut += 1
+    assert cut == {"simulus": 7, "simulus-a": 6, "easimulus": 8, "itc": 8}[base]
+
+
+@pytest.mark.parametrize(
+    ("base", "fields"),
+    [
+        ("simulus-a", {"world_model.backbone", "tokenizer.kind", "dream.context_blocks"} | WINDOWS),
+        ("easimulus", {"world_model.events", "world_model.segment_length"}),
+        ("itc", {"world_model.copy_or_sample"}),
+    ],
+)
+def test_each_successor_is_simulus_and_what_is_its_own(base, fields):
+    assert difference(PRESETS["simulus"], PRESETS[base]).keys() == fields
+
+
+def test_simulus_draws_ten_of_thirty_two_by_loss():
+    simulus = PRESETS["simulus"]
+    assert round(simulus.world_model.by_loss * simulus.training.world_model.batch) == 10
+
+
+def test_a_preset_that_has_nothing_to_cut_says_so():
+    with pytest.raises(ConfigError, match="preset rem has nothing that -no-events could cut"):
+        preset("rem-no-events")
+    both = preset("easimulus-no-events-no-curiosity")
+    assert (both.world_model.events, both.world_model.ensemble, both.dream.curiosity) == (False, 0, 0.0)

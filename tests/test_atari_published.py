@@ -100,6 +100,18 @@ def test_one_uncounted_noop_step_after_a_lost_life():
     assert (frames[~ends] == 4).all()
 
 
+def test_a_raw_frame_pays_the_sign_of_its_reward_where_that_is_asked_for():
+    """In training games; an evaluation counts what the game does."""
+    paid, signed = (
+        [reward for reward, *_ in play(PublishedAtariEnvs(config, 1), 400)]
+        for config in (protocol("Krull", noop_max=1), protocol("Krull", noop_max=1, sign_rewards=True))
+    )
+    assert max(paid) > 4
+    assert set(signed) <= {-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0}
+    assert [reward != 0 for reward in signed] == [reward != 0 for reward in paid]
+    assert not protocol("Krull", sign_rewards=True).for_evaluation().atari.sign_rewards
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_the_time_limit_is_an_end_where_that_is_asked_for(ends):
     seen = play(PublishedAtariEnvs(protocol("Freeway", noop_max=1, max_frames=41, time_limit_ends=ends), 1), 100)
@@ -127,7 +139,7 @@ def test_games_side_by_side_are_the_ones_played_alone(rng):
 def test_the_config_chooses_the_frames_and_refuses_what_does_not_go_together():
     assert type(make(without_timeout(REM), 1, evaluation=False)) is PublishedAtariEnvs
     assert type(make(without_timeout(CPU), 1, evaluation=False)) is AtariEnvs
-    for name in ("noop_after_life_loss", "time_limit_ends"):
+    for name in ("noop_after_life_loss", "time_limit_ends", "sign_rewards"):
         atari = dataclasses.replace(CPU.env.atari, **{name: True})
         with pytest.raises(ConfigError, match=f"env.atari.{name} must be false where env.atari.frames is ale"):
             dataclasses.replace(CPU, env=dataclasses.replace(CPU.env, atari=atari))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -49,6 +51,23 @@ def test_a_dream_starts_at_the_last_frame_with_both_memories_warm(agent, tokens,
     again = imagine.start(agent, tokens, steps, TINY.dream)
     assert torch.equal(again.policy.h, dream.policy.h)
     assert torch.equal(again.world.S, dream.world.S)
+
+
+def test_a_dream_may_begin_with_more_blocks_in_memory(agent, tokens, steps):
+    """Those of its own episode: what is padded is not remembered."""
+    settings = dataclasses.replace(TINY.dream, context_blocks=3)
+    steps.mask[0, :4], steps.mask[1, :5] = False, False
+    dream = imagine.start(agent, tokens, steps, settings)
+    M, codes, after = agent.world_model, agent.tokenizer.codes(tokens), torch.randn(B, 1, K + 1, 16).double()
+    for b, blocks in enumerate((1, 0, 3)):
+        one, state = slice(b, b + 1), M.initial_state(1)
+        for t in range(5 - blocks, 5):
+            block = slice(t, t + 1)
+            _, state = M(codes[one, block], tokens[one, block], steps.action[one, block], state, slice(0, 0))
+        # Positions count from the first block for all, so that states are compared by what follows.
+        follows = [M.backbone.absorb(after[one], s)[0] for s in (state, dream.world.one(b))]
+        assert torch.allclose(*follows, atol=1e-11)
+    assert torch.equal(imagine.start(agent, tokens, steps, TINY.dream).policy.h, dream.policy.h)
 
 
 def test_where_an_episode_has_just_begun_nothing_is_remembered(agent, tokens, steps):

@@ -20,7 +20,7 @@ from tokendream.cli.flags import parse, parse_sweep, parse_train
 from tokendream.cli.output import hold_descriptors, spare_streams
 from tokendream.cli.sweep import Sweep
 from tokendream.cli.train import Train
-from tokendream.config.presets import ABLATIONS, PRESETS
+from tokendream.config.presets import ABLATIONS, CUTS, PRESETS
 from tokendream.errors import TokendreamError, nearest, one_line
 from tokendream.notice import once
 from tokendream.stop import Terminated
@@ -59,7 +59,8 @@ def _overview() -> str:
     lines = ["usage: tokendream COMMAND [options]", "", "REM: a token-based world model that dreams whole frames.", ""]
     lines += [f"  {name:14}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
     lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + ";"]
-    lines += ["behind each, an ablation (rem-no-pop): " + ", ".join(ABLATIONS) + "."]
+    lines += ["behind each, an ablation (rem-no-pop): " + ", ".join(ABLATIONS) + ";"]
+    lines += ["behind one that has it, what it shall not have (simulus-no-curiosity): " + ", ".join(CUTS) + "."]
     return "\n".join(lines)
 
 

@@ -47,7 +47,7 @@ def check_atari(env: EnvConfig) -> None:
     for name, none in (("action_repeat", 0), ("kwargs", "{}"), ("wrappers", "")):
         got = getattr(env, name)
         require(env.family != "atari" or got == none, f"env.{name}", f"{none!r} for an Atari game", got)
-    for name in ("noop_after_life_loss", "time_limit_ends"):
+    for name in ("noop_after_life_loss", "time_limit_ends", "sign_rewards"):
         wanted = getattr(env.atari, name)
         require(env.atari.frames == "published" or not wanted, f"env.atari.{name}",
                 "false where env.atari.frames is ale", wanted)  # fmt: skip
@@ -84,7 +84,9 @@ def check_world_model(world_model: WorldModelConfig) -> None:
 
 
 def check_dream(dream: DreamConfig) -> None:
-    """Raise ConfigError for advantages that would be scaled twice."""
+    """Raise ConfigError for advantages that would be scaled twice, and a context longer than the burn-in."""
+    require(dream.context_blocks <= dream.burn_in, "dream.context_blocks",
+            f"at most dream.burn_in ({dream.burn_in})", dream.context_blocks)  # fmt: skip
     require(not (dream.scale_advantage and dream.scale_by_quantiles), "dream.scale_by_quantiles",
             "false where dream.scale_advantage is true", dream.scale_by_quantiles)  # fmt: skip
 

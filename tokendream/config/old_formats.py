@@ -19,6 +19,7 @@ SINCE_1 = {
     "env.atari.frames": "ale",
     "env.atari.noop_after_life_loss": False,
     "env.atari.time_limit_ends": False,
+    "env.atari.sign_rewards": False,
     "tokenizer.kind": "vq",
     "tokenizer.lost_weight": 0.0,
     "world_model.token_temperature": 1.0,
@@ -54,6 +55,7 @@ SINCE_1 = {
     "world_model.prediction_token_std": 0.02,
     "world_model.scored_starts": False,
     "dream.context_starts": False,
+    "dream.context_blocks": 1,
     "collect.forget_every_epoch": False,
 }
 """Fields that came while format 1 was written, and what the code did before it had them."""

@@ -44,6 +44,8 @@ class AtariConfig:
     counts one no-op more; ale averages areas after the maximum, in ALE's threads."""
     noop_after_life_loss: bool = False
     """Whether a step without an action, not counted, follows a lost life, as in the published code."""
+    sign_rewards: bool = False
+    """Whether each raw frame of a training game pays the sign of its reward alone (Simulus)."""
     time_limit_ends: bool = False
     """Whether a training game that is truncated is stored as an `end`, as in the published code."""
 
@@ -115,6 +117,7 @@ class EnvConfig:
             life_loss_ends=False,
             noop_after_life_loss=False,
             time_limit_ends=False,
+            sign_rewards=False,
         )
         return replace(self, max_frames=self.eval_max_frames, atari=atari)
 
@@ -195,9 +198,9 @@ class WorldModelConfig:
     """The same of the slowest head; those between are spaced evenly by logarithm. 0 with shortest_window 0."""
     positions: Literal["running", "grid"] = "running"
     """What rotates q and k: running numbers each token after the other, as REM; grid takes column, row and time, so
-    that the same place in another frame is near (Simulus)."""
+    that the same place in another frame is near (as VideoRoPE does for films)."""
     slot_embedding: bool = False
-    """Whether a learned vector for each slot of a block is added to the token that stands there (Simulus)."""
+    """Whether a learned vector for each slot of a block is added to the token that stands there."""
     shared_prediction_token: bool = False
     """Whether one vector stands at all K places of a frame to predict, instead of K vectors (an ablation)."""
     local_prediction: bool = False
@@ -243,6 +246,9 @@ class DreamConfig:
     """Imagined steps of a dream."""
     burn_in: Count = 20
     """Real steps that warm the LSTM before a dream starts."""
+    context_blocks: Count = 1
+    """Blocks before the start that M absorbs, of those that warm the LSTM; with the first frame's own, M predicts from
+    one block more (Simulus' later version: from 3)."""
     context_starts: bool = True
     """Whether dreams start from the third row of an episode on, where M has two blocks of context, as published."""
     burn_in_actions: bool = True

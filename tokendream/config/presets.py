@@ -1,8 +1,8 @@
 """Presets: named configs to start from.
 
-`rem` is the paper; `cpu` is sized for two cores; `toy` is for the built-in game Catch; `tiny` is for tests. Behind any
-of them `-` and the name of an ablation changes that one thing: `rem-no-pop`, `cpu-transformer`,
-`rem-transformer-no-pop`.
+`rem` is the paper; `simulus`, `simulus-a`, `easimulus` and `itc` are its successors (docs/beyond.md); `cpu` is sized
+for two cores; `toy` is for the built-in game Catch; `tiny` is for tests. Behind any of them `-` and the name of an
+ablation changes that one thing: `rem-no-pop`, `cpu-transformer`, `rem-transformer-no-pop`, `simulus-no-curiosity`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ from tokendream.config.parts import (
 )
 from tokendream.config.training import EvalConfig, PhaseConfig, TrainingConfig
 from tokendream.errors import ConfigError, nearest
+
+
+def vary(config: Config, part: str, **changes: Any) -> Config:
+    """The config with other values in one of its parts."""
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **changes)})
+
 
 REM = Config()
 
@@ -107,13 +113,46 @@ TINY = Config(
 )  # fmt: skip
 
 
-def vary(config: Config, part: str, **changes: Any) -> Config:
-    """The config with other values in one of its parts."""
-    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **changes)})
+SIMULUS = Config(
+    preset="simulus",
+    env=EnvConfig(atari=AtariConfig(sign_rewards=True)),
+    tokenizer=TokenizerConfig(channels=64),
+    world_model=WorldModelConfig(
+        layers=10, shortest_window=4.0, longest_window=16.0, outcome_from="prediction", by_loss=0.3,
+        reward_head="symlog", head="norm", ensemble=4,
+    ),
+    actor_critic=ActorCriticConfig(trunk="norm", value_head="symlog"),
+    dream=DreamConfig(discount=0.99, curiosity=1.0, scale_by_quantiles=True),
+    training=TrainingConfig(
+        world_model=PhaseConfig(26, 200, 32, 2e-4, 0.05, 3.0, decayed="linear"),
+        actor_critic=PhaseConfig(51, 80, 128, 2e-4, 0.01, 3.0),
+    ),
+)  # fmt: skip
+"""As published for Atari 100K, on REM's architecture (arXiv 2502.11537)."""
+
+SIMULUS_A = dataclasses.replace(
+    vary(
+        vary(SIMULUS, "world_model", backbone="post-norm", shortest_window=0.0, longest_window=0.0),
+        "dream",
+        context_blocks=2,
+    ),
+    preset="simulus-a",
+    tokenizer=dataclasses.replace(SIMULUS.tokenizer, kind="fsq"),
+)
+"""Its later version: attention and FSQ; a dream's first prediction is from 3 blocks."""
+
+EASIMULUS = dataclasses.replace(vary(SIMULUS, "world_model", events=True, segment_length=15), preset="easimulus")
+"""Event prediction on top (arXiv 2601.19336)."""
+
+ITC = dataclasses.replace(vary(SIMULUS, "world_model", copy_or_sample=True), preset="itc")
+"""Copy or sample in dreams on top (arXiv 2605.16457): nothing is trained otherwise."""
 
 
 OF_POP: dict[str, Any] = {"local_prediction": False, "outcome_from": "action", "copy_or_sample": False}
 """What POP alone has: it goes with POP."""
+
+NO_WINDOWS: dict[str, Any] = {"shortest_window": 0.0, "longest_window": 0.0}
+"""Attention does not decay."""
 
 ABLATIONS: dict[str, Callable[[Config], Config]] = {
     "no-pop": lambda c: vary(c, "world_model", decoding="token", **OF_POP),
@@ -122,22 +161,56 @@ ABLATIONS: dict[str, Callable[[Config], Config]] = {
     "no-action-inputs": lambda c: vary(c, "actor_critic", action_inputs=False),
     "pixels": lambda c: vary(c, "actor_critic", sees="pixels"),
     "one-prediction-token": lambda c: vary(c, "world_model", shared_prediction_token=True),
-    "transformer": lambda c: vary(c, "world_model", backbone="transformer"),
+    "transformer": lambda c: vary(c, "world_model", backbone="transformer", **NO_WINDOWS),
     "fsq": lambda c: vary(c, "tokenizer", kind="fsq"),
     "dictionary": lambda c: vary(c, "tokenizer", kind="dictionary"),
 }
 """The paper's ablations, the other backbone and the other tokenizers, each as a change of one field."""
 
-PRESETS: dict[str, Config] = {"rem": REM, "cpu": CPU, "toy": TOY, "tiny": TINY}
+CUTS: dict[str, Callable[[Config], Config]] = {
+    "no-windows": lambda c: vary(c, "world_model", **NO_WINDOWS),
+    "no-grid-positions": lambda c: vary(c, "world_model", positions="running"),
+    "no-slot-embedding": lambda c: vary(c, "world_model", slot_embedding=False),
+    "no-symlog": lambda c: vary(vary(c, "world_model", reward_head="sign"), "actor_critic", value_head="scalar"),
+    "no-late-outcome": lambda c: vary(c, "world_model", outcome_from="action"),
+    "no-replay-by-loss": lambda c: vary(c, "world_model", by_loss=0.0),
+    "no-copy-or-sample": lambda c: vary(c, "world_model", copy_or_sample=False),
+    "no-events": lambda c: vary(c, "world_model", events=False),
+    "no-curiosity": lambda c: vary(vary(c, "dream", curiosity=0.0), "world_model", ensemble=0),
+    "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
+    "no-norms": lambda c: vary(vary(c, "world_model", head="relu"), "actor_critic", trunk="silu"),
+}
+"""What cuts one ingredient out of a preset that has it."""
+
+PRESETS: dict[str, Config] = {
+    "rem": REM,
+    "simulus": SIMULUS,
+    "simulus-a": SIMULUS_A,
+    "easimulus": EASIMULUS,
+    "itc": ITC,
+    "cpu": CPU,
+    "toy": TOY,
+    "tiny": TINY,
+}
 
 
 def preset(name: str) -> Config:
-    """A preset by name, varied by the ablations behind it. Raises ConfigError naming the nearest ones."""
+    """A preset by name, varied by the ablations behind it.
+
+    Raises ConfigError naming the nearest ones, or what a preset does not have that is to be cut.
+    """
     if name in PRESETS:
         return PRESETS[name]
     for ablation, change in ABLATIONS.items():
         base = name.removesuffix(f"-{ablation}")
         if base != name:
             return dataclasses.replace(change(preset(base)), preset=name)
-    names = [*PRESETS, *(f"{base}-{ablation}" for base in PRESETS for ablation in ABLATIONS)]
+    for name_of_cut, cut in CUTS.items():
+        base = name.removesuffix(f"-{name_of_cut}")
+        if base != name:
+            whole = preset(base)
+            if cut(whole) == whole:
+                raise ConfigError(f"preset {base} has nothing that -{name_of_cut} could cut")
+            return dataclasses.replace(cut(whole), preset=name)
+    names = [*PRESETS, *(f"{base}-{change}" for base in PRESETS for change in (*ABLATIONS, *CUTS))]
     raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, names)}")

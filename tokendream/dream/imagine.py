@@ -77,17 +77,20 @@ class Rollout:
 def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig) -> Dream:
     """The moment before the last frame of each real segment (left-padded), with both memories warm.
 
-    The L-1 frames before it warm the LSTM; M absorbs the one block before the start, so that the first prediction
-    rests on two blocks of context, the least that M was scored on. Where that block is padding, M starts empty.
+    The L-1 frames before it warm the LSTM; M absorbs the one block before the start (`context_blocks`), so that the
+    first prediction rests on two blocks of context, the least that M was scored on. Where that is padding, M starts
+    empty.
     """
     codes = agent.tokenizer.codes(tokens)
     view = agent.view(tokens[:, :-1], codes[:, :-1])
     policy = agent.actor_critic.burn_in(view, steps.action[:, :-1], steps.mask[:, :-1], settings)
-    M, before = agent.world_model, slice(-2, -1)
-    _, world = M(
-        codes[:, before], tokens[:, before], steps.action[:, before], M.initial_state(len(tokens)), slice(0, 0)
-    )
-    return Dream(tokens[:, -1], world.keep(steps.mask[:, -2]), policy)
+    M = agent.world_model
+    world, last = M.initial_state(len(tokens)), tokens.shape[1] - 1
+    for t in range(max(0, last - settings.context_blocks), last):
+        block = slice(t, t + 1)
+        _, world = M(codes[:, block], tokens[:, block], steps.action[:, block], world, slice(0, 0))
+        world = world.keep(steps.mask[:, t])
+    return Dream(tokens[:, -1], world, policy)
 
 
 def step(

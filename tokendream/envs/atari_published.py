@@ -119,14 +119,15 @@ class PublishedAtariEnvs:
         reward, seen = 0.0, []
         skip = self._protocol.frame_skip
         for i in range(skip):
-            reward += game.ale.act(self._actions[action])
+            paid = game.ale.act(self._actions[action])
+            reward += np.sign(paid) if self._protocol.sign_rewards else paid
             game.over = game.ale.game_over()
             if i >= skip - 2 or game.over:
                 seen.append(shrink(game.ale.getScreenRGB(), self._config.size))
             if game.over:
                 break
         game.frame = np.maximum.reduce(seen[-2:])
-        return reward
+        return float(reward)
 
     def _frames(self) -> UInt8[np.ndarray, "n 3 S S"]:
         return np.stack([game.frame for game in self._games])

@@ -35,7 +35,8 @@ def grid_rotation(position: Int[Tensor, "*L"], places: Int64[Tensor, "K1 3"], wi
     The others take turns: x + t, y + t, x + t, ... Slot n mod K1 has the x and y of `places`, and its t at the first
     block; each later block is two later. So q·k depends on differences of x, y and t alone. A prediction token has
     the running index of the token that it predicts, and with it the place.
-    Source: Simulus (arXiv 2502.11537): of 64 features the first 48 take x and y, the last 16 t.
+    Of 64 features the first 48 take x and y, the last 16, which turn slowest, t. Source: VideoRoPE (arXiv 2502.05173),
+    which also turns x and y with time and gives a frame two steps of it.
     """
     x, y, t = places[position % len(places)].unbind(-1)
     t = t + position // len(places) * 2

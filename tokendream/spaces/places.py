@@ -14,7 +14,7 @@ def places(block: Block) -> Int64[Tensor, "K1 3"]:
 
     What has no rows, such as the features of a vector, lies in row 0. The observation is at t = 0; the action, at
     t = 1, is at the middle of what is seen, (4, 4) of an 8 x 8 grid, its tokens one column after the other. A block
-    takes two steps of time. Source: Simulus (arXiv 2502.11537), whose Atari action stands at (4, 4).
+    takes two steps of time.
     """
     seen = [(slot.position[-1], *slot.position[-2:-1], 0)[:2] for slot in block.observation]
     x, y = ((max(along) + 1) // 2 for along in zip(*seen, strict=True))
