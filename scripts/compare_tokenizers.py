@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokendream.agent.agent import TOKENIZERS
 from tokendream.cli.flags import parse_train
 from tokendream.config.config import Config
 from tokendream.device import Compute, processor
@@ -28,6 +27,7 @@ from tokendream.envs.registry import make
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
+from tokendream.tokenizers.build import IMAGES
 from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
 from tokendream.training.update import adamw, gradient_update
 
@@ -43,7 +43,7 @@ def random_play(config: Config, frames: int, seed: int) -> tuple[Tensor, Tensor]
     while len(seen) < frames:
         seen.append(frame[0].copy())
         follows.append(after)
-        transition = envs.step(rng.integers(envs.n_actions, size=1))
+        transition = envs.step(rng.integers(envs.spaces.actions.n, size=1))
         frame, after = transition.frame, True
         if transition.over[0]:
             seed += 1
@@ -72,7 +72,7 @@ def compare(config: Config) -> dict[str, Any]:
     """One game's line."""
     compute, seed = compute_for(config), 1000 * config.seed
     torch.manual_seed(config.seed)
-    V: Tokenizer = TOKENIZERS[config.tokenizer.kind](config.tokenizer)
+    V: Tokenizer = IMAGES[config.tokenizer.kind](config.tokenizer)
     frames, _ = random_play(config, SHOWN, seed)
     began, changed = time.process_time(), None
     if isinstance(V, Fitted):

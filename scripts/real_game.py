@@ -44,7 +44,7 @@ def fit(agent: Agent, envs: Envs, steps: int, seed: int) -> Frames:
     frame = envs.reset(range(envs.n))
     for step in range(steps // envs.n):
         agent.tokenizer.fit(torch.from_numpy(frame.copy()))
-        transition = envs.step(rng.integers(envs.n_actions, size=envs.n))
+        transition = envs.step(rng.integers(envs.spaces.actions.n, size=envs.n))
         again = transition.over | (rng.random(envs.n) < 0.01)
         frame = envs.reset([envs.n * step + i if over else None for i, over in enumerate(again)])
     return frame
@@ -81,7 +81,7 @@ def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *fla
     compute, phase = compute_for(config), config.training.actor_critic
     torch.manual_seed(config.seed)
     envs = make(config, phase.batch, evaluation=False)
-    agent = Agent.from_config(config, envs.n_actions).to(compute.device).eval()
+    agent = Agent.from_config(config, envs.spaces).to(compute.device).eval()
     install(agent, compute)
     frame = fit(agent, envs, 8_000, config.seed)
     optimiser, began = adamw(agent.actor_critic, phase), time.process_time()

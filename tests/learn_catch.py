@@ -33,7 +33,7 @@ def main(seed: int, control: Control) -> float:
     config = dataclasses.replace(TOY, seed=seed, control=control)
     torch.manual_seed(seed)
     envs = make(config, 1, evaluation=False)
-    agent = Agent.from_config(config, envs.n_actions)
+    agent = Agent.from_config(config, envs.spaces)
     replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size))
     trainer = Trainer(config, agent, envs, replay, compute_for(config, "cpu"))
     while not trainer.finished:

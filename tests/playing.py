@@ -43,7 +43,7 @@ def make_run(folder: Path, config: Config = PLAIN, *, steps: int = 100, epoch: i
     (folder / "config.json").write_text(config.to_json())
     envs = make(config, 1, evaluation=False)
     torch.manual_seed(seed)
-    agent = Agent.from_config(config, envs.n_actions).eval()
+    agent = Agent.from_config(config, envs.spaces).eval()
     with torch.no_grad():
         agent.world_model.end[-1].bias.copy_(torch.tensor([9.0, -9.0]))  # else every other dreamed step is the last
     replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size))

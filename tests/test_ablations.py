@@ -84,7 +84,7 @@ def test_an_epoch_of_every_ablation(name):
     config = preset(f"tiny-{name}")
     torch.manual_seed(0)
     envs = make(config, 1, evaluation=False)
-    agent = Agent.from_config(config, envs.n_actions)
+    agent = Agent.from_config(config, envs.spaces)
     replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size), torch.device("cpu"))
     trainer = Trainer(config, agent, envs, replay, Compute(torch.device("cpu"), torch.float32))
     trainer.epoch = 3  # the first that has all phases

@@ -116,7 +116,7 @@ def draw_and_train(values: dict[str, Any]) -> None:
         return
     torch.manual_seed(0)
     envs = make(config, 1, evaluation=False)
-    agent = Agent.from_config(config, envs.n_actions)
+    agent = Agent.from_config(config, envs.spaces)
     size = config.env.size
     replay = ReplayBuffer(config.collect.capacity, (3, size, size))
     trainer = Trainer(config, agent, envs, replay, Compute.resolve(config.device, config.precision))

@@ -15,7 +15,7 @@ from ale_py import ALEInterface, roms
 from ale_py.vector_env import AtariVectorEnv
 from jaxtyping import UInt8
 
-from tokendream.config.parts import AtariConfig, EnvConfig
+from tokendream.config.env import AtariConfig, EnvConfig
 from tokendream.envs.atari import AtariEnvs, find_game
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.resize import resize
@@ -62,10 +62,10 @@ def check(game: str, steps: int, rng: np.random.Generator) -> Iterator[tuple[flo
     """Random steps of a lane and of the emulator; yields the reward of each and whether its frames flickered."""
     envs, bare = AtariEnvs(protocol(game, noop_max=1), 1), emulator(game, seed=int(rng.integers(100)))
     first = envs.reset([0])[0]
-    assert envs.n_actions == len(bare.getMinimalActionSet())
+    assert envs.spaces.actions.n == len(bare.getMinimalActionSet())
     assert close(resize(bare.getScreenRGB(), 64).transpose(2, 0, 1), first)
     for step in range(steps):
-        action = int(rng.integers(envs.n_actions))
+        action = int(rng.integers(envs.spaces.actions.n))
         reward, screens = act(bare, action)
         transition = envs.step(np.array([action]))
         assert transition.reward[0] == reward, step  # not clipped: a point of MsPacman is 10
@@ -117,7 +117,7 @@ def test_boxing_is_that_of_ales_vector_environment(evaluation: bool, rng: np.ran
     frame, _ = ale.reset(seed=np.array([3, 4]), options={"reset_mask": np.ones(2, bool)})
     assert np.array_equal(ours.reset([3, 4]), frame[:, 0].transpose(0, 3, 1, 2))
     for _ in range(100):
-        actions = rng.integers(ours.n_actions, size=2)
+        actions = rng.integers(ours.spaces.actions.n, size=2)
         frame, reward, _, _, _ = ale.step(actions.astype(np.int32))
         transition = ours.step(actions)
         assert np.array_equal(transition.frame, frame[:, 0].transpose(0, 3, 1, 2))

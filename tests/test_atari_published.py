@@ -41,7 +41,7 @@ def test_a_step_is_the_maximum_of_two_small_frames_after_one_noop(game, rng):
     envs, bare = PublishedAtariEnvs(protocol(game, noop_max=1), 1), emulator(game, noops=1)
     assert np.array_equal(envs.reset([0])[0], shrink(bare.getScreenRGB(), 64))
     for _ in range(120):
-        action = int(rng.integers(envs.n_actions))
+        action = int(rng.integers(envs.spaces.actions.n))
         reward, screens = act(bare, action)
         transition = envs.step(np.array([action]))
         assert np.array_equal(transition.frame[0], np.maximum(*(shrink(screen, 64) for screen in screens)))
@@ -74,7 +74,7 @@ def play(envs: PublishedAtariEnvs, steps: int) -> list[tuple[float, bool, bool, 
     rng, seen = np.random.default_rng(1), []
     envs.reset([0])
     for _ in range(steps):
-        transition = envs.step(rng.integers(1, envs.n_actions, 1))
+        transition = envs.step(rng.integers(1, envs.spaces.actions.n, 1))
         game = envs._games[0]
         seen.append(
             (float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0]), game.ale.getFrameNumber())
@@ -126,7 +126,7 @@ def test_games_side_by_side_are_the_ones_played_alone(rng):
     assert not frames[2].any()
     assert np.array_equal(alone.reset([5])[0], frames[1])
     for _ in range(30):
-        actions = rng.integers(several.n_actions, size=3)
+        actions = rng.integers(several.spaces.actions.n, size=3)
         both, one = several.step(actions), alone.step(actions[1:2])
         assert np.array_equal(both.frame[1], one.frame[0])
         assert both.over.tolist() == [False, False, True]

@@ -11,7 +11,8 @@ from rem_published import REM_PUBLISHED
 
 from tokendream.cli.main import main
 from tokendream.config.config import Config
-from tokendream.config.parts import AtariConfig, DreamConfig
+from tokendream.config.env import AtariConfig
+from tokendream.config.parts import DreamConfig
 from tokendream.config.presets import REM, TINY, vary
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.errors import ConfigError

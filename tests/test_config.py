@@ -7,7 +7,8 @@ from typing import get_args, get_type_hints
 import pytest
 
 from tokendream.config.config import Config
-from tokendream.config.parts import FAMILIES, EnvConfig, WorldModelConfig
+from tokendream.config.env import FAMILIES, EnvConfig
+from tokendream.config.parts import WorldModelConfig
 from tokendream.config.presets import PRESETS, REM, preset
 from tokendream.config.ranges import Range
 from tokendream.config.training import PhaseConfig

@@ -107,8 +107,8 @@ def test_a_ball_that_moves_keeps_being_one_ball():
 
 
 def test_features_of_a_vector_stay_in_their_slots_and_parts_to_themselves():
-    slots = [Slot("image", 9, (r, c)) for r in range(2) for c in range(2)]
-    slots += [Slot("vector", 9, (i,)) for i in range(2)]
+    slots = [Slot("image", "image", 9, (r, c)) for r in range(2) for c in range(2)]
+    slots += [Slot("vector", "vector", 9, (i,)) for i in range(2)]
     distance = distances(Block(tuple(slots), Discrete(2)))
     assert distance[:4, :4].tolist() == [[0, 1, 1, 2], [1, 0, 2, 1], [1, 2, 0, 1], [2, 1, 1, 0]]
     assert distance[:4, 4:].isinf().all()

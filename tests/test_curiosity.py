@@ -51,7 +51,7 @@ def test_equal_heads_do_not_disagree(ensemble):
 
 
 def test_disagreement_is_a_mean_over_a_part_s_tokens_and_then_over_parts():
-    slots = [Slot("image", V, (0, i)) for i in range(3)] + [Slot("vector", V, (0,))]
+    slots = [Slot("image", "image", V, (0, i)) for i in range(3)] + [Slot("vector", "vector", V, (0,))]
     ensemble = Ensemble(2, lambda: torch.nn.Linear(D, V), Block(tuple(slots), Discrete(2)))
     hidden = torch.randn(B, 4, D)
     each = divergence(torch.stack([head(hidden).softmax(-1) for head in ensemble.heads]))
@@ -118,7 +118,7 @@ def test_curiosity_ends_with_the_last_experience():
     config = dataclasses.replace(CURIOUS, epochs=5, collect=dataclasses.replace(CURIOUS.collect, last_epoch=4))
     torch.manual_seed(0)
     envs = make(config, 1, evaluation=False)
-    agent = Agent.from_config(config, envs.n_actions)
+    agent = Agent.from_config(config, envs.spaces)
     replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size), torch.device("cpu"))
     trainer = Trainer(config, agent, envs, replay, Compute(torch.device("cpu"), torch.float32))
     phase, seen = trainer.phases["actor_critic"], []

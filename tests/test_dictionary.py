@@ -209,7 +209,7 @@ def trainer(**collect: int) -> Trainer:
     envs, size = make(config, 1, evaluation=False), config.env.size
     replay = ReplayBuffer(config.collect.capacity, (3, size, size))
     return Trainer(
-        config, Agent.from_config(config, envs.n_actions), envs, replay, Compute(torch.device("cpu"), torch.float32)
+        config, Agent.from_config(config, envs.spaces), envs, replay, Compute(torch.device("cpu"), torch.float32)
     )
 
 

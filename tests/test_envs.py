@@ -24,7 +24,7 @@ def play(envs: Envs, seed: int, actions: np.ndarray, lane: int, rng: np.random.G
     envs.reset([seed if i == lane else None for i in range(envs.n)])
     result = []
     for action in actions:
-        others = rng.integers(envs.n_actions, size=envs.n)
+        others = rng.integers(envs.spaces.actions.n, size=envs.n)
         others[lane] = action
         result.append(envs.step(others))
     return result
@@ -37,10 +37,10 @@ def play(envs: Envs, seed: int, actions: np.ndarray, lane: int, rng: np.random.G
 )
 def test_seed_and_actions_determine_the_game(config: Config, rng: np.random.Generator) -> None:
     alone, many = make(config, 1, evaluation=False), make(config, 3, evaluation=False)
-    actions = rng.integers(alone.n_actions, size=60)
+    actions = rng.integers(alone.spaces.actions.n, size=60)
     many.reset([7, 8, 9])
     for _ in range(25):  # whatever was played before
-        many.step(rng.integers(many.n_actions, size=3))
+        many.step(rng.integers(many.spaces.actions.n, size=3))
     first = play(alone, 5, actions, 0, rng)
     again = play(alone, 5, actions, 0, rng)
     other = play(many, 5, actions, 1, rng)
@@ -56,7 +56,7 @@ def test_partial_reset_leaves_the_other_lanes(rng: np.random.Generator) -> None:
     envs = make(game("Breakout"), 3, evaluation=False)
     before = envs.reset([1, 2, 3])
     for _ in range(10):
-        before = envs.step(rng.integers(envs.n_actions, size=3)).frame
+        before = envs.step(rng.integers(envs.spaces.actions.n, size=3)).frame
     after = envs.reset([None, 9, None])
     assert np.array_equal(before[[0, 2]], after[[0, 2]])
     assert not np.array_equal(before[1], after[1])
@@ -74,7 +74,7 @@ def test_lanes_never_reset_are_over(config: Config, rng: np.random.Generator) ->
     assert not frame[[0, 2]].any()
     assert frame[1].any()
     for _ in range(5):
-        transition = envs.step(rng.integers(envs.n_actions, size=3))
+        transition = envs.step(rng.integers(envs.spaces.actions.n, size=3))
         assert transition.over.tolist() == [True, False, True]
         assert not transition.frame[[0, 2]].any()
     assert np.array_equal(frame[1], envs.reset([4, None, None])[0])
@@ -168,10 +168,10 @@ def test_all_26_games(name: str) -> None:
     frame = envs.reset([2**40])
     assert frame.shape == (1, 3, 64, 64)
     assert frame.dtype == np.uint8
-    transition = envs.step(np.array([envs.n_actions - 1]))
+    transition = envs.step(np.array([envs.spaces.actions.n - 1]))
     assert transition.frame.any()
-    assert 3 <= envs.n_actions == len(envs.action_names) <= 18
-    assert envs.action_names[0] == "NOOP"
+    assert 3 <= envs.spaces.actions.n == len(envs.spaces.action_names) <= 18
+    assert envs.spaces.action_names[0] == "NOOP"
     assert not transition.over[0]
     envs.close()
     envs.close()
@@ -187,7 +187,7 @@ def test_frames_handed_out_do_not_change(rng: np.random.Generator) -> None:
 
 
 def test_minimal_action_set() -> None:
-    assert AtariEnvs(game("breakout").env, 1).action_names == ("NOOP", "FIRE", "RIGHT", "LEFT")
+    assert AtariEnvs(game("breakout").env, 1).spaces.action_names == ("NOOP", "FIRE", "RIGHT", "LEFT")
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ def test_refuses(config: Config) -> None:
     envs.reset([1, 2])
     with pytest.raises(EnvError, match="2 actions"):
         envs.step(np.array([0]))
-    for bad in (-1, envs.n_actions):  # ALE itself would never answer
-        with pytest.raises(EnvError, match=f"0..{envs.n_actions - 1}"):
+    for bad in (-1, envs.spaces.actions.n):  # ALE itself would never answer
+        with pytest.raises(EnvError, match=f"0..{envs.spaces.actions.n - 1}"):
             envs.step(np.array([0, bad]))
     assert not envs.step(np.array([0, 0])).over.any()
 

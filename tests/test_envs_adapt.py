@@ -135,69 +135,10 @@ def test_actions_are_what_the_space_samples(space):
     assert seen[0] == space.start + 2
 
 
-@pytest.mark.parametrize(
-    ("space", "observe"),
-    [
-        (
-            spaces.Dict({"screen": IMAGE, "v": spaces.Box(0, 1, (1,))}),
-            lambda image: {"screen": image, "v": np.zeros(1)},
-        ),
-        (spaces.Dict({"view": IMAGE, "image": IMAGE}), lambda image: {"view": 0 * image, "image": image}),
-        (spaces.Dict({"a": spaces.Dict({"b": IMAGE})}), lambda image: {"a": {"b": image}}),
-        (spaces.Tuple((spaces.Discrete(2), IMAGE)), lambda image: (1, image)),
-    ],
-)
-def test_the_image_is_the_only_one_or_that_called_image(space, observe):
-    envs = made(observation_space=space, image=lambda self: observe(Plain.image(self)))
-    assert (envs.reset([0]) == 50).all()
-    assert (envs.step(np.array([0])).frame == 51).all()
-
-
-@pytest.mark.parametrize(
-    ("space", "helps"),
-    [
-        (spaces.Dict({"left": IMAGE, "right": IMAGE}), "2 images, left, right: call the one to be looked at 'image'"),
-        (spaces.Dict({"p": spaces.Box(0, 255, (3, 64, 64), np.uint8)}), "p is uint8 (3, 64, 64): gymnasium.wrappers."),
-        (spaces.Box(0, 1, (64, 64, 3), np.float32), "it is float32 (64, 64, 3): gymnasium.wrappers.Transf"),
-        (spaces.Box(-1, 1, (4,)), "gymnasium.wrappers.AddRenderObservation shows"),
-    ],
-)  # fmt: skip
-def test_what_is_no_image_is_refused_with_what_helps(space, helps):
-    with pytest.raises(EnvError, match="Written-v0: expected observations that are an RGB image") as caught:
-        made(observation_space=space)
-    assert helps in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("space", "helps"),
-    [
-        (spaces.Box(-1, 1, (2,)), "gymnasium.wrappers.DiscretizeAction can"),
-        (spaces.MultiDiscrete([2, 3]), "gymnasium.wrappers.TransformAction can"),
-        (spaces.Discrete(10**9), "expected at most 65536 actions, but it has 1000000000"),
-    ],
-)
-def test_what_is_no_choice_is_refused_with_what_helps(space, helps):
-    with pytest.raises(EnvError) as caught:
-        made(action_space=space)
-    assert helps in str(caught.value)
-    wrapper = helps.split()[0].removeprefix("gymnasium.wrappers.")
-    assert wrapper == "expected" or hasattr(gymnasium.wrappers, wrapper)
-
-
 def cells(most: int) -> Any:
     image = np.zeros((7, 7, 3), np.uint8)
     image[3, 3] = (most, 1, 0)
     return image
-
-
-def test_a_map_of_codes_is_not_taken_for_a_picture():
-    small = spaces.Box(0, 255, (7, 7, 3), np.uint8)
-    message = fails(made(observation_space=small, image=lambda self: cells(10)))
-    assert message.startswith("Written-v0, step 0: its observations are 7x7x3 with values up to 10, which are codes")
-    assert "RGBImgPartialObsWrapper" in message
-    made(observation_space=small, image=lambda self: cells(200)).reset([0])  # colours, though few pixels
-    with pytest.raises(EnvError, match="Written-v0: its observations are 64x64x3 with values up to 10, which"):
-        made(observation_space=spaces.Box(0, 10, (64, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize(("grey", "lines"), [(9, 1), (0, 1), (90, 0)])
@@ -217,7 +158,7 @@ def meanings_that_raise(self: Plain) -> list[str]:
 
 @pytest.mark.parametrize("meanings", [meanings_that_raise, lambda self: None, lambda self: ["ONE"], None])
 def test_names_of_actions_that_cannot_be_asked_for_are_numbers(meanings):
-    assert made(get_action_meanings=meanings).action_names == ("0", "1", "2")
+    assert made(get_action_meanings=meanings).spaces.action_names == ("0", "1", "2")
 
 
 def close_that_raises(self: Plain) -> None:

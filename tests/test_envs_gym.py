@@ -78,8 +78,8 @@ def config(env_id: str, max_frames: int = 1000) -> Config:
 
 def test_steps_rewards_and_start_of_the_actions() -> None:
     envs = make(config("Scripted-v0"), 2, evaluation=False)
-    assert envs.n_actions == 4
-    assert envs.action_names == ("0", "1", "2", "3")
+    assert envs.spaces.actions.n == 4
+    assert envs.spaces.action_names == ("0", "1", "2", "3")
     assert (envs.reset([0, 1]) == 100).all()
     for t in range(1, 6):
         transition = envs.step(np.array([0, 2]))
@@ -104,43 +104,15 @@ def test_truncated_is_over_but_no_end() -> None:
         assert not transition.end[0]
 
 
-def test_image_of_a_dict() -> None:
-    space = spaces.Dict({"image": IMAGE, "mission": spaces.Discrete(2)})
-    envs = scripted(space=space, key="image")
-    assert (envs.reset([0]) == 100).all()
-
-
 def test_atari_by_its_gymnasium_id() -> None:
     envs = make(config("ALE/Pong-v5"), 1, evaluation=False)
-    assert envs.action_names[0] == "NOOP"
+    assert envs.spaces.action_names[0] == "NOOP"
     assert envs.reset([0]).any()
     envs.close()
 
 
 def test_names_of_the_actions() -> None:
-    assert make(TINY, 1, evaluation=False).action_names == ("STAY", "LEFT", "RIGHT")
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Box(-1, 1, (4,), np.float32),
-        spaces.Box(0, 1, (64, 64, 3), np.float32),
-        spaces.Box(0, 255, (3, 64, 64), np.uint8),
-        spaces.Box(0, 255, (64, 64), np.uint8),
-        spaces.Discrete(7),
-        spaces.Dict({"left": IMAGE, "right": IMAGE}),
-    ],
-)
-def test_refuses_what_is_no_image(space: spaces.Space[Any]) -> None:
-    with pytest.raises(EnvError, match=r"Variant-v0: expected observations that are an RGB image .* space is") as error:
-        scripted(space=space)
-    assert "\n" not in str(error.value)
-
-
-def test_refuses_what_is_no_choice() -> None:
-    with pytest.raises(EnvError, match=r"Variant-v0: expected Discrete actions, .*Box"):
-        scripted(actions=spaces.Box(-1, 1, (2,), np.float32))
+    assert make(TINY, 1, evaluation=False).spaces.action_names == ("STAY", "LEFT", "RIGHT")
 
 
 @pytest.mark.parametrize(

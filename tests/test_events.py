@@ -18,7 +18,8 @@ from tokendream.training.trainer import Trainer
 
 B, T, S, K, D, V = 3, 5, 12, 9, 8, 6
 MIXED = Block(
-    (*image_block(2, V, Discrete(2)).observation, Slot("vector", V, (0,)), Slot("vector", V, (1,))), Discrete(2)
+    (*image_block(2, V, Discrete(2)).observation, Slot("vector", "vector", V, (0,)), Slot("vector", "vector", V, (1,))),
+    Discrete(2),
 )
 
 
@@ -29,7 +30,7 @@ def test_changes_are_a_plain_comparison_of_frames():
         b, t, c, y, x = (int(torch.randint(n, ())) for n in (B, T, 3, S, S))
         frames[b, t, c, y, x] += 1
     block = image_block(3, V, Discrete(2))
-    changed = changes(frames, torch.randint(V, (B, T, K)), block)
+    changed = changes([frames], torch.randint(V, (B, T, K)), block)
     assert changed.any()
     assert not changed.all()
     for b in range(B):
@@ -41,9 +42,9 @@ def test_changes_are_a_plain_comparison_of_frames():
 
 
 def test_parts_without_pixels_change_with_their_tokens():
-    block = Block(tuple(Slot("vector", V, (i,)) for i in range(4)), Discrete(2))
+    block = Block(tuple(Slot("vector", "vector", V, (i,)) for i in range(4)), Discrete(2))
     tokens = torch.randint(3, (B, T, 4))
-    changed = changes(torch.zeros(B, T, 3, S, S, dtype=torch.uint8), tokens, block)
+    changed = changes([], tokens, block)
     assert torch.equal(changed, tokens[:, 1:] != tokens[:, :-1])
 
 
@@ -93,7 +94,7 @@ def test_a_run_predicts_events_and_their_loss_is_part_of_the_priority(by_loss):
     config = vary(TINY, "world_model", events=True, by_loss=by_loss)
     torch.manual_seed(0)
     envs = make(config, 1, evaluation=False)
-    agent = Agent.from_config(config, envs.n_actions)
+    agent = Agent.from_config(config, envs.spaces)
     replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size), torch.device("cpu"))
     trainer = Trainer(config, agent, envs, replay, Compute(torch.device("cpu"), torch.float32))
     trainer.epoch = 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tokendream.cli.main import main
-from tokendream.config.parts import FAMILIES, EnvConfig
+from tokendream.config.env import FAMILIES, EnvConfig
 from tokendream.envs import registry
 from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
 from tokendream.envs.families.common import Repeated, installed, wrapped

@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite(part, straight, tmp_path, capsys, monkeypatch
 def trainer() -> Trainer:
     envs = make(TINY, 1, evaluation=False)
     return Trainer(
-        TINY, Agent.from_config(TINY, envs.n_actions), envs, ReplayBuffer(1000), Compute.resolve("cpu", "float32")
+        TINY, Agent.from_config(TINY, envs.spaces), envs, ReplayBuffer(1000), Compute.resolve("cpu", "float32")
     )
 
 

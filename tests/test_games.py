@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 
 from tokendream.agent.collect import game_seed
-from tokendream.config.parts import AtariConfig, EnvConfig
+from tokendream.config.env import AtariConfig, EnvConfig
 from tokendream.config.presets import REM, TINY
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Transition
 from tokendream.evaluation.games import Game, Policy, game_seeds, play_games, random_policy, replay_game
 from tokendream.spaces.actions import Discrete
+from tokendream.spaces.observations import image_spaces
 
 
 class Fake:
     """A game of 1 + seed % 13 steps whose steps are worth the action plus its number; frames show the step."""
 
     def __init__(self, n: int) -> None:
-        self.n, self.n_actions, self.action_names = n, 3, ("A", "B", "C")
+        self.n, self.spaces = n, image_spaces(8, 3, ("A", "B", "C"))
         self.seeds = [0] * n
         self.t = np.zeros(n, int)
         self.over = np.ones(n, bool)

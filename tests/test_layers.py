@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1] / "tokendream"
 FLOORS = [
     ["errors", "notice", "stop"],
     ["config", "nn"],
-    ["device", "spaces", "tokenizers", "envs"],
-    ["data", "kernels"],
-    ["agent"],
+    ["device", "spaces"],
+    ["tokenizers", "envs", "data"],
+    ["agent", "kernels"],
     ["dream", "runfolder"],
     ["evaluation"],
     ["reports"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tokendream.config.config import Config
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.registry import make
 from tokendream.play.keys import BUTTONS, SPARE, Layout
@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[1] / "tokendream" / "play" / "page"
 @pytest.mark.parametrize("game", sorted(ATARI_100K))
 def test_every_action_of_every_game_is_a_set_of_buttons(game):
     envs = make(Config(env=EnvConfig(game)), 1, evaluation=False)
-    names = envs.action_names
+    names = envs.spaces.action_names
     envs.close()
     layout = Layout.of(names)
     for action, buttons in enumerate(layout.actions):

@@ -9,7 +9,7 @@ import torch
 from playing import PLAIN, load, make_run, tick
 from test_films import read
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.data.replay import ReplayBuffer
 from tokendream.play import recording
 from tokendream.play.library import RecordingError, episodes, open_recording
@@ -34,7 +34,7 @@ def record(trained, mode, ticks, between=lambda session, i: None):
     """(recorder, the rows it was given) of some steps of play."""
     session = Session(trained, [], seed=2)
     session.set_mode(mode)
-    recorder, rows = Recorder(trained.action_names), []
+    recorder, rows = Recorder(trained.spaces), []
     for i in range(ticks):
         view = tick(session)
         between(session, i)
@@ -91,12 +91,12 @@ def test_what_does_not_follow_begins_an_episode(trained, tmp_path):
 
 def test_nothing_recorded_is_nothing_written(trained, tmp_path):
     with pytest.raises(PlayError, match="nothing was recorded"):
-        Recorder(trained.action_names).save(tmp_path, "play", 15)
+        Recorder(trained.spaces).save(tmp_path, "play", 15)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_recording_has_a_bound(trained, monkeypatch):
-    recorder = Recorder(trained.action_names)
+    recorder = Recorder(trained.spaces)
     frame = np.zeros((3, 64, 64), np.uint8)
     monkeypatch.setattr(recording, "LIMIT", 3 * 2 * frame.nbytes)
     for _ in range(3):
@@ -112,7 +112,9 @@ def test_another_game_or_another_size_is_refused(trained, tmp_path):
     with pytest.raises(RecordingError, match="uint8"):
         open_recording(file, load(make_run(tmp_path / "small", other, steps=8)))
     with pytest.raises(RecordingError, match="another game: its actions are STAY, LEFT, RIGHT"):
-        open_recording(file, dataclasses.replace(trained, action_names=("NOOP", "FIRE", "UP")))
+        open_recording(
+            file, dataclasses.replace(trained, spaces=trained.spaces._replace(action_names=("NOOP", "FIRE", "UP")))
+        )
 
 
 def test_what_is_no_recording_is_refused(run, trained, tmp_path):

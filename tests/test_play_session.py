@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from playing import load, make_run, tick
 
-from tokendream.config.parts import AtariConfig
+from tokendream.config.env import AtariConfig
 from tokendream.config.presets import TINY, vary
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
@@ -332,7 +332,7 @@ def test_nothing_that_can_be_asked_for_breaks_it(trained, recorded, seed):
         "speed": lambda: session.set_fps(int(rng.choice(SPEEDS))),
         "reload": lambda: session.reload(trained, recorded),
     }
-    recorder = Recorder(trained.action_names)
+    recorder = Recorder(trained.spaces)
     names = rng.choice(list(calls), 150, p=[0.12, 0.3] + [0.58 / 14] * 14)
     for name in names:
         with contextlib.suppress(PlayError):

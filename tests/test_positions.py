@@ -22,7 +22,7 @@ GRID = image_block(8, 512, Discrete(3))
 
 
 def line(n):
-    return Block(tuple(Slot("vector", 9, (i,)) for i in range(n)), Discrete(3))
+    return Block(tuple(Slot("vector", "vector", 9, (i,)) for i in range(n)), Discrete(3))
 
 
 def test_places_of_a_frame_and_its_action():

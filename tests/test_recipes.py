@@ -81,14 +81,13 @@ FAMILY = '''
 import numpy as np
 
 from tokendream.envs.vector import Transition, check_actions, check_seeds
+from tokendream.spaces.observations import image_spaces
 
 
 class Corridors:
-    action_names = ("LEFT", "RIGHT")
-    n_actions = 2
-
     def __init__(self, length, n, size):
         self.n, self._length, self._size = n, length, size
+        self.spaces = image_spaces(size, 2, ("LEFT", "RIGHT"))
         self._at = np.zeros(n, np.int64)
         self._over = np.ones(n, bool)
 
@@ -104,7 +103,7 @@ class Corridors:
         return self._frame()
 
     def step(self, actions):
-        check_actions(actions, self.n, self.n_actions)
+        check_actions(actions, self.n, self.spaces.actions.n)
         self._at = np.where(self._over, self._at, np.clip(self._at + 2 * actions - 1, 0, self._length - 1))
         end = ~self._over & (self._at == self._length - 1)
         self._over |= end
@@ -191,7 +190,7 @@ def test_a_family_of_environments_is_added_by_its_recipe(copy):
     ),
 """
     edit(registry, '    "gym": Family(', entry + '    "gym": Family(')
-    parts = copy / "config" / "parts.py"
+    parts = copy / "config" / "env.py"
     edit(parts, 'FAMILIES = ("atari", "gym", ', 'FAMILIES = ("corridor", "atari", "gym", ')
     edit(parts, "@dataclass(frozen=True)\nclass EnvConfig:",
          '@dataclass(frozen=True)\nclass CorridorConfig:\n    length: Count = 5\n    """Cells from end to end."""\n\n\n'

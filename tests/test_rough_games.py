@@ -14,7 +14,7 @@ from torture.runs import digest
 
 from tokendream import notice
 from tokendream.cli.main import main
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs.gym import GymEnvs
 from tokendream.envs.pause import Pausable
 from tokendream.envs.toy import Catch

@@ -25,7 +25,7 @@ CPU = Compute(torch.device("cpu"), torch.float32)
 def trainer(config: Config = TINY) -> Trainer:
     torch.manual_seed(config.seed)
     envs = make(config, 1, evaluation=False)
-    agent = Agent.from_config(config, envs.n_actions)
+    agent = Agent.from_config(config, envs.spaces)
     size = config.env.size
     return Trainer(config, agent, envs, ReplayBuffer(config.collect.capacity, (3, size, size)), CPU)
 

@@ -40,7 +40,7 @@ class Whimsical:
 
     def __init__(self, whim: str = "", at: int = -1) -> None:
         self._envs = make(TINY, 1, evaluation=False)
-        self.n, self.n_actions, self.action_names = 1, self._envs.n_actions, self._envs.action_names
+        self.n, self.spaces = 1, self._envs.spaces
         self._whim, self._at, self._t = whim, at, 0
 
     def reset(self, seeds: Sequence[int | None]) -> np.ndarray:
@@ -69,7 +69,7 @@ class Whimsical:
 
 def trainer(envs: Whimsical, capacity: int = 1000) -> Trainer:
     torch.manual_seed(0)
-    return Trainer(TINY, Agent.from_config(TINY, envs.n_actions), envs, ReplayBuffer(capacity), CPU)
+    return Trainer(TINY, Agent.from_config(TINY, envs.spaces), envs, ReplayBuffer(capacity), CPU)
 
 
 def collect(t: Trainer, steps: int) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
+from tokendream.agent.per_part import PartsEncoder
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
 from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.precision import raised
@@ -53,6 +54,8 @@ class PolicyOutput(NamedTuple):
 class ActorCritic(nn.Module):
     """conv3x3 E -> E/2, SiLU, conv3x3 -> E/4, SiLU, dense -> M, SiLU, LSTM(M) -> action logits and value.
 
+    Observations that are not one image or map enter by `per_part.PartsEncoder`.
+
     For the paper's ablations: without `action_inputs` the LSTM is never told what was done; where C `sees` pixels, it
     gets frames instead of codes, brought to E channels on the grid by `downsamples` convolutions of stride 2 before
     all else (the network is ours: the paper does not say which it used).
@@ -63,9 +66,12 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config, self.actions, self.grid = config, block.actions, block.grid
         E, M = code_width, config.lstm_width
-        self.conv_1 = nn.Conv2d(E, E // 2, 3, padding=1)
-        self.conv_2 = nn.Conv2d(E // 2, E // 4, 3, padding=1)
-        self.dense: nn.Module = nn.Linear(E // 4 * block.K, M)
+        if self.grid is None:
+            self.encoder = PartsEncoder(block.parts, E, M)
+        else:
+            self.conv_1 = nn.Conv2d(E, E // 2, 3, padding=1)
+            self.conv_2 = nn.Conv2d(E // 2, E // 4, 3, padding=1)
+            self.dense: nn.Module = nn.Linear(E // 4 * block.K, M)
         self.lstm = nn.LSTMCell(M, M)
         self.actor = nn.Linear(M, self.actions.logits)
         self.bins = HLGauss(129, 15.0) if config.value_head == "symlog" else None
@@ -73,7 +79,8 @@ class ActorCritic(nn.Module):
         if self.bins is not None:
             self.bins.begin(self.critic)
         if config.trunk == "norm":
-            self.dense = nn.Sequential(self.dense, nn.LayerNorm(M))
+            trunk = self if self.grid is not None else self.encoder
+            trunk.dense = nn.Sequential(trunk.dense, nn.LayerNorm(M))
         self.action_embedding = self.actions.embedding(M) if config.action_inputs else None
         self.pixel_encoder = _pixel_encoder(downsamples, E) if config.sees == "pixels" else None
 
@@ -138,6 +145,8 @@ class ActorCritic(nn.Module):
 
     def features(self, view: View) -> Float[Tensor, "B M"]:
         """What the LSTM receives of a frame."""
+        if self.grid is None:
+            return self.encoder(view)
         if self.pixel_encoder is None:  # B K E is already the channels-last layout of a B E rows columns image: no copy
             x = view.unflatten(1, self.grid).permute(0, 3, 1, 2)
         else:

@@ -14,18 +14,12 @@ from tokendream.agent.actor_critic import ActorCritic, PolicyState, View
 from tokendream.agent.world_model import WorldModel
 from tokendream.config.config import Config
 from tokendream.device import Compute
-from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import Block, image_block
-from tokendream.tokenizers.dictionary import DictionaryTokenizer
+from tokendream.errors import require
+from tokendream.spaces.layout import Layout
+from tokendream.spaces.observations import Block, Spaces, image_spaces
+from tokendream.tokenizers.build import build
+from tokendream.tokenizers.parts import PartsTokenizer
 from tokendream.tokenizers.protocol import Tokenizer
-from tokendream.tokenizers.vq import VQTokenizer
-
-TOKENIZERS: dict[str, type[VQTokenizer | DictionaryTokenizer]] = {
-    "vq": VQTokenizer,
-    "fsq": VQTokenizer,
-    "dictionary": DictionaryTokenizer,
-}
-"""By their names in the config."""
 
 
 class Agent(nn.Module):
@@ -42,11 +36,23 @@ class Agent(nn.Module):
         """The slots of a step."""
         return self.world_model.block
 
+    @property
+    def layout(self) -> Layout | None:
+        """How observations lie in a frame; None where a frame is one image."""
+        return self.tokenizer.layout if isinstance(self.tokenizer, PartsTokenizer) else None
+
     @classmethod
-    def from_config(cls, config: Config, n_actions: int) -> Agent:
-        """A fresh agent for an environment with `n_actions` actions, in training mode."""
-        V, control = TOKENIZERS[config.tokenizer.kind](config.tokenizer), config.control
-        block, E = image_block(config.grid, V.vocabulary, Discrete(n_actions)), V.code_width
+    def from_config(cls, config: Config, spaces: Spaces | int) -> Agent:
+        """A fresh agent for an environment's spaces, in training mode; a number stands for one RGB image and so many
+        actions.
+
+        Raises ConfigError for an ablation that there is for one image alone.
+        """
+        if isinstance(spaces, int):
+            spaces = image_spaces(config.env.size, spaces)
+        check_ablations(config, spaces)
+        V, slots = build(config.tokenizer, spaces.observation)
+        block, E, control = Block(slots, spaces.actions), V.code_width, config.control
         M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E)
         kind = ablated.ACTOR_CRITICS[control == "blind-policy", config.actor_critic.separate]
         return cls(V, M, kind(config.actor_critic, block, E, config.tokenizer.downsamples))
@@ -58,7 +64,7 @@ class Agent(nn.Module):
     @torch.no_grad()
     def act(
         self,
-        frame: UInt8[Tensor, "B 3 S S"],
+        frame: UInt8[Tensor, B * O],
         state: PolicyState,
         generator: torch.Generator | None = None,
         *,
@@ -70,6 +76,13 @@ class Agent(nn.Module):
         output, state = self.actor_critic(self.view(tokens, self.tokenizer.codes(tokens)), state)
         action = self.actor_critic.actions.sample(output.logits, generator, temperature=temperature, epsilon=epsilon)
         return action, self.actor_critic.absorb_action(action, state)
+
+
+def check_ablations(config: Config, spaces: Spaces) -> None:
+    """Raise ConfigError where observations or actions are not what an ablation is made for."""
+    if not spaces.observation.is_image:
+        require(config.actor_critic.sees == "codes", "actor_critic.sees", "codes for these observations", "pixels")
+        require(config.world_model.decoding == "pop", "world_model.decoding", "pop for these observations", "token")
 
 
 class AgentPolicy:
@@ -93,7 +106,7 @@ class AgentPolicy:
         self._choose = capture(self._act, self._generator)
         self._memory: PolicyState | None = None
 
-    def __call__(self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    def __call__(self, frame: UInt8[np.ndarray, n * O], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Actions for the current frames; where `first` is True a new game has begun."""
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(len(frame))

@@ -59,7 +59,7 @@ class Collector:
         self.choose = capture(self._act, generator)
         self._game = -1
         self._memory: PolicyState | None = None
-        self._frame: UInt8[np.ndarray, "1 3 S S"]
+        self._frame: UInt8[np.ndarray, 1 * O]
         self._score: float
         self._actions: list[int]
         self._begin()

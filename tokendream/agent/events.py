@@ -6,6 +6,7 @@ Source: EASimulus (arXiv 2601.19336); the focal loss is that of arXiv 1708.02002
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from tokendream.nn.heads import Kind, head
 from tokendream.nn.precision import raised
+from tokendream.spaces.layout import Layout
 from tokendream.spaces.observations import Block
 
 ALPHA, GAMMA = 0.15, 4.0
@@ -37,7 +39,7 @@ class Events(nn.Module):
         super().__init__()
         self.head = head(2 * width, width, 1, kind)
         tokens = Counter(slot.part for slot in block.observation)
-        image = [slot.part == "image" for slot in block.observation]
+        image = [slot.modality == "image" for slot in block.observation]
         weight = [
             (1.0 if pixels else OTHER_PARTS) / tokens[slot.part]
             for slot, pixels in zip(block.observation, image, strict=True)
@@ -69,14 +71,25 @@ def focal(surprise: Float[Tensor, "*B"], positive: Bool[Tensor, "*B"]) -> Float[
 
 
 def changes(
-    frames: UInt8[Tensor, "B T 3 S S"], tokens: Int64[Tensor, "B T K"], block: Block
+    images: Sequence[UInt8[Tensor, "B T 3 S S"]], tokens: Int64[Tensor, "B T K"], block: Block
 ) -> Bool[Tensor, "B T-1 K"]:
-    """Where each frame differs from the one before it: an image in any pixel of a token's cell, the rest in a token."""
+    """Where each frame differs from the one before it: an image in any pixel of a token's cell, the rest in a token.
+
+    `images`: those of the observation, in their order.
+    """
     moved = tokens[:, 1:] != tokens[:, :-1]
-    image = [k for k, slot in enumerate(block.observation) if slot.part == "image"]
-    if image:
-        rows, columns = block.grid
-        pixels = (frames[:, 1:] != frames[:, :-1]).any(2)
-        cells = pixels.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).any(5).any(3).flatten(2)
-        moved[..., image[0] : image[-1] + 1] = cells  # the tokens of a part are neighbours
+    parts = [part for part in block.parts if part.modality == "image"]
+    for part, image in zip(parts, images, strict=True):
+        assert part.grid is not None
+        rows, columns = part.grid
+        pixels = (image[:, 1:] != image[:, :-1]).any(2)
+        moved[..., part.where] = pixels.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).any(5).any(3).flatten(2)
     return moved
+
+
+def images_of(frames: UInt8[Tensor, "B T *O"], layout: Layout | None) -> list[UInt8[Tensor, "B T 3 S S"]]:
+    """The images in frames; with no layout a frame is one."""
+    if layout is None:
+        return [frames]
+    parts = zip(layout.parts, layout.split(frames), strict=True)
+    return [values for part, values in parts if part.modality == "image"]

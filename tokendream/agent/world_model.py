@@ -7,6 +7,7 @@ Source: REM (arXiv 2402.05643), section 3.2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from tokendream.agent.backbones import make_backbone
 from tokendream.agent.ensemble import Ensemble
 from tokendream.agent.events import Events
+from tokendream.agent.per_part import NEVER, Around, PerPart
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
@@ -82,12 +84,20 @@ class WorldModel(nn.Module):
         D = config.width
         self.action_embedding = block.actions.embedding(D)
         self.token_embedding = nn.Embedding(block.vocabulary, D) if config.own_embedding else None
-        self.projection = nn.Identity() if code_width == D or config.own_embedding else nn.Linear(code_width, D)
+        several = len(block.parts) > 1
+        self.projection: nn.Module = nn.Identity()
+        if not config.own_embedding and several:
+            self.projection = PerPart(block.parts, lambda part: nn.Linear(code_width, D))
+        elif not config.own_embedding and code_width != D:
+            self.projection = nn.Linear(code_width, D)
         if config.decoding == "pop":
             learned = 1 if config.shared_prediction_token else block.K
             self.prediction_tokens = nn.Parameter(torch.randn(learned, D) * config.prediction_token_std)
         self.slot_embedding = nn.Parameter(torch.randn(block.K1, D) * 0.02) if config.slot_embedding else None
-        self.neighbourhood = nn.Conv2d(D, D, 3, padding=1) if config.local_prediction else None
+        self.neighbourhood: nn.Module | None = None
+        if config.local_prediction:
+            around = partial(Around, width=D)
+            self.neighbourhood = PerPart(block.parts, around) if several else around(block.parts[0])
         self.backbone = make_backbone(config, block)
         self.next_frame = self._frame_head()
         seen = 3 * D if config.outcome_from == "frame" else D
@@ -125,7 +135,9 @@ class WorldModel(nn.Module):
             y, state = self.backbone.absorb(blocks, state)
             chosen = range(tokens.shape[1])[predict]
             assert tokens.shape[1] - 1 not in chosen, "the last block's next frame is not there to be read"
-            y_next = torch.cat((y[:, predict, -1:], y[:, chosen.start + 1 : chosen.stop + 1, :-2]), dim=2)
+            y_next = torch.cat(
+                (y[:, predict, -1:], y[:, chosen.start + 1 : chosen.stop + 1, : self.block.K - 1]), dim=2
+            )
         outcome = y[:, :, -1]
         if self.config.outcome_from == "frame":
             outcome = torch.cat((outcome[:, predict], y_next.mean(2), y_next.amax(2)), dim=-1)
@@ -227,8 +239,11 @@ class WorldModel(nn.Module):
         return Losses(terms, info, segments)
 
     def _frame_head(self) -> nn.Module:
-        """An output of POP to the logits of the token there."""
-        return head(self.config.width, self.config.width, self.block.vocabulary, self.config.head)
+        """Outputs of POP to the logits of the tokens there, each part's by a head of its own."""
+        D, kind, parts = self.config.width, self.config.head, self.block.parts
+        if len(parts) == 1:
+            return head(D, D, self.block.vocabulary, kind)
+        return PerPart(parts, lambda part: head(D, D, part.vocabulary, kind), fill=NEVER)
 
     @property
     def outcomes(self) -> tuple[slice, slice]:
@@ -243,10 +258,7 @@ class WorldModel(nn.Module):
         if self.neighbourhood is None:
             return u
         frames, action = blocks[:, :, :K], blocks[:, :, K:]
-        # B K D is already the channels-last layout of a B D rows columns image: no copy.
-        image = frames.flatten(0, 1).unflatten(1, self.block.grid).permute(0, 3, 1, 2)
-        around = self.neighbourhood(image).permute(0, 2, 3, 1).reshape(frames.shape)
-        return u + around + action.sum(2, keepdim=True)
+        return u + self.neighbourhood(frames) + action.sum(2, keepdim=True)
 
     def _blocks(
         self, codes: Float[Tensor, "B T K E"], tokens: Int64[Tensor, "B T K"], action: Int64[Tensor, "B T"]

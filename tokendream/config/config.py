@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from tokendream.config import limits, ranges
+from tokendream.config.env import EnvConfig
 from tokendream.config.old_formats import from_format_1
 from tokendream.config.parsing import read
 from tokendream.config.parts import (
@@ -20,7 +21,6 @@ from tokendream.config.parts import (
     CollectConfig,
     Control,
     DreamConfig,
-    EnvConfig,
     Log,
     Precision,
     TokenizerConfig,

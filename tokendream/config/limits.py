@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from tokendream.config.parts import CollectConfig, DreamConfig, EnvConfig, TokenizerConfig, WorldModelConfig
+from tokendream.config.env import EnvConfig
+from tokendream.config.parts import CollectConfig, DreamConfig, TokenizerConfig, WorldModelConfig
 from tokendream.errors import require
 
 LONGEST_BLOCK = 768

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 
 SINCE_1 = {
     "control": "none",
@@ -16,12 +16,15 @@ SINCE_1 = {
     "env.action_repeat": 0,
     "env.kwargs": "{}",
     "env.wrappers": "",
+    "env.keys": "",
+    "env.read_as": "auto",
     "env.atari.frames": "ale",
     "env.atari.noop_after_life_loss": False,
     "env.atari.time_limit_ends": False,
     "env.atari.sign_rewards": False,
     "tokenizer.kind": "vq",
     "tokenizer.lost_weight": 0.0,
+    "tokenizer.map_cells": 1,
     "world_model.token_temperature": 1.0,
     "world_model.copy_or_sample": False,
     "world_model.events": False,

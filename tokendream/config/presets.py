@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tokendream.config.config import Config
+from tokendream.config.env import AtariConfig, EnvConfig
 from tokendream.config.parts import (
     ActorCriticConfig,
-    AtariConfig,
     CollectConfig,
     DreamConfig,
-    EnvConfig,
     TokenizerConfig,
     WorldModelConfig,
 )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tokendream.data.batch import Segments, Steps
 from tokendream.device import put
+from tokendream.spaces.observations import Spaces
 
 COLUMNS = {
     "action": np.dtype(np.int16),
@@ -35,18 +36,25 @@ COLUMNS = {
 """What is kept of a row beside its frame. `last`: the next row begins a new episode."""
 
 
+MOST_SMALL = 2**15
+"""Actions that fit the column of two bytes."""
+
+
 class ReplayBuffer:
     """A ring of env steps. Frames live on `device`, the rest (16 bytes a row) on the host, where draws are made.
 
-    100,000 frames of 3x64x64 take 1.23 GB, committed by the system only as they are filled (on a CPU).
+    Frames are rows of bytes to it. 100,000 of 3x64x64 take 1.23 GB, committed by the system only as they are filled
+    (on a CPU).
     """
 
     def __init__(
         self,
         capacity: int,
-        frame_shape: tuple[int, int, int] = (3, 64, 64),
+        frame_shape: tuple[int, ...] = (3, 64, 64),
         device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+        actions: int = MOST_SMALL,
     ) -> None:
+        """`actions`: how many there are, or more; beyond MOST_SMALL they take 8 bytes a row."""
         if capacity < 1:
             raise ValueError(f"the replay buffer's capacity must be at least 1, not {capacity}")
         self.capacity, self.frame_shape, self.device = capacity, tuple(frame_shape), device
@@ -63,7 +71,14 @@ class ReplayBuffer:
         self._frame = (
             torch.zeros(shape, dtype=torch.uint8, device=device) if self._host is None else torch.from_numpy(self._host)
         )
-        self._column = {name: np.zeros(capacity, dtype) for name, dtype in COLUMNS.items()}
+        self._columns = COLUMNS if actions <= MOST_SMALL else COLUMNS | {"action": np.dtype(np.int64)}
+        self._column = {name: np.zeros(capacity, dtype) for name, dtype in self._columns.items()}
+        self._actions = actions
+
+    @classmethod
+    def of(cls, spaces: Spaces, capacity: int, device: torch.device = torch.device("cpu")) -> ReplayBuffer:  # noqa: B008
+        """An empty buffer for what an environment shows and takes."""
+        return cls(capacity, spaces.observation.frame_shape, device, spaces.actions.n)
 
     def __len__(self) -> int:
         return min(self.capacity, self.total - self._first)
@@ -82,8 +97,9 @@ class ReplayBuffer:
             raise ValueError(f"a frame must be uint8 {self.frame_shape}, not {frame.dtype} {frame.shape}")
         if not math.isfinite(reward):
             raise ValueError(f"a reward must be finite, not {reward}")
-        if not 0 <= action < 2**15:
-            raise ValueError(f"an action must be in 0..{2**15 - 1}, not {action}")
+        most = max(self._actions, MOST_SMALL)
+        if not 0 <= action < most:
+            raise ValueError(f"an action must be in 0..{most - 1}, not {action}")
         slot = self.total % self.capacity
         for name, value in zip(COLUMNS, (action, reward, end, last, self._next_episode_start()), strict=True):
             self._column[name][slot] = value
@@ -154,7 +170,7 @@ class ReplayBuffer:
         found = np.flatnonzero((place >= wanted) & (length - 1 - place >= after)) + self.oldest
         return found if len(found) else np.arange(self.oldest, self.total)
 
-    def frames(self, row: Int64[np.ndarray, "*B"]) -> UInt8[Tensor, "*B C H W"]:
+    def frames(self, row: Int64[np.ndarray, "*B"]) -> UInt8[Tensor, "*N"]:
         """The frames of these rows, on the device."""
         slot = self._slot(row)
         if self._host is None:
@@ -208,7 +224,7 @@ class ReplayBuffer:
 
     def _check(self, arrays: Mapping[str, np.ndarray], start: int) -> int:
         """The number of rows in `arrays`, which come from a file and may be anything."""
-        expected = {"frame": np.dtype(np.uint8), **COLUMNS}
+        expected = {"frame": np.dtype(np.uint8), **self._columns}
         if arrays.keys() != expected.keys():
             raise ValueError(f"replay rows need the arrays {', '.join(expected)}, not {', '.join(arrays) or 'none'}")
         n = len(arrays["frame"]) if arrays["frame"].ndim else -1

@@ -7,12 +7,11 @@ that are no image or no choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
 from tokendream.envs.vector import EnvError
 from tokendream.errors import one_line
@@ -20,8 +19,6 @@ from tokendream.notice import once
 from tokendream.stop import Terminated
 
 T = TypeVar("T")
-
-RGB = "an RGB image (Box of uint8, height x width x 3), alone or in a Dict"
 
 OLD_API = (
     "Gymnasium's reset(seed=..., options=...) returns (observation, info) and its step(action) five values, "
@@ -114,62 +111,6 @@ def _flag(where: str, name: str, value: Any) -> bool:
         raise EnvError(f"{where}: expected true or false as {name}, but got {one_line(repr(value))}") from None
 
 
-def find_image(env_id: str, space: spaces.Space[Any]) -> tuple[Path, spaces.Box]:
-    """Where in an observation the RGB image is, and its space: the only one, or of several that under `image`.
-
-    Raises EnvError naming the keys that there are, and what would help.
-    """
-    images = {path: leaf for path, leaf in _leaves(space) if isinstance(leaf, spaces.Box) and _is_rgb(leaf)}
-    path = ("image",) if ("image",) in images else next(iter(images), ())
-    if not images or (len(images) > 1 and path != ("image",)):
-        raise EnvError(
-            f"{env_id}: expected observations that are {RGB}, but its observation space is {one_line(space)}; "
-            f"{_help(space, list(images))}"
-        )
-    image = images[path]
-    if int(image.high.max()) < CODES:
-        raise EnvError(f"{env_id}: {_codes(image.shape, int(image.high.max()))}")
-    return path, image
-
-
-def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        for key, part in parts:
-            yield from _leaves(part, (*path, key))
-    else:
-        yield path, space
-
-
-def _is_rgb(box: spaces.Box) -> bool:
-    return box.dtype == np.uint8 and len(box.shape) == 3 and box.shape[-1] == 3 and 0 not in box.shape
-
-
-def _help(space: spaces.Space[Any], images: list[Path]) -> str:
-    """What a user can do about a space without one RGB image."""
-    if images:
-        keys = ", ".join(".".join(map(str, path)) for path in images)
-        return f"it has {len(images)} images, {keys}: call the one to be looked at 'image'"
-    for path, leaf in _leaves(space):
-        if isinstance(leaf, spaces.Box) and len(leaf.shape) in (2, 3) and min(leaf.shape) > 0:
-            name = f"{'.'.join(map(str, path)) or 'it'} is {leaf.dtype} {leaf.shape}"
-            return f"{name}: gymnasium.wrappers.TransformObservation can make it uint8, height x width x 3, 0 to 255"
-    return "gymnasium.wrappers.AddRenderObservation shows what it renders instead"
-
-
-def _codes(shape: tuple[int, ...], most: int) -> str:
-    return (
-        f"its observations are {shape[0]}x{shape[1]}x3 with values up to {most}, which are codes of a map rather than "
-        "an RGB image: register it with a wrapper that shows colours (MiniGrid: RGBImgPartialObsWrapper)"
-    )
-
-
-def check_colours(where: str, image: np.ndarray) -> None:
-    """Raise EnvError for the first observation of a game if it holds codes in the shape of an image."""
-    if min(image.shape[:2]) < SMALL and 0 < (most := int(image.max())) < CODES:
-        raise EnvError(f"{where}: {_codes(image.shape, most)}")
-
-
 def get(observation: Any, path: Path) -> Any:
     """The part of an observation that these keys lead to; None where there is none."""
     try:
@@ -178,19 +119,6 @@ def get(observation: Any, path: Path) -> Any:
     except (KeyError, IndexError, TypeError):
         return None
     return observation
-
-
-def check_choice(env_id: str, space: spaces.Space[Any]) -> spaces.Discrete:
-    """The action space, if it is one choice. Raises EnvError with what would make it one."""
-    if not isinstance(space, spaces.Discrete):
-        wrapper = "DiscretizeAction" if isinstance(space, spaces.Box) else "TransformAction"
-        raise EnvError(
-            f"{env_id}: expected Discrete actions, but its action space is {one_line(space)}; "
-            f"gymnasium.wrappers.{wrapper} can make it Discrete"
-        )
-    if space.n > MOST_ACTIONS:
-        raise EnvError(f"{env_id}: expected at most {MOST_ACTIONS} actions, but it has {space.n}")
-    return space
 
 
 def action_names(env: gymnasium.Env[Any, Any], n_actions: int) -> tuple[str, ...]:

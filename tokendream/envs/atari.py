@@ -16,10 +16,11 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from jaxtyping import Bool, Int, UInt8
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
 from tokendream.errors import nearest
+from tokendream.spaces.observations import image_spaces
 
 SEEDS = 2**31
 """ALE takes seeds below this; of larger ones it gets the remainder."""
@@ -84,8 +85,8 @@ class AtariEnvs:
             life_loss_info=False,
         )
         self.n = n
-        self.action_names = tuple(action.name for action in self._env.ale.get_action_set())
-        self.n_actions = len(self.action_names)
+        names = tuple(action.name for action in self._env.ale.get_action_set())
+        self.spaces = image_spaces(size, len(names), names)
         self._life_loss_ends = protocol.life_loss_ends
         self._frame = np.zeros((n, 3, size, size), np.uint8)
         self._lives = np.zeros(n, np.int32)
@@ -107,7 +108,7 @@ class AtariEnvs:
         return self._frame.copy()
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
-        check_actions(actions, self.n, self.n_actions)
+        check_actions(actions, self.n, self.spaces.actions.n)
         if not self._started:
             raise EnvError("reset must come before the first step")
         frame, reward, terminated, truncated, info = self._open().step(actions.astype(np.int32))

@@ -16,9 +16,10 @@ from ale_py import roms
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs.atari import SEEDS, find_game
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
+from tokendream.spaces.observations import image_spaces
 
 NOOP = 0
 """The action that does nothing: the first of every game's minimal set."""
@@ -55,8 +56,8 @@ class PublishedAtariEnvs:
         self._games = [_Game(ale_py.ALEInterface(), black) for _ in range(n)]
         self._load(self._games[0].ale, 0)
         self._actions = self._games[0].ale.getMinimalActionSet()
-        self.action_names = tuple(action.name for action in self._actions)
-        self.n_actions = len(self._actions)
+        names = tuple(action.name for action in self._actions)
+        self.spaces = image_spaces(config.size, len(names), names)
 
     def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
         check_seeds(seeds, self.n)
@@ -66,7 +67,7 @@ class PublishedAtariEnvs:
         return self._frames()
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
-        check_actions(actions, self.n, self.n_actions)
+        check_actions(actions, self.n, self.spaces.actions.n)
         if not any(game.started for game in self._open()):
             raise EnvError("reset must come before the first step")
         played = [self._play(game, int(action)) for game, action in zip(self._open(), actions, strict=True)]

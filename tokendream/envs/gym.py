@@ -1,4 +1,4 @@
-"""Any Gymnasium environment with RGB image observations and discrete actions, by its id.
+"""Any Gymnasium environment, by its id: `observe` reads what it shows, `choices` what it takes.
 
 A user's own game needs no line of ours: `module:MyGame-v0` imports `module` first, which registers the id. Images
 of any size are resized to SxS by area averaging. What does not fit is refused with what was expected and what came.
@@ -15,13 +15,15 @@ import gymnasium
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs import adapt
-from tokendream.envs.resize import resize
+from tokendream.envs.choices import Choices
+from tokendream.envs.observe import readers
 from tokendream.envs.toy import CATCH
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
 from tokendream.errors import one_line
 from tokendream.notice import once
+from tokendream.spaces.observations import Spaces
 from tokendream.stop import Terminated
 
 Maker = Callable[[], gymnasium.Env[Any, Any]]
@@ -43,46 +45,45 @@ class GymEnvs:
             for _ in range(n):
                 self._envs.append(_make(env_id, maker))
             env = self._envs[0]
-            space = adapt.call(env_id, "observation_space", lambda: env.observation_space)
-            self._path, self._image = adapt.find_image(env_id, space)
             space = adapt.call(env_id, "action_space", lambda: env.action_space)
-            self._choice = adapt.check_choice(env_id, space)
+            self._choices = Choices(env_id, space)
+            space = adapt.call(env_id, "observation_space", lambda: env.observation_space)
+            layout, self._readers = readers(env_id, space, config, self._first)
         except EnvError:
             self.close()  # an emulator that a process may have only once must not stay
             raise
-        self.n_actions = int(self._choice.n)
-        self.action_names = adapt.action_names(self._envs[0], self.n_actions)
-        self._frame = np.zeros((n, 3, config.size, config.size), np.uint8)
+        names = self._choices.names
+        if self._choices.is_choice:
+            names = adapt.action_names(env, self._choices.sizes[0])
+        self.spaces = Spaces(layout, self._choices.space, names)
+        self._frame = np.zeros((n, *layout.frame_shape), np.uint8)
         self._over = np.ones(n, bool)
         self._steps = np.zeros(n, np.int64)
-        self._brightest: int | None = 0
+        self._brightest: int | None = 0 if layout.is_image else None
         """The largest value of any frame, until the first game is over."""
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
         check_seeds(seeds, self.n)
         for i, seed in enumerate(seeds):
             if seed is not None:
                 self._steps[i] = 0
                 where, env = self._where(i), self._envs[i]
                 result = adapt.call(where, "reset", lambda env=env, seed=seed: env.reset(seed=seed))  # type: ignore[misc]
-                image = self._read(adapt.check_reset(where, result), where)
-                adapt.check_colours(where, image)
-                self._show(i, image)
+                self._show(i, adapt.check_reset(where, result), where)
                 self._over[i] = False
         return self._frame.copy()
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
-        check_actions(actions, self.n, self.n_actions)
+        check_actions(actions, self.n, self.spaces.actions.n)
         reward = np.zeros(self.n, np.float32)
         end = np.zeros(self.n, bool)
         for i in np.flatnonzero(~self._over).tolist():
             self._steps[i] += 1
             where, env = self._where(i), self._envs[i]
-            # What the space samples: environments call its methods.
-            action = self._choice.dtype.type(self._choice.start + actions[i])
+            action = self._choices.to_env(int(actions[i]))
             result = adapt.call(where, "step", lambda env=env, action=action: env.step(action))  # type: ignore[misc]
             observation, reward[i], end[i], truncated = adapt.check_step(where, result)
-            self._show(i, self._read(observation, where))
+            self._show(i, observation, where)
             self._over[i] = end[i] or truncated or self._steps[i] >= self._max_frames
             if self._over[i] and self._brightest is not None:
                 self._tell_if_dark(self._brightest)
@@ -96,15 +97,14 @@ class GymEnvs:
     def _where(self, i: int) -> str:
         return f"{self.env_id}, step {self._steps[i]}"
 
-    def _read(self, observation: Any, where: str) -> UInt8[np.ndarray, "H W 3"]:
-        image = adapt.get(observation, self._path)
-        if not isinstance(image, np.ndarray) or image.shape != self._image.shape or image.dtype != np.uint8:
-            got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise EnvError(f"{where}: expected an observation uint8 {self._image.shape}, but got {got}")
-        return image
+    def _first(self) -> Any:
+        """An observation, before there is any game."""
+        where, env = f"{self.env_id}, step 0", self._envs[0]
+        return adapt.check_reset(where, adapt.call(where, "reset", lambda: env.reset(seed=0)))
 
-    def _show(self, i: int, image: UInt8[np.ndarray, "H W 3"]) -> None:
-        self._frame[i] = resize(image, self._size).transpose(2, 0, 1)
+    def _show(self, i: int, observation: Any, where: str) -> None:
+        values = {reader.part.name: reader.read(observation, where) for reader in self._readers}
+        self._frame[i] = self.spaces.observation.pack(values)
         if self._brightest is not None:
             self._brightest = max(self._brightest, int(self._frame[i].max()))
 

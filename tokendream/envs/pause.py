@@ -20,14 +20,14 @@ class Pausable:
     def __init__(self, make: Callable[[], Envs]) -> None:
         self._make = make
         self._envs: Envs | None = make()
-        self.n, self.n_actions, self.action_names = self._envs.n, self._envs.n_actions, self._envs.action_names
+        self.n, self.spaces = self._envs.n, self._envs.spaces
 
     @property
     def closed(self) -> bool:
         """Whether it must be reset before it is stepped."""
         return self._envs is None
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
         self._envs = self._envs or self._make()
         return self._envs.reset(seeds)
 

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 
 from tokendream.config.config import Config
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs import toy
 from tokendream.envs.atari import AtariEnvs, games
 from tokendream.envs.atari_published import PublishedAtariEnvs

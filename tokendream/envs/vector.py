@@ -1,7 +1,7 @@
 """What every environment looks like to the agent: `Envs`, several games played in lockstep, and `Transition`.
 
-Everything here is numpy: frames are uint8 in 0..255. Where the games come from is the
-business of `atari`, `gym` and `toy`; how a run chooses between them, of `make`.
+Everything here is numpy: frames are uint8, laid out as `spaces` says, and an action is one integer. Where the games
+come from is the business of `atari`, `gym` and `toy`; how a run chooses between them, of `make`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from tokendream.errors import TokendreamError
+from tokendream.spaces.observations import Spaces
 
 
 class EnvError(TokendreamError):
@@ -33,7 +34,7 @@ class Transition:
     truncated) and that the environment must be reset before it plays on.
     """
 
-    frame: UInt8[np.ndarray, "n 3 S S"]
+    frame: UInt8[np.ndarray, n * O]
     reward: Float32[np.ndarray, " n"]
     end: Bool[np.ndarray, " n"]
     over: Bool[np.ndarray, " n"]
@@ -49,10 +50,9 @@ class Envs(Protocol):
     """
 
     n: int
-    n_actions: int
-    action_names: tuple[str, ...]
+    spaces: Spaces
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
         """Start a new game where the seed is not None; returns the current frame of every environment."""
         ...
 

@@ -44,12 +44,12 @@ class Watched:
     """
 
     def __init__(self, envs: Envs, name: str, limit: float) -> None:
-        self.n, self.n_actions, self.action_names = envs.n, envs.n_actions, envs.action_names
+        self.n, self.spaces = envs.n, envs.spaces
         self._envs, self._name, self._limit = envs, name, limit
         self._closed, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
         self._serial, self._what, self._late = 0, "", -1
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
         """As the environments themselves; raises EnvError when the limit is over."""
         return self._call("reset", lambda: self._envs.reset(seeds))
 

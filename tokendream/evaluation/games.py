@@ -21,9 +21,7 @@ from tokendream.envs.vector import EnvError, Envs, SeedError
 class Policy(Protocol):
     """Chooses an action in every env; `first` marks those where a new game starts, whose memory is to be forgotten."""
 
-    def __call__(
-        self, frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]
-    ) -> Int64[np.ndarray, " n"]: ...
+    def __call__(self, frame: UInt8[np.ndarray, n * O], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]: ...
 
 
 def random_policy(
@@ -31,7 +29,7 @@ def random_policy(
 ) -> Policy:
     """Uniformly random actions, by `draw` of an action space."""
 
-    def act(frame: UInt8[np.ndarray, "n 3 S S"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    def act(frame: UInt8[np.ndarray, n * O], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         return draw(rng, len(first))
 
     return act
@@ -90,7 +88,7 @@ def play_games(
     if episodes < 1:
         raise EnvError(f"expected at least 1 episode to play, not {episodes}")
     seeds = game_seeds(seed, episodes)
-    small = np.uint8 if envs.n_actions <= 256 else np.int32
+    small = np.uint8 if envs.spaces.actions.n <= 256 else np.int64
     done: dict[int, Game] = {}
     waiting = iter(range(episodes))
     playing: list[_Open | None] = [None] * envs.n
@@ -124,7 +122,7 @@ def play_games(
 
 def _refill(
     envs: Envs, playing: list[_Open | None], first: Bool[np.ndarray, " n"], waiting: Iterator[int], seeds: Sequence[int]
-) -> UInt8[np.ndarray, "n 3 S S"]:
+) -> UInt8[np.ndarray, n * O]:
     """Start the next games in the free envs, marking them in `first`; returns every env's frame."""
     free = [i for i, game in enumerate(playing) if game is None]
     starting = dict(zip(free, waiting, strict=False))  # in this order: a game that finds no env goes on waiting
@@ -135,7 +133,7 @@ def _refill(
     return frame
 
 
-def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "3 S S"]]:
+def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "*O"]]:
     """The frames of a finished game, its length + 1 of them, played again in env 0 one at a time.
 
     Raises SeedError where the game does not come out with the same score and, at its end, the same frames, which
@@ -162,5 +160,5 @@ def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "3 S S"]]:
     )
 
 
-def _checksum(frame: UInt8[np.ndarray, "3 S S"], before: int = 0) -> int:
+def _checksum(frame: UInt8[np.ndarray, "*O"], before: int = 0) -> int:
     return zlib.crc32(frame.tobytes(), before)

@@ -157,17 +157,17 @@ class RetNet(Backbone):
         `y[:, t]` is what the model says about block t, `y_next[:, p]` the K tokens of the frame after the p-th
         block that `predict` selects (all by default; context blocks need no prediction), given everything up to and
         including that block. The prediction stream sees history through S alone, so all its chunks run as a batch,
-        and together with the real blocks: u is padded to K1 = K + 1 tokens, whose last changes nothing, being causal.
+        and together with the real blocks: u is padded to K1 tokens, whose last change nothing, being causal.
         Cost: (T + P) blocks of K1 tokens through every layer. In a dream T = 1. Whoever reads `y` at the last `tail`
         tokens of a block alone saves most of the real blocks' last layer.
         """
         B, T, K1, D = x.shape
         K = u.shape[-2]
-        assert K1 == K + 1, f"a block of {K1} tokens does not fit {K} prediction tokens"
+        assert K1 > K, f"a block of {K1} tokens does not fit {K} prediction tokens"
         chosen = torch.arange(T, device=x.device)[predict]
         P = len(chosen)
         # Time first: then the two streams are two parts of memory, and no product needs a copy.
-        prediction = F.pad(u, (0, 0, 0, 1)).to(x.dtype).expand(B, P, K1, D)
+        prediction = F.pad(u, (0, 0, 0, K1 - K)).to(x.dtype).expand(B, P, K1, D)
         blocks = torch.cat((x.transpose(0, 1), prediction.transpose(0, 1))).flatten(0, 1)
 
         first = torch.cat((torch.arange(T, device=x.device), chosen + 1)) * K1 + state.position

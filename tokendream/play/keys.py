@@ -11,8 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from tokendream.errors import nearest
 from tokendream.play.view import PlayError
+from tokendream.spaces.actions import Joint
+from tokendream.spaces.observations import Spaces
 
 BUTTONS = {
     "UP": ("ArrowUp", "KeyW"),
@@ -73,10 +77,56 @@ class Layout:
         return max(fitting, key=lambda a: (len(self.actions[a]), sorted(newest[b] for b in self.actions[a])[::-1]))
 
 
+NUMBER = 7
+"""Choices from which on a component is taken for a number, with a button for each end and rest in the middle."""
+
+
+@dataclass(frozen=True)
+class JointLayout:
+    """The buttons of an action of several components, each by itself: `buttons[name]` is (component, choice)."""
+
+    names: tuple[str, ...]
+    actions: Joint
+    idle: int
+    buttons: dict[str, tuple[int, int]]
+    keys: dict[str, tuple[str, ...]]
+
+    @staticmethod
+    def of(names: Sequence[str], actions: Joint) -> JointLayout:
+        """Two buttons for a number, one for every choice but the first of anything else."""
+        buttons: dict[str, tuple[int, int]] = {}
+        rest = []
+        for i, (name, size) in enumerate(zip(names, actions.sizes, strict=True)):
+            number = size >= NUMBER
+            rest.append(size // 2 if number else 0)
+            choices = {f"{name} -": 0, f"{name} +": size - 1} if number else {f"{name} {c}": c for c in range(1, size)}
+            buttons |= {button: (i, choice) for button, choice in choices.items()}
+        spare = [key for pair in (("ArrowLeft", "ArrowRight"), ("ArrowDown", "ArrowUp")) for key in pair]
+        spare += [f"Key{letter}" for letter in SPARE]
+        keys: dict[str, tuple[str, ...]] = dict.fromkeys(buttons, ())
+        keys |= {button: (key,) for button, key in zip(buttons, spare, strict=False)}
+        return JointLayout(tuple(names), actions, int(actions.action(torch.tensor(rest))), buttons, keys)
+
+    def choose(self, held: Sequence[str]) -> int:
+        """The action of the buttons held: of two for one component the newest counts, the others rest."""
+        components = self.actions.components(torch.tensor(self.idle))
+        for button in held:
+            component, choice = self.buttons[button]
+            components[component] = choice
+        return int(self.actions.action(components))
+
+
+def layout_of(spaces: Spaces) -> Layout | JointLayout:
+    """The buttons for what an environment takes."""
+    if isinstance(spaces.actions, Joint):
+        return JointLayout.of(spaces.action_names, spaces.actions)
+    return Layout.of(spaces.action_names)
+
+
 class HeldButtons:
     """What a person does: the buttons held, a tap that no step has seen yet, and an action asked for by name."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout | JointLayout) -> None:
         self.layout = layout
         self.clear()
 

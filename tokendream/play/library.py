@@ -51,8 +51,7 @@ class Episode:
 def episodes(run_dir: Path, recordings: Path, trained: Trained, tell: Callable[[str], None]) -> list[Episode]:
     """All that can be replayed: the newest episodes that the run was trained on, if it has kept any, and those of all
     recordings of its play that fit it; newest first, and only read."""
-    size = trained.config.env.size
-    replay = ReplayBuffer(min(ROWS, trained.config.collect.capacity), (3, size, size))
+    replay = ReplayBuffer.of(trained.spaces, min(ROWS, trained.config.collect.capacity))
     found: list[Episode] = []
     try:
         if run_dir.is_dir():  # an exported file has none
@@ -77,15 +76,15 @@ def open_recording(path: Path, trained: Trained) -> list[Episode]:
         arrays = safetensors.numpy.load(path.read_bytes())
         names = bytes(arrays.pop("actions")).decode().split("\n")
         arrays.pop("tokens")
-        side = trained.config.env.size
-        replay = ReplayBuffer(max(1, len(arrays["frame"])), (3, side, side))
+        replay = ReplayBuffer.of(trained.spaces, max(1, len(arrays["frame"])))
         replay.restore(arrays, 0)
     except (SafetensorError, CheckpointError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RecordingError(f"{path} is no recording for this run: {one_line(error)}") from None
     if tuple(names) != trained.action_names:
         raise RecordingError(f"{path} is of another game: its actions are {', '.join(names)}")
-    if len(replay) and arrays["action"].max() >= len(names):
-        raise RecordingError(f"{path} is no recording: it has an action {arrays['action'].max()} of {len(names)}")
+    if len(replay) and arrays["action"].max() >= trained.spaces.actions.n:
+        most = trained.spaces.actions.n
+        raise RecordingError(f"{path} is no recording: it has an action {arrays['action'].max()} of {most}")
     return _episodes(replay, path.stem)[::-1]
 
 

@@ -135,7 +135,7 @@ class Player:
 
     def _record(self, on: bool) -> None:
         if on and self._recorder is None:
-            self._recorder = Recorder(self.session.agent.trained.action_names)
+            self._recorder = Recorder(self.session.agent.trained.spaces)
         elif not on and self._recorder is not None:
             recorder, self._recorder = self._recorder, None
             writer = threading.Thread(target=self._write, args=(recorder, self._stamp(), self.session.fps))
@@ -191,8 +191,8 @@ class Player:
             "run": self._run_dir.name,
             "device": describe(trained.compute),
             "facts": facts_line(trained.facts),
-            "grid": trained.config.grid,
-            "codes": trained.config.tokenizer.codebook_size,
+            "grid": (trained.agent.block.grid or (0, 0))[0],
+            "codes": trained.agent.block.vocabulary,
             "palette": session.agent.palette(),
             "actions": session.buttons.layout.names,
             "keys": session.buttons.layout.keys,

@@ -12,11 +12,16 @@ from torch import Tensor
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Dream
+from tokendream.reports.paint import paint, paint_each
 from tokendream.runfolder.load import Trained
+from tokendream.spaces.actions import Joint
 
 
 class PolicyValue(NamedTuple):
-    """What C makes of a moment: the distribution its action is drawn from, and the value."""
+    """What C makes of a moment: the distribution its action is drawn from, and the value.
+
+    Of an action of several components `probs` says where each is expected, from its first choice, 0, to its last, 1.
+    """
 
     probs: Float32[np.ndarray, " A"]
     value: float
@@ -31,13 +36,13 @@ class PlayingAgent:
         self._generator = torch.Generator(trained.compute.device).manual_seed(seed)
         self.rewards = trained.agent.world_model.rewards
 
-    def fresh(self, frame: UInt8[np.ndarray, "3 S S"]) -> Dream:
+    def fresh(self, frame: UInt8[np.ndarray, "*O"]) -> Dream:
         """A moment without a past."""
         agent = self._agent
         return Dream(self.encode(frame), agent.world_model.initial_state(1), agent.actor_critic.initial_state(1))
 
     @torch.no_grad()
-    def warm(self, frames: UInt8[np.ndarray, "L 3 S S"], steps: Steps) -> Dream:
+    def warm(self, frames: UInt8[np.ndarray, L * O], steps: Steps) -> Dream:
         """The moment of the last frame, with both memories as training's dreams begin."""
         if len(frames) < 2:
             return self.fresh(frames[-1])
@@ -47,7 +52,7 @@ class PlayingAgent:
             tokens = self._agent.tokenizer.encode(torch.from_numpy(frames).to(device))
             return imagine.start(self._agent, tokens[None], context, config.dream)
 
-    def corrected(self, dream: Dream, frame: UInt8[np.ndarray, "3 S S"], *, end: bool) -> Dream:
+    def corrected(self, dream: Dream, frame: UInt8[np.ndarray, "*O"], *, end: bool) -> Dream:
         """The same memories before a true frame instead of the predicted one; after an end, none."""
         return self.fresh(frame) if end else Dream(self.encode(frame), dream.world, dream.policy)
 
@@ -65,18 +70,36 @@ class PlayingAgent:
         with self._compute.autocast():
             view = self._agent.view(dream.tokens, self._agent.tokenizer.codes(dream.tokens))
             output, _ = self._agent.actor_critic(view, dream.policy)
-        probs = (output.logits[0].float() / self.temperature).softmax(-1)
+        logits, actions = output.logits[0].float() / self.temperature, self._agent.actor_critic.actions
+        if isinstance(actions, Joint):
+            parts = [part.softmax(-1) for part in logits.split(actions.sizes)]
+            probs = torch.stack([(p * torch.linspace(0, 1, len(p), device=p.device)).sum() for p in parts])
+        else:
+            probs = logits.softmax(-1)
         return PolicyValue(probs.cpu().numpy(), float(output.value[0]))
 
-    def encode(self, frame: UInt8[np.ndarray, "3 S S"]) -> Int64[Tensor, "1 K"]:
+    def encode(self, frame: UInt8[np.ndarray, "*O"]) -> Int64[Tensor, "1 K"]:
         """A frame's tokens."""
         with self._compute.autocast():
             return self._agent.tokenizer.encode(torch.from_numpy(frame[None]).to(self._compute.device))
 
-    def decode(self, tokens: Int64[Tensor, "B K"]) -> UInt8[np.ndarray, "B 3 S S"]:
+    def decode(self, tokens: Int64[Tensor, "B K"]) -> UInt8[np.ndarray, B * O]:
         """The frames that tokens stand for, on the host."""
         with self._compute.autocast():
             return self._agent.tokenizer.decode(tokens).cpu().numpy()
+
+    def pictures(self, tokens: Int64[Tensor, "B K"]) -> UInt8[np.ndarray, "B 3 H W"]:
+        """What tokens stand for, as pictures."""
+        return paint_each(self.decode(tokens), self._agent.layout)
+
+    def film(self, tokens: Int64[Tensor, "T K"]) -> UInt8[np.ndarray, "3 H W"]:
+        """The last of moments that follow each other, as a picture: of features, with where they came from."""
+        layout = self._agent.layout
+        return paint(self.decode(tokens if layout else tokens[-1:]), layout)[-1]
+
+    def picture(self, frame: UInt8[np.ndarray, "*O"]) -> UInt8[np.ndarray, "3 H W"]:
+        """A real frame as a picture."""
+        return paint(frame[None], self._agent.layout)[0]
 
     def palette(self) -> list[list[float]]:
         """A colour, as (L, a, b) of OKLab, for each of the V codes: near codes have near colours.
@@ -84,7 +107,12 @@ class PlayingAgent:
         Their principal components by rank: the first is the lightness, the next two the hue.
         """
         V = self._agent.tokenizer
-        codes = V.codes(torch.arange(V.vocabulary, device=self._compute.device)).float().cpu()
+        token = torch.arange(V.vocabulary, device=self._compute.device)
+        if self._agent.layout is None:
+            codes = V.codes(token).float().cpu()
+        else:  # tokens of several parts share their numbers
+            turn = 2 * torch.pi * token.float().cpu() / len(token)
+            codes = torch.stack((turn, turn.cos(), turn.sin()), dim=1)
         _, _, components = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
         rank = (codes @ components[:3].T).argsort(0).argsort(0).float() / max(1, len(codes) - 1)
         hue = torch.atan2(rank[:, 2] - 0.5, rank[:, 1] - 0.5)

@@ -17,6 +17,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.play.view import PlayError
 from tokendream.reports import media
 from tokendream.runfolder.files import replace
+from tokendream.spaces.observations import Spaces
 
 LIMIT = 256 * 2**20
 """Most bytes of pixels that a recording holds in memory: six minutes of three 64-pixel panels at 15 steps a second."""
@@ -25,7 +26,7 @@ LIMIT = 256 * 2**20
 class RecordedStep(NamedTuple):
     """A step: what was seen, what was done, what it brought. `first`: it does not follow the row before."""
 
-    frame: UInt8[np.ndarray, "3 S S"]
+    frame: UInt8[np.ndarray, "*O"]
     tokens: Int32[np.ndarray, " K"]
     action: int
     reward: float
@@ -36,8 +37,8 @@ class RecordedStep(NamedTuple):
 class Recorder:
     """What has been recorded so far. `save` may run in another thread, once nothing is added any more."""
 
-    def __init__(self, action_names: tuple[str, ...]) -> None:
-        self._names = action_names
+    def __init__(self, spaces: Spaces) -> None:
+        self._spaces = spaces
         self._rows: list[RecordedStep] = []
         self._pictures: list[UInt8[np.ndarray, "3 H W"]] = []
         self._bytes = 0
@@ -68,11 +69,11 @@ class Recorder:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         rows = self._rows
-        replay = ReplayBuffer(len(rows), rows[0].frame.shape)
+        replay = ReplayBuffer.of(self._spaces, len(rows))
         for row, following in zip(rows, [*rows[1:], None], strict=True):
             last = following is None or following.first or row.end
             replay.add(row.frame, row.action, row.reward, row.end, last)
-        names = np.frombuffer("\n".join(self._names).encode(), np.uint8)
+        names = np.frombuffer("\n".join(self._spaces.action_names).encode(), np.uint8)
         return replay.export(0, len(rows)) | {"tokens": np.stack([row.tokens for row in rows]), "actions": names}
 
     def _even(self) -> list[UInt8[np.ndarray, "3 H W"]]:

@@ -11,24 +11,25 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float32
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from tokendream.dream.imagine import Dream
 from tokendream.errors import nearest
-from tokendream.play.keys import HeldButtons, Layout
+from tokendream.play.keys import HeldButtons, JointLayout, layout_of
 from tokendream.play.library import Episode
 from tokendream.play.playing_agent import FUTURES, Futures, PlayingAgent, ids
 from tokendream.play.recording import RecordedStep
-from tokendream.play.view import MODES, SPEEDS, LastStep, PlayError, SessionState, View
+from tokendream.play.view import MODES, SPEEDS, LastStep, PlayError, SessionState, View, trace
 from tokendream.play.worlds import RealGame, RecordedEpisode
 from tokendream.runfolder.load import Trained
 
 HISTORY = 256
 """Steps that can be undone: 13 MB of M's memories for preset cpu, 84 MB for rem."""
 
-TRACE = 240
-"""Steps in the scrolling plot."""
+TRAIL = 32
+"""Steps before a moment that are drawn with it, where features are drawn as lines."""
 
 
 class Session:
@@ -40,7 +41,7 @@ class Session:
         temperature = temperature or trained.config.evaluation.temperature
         self.agent = PlayingAgent(trained, seed=seed, temperature=temperature)
         self.episodes, self._seed = list(episodes), seed
-        self.buttons = HeldButtons(Layout.of(trained.action_names))
+        self.buttons = HeldButtons(layout_of(trained.spaces))
         self.mode = MODES["agent-game"]
         self.paused, self.fps = False, 15
         self.row: RecordedStep | None = None
@@ -90,6 +91,8 @@ class Session:
     def act(self, action: int) -> None:
         """What if? Take this action, whoever plays: at once while paused, else in the next step. Among futures, draw
         them anew, all with this first action."""
+        if isinstance(self.buttons.layout, JointLayout):
+            raise PlayError("an action has several components here: hold their keys")
         if not 0 <= action < len(self.buttons.layout.names):
             raise PlayError(f"an action must lie in 0..{len(self.buttons.layout.names) - 1}, not {action}")
         if self._futures is not None:
@@ -262,25 +265,25 @@ class Session:
         shown = {"reconstruction": now.seen} if self.mode.truth else {}
         if now.dream is not None:
             shown["dream"] = now.dream
-        panels = {name: self.agent.decode(dream.tokens)[0] for name, dream in shown.items()}
+        panels = {name: self.agent.film(self._trail(name, dream)) for name, dream in shown.items()}
         if self.mode.truth:
-            panels = {"frame": self._world.frame} | panels
+            panels = {"frame": self.agent.picture(self._world.frame)} | panels
         if self.mode.truth == "game" and self._game.screen is not None:
             panels["screen"] = self._game.screen
         return View(
             panels=panels,
             tokens={name: ids(dream.tokens) for name, dream in shown.items()},
             probs=now.policy_value.probs,
-            trace=self._trace(),
+            trace=trace([*self._past, self.now]),
             state=self._state(),
             entropy=None if now.last_step is None else now.last_step.entropy,
-            futures=None if futures is None else self.agent.decode(futures.dreams.tokens),
+            futures=None if futures is None else self.agent.pictures(futures.dreams.tokens),
         )
 
-    def _trace(self) -> Float32[np.ndarray, "3 T"]:
-        moments = [*self._past, self.now][-TRACE:]
-        steps = [(m.policy_value.value, m.last_step.reward, m.last_step.expected) for m in moments if m.last_step]
-        return np.array(steps, np.float32).reshape(-1, 3).T
+    def _trail(self, name: str, dream: Dream) -> Int64[Tensor, "T K"]:
+        """Tokens of the last moments of a panel up to this one."""
+        before = [m.seen if name == "reconstruction" else m.dream for m in [*self._past][-TRAIL:]]
+        return torch.cat([*(past.tokens for past in before if past is not None), dream.tokens])
 
     def _state(self) -> dict[str, Any]:
         now, last = self.now, self.now.last_step

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -115,13 +115,23 @@ class View:
     `trace[:, t]` of the last steps: value, reward, and the reward that M expected. `entropy` belongs to panel "dream".
     """
 
-    panels: dict[str, UInt8[np.ndarray, "3 S S"]]
+    panels: dict[str, UInt8[np.ndarray, "3 H W"]]
     tokens: dict[str, Int32[np.ndarray, " K"]]
     probs: Float32[np.ndarray, " A"]
     trace: Float32[np.ndarray, "3 T"]
     state: dict[str, Any]
     entropy: Float32[np.ndarray, " K"] | None = None
-    futures: UInt8[np.ndarray, "n 3 S S"] | None = None
+    futures: UInt8[np.ndarray, "n 3 H W"] | None = None
+
+
+TRACE = 240
+"""Steps in the scrolling plot."""
+
+
+def trace(moments: Sequence[SessionState]) -> Float32[np.ndarray, "3 T"]:
+    """Value, reward and expected reward of the last steps."""
+    steps = [(m.policy_value.value, m.last_step.reward, m.last_step.expected) for m in moments[-TRACE:] if m.last_step]
+    return np.array(steps, np.float32).reshape(-1, 3).T
 
 
 FACTS = ("preset", "budget", "score", "random player", "processor")

@@ -71,7 +71,7 @@ class RealGame:
         for action in actions:
             self.step(action)
 
-    def _show(self, drawn: list[UInt8[np.ndarray, "3 _ _"]]) -> None:
+    def _show(self, drawn: list[UInt8[np.ndarray, "*_"]]) -> None:
         self.frame, self.screen = drawn[0], drawn[1] if len(drawn) > 1 else None
 
 
@@ -85,7 +85,7 @@ class RecordedEpisode:
         self._reward, self._end = rows["reward"], rows["end"]
 
     @property
-    def frame(self) -> UInt8[np.ndarray, "3 S S"]:
+    def frame(self) -> UInt8[np.ndarray, "*O"]:
         """The frame shown."""
         return self._frames[self.at]
 
@@ -104,7 +104,7 @@ class RecordedEpisode:
         """Back by some frames, at most to the first."""
         self.at = max(0, self.at - steps)
 
-    def before(self, frames: int) -> tuple[UInt8[np.ndarray, "L 3 S S"], Steps]:
+    def before(self, frames: int) -> tuple[UInt8[np.ndarray, L * O], Steps]:
         """This frame and up to that many before it, with what happened there."""
         first = max(0, self.at - frames)
         row = self.episode.first + np.arange(first, self.at + 1)

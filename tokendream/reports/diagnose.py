@@ -14,7 +14,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.errors import ConfigError, require
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Part
-from tokendream.evaluation.diagnosis.vision import vision
+from tokendream.evaluation.diagnosis.parts import look
 from tokendream.evaluation.diagnosis.world import DISTANCES, world
 from tokendream.kernels.install import describe
 from tokendream.reports.diagnosis_page import lines, page, why
@@ -97,7 +97,7 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
     real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
     tokens = agent.tokenizer.encode(replay.frames(moments.row))
     return [
-        vision(agent.tokenizer, replay.frames(row), follows),
+        look(agent.tokenizer, replay.frames(row), follows),
         world(agent, one_step, long, config.dream, seed=seed),
         control(
             agent, tokens, replay.steps(moments), real, trained.action_names, config.dream, temperature=temperature

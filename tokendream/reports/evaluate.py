@@ -14,6 +14,7 @@ from tokendream.evaluation.games import Game, replay_game
 from tokendream.kernels.install import describe
 from tokendream.reports import media
 from tokendream.reports.display import display_for
+from tokendream.reports.paint import painted
 from tokendream.runfolder.load import Trained, results_folder
 from tokendream.runfolder.names import quoted, shown
 
@@ -69,7 +70,8 @@ def write_films(
             envs = make(config, 1, evaluation=True)
             try:  # to the game's end: only there it is known to be the same
                 frames = enumerate(replay_game(envs, games[index]))
-                media.write_mp4(films / f"{name}.mp4", (frame for step, frame in frames if step < FILM_STEPS), fps=15)
+                film = painted((frame for step, frame in frames if step < FILM_STEPS), envs.spaces.observation)
+                media.write_mp4(films / f"{name}.mp4", film, fps=15)
             finally:
                 envs.close()
     except SeedError as error:

@@ -18,7 +18,7 @@ GAP = 40
 """Grey level of the gap between two columns: seen on black frames and on white ones."""
 
 
-def columns(*films: UInt8[np.ndarray, "T 3 S W"], gap: int = 2) -> UInt8[np.ndarray, "T 3 S W2"]:
+def columns(*films: UInt8[np.ndarray, "T 3 S _"], gap: int = 2) -> UInt8[np.ndarray, "T 3 S W2"]:
     """Films of equal length and height side by side."""
     wall = np.full((*films[0].shape[:3], gap), GAP, np.uint8)
     parts = [part for film in films for part in (film, wall)][:-1]

@@ -15,14 +15,15 @@ from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.dream import imagine
+from tokendream.reports.paint import paint
 
 
 class Pictures(NamedTuple):
     """Three films of the same moments. `dream` sees the first frame and from there on only the recorded actions."""
 
-    real: UInt8[np.ndarray, "T 3 S S"]
-    reconstruction: UInt8[np.ndarray, "T 3 S S"]
-    dream: UInt8[np.ndarray, "T 3 S S"]
+    real: UInt8[np.ndarray, "T 3 H W"]
+    reconstruction: UInt8[np.ndarray, "T 3 H W"]
+    dream: UInt8[np.ndarray, "T 3 H W"]
 
 
 @torch.no_grad()
@@ -40,13 +41,15 @@ def draw(
     with compute.autocast():
         rollout = imagine.imagine(dream, agent, actions.shape[1], generator, actions=actions)
         reconstruction, dreamed = agent.tokenizer.decode(tokens), agent.tokenizer.decode(rollout.tokens[0])
-    return Pictures(*(x.cpu().numpy() for x in (frames, reconstruction, dreamed)))
+    return Pictures(*(paint(x.cpu().numpy(), agent.layout) for x in (frames, reconstruction, dreamed)))
 
 
 @torch.no_grad()
-def codes(agent: Agent, compute: Compute) -> UInt8[np.ndarray, "V 3 S S"]:
-    """What each token of the vocabulary is drawn as by itself: a frame of one cell."""
+def codes(agent: Agent, compute: Compute) -> UInt8[np.ndarray, "V 3 S S"] | None:
+    """What each token of the vocabulary is drawn as by itself: a frame of one cell; None for other than one image."""
     V = agent.tokenizer
+    if agent.layout is not None:
+        return None
     with compute.autocast():
         return V.decode(torch.arange(V.vocabulary, device=compute.device)[:, None]).cpu().numpy()
 
@@ -62,7 +65,7 @@ def futures(
     temperature: float,
     length: int = 32,
     seed: int = 0,
-) -> UInt8[np.ndarray, "n T 3 S S"] | None:
+) -> UInt8[np.ndarray, "n T 3 H W"] | None:
     """n dreams of the same moment, each with actions of its own choice; None where no episode has 4 steps."""
     if (moment := _moment(agent, replay, config, compute, length)) is None:
         return None
@@ -71,12 +74,12 @@ def futures(
     with compute.autocast():
         rollout = imagine.imagine(dream.expand(n), agent, length, generator, temperature=temperature)
         films = agent.tokenizer.decode(rollout.tokens)
-    return films.cpu().numpy()
+    return np.stack([paint(film, agent.layout) for film in films.cpu().numpy()])
 
 
 def _moment(
     agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, length: int
-) -> tuple[UInt8[Tensor, "T 3 S S"], Int64[Tensor, "T K"], Int64[Tensor, "1 T"], imagine.Dream] | None:
+) -> tuple[UInt8[Tensor, T * O], Int64[Tensor, "T K"], Int64[Tensor, "1 T"], imagine.Dream] | None:
     """Frames, tokens and actions from a moment on, `length` of them or as far as its episode goes, and its dream with
     both memories warm from what came before; None where no episode has 4 steps."""
     burn_in = config.dream.burn_in

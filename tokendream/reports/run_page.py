@@ -32,9 +32,9 @@ FILM_LIMIT = 6 * 2**20
 
 def write_pictures(
     run_dir: Path,
-    real: UInt8[np.ndarray, "T 3 S S"],
-    reconstruction: UInt8[np.ndarray, "T 3 S S"],
-    dream: UInt8[np.ndarray, "T 3 S S"],
+    real: UInt8[np.ndarray, "T 3 H W"],
+    reconstruction: UInt8[np.ndarray, "T 3 H W"],
+    dream: UInt8[np.ndarray, "T 3 H W"],
 ) -> None:
     """Write a strip of each of three films of the same moments, and then all of them side by side."""
     chosen = np.unique(np.linspace(0, len(real) - 1, MOMENTS).astype(int))

@@ -29,6 +29,8 @@ from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.folder import read_facts
 from tokendream.runfolder.names import shown
+from tokendream.spaces.actions import ActionSpace
+from tokendream.spaces.observations import Spaces
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Trained:
     agent: Agent
     compute: Compute
     epoch: int
-    action_names: tuple[str, ...]
+    spaces: Spaces
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
@@ -57,24 +59,29 @@ class Trained:
         config = saved.config
         compute = compute_for(config, device, read_facts(run))
         envs = make(config, 1, evaluation=True)
-        names = envs.action_names
+        spaces = envs.spaces
         envs.close()
-        check_actions(config, len(names), saved.weights)
-        agent = Agent.from_config(config, len(names))
+        check_actions(config, spaces.actions, saved.weights)
+        agent = Agent.from_config(config, spaces)
         try:
             agent.load_state_dict(saved.weights)
         except RuntimeError as error:
             raise CheckpointError(f"{run}: the weights do not fit the config: {one_line(error)}") from None
         agent.to(compute.device).eval()
         install(agent, compute)
-        return Trained(config, agent, compute, saved.epoch, names, saved.facts)
+        return Trained(config, agent, compute, saved.epoch, spaces, saved.facts)
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Of every action where it is one choice, else of every component of one."""
+        return self.spaces.action_names
 
     def envs(self, n: int = 1) -> Envs:
         """`n` fresh environments under the evaluation protocol; whoever asked for them closes them."""
         return make(self.config, n, evaluation=True)
 
     def policy(self, seed: int = 0, temperature: float | None = None) -> AgentPolicy:
-        """The agent as a player with a memory of its own: frames `n 3 S S` and `first` in, actions out.
+        """The agent as a player with a memory of its own: frames `n *O` and `first` in, actions out.
 
         `temperature` is by default that of the run's evaluation.
         """
@@ -84,7 +91,7 @@ class Trained:
 
     def steps(
         self, seed: int = 0, temperature: float | None = None
-    ) -> Iterator[tuple[UInt8[np.ndarray, "3 S S"], int, float]]:
+    ) -> Iterator[tuple[UInt8[np.ndarray, "*O"], int, float]]:
         """A game under the evaluation protocol, one env step at a time: the frame seen, the action, its reward."""
         envs, policy = self.envs(), self.policy(seed, temperature)
         try:
@@ -97,7 +104,7 @@ class Trained:
         finally:
             envs.close()
 
-    def play_game(self, seed: int = 0, temperature: float | None = None) -> tuple[float, UInt8[np.ndarray, "T 3 S S"]]:
+    def play_game(self, seed: int = 0, temperature: float | None = None) -> tuple[float, UInt8[np.ndarray, T * O]]:
         """A whole game: its score, and the frames that the agent saw."""
         frames, _, rewards = zip(*self.steps(seed, temperature), strict=True)
         return sum(rewards), np.stack(frames)
@@ -114,8 +121,7 @@ class Trained:
         """The last `keep` steps, by default all, of `steps` of fresh games under the training protocol, without ε."""
         envs = make(self.config, 1, evaluation=False)
         try:
-            size = self.config.env.size
-            replay = ReplayBuffer(min(steps, keep or steps), (3, size, size), self.compute.device)
+            replay = ReplayBuffer.of(envs.spaces, min(steps, keep or steps), self.compute.device)
             games = int(np.random.SeedSequence((self.config.seed, seed, 0xD1A6)).generate_state(1)[0])
             generator = torch.Generator(self.compute.device).manual_seed(seed)
             settings = dataclasses.replace(self.config.collect, epsilon=0.0, temperature=temperature)
@@ -136,11 +142,11 @@ def player(agent: Agent, compute: Compute, *, seed: int, temperature: float) -> 
     return AgentPolicy(agent, compute, temperature=temperature, seed=seed, capture=capturing(compute, "evaluation"))
 
 
-def check_actions(config: Config, n_actions: int, weights: Mapping[str, Tensor]) -> None:
+def check_actions(config: Config, actions: ActionSpace, weights: Mapping[str, Tensor]) -> None:
     """Raise ConfigError if the environment has another number of actions than when the agent was trained."""
     actor = weights.get("actor_critic.actor.weight")
-    if actor is not None and actor.ndim == 2 and len(actor) != n_actions:
-        raise ConfigError(f"{config.env_name} has {n_actions} actions, but the run was trained with {len(actor)}")
+    if actor is not None and actor.ndim == 2 and len(actor) != actions.logits:
+        raise ConfigError(f"{config.env_name} has {actions.logits} actions, but the run was trained with {len(actor)}")
 
 
 def results_folder(run: Path) -> Path:

@@ -1,1 +1,1 @@
-"""What a block is made of: observations and actions as tokens. Today one image and one discrete action."""
+"""What a block is made of: observations and actions as tokens, whatever the environment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -29,6 +30,10 @@ class Policy(Protocol):
 @runtime_checkable
 class ActionSpace(Protocol):
     """The actions of an environment, and how C's outputs (`logits`) are a policy over them."""
+
+    @property
+    def n(self) -> int:
+        """How many actions there are: 0 .. n-1."""
 
     @property
     def tokens(self) -> int:
@@ -118,6 +123,122 @@ class Discrete:
     def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
         """Uniformly random actions, one draw for all environments together."""
         return rng.integers(self.n, size=n)
+
+
+class Factored(NamedTuple):
+    """A policy over several components, independent of each other: one log π for each."""
+
+    actions: Joint
+    log_pi: tuple[Float[Tensor, "*B n"], ...]
+
+    def log_prob(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, " *B"]:
+        """log π(a), the sum over its components."""
+        parts = self.actions.components(action).unbind(-1)
+        chosen = [p.gather(-1, a[..., None]).squeeze(-1) for p, a in zip(self.log_pi, parts, strict=True)]
+        return torch.stack(chosen).sum(0)
+
+    def entropy(self) -> Float[Tensor, " *B"]:
+        """H[π], the sum over the components."""
+        return torch.stack([Categorical(p).entropy() for p in self.log_pi]).sum(0)
+
+
+LARGEST_JOINT = 2**62
+"""Most combinations of an action's components: an action is one int64."""
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Actions of several components, component i one of `sizes[i]` choices; an action is their mixed-radix number.
+
+        a = c_1 + sizes[1] (c_2 + sizes[2] (c_3 + ...))
+
+    One token and one categorical distribution a component. So an action is one integer wherever it is only passed on.
+    """
+
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.n <= LARGEST_JOINT, f"{self.n} actions do not fit an int64"
+
+    @property
+    def n(self) -> int:
+        """All combinations."""
+        return math.prod(self.sizes)
+
+    @property
+    def tokens(self) -> int:
+        """A, one for each component."""
+        return len(self.sizes)
+
+    @property
+    def logits(self) -> int:
+        """One for each choice of each component."""
+        return sum(self.sizes)
+
+    def components(self, action: Int64[Tensor, " *B"]) -> Int64[Tensor, "*B A"]:
+        """The choices that an action stands for."""
+        found = []
+        for size in self.sizes:
+            found.append(action % size)
+            action = action // size
+        return torch.stack(found, dim=-1)
+
+    def action(self, components: Int64[Tensor, "*B A"]) -> Int64[Tensor, " *B"]:
+        """The inverse of `components`."""
+        found = torch.zeros_like(components[..., 0])
+        for i in reversed(range(len(self.sizes))):
+            found = found * self.sizes[i] + components[..., i]
+        return found
+
+    def sample(
+        self,
+        logits: Float[Tensor, "*B L"],
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
+        epsilon: float = 0.0,
+    ) -> Int64[Tensor, " *B"]:
+        """Every component from softmax(its logits / temperature); with probability ε all are uniformly random."""
+        parts = logits.detach().split(self.sizes, dim=-1)
+        chosen = torch.stack([sample(part, generator, temperature=temperature) for part in parts], dim=-1)
+        if epsilon > 0:
+            u = torch.rand((len(self.sizes) + 1, *chosen.shape[:-1]), device=logits.device, generator=generator)
+            sizes = torch.tensor(self.sizes, device=logits.device)
+            uniform = (u[1:].movedim(0, -1) * sizes).long().minimum(sizes - 1)
+            chosen = torch.where((u[0] < epsilon)[..., None], uniform, chosen)
+        return self.action(chosen)
+
+    def policy(self, logits: Float[Tensor, "*B L"]) -> Factored:
+        """softmax(logits), component by component."""
+        parts = raised(logits).split(self.sizes, dim=-1)
+        return Factored(self, tuple(F.log_softmax(part, dim=-1) for part in parts))
+
+    def embedding(self, width: int) -> nn.Module:
+        """One vector for each choice of each component: "*B" -> "*B A width"."""
+        return _JointTable(self, width)
+
+    def to_env(self, action: Int64[Tensor, " B"]) -> Int64[np.ndarray, " B"]:
+        """The numbers of the actions, on the host."""
+        return action.cpu().numpy()
+
+    def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
+        """Uniformly random actions: as many numbers as combinations."""
+        return rng.integers(self.n, size=n)
+
+
+class _JointTable(nn.Embedding):
+    """A table of the choices of all components, one after the other."""
+
+    first: Int64[Tensor, " A"]
+
+    def __init__(self, actions: Joint, width: int) -> None:
+        super().__init__(actions.logits, width)
+        self.actions = actions
+        first = torch.tensor([0, *actions.sizes]).cumsum(0)[:-1]
+        self.register_buffer("first", first, persistent=False)
+
+    def forward(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, "*B A D"]:
+        return super().forward(self.actions.components(action) + self.first)
 
 
 class _Table(nn.Embedding):

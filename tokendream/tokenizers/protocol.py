@@ -25,13 +25,13 @@ class Tokenizer(Protocol):
     def code_width(self) -> int:
         """E, the width of a code."""
 
-    def encode(self, frame: UInt8[Tensor, "*B 3 S S"]) -> Int64[Tensor, "*B K"]:
+    def encode(self, frame: UInt8[Tensor, "*N"]) -> Int64[Tensor, "*B K"]:
         """The tokens of observations."""
 
     def codes(self, tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K E"]:
         """Vectors that stand for tokens, without gradient."""
 
-    def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*B 3 S S"]:
+    def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*N"]:
         """The observations that tokens stand for."""
 
 
@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
 class Trained(Tokenizer, Protocol):
     """One that learns by gradient, in a phase of its own."""
 
-    def loss(self, frame: UInt8[Tensor, "B 3 S S"]) -> Losses:
+    def loss(self, frame: UInt8[Tensor, B * O]) -> Losses:
         """What training it minimises, on single observations."""
 
 
@@ -56,5 +56,5 @@ class Fit(NamedTuple):
 class Fitted(Tokenizer, Protocol):
     """One that is built from observations as they are collected, without gradient."""
 
-    def fit(self, frame: UInt8[Tensor, "B 3 S S"]) -> Fit:
+    def fit(self, frame: UInt8[Tensor, B * O]) -> Fit:
         """Take these observations in, in their order; the same whatever batches they come in."""

@@ -15,10 +15,12 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from tokendream.agent.collect import Collector
-from tokendream.agent.events import changes
+from tokendream.agent.events import changes, images_of
+from tokendream.config.config import Config
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Segment, Segments, SegmentWithChanges
 from tokendream.data.priorities import Priorities
+from tokendream.data.replay import ReplayBuffer
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
@@ -49,6 +51,15 @@ class Collect(Phase):
         return {} if score is None else {"return": torch.tensor(score)}
 
 
+BATCH = 256
+"""Frames taken in at once by what is built from them beside a tokenizer that is trained."""
+
+
+def newest(replay: ReplayBuffer, config: Config) -> Int64[np.ndarray, " n"]:
+    """The rows that an epoch has collected."""
+    return np.arange(max(replay.oldest, replay.total - config.collect.steps), replay.total)
+
+
 class FitTokenizer(Phase):
     """V where nothing of it is trained: it is shown the frames that this epoch collected, once and in their order."""
 
@@ -63,26 +74,45 @@ class FitTokenizer(Phase):
 
     def update(self, number: int) -> Mapping[str, Tensor]:
         replay, cache = self._shared.replay, self._shared.cache
-        first = max(replay.oldest, replay.total - self._shared.config.collect.steps) + number * self._batch
-        row = np.arange(first, min(first + self._batch, replay.total))
+        row = newest(replay, self._shared.config)[number * self._batch :][: self._batch]
         fit = self.captured(replay.frames(row))
         if fit.changed:
             cache.forget()
         return {"codes": torch.tensor(float(fit.codes)), "changed_codes": torch.tensor(float(fit.changed))}
 
 
+class FixedTokenizer(Phase):
+    """V where there is nothing to learn: its updates do nothing."""
+
+    name: ClassVar[str] = "tokenizer"
+    memory_field = "nothing"
+
+    def __init__(self, shared: Shared) -> None:
+        self.captured = Captured(lambda: None, dataclasses.replace(shared.compute, capture=False))
+
+    def update(self, number: int) -> Mapping[str, Tensor]:
+        return {}
+
+
 class TokenizerPhase(GradientPhase):
-    """V, on single random frames."""
+    """V, on single random frames. What of it is built from what is seen takes in this epoch's frames first."""
 
     name = "tokenizer"
 
-    def draw(self) -> tuple[Segments, UInt8[Tensor, "B 3 S S"]]:
+    def update(self, number: int) -> Mapping[str, Tensor]:
+        V, replay = self.shared.agent.tokenizer, self.shared.replay
+        if number == 0 and isinstance(V, Fitted):
+            for row in np.split(newest(replay, self.shared.config), range(BATCH, replay.total, BATCH)):
+                V.fit(replay.frames(row))
+        return super().update(number)
+
+    def draw(self) -> tuple[Segments, UInt8[Tensor, B * O]]:
         shared = self.shared
         segments = shared.replay.draw(self.settings.batch, 1, align="start", rng=shared.rng)
         shared.cache.forget()  # V is about to change
         return segments, shared.replay.frames(segments.row[:, 0])
 
-    def loss(self, batch: UInt8[Tensor, "B 3 S S"]) -> Losses:
+    def loss(self, batch: UInt8[Tensor, B * O]) -> Losses:
         V = self.shared.agent.tokenizer
         assert isinstance(V, Trained)
         return V.loss(batch)
@@ -115,7 +145,8 @@ class WorldModelPhase(GradientPhase):
             )
         batch = shared.tokenised(segments)
         if M.events:
-            changed = changes(shared.replay.frames(segments.row), batch.tokens, shared.agent.block)
+            images = images_of(shared.replay.frames(segments.row), shared.agent.layout)
+            changed = changes(images, batch.tokens, shared.agent.block)
             return segments, SegmentWithChanges(*batch, changed)
         return segments, batch
 

@@ -87,7 +87,8 @@ class Results:
         """Refresh the report; what it could not show this time it may show the next."""
         drawn = pictures.draw(self.agent, self.replay, self.config, self.compute)
         try:
-            write_codes(self.run_dir, pictures.codes(self.agent, self.compute))
+            if (codes := pictures.codes(self.agent, self.compute)) is not None:
+                write_codes(self.run_dir, codes)
             if drawn is not None:
                 write_pictures(self.run_dir, *drawn)
         except OSError as error:

@@ -98,13 +98,12 @@ class Run:
             envs = Pausable(lambda: make(self.config, 1, evaluation=False))
             stack.callback(envs.close)
             torch.manual_seed(self.config.seed)
-            self._agent = Agent.from_config(self.config, envs.n_actions)
-            size = self.config.env.size
-            self._replay = ReplayBuffer(self.config.collect.capacity, (3, size, size), self.compute.device)
+            self._agent = Agent.from_config(self.config, envs.spaces)
+            self._replay = ReplayBuffer.of(envs.spaces, self.config.collect.capacity, self.compute.device)
             self._trainer = Trainer(self.config, self._agent, envs, self._replay, self.compute)
             if resumed:
                 epoch, snapshot = self._store.load()
-                check_actions(self.config, envs.n_actions, snapshot.tensors["agent"])
+                check_actions(self.config, envs.spaces.actions, snapshot.tensors["agent"])
                 self._store.load_replay(epoch, self._replay)
                 said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
             others = [WandbLog(self.run_dir, self.config)] if self.config.log == "wandb" else []

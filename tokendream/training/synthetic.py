@@ -14,6 +14,7 @@ from jaxtyping import Int, UInt8
 
 from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.vector import Transition
+from tokendream.spaces.observations import image_spaces
 
 ACTIONS = 18
 """Actions of the agent: the most that an Atari game has."""
@@ -46,10 +47,9 @@ class StillEnvs:
     """An environment that costs nothing: it shows its synthetic frames in turn, without rewards."""
 
     n = 1
-    n_actions = ACTIONS
-    action_names = tuple(f"action {i}" for i in range(ACTIONS))
 
     def __init__(self, size: int) -> None:
+        self.spaces = image_spaces(size, ACTIONS)
         self._frames, self._shown = synthetic_frames(16, size, seed=1), 0
 
     def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:

@@ -34,10 +34,17 @@ from tokendream.runfolder.snapshot import (
     restore_optimiser,
     restore_random,
 )
-from tokendream.tokenizers.protocol import Fitted
+from tokendream.tokenizers.protocol import Fitted, Trained
 from tokendream.training.guard import Guard
 from tokendream.training.phase import GradientPhase, Phase, Shared
-from tokendream.training.phases import ActorCriticPhase, Collect, FitTokenizer, TokenizerPhase, WorldModelPhase
+from tokendream.training.phases import (
+    ActorCriticPhase,
+    Collect,
+    FitTokenizer,
+    FixedTokenizer,
+    TokenizerPhase,
+    WorldModelPhase,
+)
 
 GRADIENT_PHASES: tuple[type[GradientPhase], ...] = (TokenizerPhase, WorldModelPhase, ActorCriticPhase)
 """The phases that train; `config.schedule` says in which order, and how many updates each has."""
@@ -65,10 +72,13 @@ class Trainer:
         self.schedule = list(schedule.schedule(config))
         collect = Collect(self.shared, envs)
         self._collector = collect.collector
-        fitted = [FitTokenizer(self.shared)] if isinstance(agent.tokenizer, Fitted) else []
-        gradients = [kind(self.shared) for kind in GRADIENT_PHASES if not (fitted and kind is TokenizerPhase)]
+        trained = isinstance(agent.tokenizer, Trained)
+        untrained: list[Phase] = []
+        if not trained:
+            untrained = [(FitTokenizer if isinstance(agent.tokenizer, Fitted) else FixedTokenizer)(self.shared)]
+        gradients = [kind(self.shared) for kind in GRADIENT_PHASES if trained or kind is not TokenizerPhase]
         self._optimisers = {phase.name: phase.optimiser for phase in gradients}
-        phases: list[Phase] = [collect, *fitted, *gradients]
+        phases: list[Phase] = [collect, *untrained, *gradients]
         self.phases = {phase.name: phase for phase in phases}
 
     @property

@@ -36,7 +36,7 @@ def phase(
         settings = dataclasses.replace(getattr(config.training, name), batch=batch)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, **{name: settings}))
     else:  # collecting writes into the replay buffer: it gets its own
-        replay = ReplayBuffer(EPISODE, (3, config.env.size, config.env.size), compute.device)
+        replay = ReplayBuffer(EPISODE, replay.frame_shape, compute.device)
     trainer = Trainer(config, agent, StillEnvs(config.env.size), replay, compute)
     if name in ("world_model", "actor_critic"):
         trainer.shared.cache.refresh()

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs.vector import EnvError
 from tokendream.errors import nearest, one_line
 

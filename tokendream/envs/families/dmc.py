@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs.families.common import find, installed, need
 from tokendream.envs.vector import EnvError
 

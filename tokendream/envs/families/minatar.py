@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import UInt8
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs.families.common import find, need, repeated
 
 GAMES = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 
-from tokendream.config.parts import EnvConfig
+from tokendream.config.env import EnvConfig
 from tokendream.envs.families.common import find, need
 
 

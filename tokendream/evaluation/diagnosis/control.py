@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.evaluation.diagnosis.figures import Bars, Figure, Part, number
+from tokendream.spaces.actions import Joint
 
 
 def returns_ahead(
@@ -47,11 +49,13 @@ def control(
     memory = C.burn_in(view[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], dream)
     output, _ = C(view[:, -1], memory)
     logits = output.logits.float()
-    pi = (logits / temperature).softmax(-1)
-    entropy = torch.special.entr(logits.softmax(-1)).sum(-1).mean()
+    # Of an action of several components all are listed, and the likeliest choice is that of any of them.
+    sizes = C.actions.sizes if isinstance(C.actions, Joint) else (C.actions.logits,)
+    pi = torch.cat([(part / temperature).softmax(-1) for part in logits.split(sizes, dim=-1)], dim=-1)
+    entropy = C.actions.policy(logits).entropy().mean()
     known = ~real_return.isnan()
     value, ahead = output.value[known].double(), real_return[known].double()
-    nan, most = torch.tensor(math.nan), math.log(len(action_names))
+    nan, most = torch.tensor(math.nan), sum(map(math.log, sizes))
     spread, scale = (ahead.std(), (ahead - value).std()) if len(ahead) > 1 else (nan, nan)
     corr = torch.corrcoef(torch.stack((value, ahead)))[0, 1] if len(ahead) > 1 else nan
     return Part(
@@ -67,6 +71,19 @@ def control(
             Figure("likeliest action's share", number(pi.mean(0).max()), "below 0.9: near 1 it presses one key",
                    0.9, 1.0),
         ),
-        bars=(Bars("how often each action is chosen", action_names, tuple(pi.mean(0).tolist()),
-                   "several actions in use"),),
+        bars=tuple(
+            Bars(title, names, tuple(share.tolist()), "several actions in use")
+            for title, names, share in _bars(pi.mean(0), sizes, action_names)
+        ),
     )  # fmt: skip
+
+
+def _bars(
+    pi: Float[Tensor, " L"], sizes: tuple[int, ...], names: tuple[str, ...]
+) -> Iterator[tuple[str, tuple[str, ...], Float[Tensor, " n"]]]:
+    """Titles, labels and shares of the bars: one group, or one a component."""
+    if len(sizes) == 1 and len(names) == sizes[0]:
+        yield "how often each action is chosen", names, pi
+        return
+    for name, share in zip(names, pi.split(sizes), strict=True):
+        yield f"how often each choice of {name} is made", tuple(map(str, range(len(share)))), share

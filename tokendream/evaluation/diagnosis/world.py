@@ -10,7 +10,7 @@ from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Segment
 from tokendream.dream import imagine
 from tokendream.evaluation.diagnosis.figures import Curve, Figure, Part, classification, number
-from tokendream.tokenizers.vq import to_float
+from tokendream.evaluation.diagnosis.parts import values_of
 
 DISTANCES = (1, 2, 5, 10, 20)
 """Dreamed steps at which the drift is measured."""
@@ -34,7 +34,7 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
     frequency = torch.bincount(target.flatten()) / target.numel()
     marginal, copied = torch.special.entr(frequency).sum(), 1 - changed.float().mean()
     still = float(copied)
-    shares = (
+    shares: tuple[Figure, ...] = (
         Figure(
             "token accuracy", number(hit.float().mean()), f"above {copied:.3f}, copying the last frame",
             still, still - 0.5,
@@ -45,6 +45,12 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
         ),
         Figure("next-frame cross-entropy", number(loss.mean()), f"far below {marginal:.3g}, the tokens' own entropy"),
         Figure("cross-entropy where tokens change", number(loss[changed].mean()), f"below {marginal:.3g} too"),
+    )  # fmt: skip
+    parts = agent.block.parts
+    shares += tuple(
+        Figure(f"{part.part}: token accuracy", number(hit[..., part.where].float().mean()),
+               f"above {1 - changed[..., part.where].float().mean():.3f}, copying the last one")
+        for part in parts if len(parts) > 1
     )  # fmt: skip
     known, scored = M.outcomes
     sign, logits = (
@@ -74,14 +80,15 @@ def drift(agent: Agent, long: Segment, dream: DreamConfig, *, seed: int) -> tupl
     start = tokens[:, burn_in]
     for d in at:
         real = tokens[:, burn_in + d]
-        shown = to_float(agent.tokenizer.decode(real))
+        shown = values_of(agent.tokenizer, real)
         for name, other in (("dream", rollout.tokens[:, d]), ("frozen", start)):
             agreement[name].append(float((other == real).float().mean()))
-            error[name].append(float((to_float(agent.tokenizer.decode(other)) - shown).square().mean()))
+            error[name].append(float((values_of(agent.tokenizer, other) - shown).square().mean()))
     x = tuple(map(float, at))
-    return (
+    curves = (
         Curve("tokens that agree with what happened", "dreamed steps", x, {k: tuple(v) for k, v in agreement.items()},
               "the dream stays above the frozen frame for as long as the horizon"),
         Curve("squared error of the frame", "dreamed steps", x, {k: tuple(v) for k, v in error.items()},
               "the dream stays below the frozen frame for as long as the horizon"),
     )  # fmt: skip
+    return curves if shown.shape[1] else curves[:1]

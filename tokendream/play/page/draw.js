@@ -8,10 +8,10 @@ export function element(tag, kind = "", text = "") {
   return made;
 }
 
-/** The n cells of a square grid. */
+/** The n cells of a grid as square as it can be. */
 function cells(grid, n, tag = "span") {
   if (grid.children.length !== n) {
-    grid.style.setProperty("--side", Math.sqrt(n));
+    grid.style.setProperty("--side", Math.ceil(Math.sqrt(n)));
     grid.replaceChildren(...Array.from({ length: n }, () => element(tag)));
   }
   return [...grid.children];

@@ -125,7 +125,7 @@ function show({ state, panels, tokens, probs, trace, entropy }) {
     $("futures").querySelector("img").src = panels.futures;
     draw.futures($("futures").querySelector(".grid"), state.futures, (i) => send("choose", i));
     $("futures-step").textContent = `${state.futures.at} steps on; click one to go on in it`;
-  } else showPanels(panels, tokens, entropy ?? new Array(setup.grid ** 2).fill(0));
+  } else showPanels(panels, tokens, (setup.grid && entropy) || new Array(setup.grid ** 2).fill(0));
   $("dream-kind").textContent = kind && kind !== "game" ? "goes on by itself" : "each next frame, predicted";
   showNumbers(state, probs, dreaming);
   draw.plot($("plot"), trace, TRACE);

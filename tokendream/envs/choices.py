@@ -1,0 +1,138 @@
+"""Action spaces of Gymnasium as components of an action, and what the environment gets for one.
+
+Discrete, MultiDiscrete and MultiBinary are choices as they are; each number of a Box is one of `BINS` evenly spaced
+values between its bounds; Dict and Tuple are those of their parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from tokendream.envs import adapt
+from tokendream.envs.vector import EnvError
+from tokendream.errors import one_line
+from tokendream.notice import once
+from tokendream.spaces.actions import LARGEST_JOINT, ActionSpace, Discrete, Joint
+
+BINS = 51
+"""Values of a number of a Box, unless its action has so many that fewer must do. Source: Simulus (arXiv 2502.11537)."""
+
+MOST = 128
+"""Components of an action."""
+
+Make = Callable[[Iterator[int]], Any]
+"""What the environment gets, from the choices of its components."""
+
+
+class Choices:
+    """The actions of an environment. Raises EnvError for a space without choices or bounds, with what would help."""
+
+    def __init__(self, env_id: str, space: spaces.Space[Any]) -> None:
+        leaves = list(_leaves(space))
+        for name, leaf in leaves:
+            _check(env_id, name, leaf)
+        others = math.prod(n for _, leaf in leaves for n in _sizes(leaf, 1))
+        numbers = sum(_continuous(leaf) for _, leaf in leaves)
+        components = sum(len(_sizes(leaf, 1)) for _, leaf in leaves)
+        fit = [bins for bins in range(BINS, 1, -2) if others * bins**numbers <= LARGEST_JOINT]
+        if components > MOST or not fit:
+            raise EnvError(f"{env_id}: its actions have {components} components, more than fit one action")
+        self.bins = fit[0]
+        if numbers and self.bins < BINS:
+            once(f"{env_id}: an action has {numbers} numbers, each one of {self.bins} values instead of {BINS}")
+        self.sizes = tuple(n for _, leaf in leaves for n in _sizes(leaf, self.bins))
+        self.names = tuple(name for key, leaf in leaves for name in _names(key, leaf))
+        self._make = _maker(space, self.bins)
+        self.is_choice = isinstance(space, spaces.Discrete)
+        if not self.sizes:
+            raise EnvError(f"{env_id}: its action space is empty: {one_line(space)}")
+
+    @property
+    def space(self) -> ActionSpace:
+        """The same as the agent sees it."""
+        return Discrete(self.sizes[0]) if self.is_choice else Joint(self.sizes)
+
+    def to_env(self, action: int) -> Any:
+        """What the environment receives: what its space samples, of the same type and shape."""
+        parts = []
+        for size in self.sizes:
+            action, part = divmod(action, size)
+            parts.append(part)
+        return self._make(iter(parts))
+
+
+def _leaves(space: spaces.Space[Any], name: str = "") -> Iterator[tuple[str, spaces.Space[Any]]]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in parts:
+            yield from _leaves(
+                part, f"{name}.{key}" if name else str(key) if isinstance(space, spaces.Dict) else f"action.{key}"
+            )
+    else:
+        yield name or "action", space
+
+
+def _check(env_id: str, name: str, leaf: spaces.Space[Any]) -> None:
+    if not isinstance(leaf, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise EnvError(
+            f"{env_id}: {name} of its actions is a {type(leaf).__name__}: gymnasium.wrappers.TransformAction can make "
+            "it a Box or a choice"
+        )
+    if isinstance(leaf, spaces.Box) and not (np.isfinite(leaf.low).all() and np.isfinite(leaf.high).all()):
+        raise EnvError(
+            f"{env_id}: {name} of its actions has no bounds: gymnasium.wrappers.TransformAction can give it some"
+        )
+    most = max(_sizes(leaf, 1), default=1)
+    if most > adapt.MOST_ACTIONS:
+        raise EnvError(f"{env_id}: expected at most {adapt.MOST_ACTIONS} actions, but it has {most}")
+
+
+def _continuous(leaf: spaces.Space[Any]) -> int:
+    return math.prod(leaf.shape) if isinstance(leaf, spaces.Box) else 0
+
+
+def _sizes(leaf: spaces.Space[Any], bins: int) -> tuple[int, ...]:
+    if isinstance(leaf, spaces.Discrete):
+        return (int(leaf.n),)
+    if isinstance(leaf, spaces.MultiDiscrete):
+        return tuple(leaf.nvec.ravel().tolist())
+    count = math.prod(leaf.shape or ())
+    return (2 if isinstance(leaf, spaces.MultiBinary) else bins,) * count
+
+
+def _names(name: str, leaf: spaces.Space[Any]) -> list[str]:
+    n = len(_sizes(leaf, 1))
+    return [name] if n == 1 else [f"{name}[{i}]" for i in range(n)]
+
+
+def _maker(space: spaces.Space[Any], bins: int) -> Make:
+    if isinstance(space, spaces.Dict):
+        parts = {key: _maker(part, bins) for key, part in space.spaces.items()}
+        return lambda chosen: {key: make(chosen) for key, make in parts.items()}
+    if isinstance(space, spaces.Tuple):
+        makers = [_maker(part, bins) for part in space.spaces]
+        return lambda chosen: tuple(make(chosen) for make in makers)
+    if isinstance(space, spaces.Discrete):
+        return lambda chosen: space.dtype.type(space.start + next(chosen))
+    shape, dtype = space.shape or (), space.dtype
+    n = math.prod(shape)
+
+    def numbers(chosen: Iterator[int]) -> np.ndarray:
+        return np.array([next(chosen) for _ in range(n)]).reshape(shape)
+
+    if isinstance(space, spaces.Box):
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        whole = np.issubdtype(dtype, np.integer)
+
+        def scaled(chosen: Iterator[int]) -> np.ndarray:
+            value = low + numbers(chosen) / (bins - 1) * (high - low)
+            return (value.round() if whole else value).clip(low, high).astype(dtype)
+
+        return scaled
+    start = space.start if isinstance(space, spaces.MultiDiscrete) else 0
+    return lambda chosen: (numbers(chosen) + start).astype(dtype)

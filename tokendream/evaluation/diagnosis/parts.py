@@ -1,0 +1,66 @@
+"""The tokenizer of observations of several parts: what tokens keep of each, in the part's own units."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from tokendream.evaluation.diagnosis.figures import Figure, Part, number
+from tokendream.evaluation.diagnosis.vision import vision
+from tokendream.tokenizers.fixed import symlog
+from tokendream.tokenizers.parts import PartsTokenizer
+from tokendream.tokenizers.protocol import Tokenizer
+from tokendream.tokenizers.vq import to_float
+
+
+def look(tokenizer: Tokenizer, frame: UInt8[Tensor, N * O], follows: Bool[Tensor, " N"]) -> Part:
+    """Measure V on consecutive observations, whatever they are."""
+    if isinstance(tokenizer, PartsTokenizer):
+        return parts_vision(tokenizer, frame, follows)
+    return vision(tokenizer, frame, follows)
+
+
+@torch.no_grad()
+def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, N * O], follows: Bool[Tensor, " N"]) -> Part:
+    """Measure every part's tokens on consecutive observations: images as `vision` does, features in their units, maps
+    by their cells. Choices are their own tokens."""
+    decoded = tokenizer.decode(tokenizer.encode(frame))
+    figures: list[Figure] = []
+    split = zip(tokenizer.layout.parts, tokenizer.each, tokenizer.layout.split(frame), strict=True)
+    for (part, V, real), shown in zip(split, tokenizer.layout.split(decoded), strict=True):
+        if part.modality == "image":
+            found = vision(V, real, follows).figures
+            figures += [dataclasses.replace(figure, name=f"{part.name}: {figure.name}") for figure in found]
+        elif part.modality == "vector":
+            error, spread = (real - shown).abs().mean(), real.std(0).mean()
+            figures.append(Figure(f"{part.name}: mean error, in its units", number(error),
+                                  f"far below {spread:.3g}, its features' deviation"))  # fmt: skip
+            beyond = (symlog(real).abs() > 6).float().mean()
+            figures.append(
+                Figure(f"{part.name}: features beyond ±402", number(beyond), "0: they are cut off", 0.0, 0.1)
+            )
+        elif part.modality == "map":
+            wrong = (real != shown).any(-3).float().mean()
+            figures.append(Figure(f"{part.name}: cells that are another", number(wrong), "0: the book holds all", 0.0,
+                                  0.1))  # fmt: skip
+    return Part("Tokenizer", tuple(figures))
+
+
+def values_of(tokenizer: Tokenizer, tokens: Int64[Tensor, "B K"]) -> Float[Tensor, "B N"]:
+    """What tokens show as numbers whose squared differences mean something: colours, and features on the scale of
+    symlog; N = 0 where there are neither."""
+    if not isinstance(tokenizer, PartsTokenizer):
+        return to_float(tokenizer.decode(tokens)).flatten(1)
+    return torch.cat([*_values(tokenizer, tokens), tokens.new_zeros((len(tokens), 0), dtype=torch.float32)], dim=1)
+
+
+def _values(tokenizer: PartsTokenizer, tokens: Int64[Tensor, "B K"]) -> Iterator[Tensor]:
+    for part, x in zip(tokenizer.layout.parts, tokenizer.layout.split(tokenizer.decode(tokens)), strict=True):
+        if part.modality == "image":
+            yield to_float(x).flatten(1)
+        elif part.modality == "vector":
+            yield symlog(x)
