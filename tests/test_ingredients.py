@@ -8,7 +8,11 @@ import pytest
 import torch
 from test_trainer import everything, same, trainer, without_timing
 
+from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY, vary
+from tokendream.dream.imagine import Rollout
+from tokendream.dream.objective import actor_critic_loss
+from tokendream.dream.return_scale import ReturnScale
 from tokendream.training.trainer import Trainer
 
 EPOCHS = 4
@@ -84,3 +88,28 @@ def test_a_frozen_tokenizer_costs_a_new_frame_s_encoding_and_nothing_else(monkey
     acting = 40  # the collector looks at each new frame itself
     assert sum(encoded) <= t.replay.total - known + acting
     assert all(torch.equal(x, before[name]) for name, x in V.state_dict().items())
+
+
+def test_c_learns_what_pays_with_bins_quantiles_and_a_critic_of_its_own():
+    """Each of three frames has one action that pays 300; entropy weight and learning rate as where rewards are 1."""
+    config, B, T = all_on(), 16, 3
+    C = Agent.from_config(config, 3).actor_critic
+    frames, scale = torch.randn(3, 16, 16), ReturnScale(B * (T - 1), torch.device("cpu"))
+    optimiser = torch.optim.AdamW(C.parameters(), lr=3e-3)
+    settings = dataclasses.replace(config.dream, discount=0.0, lam=0.0, entropy_weight=0.01)
+    for _ in range(80):
+        frame, state, kept = torch.randint(3, (B, T)), C.initial_state(B), []
+        for t in range(T):
+            output, state = C(frames[frame[:, t]], state)
+            action = C.actions.sample(output.logits.detach(), None)
+            state = C.absorb_action(action, state)
+            paid = 300.0 * (action == frame[:, t]).float()
+            kept.append((frame[:, t, None], output.logits, output.value, action, paid, action < 0, output.critic))
+        rollout = Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))
+        losses = actor_critic_loss(rollout, C.actions, settings, C.bins, scale)
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+    output, _ = C(frames, C.initial_state(3))
+    assert output.logits.argmax(-1).tolist() == [0, 1, 2]
+    assert 30 < float(output.value.detach().mean()) < 310  # on its way there, in symlog space

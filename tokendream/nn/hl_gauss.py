@@ -34,7 +34,8 @@ def symexp(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
 class HLGauss(nn.Module):
     """A number as N logits, one for each of N equal bins over ±`limit` in symlog space. No parameters of its own.
 
-    The number is symexp(Σ p_i c_i), with c_i the centres. Numbers beyond the outermost centres count as those.
+    The number is symexp(Σ p_i c_i), with c_i the centres. Numbers beyond the outermost centres count as those. The mean
+    is taken in symlog space, as published: where 1 comes one time in ten and else 0, the number is .07, not .1.
     """
 
     edges: Float[Tensor, " N+1"]
