@@ -169,8 +169,9 @@ def test_minigrid_in_its_parts():
     assert env.get_action_meanings()[:3] == ["LEFT", "RIGHT", "FORWARD"]
 
 
-def test_a_text_that_matters_is_said_to_be_left_out(capsys):
-    make("minigrid:MiniGrid-GoToDoor-5x5-v0")
+@pytest.mark.parametrize("name", ["MiniGrid-GoToDoor-5x5-v0", "BabyAI-GoToObj-v0"])
+def test_a_text_that_matters_is_said_to_be_left_out(name, capsys):
+    make(f"minigrid:{name}")
     assert "its mission, a text that changes from game to game, is left out" in capsys.readouterr().err
 
 

@@ -26,7 +26,7 @@ def make(name: str, config: EnvConfig) -> gymnasium.Env[Any, Any]:
     """The environment of that id. Raises EnvError."""
     name = find("minigrid", name, names())
     env = gymnasium.make(name, disable_env_checker=True, **config.arguments)
-    if env.observation_space["mission"].ordered_placeholders:  # type: ignore[index]
+    if name.startswith("BabyAI") or env.observation_space["mission"].ordered_placeholders:  # type: ignore[index]
         once(f"{name}: its mission, a text that changes from game to game, is left out")
     return repeated(Symbolic(env), config)
 
