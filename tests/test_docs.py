@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tokendream.cli.commands import COMMANDS
-from tokendream.cli.flags import parse, parse_sweep, parse_train
+from tokendream.cli.flags import parse, parse_envs, parse_sweep, parse_train
 from tokendream.config.presets import REM
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +103,7 @@ def test_commands_of_the_pages_are_understood(line):
     """Parsed as they stand there, and not run."""
     _, name, *words = shlex.split(line, comments=True)
     kind, _ = COMMANDS[name]
-    parsers = {"train": parse_train, "sweep": parse_sweep}
+    parsers = {"train": parse_train, "sweep": parse_sweep, "envs": parse_envs}
     assert isinstance(parsers[name](words) if name in parsers else parse(kind, words, name), kind)
 
 

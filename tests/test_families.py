@@ -164,7 +164,8 @@ def test_a_reset_leaves_no_sticky_action_behind():
 def test_minigrid_in_its_parts():
     env = make("minigrid:MiniGrid-DoorKey-6x6-v0")
     image = env.observation_space["image"]
-    assert image.high[0, 0].tolist() == [10, 5, 2]
+    assert image.shape == (7, 7, 3)
+    assert image.nvec[0, 0].tolist() == [11, 6, 3]
     assert set(env.observation_space.spaces) == {"image", "direction"}
     assert env.get_action_meanings()[:3] == ["LEFT", "RIGHT", "FORWARD"]
 

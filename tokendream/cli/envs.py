@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import tyro
+
+from tokendream.config.env import EnvConfig
+from tokendream.config.presets import preset
+from tokendream.errors import TokendreamError, nearest
 
 
 @dataclass(frozen=True)
 class Envs:
-    """List the families of environments and what is installed; with the name of a family, its environments."""
+    """List the families of environments and what is installed, the environments of one (envs FAMILY), or check one.
 
-    family: tyro.conf.Positional[str] = ""
-    """A family, to list its environments."""
+    `envs check ID` plays random steps and prints how the environment becomes tokens and what looks wrong."""
+
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Nothing, the name of a family, or check and the id of an environment."""
+    preset: str = "cpu"
+    """Whose tokenizer and sizes are meant."""
+    steps: int = 200
+    """Random steps of a check."""
+    seed: int = 0
+    """Seed of its games and actions."""
+    env: EnvConfig = field(default_factory=lambda: preset("cpu").env)
 
 
 def run(options: Envs) -> int:
+    match options.words:
+        case ():
+            return _families()
+        case ("check", name):
+            return _check(options, name)
+        case (family,) if family != "check":
+            return _environments(family)
+    raise TokendreamError("expected envs, envs FAMILY or envs check ID, such as envs check minatar:Breakout")
+
+
+def _families() -> int:
     from tokendream.envs.families.common import install_command, installed
     from tokendream.envs.registry import FAMILIES
-    from tokendream.errors import TokendreamError, nearest
 
-    if options.family:
-        prefix = options.family.rstrip(":")
-        if prefix not in FAMILIES:
-            raise TokendreamError(f"unknown family {options.family!r}; nearest: {nearest(prefix, FAMILIES)}")
-        print("\n".join(f"{prefix}:{name}" for name in FAMILIES[prefix].names()))
-        return 0
     print(f"{'family':10}{'an example':38}")
     for name, family in FAMILIES.items():
         there = not family.package or installed(family.package)
         print(f"{name:10}{family.example:38}{'installed' if there else install_command(name)}")
     print("\nAny environment of Gymnasium is played by its id, your own as my_package:MyGame-v0.")
+    return 0
+
+
+def _environments(family: str) -> int:
+    from tokendream.envs.registry import FAMILIES
+
+    prefix = family.rstrip(":")
+    if prefix not in FAMILIES:
+        raise TokendreamError(f"unknown family {family!r}; nearest: {nearest(prefix, FAMILIES)}")
+    print("\n".join(f"{prefix}:{name}" for name in FAMILIES[prefix].names()))
+    return 0
+
+
+def _check(options: Envs, name: str) -> int:
+    from rich.console import Console
+
+    from tokendream.errors import require
+    from tokendream.reports.env_check import check
+
+    require(1 <= options.steps <= 1_000_000, "--steps", "in 1..1000000", options.steps)
+    config = replace(preset(options.preset), env=replace(options.env, id=name))
+    check(config, options.steps, options.seed).show(Console(), name)
     return 0

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 
+from tokendream.cli.envs import Envs
 from tokendream.cli.sweep import Sweep
 from tokendream.cli.train import Train
 from tokendream.config.config import Config
@@ -50,6 +51,13 @@ def parse_sweep(argv: list[str]) -> Sweep:
             raise ConfigError(f"a sweep has no {flag}: it takes --games and --seeds")
     default = Sweep(resources=Resources(), config=_base(name, argv))
     return parse(Sweep, argv, "tokendream sweep [SUITE]", default=default)
+
+
+def parse_envs(argv: list[str]) -> Envs:
+    """`envs [FAMILY | check ID] [--preset PRESET] [flags]`: the environment's fields are flags, as for `train`."""
+    name, argv = _preset_name(argv, positional=False)
+    base = preset(name or "cpu")
+    return parse(Envs, argv, "tokendream envs [FAMILY | check ID]", default=Envs(preset=base.preset, env=base.env))
 
 
 def _env_id(argv: list[str]) -> list[str]:

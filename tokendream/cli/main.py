@@ -16,7 +16,8 @@ from typing import NoReturn
 
 from tokendream import __version__
 from tokendream.cli.commands import COMMANDS
-from tokendream.cli.flags import parse, parse_sweep, parse_train
+from tokendream.cli.envs import Envs
+from tokendream.cli.flags import parse, parse_envs, parse_sweep, parse_train
 from tokendream.cli.output import hold_descriptors, spare_streams
 from tokendream.cli.sweep import Sweep
 from tokendream.cli.train import Train
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
     kind, run = COMMANDS[name]
     try:
-        with_config = {Train: parse_train, Sweep: parse_sweep}
+        with_config = {Train: parse_train, Sweep: parse_sweep, Envs: parse_envs}
         return run(with_config[kind](rest) if kind in with_config else parse(kind, rest, f"tokendream {name}"))
     except KeyboardInterrupt:  # before a run listens for it, a second one that would not wait, or nothing to save
         print("tokendream: interrupted", file=sys.stderr)

@@ -47,8 +47,9 @@ class EnvConfig:
     """The environment and its protocol (Atari 100K)."""
 
     id: str = "atari:Breakout"
-    """Also --env, --env-id or --game: an Atari game (atari:Breakout, Breakout) or any Gymnasium environment
-    (CartPole-v1, module:Id-v0, which imports the module first, or gym:Id)."""
+    """Also --env, --env-id or --game: an Atari game (atari:Breakout, Breakout), one of another family (dmc:walker-walk;
+    tokendream envs lists them) or any Gymnasium environment (CartPole-v1, module:Id-v0, which imports the module first,
+    or gym:Id)."""
     keys: str = ""
     """The parts of an observation that are read, with commas between them: pose,camera.front; by default all."""
     read_as: Literal["auto", "image", "map", "vector"] = "auto"

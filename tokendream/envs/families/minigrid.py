@@ -38,9 +38,9 @@ class Symbolic(gymnasium.ObservationWrapper[Any, Any, Any]):
         super().__init__(env)
         constants = need("minigrid.core.constants", "minigrid")
         fields = [constants.OBJECT_TO_IDX, constants.COLOR_TO_IDX, constants.STATE_TO_IDX]
-        high = np.array([max(field.values()) for field in fields], np.uint8)
+        values = [max(field.values()) + 1 for field in fields]
         shape = env.observation_space["image"].shape  # type: ignore[index]
-        image = spaces.Box(np.zeros(shape, np.uint8), np.broadcast_to(high, shape), dtype=np.uint8)
+        image = spaces.MultiDiscrete(np.broadcast_to(values, shape), dtype=np.uint8)
         self.observation_space = spaces.Dict({"image": image, "direction": spaces.Discrete(4)})
 
     def get_action_meanings(self) -> list[str]:

@@ -1,0 +1,115 @@
+"""`tokendream envs check`: the table of tokens, and what looks wrong in random play."""
+
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from tokendream.cli.main import main
+from tokendream.config.presets import CPU, vary
+from tokendream.reports.env_check import Row, check
+
+
+class Odd(gymnasium.Env):
+    """Twelve steps of everything that deserves a word."""
+
+    observation_space = spaces.Dict({
+        "board": spaces.Box(0, 3, (18, 18), np.uint8),
+        "inner": spaces.Tuple((spaces.Discrete(4, start=1), spaces.Box(-1, 1, (3,), np.float32))),
+        "say": spaces.Text(9),
+    })  # fmt: skip
+    action_space = spaces.Dict({"drive": spaces.Box(-1, 1, (2,), np.float32), "gear": spaces.Discrete(3)})
+
+    def __init__(self, pays: float = 0.0) -> None:
+        self.pays = pays
+
+    def _seen(self):
+        board = np.full((18, 18), self.steps % 3, np.uint8)
+        pose = np.array([self.steps, 0.5, self.steps / 99], np.float32)  # the first leaves its space
+        return {"board": board, "inner": (1 + self.steps % 2, pose), "say": "go"}
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return self._seen(), {}
+
+    def step(self, action):
+        assert action in self.action_space
+        self.steps += 1
+        return self._seen(), self.pays * self.steps, self.steps == 12, False, {}
+
+
+@pytest.fixture(autouse=True)
+def odd():
+    gymnasium.register("Odd-v0", entry_point=Odd, disable_env_checker=True)
+    yield
+    del gymnasium.registry["Odd-v0"]
+
+
+def checked(steps=30, **fields):
+    return check(replace(CPU, env=replace(CPU.env, id="Odd-v0", **fields)), steps, 0)
+
+
+def test_a_step_in_tokens():
+    assert checked().rows == [
+        Row("board", "map", 512, 324), Row("inner.0", "categorical", 4, 1), Row("inner.1", "vector", 125, 3),
+        Row("drive", "choice", 51, 2), Row("gear", "choice", 3, 1),
+    ]  # fmt: skip
+
+
+def test_what_looks_wrong_is_said():
+    found = checked()
+    assert (len(found.rewards), found.games) == (30, 2)
+    assert [line.split(":")[0] for line in found.suspicious] == [
+        "inner.1 lay outside its space",
+        "inner.1 never changed in 1",
+        "no reward in 30 random steps",
+        "a step has 331 tokens, which is slow",
+    ]
+
+
+def test_rewards_of_several_sizes_and_a_head_that_learns_their_sign():
+    config = replace(CPU, env=replace(CPU.env, id="Odd-v0", keys="inner.0", kwargs='{"pays": 0.5}'))
+    assert "rewards differ in size" in check(config, 20, 0).suspicious[-1]
+    assert not any(
+        "rewards" in line for line in check(vary(config, "world_model", reward_head="symlog"), 20, 0).suspicious
+    )
+
+
+@pytest.mark.parametrize("id", ["Pong", "tokendream/Catch-v0", "CartPole-v1"])
+def test_other_environments_have_nothing_suspicious_but_their_rewards(id):
+    found = check(replace(CPU, env=replace(CPU.env, id=id)), 60, 0)
+    assert all("reward" in line for line in found.suspicious)
+
+
+def test_the_command_prints_slots_and_lines(capsys):
+    assert main(["envs", "check", "Odd-v0", "--steps", "20", "--env.keys", "inner.0,inner.1"]) == 0
+    printed = capsys.readouterr().out
+    lines = [line.replace("│", " ").split() for line in printed.splitlines()]
+    assert ["0", "inner.0", "categorical", "4", "1"] in lines
+    assert ["1-3", "inner.1", "vector", "125", "3"] in lines
+    assert ["4-5", "drive", "choice", "51", "2"] in lines
+    assert "20 random steps: " in printed
+    assert "suspicious: inner.1 lay outside its space: float32 (3,)" in printed
+
+
+def test_sizes_follow_the_preset(capsys):
+    for preset, tokens in (("cpu", "36"), ("rem", "64")):
+        assert main(["envs", "check", "tokendream/Catch-v0", "--steps", "5", "--preset", preset]) == 0
+        assert ["image", "512", tokens] == capsys.readouterr().out.split("0-")[1].replace("│", " ").split()[2:5]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["check"], "expected envs, envs FAMILY or envs check ID"),
+        (["check", "Odd-v0", "more"], "expected envs, envs FAMILY or envs check ID"),
+        (["check", "Odd-v7"], "unknown environment 'Odd-v7'; nearest: Odd-v0"),
+        (["check", "Odd-v0", "--steps", "0"], "--steps must be in 1..1000000, not 0"),
+        (["check", "Odd-v0", "--env.keys", "inne.0"], "there is no part 'inne.0' (env.keys); nearest: inner.0"),
+    ],
+)
+def test_bad_input_gets_one_line(argv, message, capsys):
+    assert main(["envs", *argv]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,159 @@
+"""`tokendream envs check`: how an environment becomes tokens, how fast it is, and what looks wrong in random play."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces as gym_spaces
+from rich.console import Console
+from rich.table import Table
+
+from tokendream.config.config import Config
+from tokendream.envs.observe import LONG
+from tokendream.envs.registry import make
+from tokendream.spaces.layout import Layout
+from tokendream.spaces.observations import Spaces, parts_of
+from tokendream.tokenizers.build import build
+
+
+class InSpace(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Notes what lay outside the space that it is said to be in: the part's name, and its last such value."""
+
+    outside: ClassVar[dict[str, Any]] = {}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._look(self.observation_space, observation, "observation")
+        return observation, info
+
+    def step(self, action: Any) -> Any:
+        result = self.env.step(action)
+        self._look(self.observation_space, result[0], "observation")
+        return result
+
+    def _look(self, space: gym_spaces.Space[Any], value: Any, name: str) -> None:
+        if space.contains(value):
+            return
+        if isinstance(space, gym_spaces.Dict) and isinstance(value, dict):
+            parts = [(str(key), part, value.get(key)) for key, part in space.spaces.items()]
+        elif isinstance(space, gym_spaces.Tuple) and isinstance(value, tuple):
+            parts = [(str(i), part, inner) for i, (part, inner) in enumerate(zip(space.spaces, value, strict=False))]
+        else:
+            self.outside[name] = value
+            return
+        for key, part, inner in parts:
+            self._look(part, inner, key if name == "observation" else f"{name}.{key}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens of one kind that are neighbours in a block."""
+
+    part: str
+    modality: str
+    vocabulary: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """What random play showed."""
+
+    spaces: Spaces
+    rows: list[Row]
+    steps_per_second: float
+    rewards: list[float]
+    games: int
+    suspicious: list[str]
+
+    def show(self, console: Console, name: str) -> None:
+        """The table, and what was seen."""
+        table = Table(title=f"{name}: a step in tokens", title_justify="left")
+        for column in ("slots", "part", "modality", "vocabulary", "tokens"):
+            table.add_column(column, justify="left" if column in ("part", "modality") else "right")
+        at = 0
+        for row in self.rows:
+            slots = f"{at}" if row.count == 1 else f"{at}-{at + row.count - 1}"
+            table.add_row(slots, row.part, row.modality, f"{row.vocabulary}", f"{row.count}")
+            at += row.count
+        console.print(table)
+        paid = [reward for reward in self.rewards if reward]
+        between = f", from {min(paid):.4g} to {max(paid):.4g}" if paid else ""
+        for line in (
+            f"{len(self.rewards)} random steps: {self.steps_per_second:,.0f} a second, {self.games} games were over",
+            f"rewards: {len(paid)} steps paid{between}",
+            *(f"suspicious: {line}" for line in self.suspicious or ["nothing"]),
+        ):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def check(config: Config, steps: int, seed: int) -> Check:
+    """Play so many random steps of the config's environment. Raises EnvError as training would."""
+    InSpace.outside.clear()
+    env = config.env
+    if env.family != "atari":
+        wrappers = ",".join(filter(None, (env.wrappers, f"{__name__}:InSpace")))
+        config = replace(config, env=replace(env, wrappers=wrappers))
+    envs = make(config, 1, evaluation=False)
+    try:
+        rng, seeds = np.random.default_rng(seed), itertools.count(seed)
+        frames, rewards, games, seconds = [envs.reset([next(seeds)])[0]], [], 0, 0.0
+        for _ in range(steps):
+            action = envs.spaces.actions.random(rng, 1)
+            began = time.perf_counter()
+            now = envs.step(action)
+            seconds += time.perf_counter() - began
+            frames.append(now.frame[0])
+            rewards.append(float(now.reward[0]))
+            if now.over[0]:
+                games += 1
+                frames.append(envs.reset([next(seeds)])[0])
+    finally:
+        envs.close()
+    rows = token_rows(config, envs.spaces)
+    length = sum(row.count for row in rows)
+    suspicious = [f"{name} lay outside its space: {_brief(value)}" for name, value in InSpace.outside.items()]
+    suspicious += constant(envs.spaces.observation, np.stack(frames))
+    if not any(rewards):
+        suspicious.append(f"no reward in {steps} random steps: an agent may never find one by chance")
+    if len({abs(reward) for reward in rewards if reward}) > 1 and config.world_model.reward_head == "sign":
+        suspicious.append("rewards differ in size, and the world model learns their sign alone: "
+                          "--world-model.reward-head symlog --actor-critic.value-head symlog")  # fmt: skip
+    if length > LONG:
+        suspicious.append(f"a step has {length} tokens, which is slow: fewer parts (--env.keys), a coarser image "
+                          "(--env.size)")  # fmt: skip
+    return Check(envs.spaces, rows, steps / max(seconds, 1e-9), rewards, games, suspicious)
+
+
+def token_rows(config: Config, spaces: Spaces) -> list[Row]:
+    """The block of a step: the parts of the observation, then the components of the action."""
+    _, slots = build(config.tokenizer, spaces.observation)
+    rows = [Row(part.part, part.modality, part.vocabulary, part.K) for part in parts_of(slots)]
+    sizes = getattr(spaces.actions, "sizes", None)
+    if sizes is None:
+        return [*rows, Row("action", "choice", spaces.actions.n, 1)]
+    named = ((name.partition("[")[0], size) for name, size in zip(spaces.action_names, sizes, strict=True))
+    return [*rows, *(Row(part, "choice", size, len(list(own))) for (part, size), own in itertools.groupby(named))]
+
+
+def constant(layout: Layout, frames: np.ndarray) -> list[str]:
+    """What never changed: whole images and maps, single features and fields."""
+    found = []
+    for name, values in layout.unpack(frames).items():
+        same = (values == values[:1]).all(0)
+        if same.all():
+            found.append(f"{name} never changed")
+        elif same.ndim == 1 and same.any():
+            found.append(f"{name} never changed in {', '.join(map(str, np.flatnonzero(same)))}")
+    return found
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(str(value).split())
+    kind = f"{value.dtype} {value.shape} " if isinstance(value, np.ndarray) else f"{type(value).__name__} "
+    return kind + (text if len(text) <= 60 else f"{text[:59]}…")
