@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from test_any_spaces import go_on, trainer_of
 from test_trainer import everything, same, trainer, without_timing
 
 from tokendream.agent.agent import Agent
@@ -62,6 +63,23 @@ def test_with_all_of_them_a_run_goes_on_to_the_bit(moment, straight):
     assert same(straight[0], end)
     assert straight[1] == records + more
     assert all(math.isfinite(x) for record in records + more for x in record.values())
+
+
+def test_with_all_of_them_a_robot_goes_on_to_the_bit():
+    """A camera, a pose and a mode are seen, two numbers decided."""
+    config = vary(vary(all_on(), "env", id="gym:AnyRobot-v0"), "collect", steps=14, capacity=40)
+    straight, cut, resumed = (trainer_of(config) for _ in range(3))
+    torch.manual_seed(0)
+    go_on(straight)
+    torch.manual_seed(0)
+    for _ in range(3):
+        cut.run_epoch()
+        cut.close_epoch()
+    snapshot, oldest = cut.snapshot(), cut.replay.oldest
+    resumed.replay.restore(cut.replay.export(oldest, cut.replay.total), oldest)
+    assert resumed.restore(snapshot) is None
+    go_on(resumed)
+    assert same(straight.snapshot().tensors, resumed.snapshot().tensors)
 
 
 def test_a_frozen_tokenizer_costs_a_new_frame_s_encoding_and_nothing_else(monkeypatch):
