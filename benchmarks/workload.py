@@ -22,6 +22,7 @@ from tokendream.device import Compute
 from tokendream.dream import imagine
 from tokendream.errors import ConfigError
 from tokendream.kernels.install import install, uninstalled
+from tokendream.spaces.observations import image_spaces
 from tokendream.training import workload
 from tokendream.training.synthetic import ACTIONS
 
@@ -47,7 +48,8 @@ class Workload:
     def __init__(self, config: Config, device: torch.device, replay: ReplayBuffer, *, capture: bool = True) -> None:
         self.config, self.device, self._replay, self._capture = config, device, replay, capture
         torch.manual_seed(0)
-        self._agent = Agent.from_config(config, ACTIONS).to(device).eval()
+        self._spaces = image_spaces(config.env.size, ACTIONS)
+        self._agent = Agent.from_config(config, self._spaces).to(device).eval()
         install(self._agent, self._compute(torch.float32))
 
     def phase(self, name: str, batch: int, dtype: torch.dtype) -> Work:
@@ -56,7 +58,7 @@ class Workload:
         World model and controller find all tokens encoded, as they do for most of an epoch; `encode` times that.
         """
         compute = self._compute(dtype)
-        update = workload.phase(name, batch, self.config, self._agent, self._replay, compute)
+        update = workload.phase(name, batch, self.config, self._agent, self._replay, compute, self._spaces)
         return self._work(self._label(name, batch, dtype), update)
 
     def dream(self, batch: int, dtype: torch.dtype, horizon: int, history: int = 1) -> Work:

@@ -11,10 +11,15 @@ from tokendream.config.presets import REM, TINY
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.errors import NonFiniteError
+from tokendream.spaces.actions import Joint
+from tokendream.spaces.layout import Layout, Part
+from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import timing, workload
 from tokendream.training.timing import Row, Speed
 
 NAMES = ["collect", *PARTS, "dream", "encode"]
+
+SPACES = image_spaces(TINY.env.size, 3)
 
 
 @pytest.fixture
@@ -130,22 +135,30 @@ def test_before_a_run_an_update_of_each_phase_is_known_by_hand(monkeypatch):
     longer, asked = dataclasses.replace(TINY, epochs=500), []
     monkeypatch.setattr(timing, "measure", lambda config, *_, **how: asked.append(how["seconds"]) or made(config))
     cpu, training = Compute.resolve("cpu"), longer.training
-    found = timing.guess(longer, cpu, print)
+    found = timing.guess(longer, cpu, SPACES, print)
     assert (found["collect"], found["tokenizer"]) == (1, training.tokenizer.batch)
     encoded = workload.frames_encoded(longer, 500) / training.world_model.updates
     assert found["world_model"] == training.world_model.batch * longer.world_model.segment_length + encoded
     assert list(found) == ["collect", *PARTS]
     assert asked == [timing.GUESS]
     assert (
-        timing.guess(TINY, cpu, print)
-        == timing.guess(longer, Compute(torch.device("cuda"), torch.float32), print)
+        timing.guess(TINY, cpu, SPACES, print)
+        == timing.guess(longer, Compute(torch.device("cuda"), torch.float32), SPACES, print)
         == {}
     )
     monkeypatch.setattr(timing, "measure", lambda *_, **__: Speed(longer, cpu))  # no memory for any row
-    assert timing.guess(longer, cpu, print) == {}
+    assert timing.guess(longer, cpu, SPACES, print) == {}
 
     def fails(*_, **__):
         raise NonFiniteError("loss of the world model")
 
     monkeypatch.setattr(timing, "measure", fails)
-    assert timing.guess(longer, cpu, print) == {}
+    assert timing.guess(longer, cpu, SPACES, print) == {}
+
+
+def test_the_seconds_of_an_update_are_those_of_what_the_environment_shows():
+    """A vector of five features has no frames to halve: every phase is timed on what the agent will see."""
+    vector = Spaces(Layout((Part("x", "vector", (5,)),)), Joint((51, 51)), ("a", "b"))
+    speed = timing.measure(TINY, Compute.resolve("cpu", "float32"), seconds=0.0, say=lambda _: None, brief=True,
+                           spaces=vector)  # fmt: skip
+    assert [row.name for row in speed.rows] == ["collect", *PARTS, "encode"]

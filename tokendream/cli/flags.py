@@ -19,6 +19,7 @@ from tokendream.cli.envs import Envs
 from tokendream.cli.sweep import Sweep
 from tokendream.cli.train import Train
 from tokendream.config.config import Config
+from tokendream.config.env import EnvConfig
 from tokendream.config.presets import preset
 from tokendream.config.ranges import LARGEST_SEED
 from tokendream.errors import ConfigError, nearest, one_line, require, shorten
@@ -36,6 +37,8 @@ def parse_train(argv: list[str]) -> Train:
     resuming = any(word.split("=")[0] == "--resume" for word in argv)
     base = _base(name, argv, needed=not resuming)
     options = parse(Train, argv, "tokendream train [PRESET]", default=Train(base))
+    if name is None and not resuming and (better := _for_what_is_seen(options.config.env)):
+        options = parse(Train, argv, "tokendream train [PRESET]", default=Train(preset(better)))
     alone = Train(base, None, options.resume, options.time_limit)
     if options.resume is not None and (name is not None or options != alone):
         raise ConfigError("--resume takes the run's own config: give no preset and no flag but --time-limit with it")
@@ -95,6 +98,22 @@ def _default_preset() -> str:
 
     name = "rem" if torch.cuda.is_available() else "cpu"
     print(f"preset {name}: {'a' if name == 'rem' else 'no'} GPU was found (name another one to override)")
+    return name
+
+
+def _for_what_is_seen(env: EnvConfig) -> str | None:
+    """The preset for an environment that shows no image: grid where it shows a map, else control."""
+    if env.family == "atari":
+        return None
+    from tokendream.envs.registry import make
+
+    envs = make(dataclasses.replace(preset("tiny"), env=env), 1, evaluation=False)
+    envs.close()
+    seen = {part.modality for part in envs.spaces.observation.parts}
+    if "image" in seen:
+        return None
+    name = "grid" if "map" in seen else "control"
+    print(f"preset {name}: {env.label} shows {'a map' if name == 'grid' else 'features'} (name another to override)")
     return name
 
 

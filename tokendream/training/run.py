@@ -31,6 +31,7 @@ from tokendream.runfolder.load import check_actions, read_config
 from tokendream.runfolder.metrics import RunLog
 from tokendream.runfolder.names import quoted, shown
 from tokendream.runfolder.wandb_log import WandbLog
+from tokendream.spaces.observations import Spaces
 from tokendream.stop import EXIT_CODES, Stopped, StopRequest
 from tokendream.training import timing
 from tokendream.training.results import Results
@@ -93,10 +94,10 @@ class Run:
     def _begin(self, stack: contextlib.ExitStack, stop: StopRequest, *, resumed: bool) -> None:
         """Build all that trains, and put it where the last checkpoint was."""
         try:
-            costs = self._costs(stop)
-            said = [_plan(self.config, costs)]
             envs = Pausable(lambda: make(self.config, 1, evaluation=False))
             stack.callback(envs.close)
+            costs = self._costs(envs.spaces, stop)
+            said = [_plan(self.config, costs)]
             torch.manual_seed(self.config.seed)
             self._agent = Agent.from_config(self.config, envs.spaces)
             self._replay = ReplayBuffer.of(envs.spaces, self.config.collect.capacity, self.compute.device)
@@ -129,10 +130,10 @@ class Run:
             f"seed {self.config.seed}) on {describe(self.compute)}, in {shown(self.run_dir)}"
         )
 
-    def _costs(self, stop: StopRequest) -> dict[str, float]:
+    def _costs(self, spaces: Spaces, stop: StopRequest) -> dict[str, float]:
         """Seconds of an update by phase, timed in the first seconds, before a random number of the run is drawn."""
         try:
-            return timing.guess(self.config, self.compute, lambda phase: stop.raise_if_set())
+            return timing.guess(self.config, self.compute, spaces, lambda phase: stop.raise_if_set())
         except Stopped:
             return {}
 

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 
 from tokendream.data.replay import ReplayBuffer
 from tokendream.envs.vector import Transition
-from tokendream.spaces.observations import image_spaces
+from tokendream.spaces.observations import Spaces, image_spaces
 
 ACTIONS = 18
 """Actions of the agent: the most that an Atari game has."""
@@ -31,15 +31,34 @@ def synthetic_frames(n: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "n 3
     return (smooth * 255).byte().numpy()
 
 
-def synthetic_replay(rows: int, size: int, device: torch.device) -> ReplayBuffer:
-    """Episodes of EPISODE rows with some rewards; every other one ends, the rest are truncated."""
+def synthetic_observations(n: int, spaces: Spaces, seed: int = 0) -> UInt8[np.ndarray, n * O]:
+    """Frames of these spaces: smooth pictures, features of a normal distribution, small maps and choices at random."""
+    rng, layout = np.random.default_rng(seed), spaces.observation
+    values: dict[str, np.ndarray] = {}
+    for part in layout.parts:
+        if part.modality == "image":
+            values[part.name] = synthetic_frames(n, part.shape[-1], seed)
+        elif part.modality == "vector":
+            values[part.name] = rng.normal(size=(n, *part.shape))
+        else:
+            values[part.name] = rng.integers(part.sizes or (2,) * part.shape[-1], size=(n, *part.shape))
+    return np.stack([layout.pack({name: x[i] for name, x in values.items()}) for i in range(n)])
+
+
+def synthetic_replay(rows: int, spaces: Spaces | int, device: torch.device) -> ReplayBuffer:
+    """Episodes of EPISODE rows with some rewards; every other one ends, the rest are truncated.
+
+    A number stands for one image of so many pixels and ACTIONS actions.
+    """
     rng = np.random.default_rng(0)
-    replay = ReplayBuffer(rows, (3, size, size), device)
-    for i, frame in enumerate(synthetic_frames(rows, size)):
+    if isinstance(spaces, int):
+        spaces = image_spaces(spaces, ACTIONS)
+    replay = ReplayBuffer.of(spaces, rows, device)
+    for i, frame in enumerate(synthetic_observations(rows, spaces)):
         last = (i + 1) % EPISODE == 0
         end = last and (i // EPISODE) % 2 == 0
         reward = float(rng.choice([-1.0, 0.0, 1.0], p=[0.05, 0.85, 0.1]))
-        replay.add(frame, int(rng.integers(ACTIONS)), reward, end, last)
+        replay.add(frame, int(rng.integers(spaces.actions.n)), reward, end, last)
     return replay
 
 
@@ -48,11 +67,11 @@ class StillEnvs:
 
     n = 1
 
-    def __init__(self, size: int) -> None:
-        self.spaces = image_spaces(size, ACTIONS)
-        self._frames, self._shown = synthetic_frames(16, size, seed=1), 0
+    def __init__(self, spaces: Spaces | int) -> None:
+        self.spaces = image_spaces(spaces, ACTIONS) if isinstance(spaces, int) else spaces
+        self._frames, self._shown = synthetic_observations(16, self.spaces, seed=1), 0
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, "n 3 S S"]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
         """The first frame."""
         self._shown = 0
         return self._frames[:1]

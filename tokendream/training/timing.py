@@ -30,6 +30,7 @@ from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
 from tokendream.runfolder import files
 from tokendream.runfolder.folder import facts
+from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import workload
 from tokendream.training.synthetic import ACTIONS, synthetic_replay
 
@@ -176,7 +177,7 @@ def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     return 0
 
 
-def guess(config: Config, compute: Compute, say: Callable[[str], object]) -> dict[str, float]:
+def guess(config: Config, compute: Compute, spaces: Spaces, say: Callable[[str], object]) -> dict[str, float]:
     """Seconds of an update by phase, encoding with M's, timed on a CPU in some seconds before a run that is not short.
 
     Nothing on a GPU, where every graph would be captured twice, nor where something goes wrong: the run will say what.
@@ -185,7 +186,7 @@ def guess(config: Config, compute: Compute, say: Callable[[str], object]) -> dic
     if compute.device.type != "cpu" or config.epochs * sum(phase.updates for phase in phases[1:]) < SHORT:
         return {}
     with contextlib.suppress(TokendreamError):
-        speed = measure(config, compute, seconds=GUESS, say=say, brief=True)
+        speed = measure(config, compute, seconds=GUESS, say=say, brief=True, spaces=spaces)
         if epoch := speed.epoch(config.epochs):
             costs = {row.name: row.full_update for row in speed.rows}
             costs["world_model"] += epoch["encode"] / max(1, config.training.world_model.updates)
@@ -194,17 +195,27 @@ def guess(config: Config, compute: Compute, say: Callable[[str], object]) -> dic
 
 
 def measure(
-    config: Config, compute: Compute, *, seconds: float, say: Callable[[str], object], brief: bool = False
+    config: Config,
+    compute: Compute,
+    *,
+    seconds: float,
+    say: Callable[[str], object],
+    brief: bool = False,
+    spaces: Spaces | None = None,
 ) -> Speed:
-    """Every phase in turn, each within its share of what is left of `seconds`. `brief`: once, and no dream alone."""
+    """Every phase in turn, each within its share of what is left of `seconds`. `brief`: once, and no dream alone.
+
+    `spaces`: those of the environment; without them it shows one image and has the most actions of an Atari game.
+    """
     torch.manual_seed(0)
-    agent = Agent.from_config(config, ACTIONS).to(compute.device).eval()
+    spaces = spaces or image_spaces(config.env.size, ACTIONS)
+    agent = Agent.from_config(config, spaces).to(compute.device).eval()
     install(agent, compute)
-    replay = synthetic_replay(max(ROWS, config.training.tokenizer.batch), config.env.size, compute.device)
+    replay = synthetic_replay(max(ROWS, config.training.tokenizer.batch), spaces, compute.device)
     training, horizon = config.training, config.dream.horizon
 
     def phase(name: str) -> Callable[[int], Callable[[], object]]:
-        return lambda batch: workload.phase(name, batch, config, agent, replay, compute)
+        return lambda batch: workload.phase(name, batch, config, agent, replay, compute, spaces)
 
     def dream(batch: int) -> Callable[[], object]:
         start = workload.dream_start(batch, config, agent, replay, compute)

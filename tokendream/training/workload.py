@@ -21,12 +21,13 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.dream import imagine
 from tokendream.kernels.cuda_graph import Captured
+from tokendream.spaces.observations import Spaces
 from tokendream.training.synthetic import EPISODE, StillEnvs
 from tokendream.training.trainer import Trainer
 
 
 def phase(
-    name: str, batch: int, config: Config, agent: Agent, replay: ReplayBuffer, compute: Compute
+    name: str, batch: int, config: Config, agent: Agent, replay: ReplayBuffer, compute: Compute, spaces: Spaces
 ) -> Callable[[], object]:
     """An update of one of the trainer's phases, at any batch.
 
@@ -36,8 +37,8 @@ def phase(
         settings = dataclasses.replace(getattr(config.training, name), batch=batch)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, **{name: settings}))
     else:  # collecting writes into the replay buffer: it gets its own
-        replay = ReplayBuffer(EPISODE, replay.frame_shape, compute.device)
-    trainer = Trainer(config, agent, StillEnvs(config.env.size), replay, compute)
+        replay = ReplayBuffer.of(spaces, EPISODE, compute.device)
+    trainer = Trainer(config, agent, StillEnvs(spaces), replay, compute)
     if name in ("world_model", "actor_critic"):
         trainer.shared.cache.refresh()
     return functools.partial(trainer.update, name)
