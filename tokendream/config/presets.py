@@ -147,6 +147,41 @@ ITC = dataclasses.replace(vary(SIMULUS, "world_model", copy_or_sample=True), pre
 """Copy or sample in dreams on top (arXiv 2605.16457): nothing is trained otherwise."""
 
 
+VALUES: dict[str, Any] = {"head": "norm", "reward_head": "symlog", "slot_embedding": True, "dropout": 0.0}
+"""What M has where rewards are numbers of any size and every slot is another feature (Simulus)."""
+
+CONTROL = Config(
+    preset="control",
+    epochs=200,
+    checkpoint_every=10,
+    env=EnvConfig(id="dmc:cartpole-swingup"),
+    tokenizer=TokenizerConfig(kind="dictionary", code_width=32),
+    world_model=WorldModelConfig(
+        width=64, layers=2, heads=2, segment_length=16, local_prediction=True, outcome_from="frame", **VALUES
+    ),
+    actor_critic=ActorCriticConfig(lstm_width=128, separate=True, trunk="norm", value_head="symlog"),
+    dream=DreamConfig(
+        horizon=16, burn_in=4, mask_after_end=True, discount=0.99, centre_advantage=True, scale_advantage=True,
+        entropy_weight=0.003, reuse=4,
+    ),
+    collect=CollectConfig(steps=500, last_epoch=1_000_000, epsilon=0.0),
+    training=TrainingConfig(
+        tokenizer=PhaseConfig(1, 1, 512, 1e-3, 0.01, 10.0),
+        world_model=PhaseConfig(3, 100, 32, 1e-3, 0.05, 3.0, decayed="matrices"),
+        actor_critic=PhaseConfig(6, 20, 64, 3e-4, 0.01, 3.0),
+    ),
+    evaluation=EvalConfig(episodes=20, every=20, episodes_during=5),
+)  # fmt: skip
+"""For features: one token each."""
+
+GRID = dataclasses.replace(
+    CONTROL,
+    preset="grid",
+    env=EnvConfig(id="minatar:Breakout"),
+    tokenizer=TokenizerConfig(kind="dictionary", codebook_size=128, code_width=64),
+)
+"""For maps of cells."""
+
 OF_POP: dict[str, Any] = {"local_prediction": False, "outcome_from": "action", "copy_or_sample": False}
 """What POP alone has: it goes with POP."""
 
@@ -188,6 +223,8 @@ PRESETS: dict[str, Config] = {
     "easimulus": EASIMULUS,
     "itc": ITC,
     "cpu": CPU,
+    "control": CONTROL,
+    "grid": GRID,
     "toy": TOY,
     "tiny": TINY,
 }
