@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from tokendream import load, notice
 from tokendream.agent.agent import Agent
+from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
 from tokendream.config.env import EnvConfig
 from tokendream.config.presets import TINY, vary
@@ -339,3 +340,11 @@ def test_a_category_outside_its_space_names_the_field(monkeypatch):
     monkeypatch.setattr(any_spaces.Worlds, "look", lambda self, space: np.array([0, 1, 0, 2, 0, 0]))
     with pytest.raises(EnvError, match=r"step 1: expected field 3 in 0..1, but got 2"):
         envs.step(np.array([0]))
+
+
+@pytest.mark.parametrize(("kind", "preset"), [("Vector", "control"), ("Map", "grid"), ("Robot", "cpu")])
+def test_the_preset_follows_what_is_seen_unless_it_is_named(kind, preset, capsys):
+    flags = ["--env", f"any_spaces:Any{kind}-v0"]
+    assert parse_train(flags).config.preset == preset
+    assert capsys.readouterr().out.count("preset ") == 1
+    assert parse_train(["tiny", *flags]).config.preset == "tiny"

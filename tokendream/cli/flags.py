@@ -35,10 +35,13 @@ def parse_train(argv: list[str]) -> Train:
     """`train [PRESET] [flags]`: the preset, given as first word or as --preset, supplies the flags' defaults."""
     name, argv = _preset_name(_env_id(argv), positional=True)
     resuming = any(word.split("=")[0] == "--resume" for word in argv)
-    base = _base(name, argv, needed=not resuming)
+    base, said = _base(name, argv, needed=not resuming)
     options = parse(Train, argv, "tokendream train [PRESET]", default=Train(base))
-    if name is None and not resuming and (better := _for_what_is_seen(options.config.env)):
-        options = parse(Train, argv, "tokendream train [PRESET]", default=Train(preset(better)))
+    if said and (better := _for_what_is_seen(options.config.env)):
+        name, said = better
+        options = parse(Train, argv, "tokendream train [PRESET]", default=Train(preset(name)))
+    if said:
+        print(said)
     alone = Train(base, None, options.resume, options.time_limit)
     if options.resume is not None and (name is not None or options != alone):
         raise ConfigError("--resume takes the run's own config: give no preset and no flag but --time-limit with it")
@@ -52,7 +55,10 @@ def parse_sweep(argv: list[str]) -> Sweep:
         flag = word.split("=")[0].replace("_", "-")
         if flag in (*ENV_FLAGS, "--env.id", "--seed"):
             raise ConfigError(f"a sweep has no {flag}: it takes --games and --seeds")
-    default = Sweep(resources=Resources(), config=_base(name, argv))
+    base, said = _base(name, argv)
+    default = Sweep(resources=Resources(), config=base)
+    if said:
+        print(said)
     return parse(Sweep, argv, "tokendream sweep [SUITE]", default=default)
 
 
@@ -87,22 +93,20 @@ def _preset_name(argv: list[str], *, positional: bool) -> tuple[str | None, list
     return name, argv
 
 
-def _base(name: str | None, argv: list[str], *, needed: bool = True) -> Config:
-    """The preset's config; the machine chooses where none is named and the command is going to run."""
+def _base(name: str | None, argv: list[str], *, needed: bool = True) -> tuple[Config, str]:
+    """The preset's config. Where none is named and the command is going to run, the machine chooses, and says why."""
     helps = any(word in ("-h", "--help") for word in argv)
-    return preset(name or (_default_preset() if needed and not helps else "cpu"))
-
-
-def _default_preset() -> str:
+    if name or not needed or helps:
+        return preset(name or "cpu"), ""
     import torch
 
     name = "rem" if torch.cuda.is_available() else "cpu"
-    print(f"preset {name}: {'a' if name == 'rem' else 'no'} GPU was found (name another one to override)")
-    return name
+    said = f"preset {name}: {'a' if name == 'rem' else 'no'} GPU was found (name another one to override)"
+    return preset(name), said
 
 
-def _for_what_is_seen(env: EnvConfig) -> str | None:
-    """The preset for an environment that shows no image: grid where it shows a map, else control."""
+def _for_what_is_seen(env: EnvConfig) -> tuple[str, str] | None:
+    """The preset for an environment that shows no image, and why: grid where it shows a map, else control."""
     if env.family == "atari":
         return None
     from tokendream.envs.registry import make
@@ -112,9 +116,8 @@ def _for_what_is_seen(env: EnvConfig) -> str | None:
     seen = {part.modality for part in envs.spaces.observation.parts}
     if "image" in seen:
         return None
-    name = "grid" if "map" in seen else "control"
-    print(f"preset {name}: {env.label} shows {'a map' if name == 'grid' else 'features'} (name another to override)")
-    return name
+    name, what = ("grid", "a map") if "map" in seen else ("control", "features")
+    return name, f"preset {name}: {env.label} shows {what} (name another one to override)"
 
 
 def parse(kind: type[Options], argv: list[str], prog: str, default: Options | None = None) -> Options:
