@@ -175,10 +175,13 @@ CONTROL = Config(
 """For features: one token each."""
 
 GRID = dataclasses.replace(
-    CONTROL,
+    vary(vary(CONTROL, "world_model", segment_length=8), "dream", horizon=10, discount=0.97),
     preset="grid",
     env=EnvConfig(id="minatar:Breakout"),
-    tokenizer=TokenizerConfig(kind="dictionary", codebook_size=128, code_width=64),
+    tokenizer=TokenizerConfig(kind="dictionary", codebook_size=256, code_width=64, map_cells=2),
+    training=dataclasses.replace(
+        CONTROL.training, world_model=PhaseConfig(3, 50, 32, 1e-3, 0.05, 3.0, decayed="matrices")
+    ),
 )
 """For maps of cells."""
 
