@@ -22,7 +22,7 @@ from tokendream.config.config import Config
 from tokendream.config.env import EnvConfig
 from tokendream.config.presets import preset
 from tokendream.config.ranges import LARGEST_SEED
-from tokendream.errors import ConfigError, nearest, one_line, require, shorten
+from tokendream.errors import ConfigError, TokendreamError, nearest, one_line, require, shorten
 from tokendream.sweep.resources import Resources
 
 Options = TypeVar("Options")
@@ -111,7 +111,10 @@ def _for_what_is_seen(env: EnvConfig) -> tuple[str, str] | None:
         return None
     from tokendream.envs.registry import make
 
-    envs = make(dataclasses.replace(preset("tiny"), env=env), 1, evaluation=False)
+    try:
+        envs = make(dataclasses.replace(preset("tiny"), env=env), 1, evaluation=False)
+    except TokendreamError:  # the run will say what is wrong
+        return None
     envs.close()
     seen = {part.modality for part in envs.spaces.observation.parts}
     if "image" in seen:
