@@ -203,6 +203,18 @@ def test_a_frame_holds_its_parts_to_the_bit(rng):
     assert torch.equal(LAYOUT.join(split)[0], torch.from_numpy(frame))
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_numbers_lie_at_any_byte_of_a_frame(n):
+    """MiniGrid: a direction and a map of 147 bytes, in a batch of one as in any other."""
+    layout = Layout((Part("map", "map", (3, 7, 7)), Part("direction", "categorical", (1,), (4,))))
+    frame = np.stack([layout.pack({"map": np.ones((3, 7, 7)), "direction": np.array([i + 2])}) for i in range(n)])
+    board, direction = layout.split(torch.from_numpy(frame))
+    assert board.shape == (n, 3, 7, 7)
+    assert direction.flatten().tolist() == [2, 3][:n]
+    layout = Layout(layout.parts[::-1])
+    assert layout.split(torch.from_numpy(frame[:, ::-1].copy()))[0].shape == (n, 1)
+
+
 def test_tokens_of_all_parts_are_one_observation(rng):
     V, slots = build(dataclasses.replace(TINY.tokenizer, kind="dictionary", map_cells=2, codebook_size=32), LAYOUT)
     frame = torch.from_numpy(observations(6, rng))

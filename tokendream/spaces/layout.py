@@ -87,7 +87,9 @@ class Layout:
             return [frame]
         found, at = [], 0
         for part in self.parts:
-            stored = frame[..., at : at + part.bytes].contiguous().view(TORCH[DTYPES[part.modality]])
+            own = frame[..., at : at + part.bytes]
+            # A copy even where it is contiguous as it is: four bytes are one number at multiples of four only.
+            stored = own.clone(memory_format=torch.contiguous_format).view(TORCH[DTYPES[part.modality]])
             found.append(stored.unflatten(-1, part.shape))
             at += part.bytes
         return found
