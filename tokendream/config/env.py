@@ -114,5 +114,6 @@ class EnvConfig:
             life_loss_ends=False,
             noop_after_life_loss=False,
             time_limit_ends=False,
+            sign_rewards=False,
         )
         return replace(self, max_frames=self.eval_max_frames, atari=atari)
