@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from tokendream.cli.flags import parse_envs
 from tokendream.cli.main import main
 from tokendream.config.presets import CPU, vary
 from tokendream.reports.env_check import Row, check
@@ -92,6 +93,20 @@ def test_the_command_prints_slots_and_lines(capsys):
     assert ["4-5", "drive", "choice", "51", "2"] in lines
     assert "20 random steps: " in printed
     assert "suspicious: inner.1 lay outside its space: float32 (3,)" in printed
+
+
+@pytest.mark.parametrize(
+    ("id", "flags", "preset"),
+    [
+        ("CartPole-v1", [], "control"),
+        ("Odd-v0", [], "grid"),
+        ("tokendream/Catch-v0", [], "cpu"),
+        ("CartPole-v1", ["--preset", "tiny"], "tiny"),
+        ("nowhere:Nothing-v0", [], "cpu"),
+    ],
+)
+def test_the_preset_is_that_which_training_would_choose(id, flags, preset):
+    assert parse_envs(["check", id, *flags]).preset == preset
 
 
 def test_sizes_follow_the_preset(capsys):

@@ -8,7 +8,7 @@ import tyro
 
 from tokendream.config.env import EnvConfig
 from tokendream.config.presets import preset
-from tokendream.errors import TokendreamError, nearest
+from tokendream.errors import TokendreamError, nearest, require
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Envs:
     words: tyro.conf.Positional[tuple[str, ...]] = ()
     """Nothing, the name of a family, or check and the id of an environment."""
     preset: str = "cpu"
-    """Whose tokenizer and sizes are meant."""
+    """Whose tokenizer and sizes are meant; by default those of control, grid or cpu, by what the environment shows."""
     steps: int = 200
     """Random steps of a check."""
     seed: int = 0
@@ -64,7 +64,6 @@ def _environments(family: str) -> int:
 def _check(options: Envs, name: str) -> int:
     from rich.console import Console
 
-    from tokendream.errors import require
     from tokendream.reports.env_check import check
 
     require(1 <= options.steps <= 1_000_000, "--steps", "in 1..1000000", options.steps)

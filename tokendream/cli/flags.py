@@ -65,8 +65,16 @@ def parse_sweep(argv: list[str]) -> Sweep:
 def parse_envs(argv: list[str]) -> Envs:
     """`envs [FAMILY | check ID] [--preset PRESET] [flags]`: the environment's fields are flags, as for `train`."""
     name, argv = _preset_name(argv, positional=False)
-    base = preset(name or "cpu")
-    return parse(Envs, argv, "tokendream envs [FAMILY | check ID]", default=Envs(preset=base.preset, env=base.env))
+
+    def read(name: str) -> Envs:
+        default = Envs(preset=name, env=preset(name).env)
+        return parse(Envs, argv, "tokendream envs [FAMILY | check ID]", default=default)
+
+    options = read(name or "cpu")
+    if name or options.words[:1] != ("check",) or len(options.words) != 2:
+        return options
+    better = _for_what_is_seen(dataclasses.replace(options.env, id=options.words[1]))
+    return read(better[0]) if better else options
 
 
 def _env_id(argv: list[str]) -> list[str]:
