@@ -93,7 +93,7 @@ def test_what_float16_cannot_hold_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize("base", PRESETS)
 def test_the_weights_of_every_preset_are_enough_for_their_config(base, tmp_path):
-    ablations = () if base in ("simulus-a", "easimulus", "itc") else ABLATIONS  # as large as simulus
+    ablations = () if base in ("simulus-dmc", "simulus-a", "easimulus", "itc") else ABLATIONS  # as large as simulus
     for name in (base, *(f"{base}-{ablation}" for ablation in ablations)):
         config = preset(name)
         with torch.device("cpu"):

@@ -1,8 +1,8 @@
 """Presets: named configs to start from.
 
-`rem` is the paper; `simulus`, `simulus-a`, `easimulus` and `itc` are its successors (docs/beyond.md); `cpu` is sized
-for two cores; `toy` is for the built-in game Catch; `tiny` is for tests. Behind any of them `-` and the name of an
-ablation changes that one thing: `rem-no-pop`, `cpu-transformer`, `rem-transformer-no-pop`, `simulus-no-curiosity`.
+`rem` is the paper; `simulus`, `simulus-dmc`, `simulus-a`, `easimulus` and `itc` are its successors (docs/beyond.md);
+`cpu` is sized for two cores; `toy` is for the built-in game Catch; `tiny` is for tests. Behind any of them `-` and the
+name of an ablation changes that one thing: `rem-no-pop`, `rem-transformer-no-pop`, `simulus-no-curiosity`.
 """
 
 from __future__ import annotations
@@ -129,6 +129,25 @@ SIMULUS = Config(
 )  # fmt: skip
 """As published for Atari 100K, on REM's architecture (arXiv 2502.11537)."""
 
+SIMULUS_DMC = dataclasses.replace(
+    SIMULUS,
+    preset="simulus-dmc",
+    epochs=1000,
+    env=EnvConfig(id="dmc:walker-walk"),
+    tokenizer=TokenizerConfig(code_width=192),
+    world_model=dataclasses.replace(
+        SIMULUS.world_model, width=192, heads=3, segment_length=20, context=1, shortest_window=2.0, longest_window=2.0,
+    ),
+    actor_critic=dataclasses.replace(SIMULUS.actor_critic, separate=True),
+    dream=dataclasses.replace(SIMULUS.dream, horizon=20, curiosity=10.0),
+    collect=CollectConfig(steps=500, last_epoch=1000, epsilon=0.0, capacity=500_000),
+    training=TrainingConfig(
+        world_model=PhaseConfig(16, 300, 16, 2e-4, 0.05, 3.0, decayed="linear"),
+        actor_critic=PhaseConfig(21, 100, 128, 2e-4, 0.01, 3.0),
+    ),
+)  # fmt: skip
+"""The same for tasks of DeepMind Control seen as vectors: 1M control steps, of which an action lasts two."""
+
 SIMULUS_A = dataclasses.replace(
     vary(
         vary(SIMULUS, "world_model", backbone="post-norm", shortest_window=0.0, longest_window=0.0),
@@ -222,6 +241,7 @@ CUTS: dict[str, Callable[[Config], Config]] = {
 PRESETS: dict[str, Config] = {
     "rem": REM,
     "simulus": SIMULUS,
+    "simulus-dmc": SIMULUS_DMC,
     "simulus-a": SIMULUS_A,
     "easimulus": EASIMULUS,
     "itc": ITC,
