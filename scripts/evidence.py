@@ -70,7 +70,7 @@ def _tokendream(*argv: str) -> None:
 
 def write() -> None:
     """Bring the tables and the curves up to date with results/."""
-    for device in sorted(path.name for path in RESULTS.iterdir() if path.is_dir()):
+    for device in sorted(path.name for path in RESULTS.iterdir() if any(path.glob("*/final.json"))):
         for path, text in pages(device).items():
             path.write_text(text)
         print(draw(device))
