@@ -14,7 +14,7 @@ from tokendream.agent.agent import Agent
 from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
 from tokendream.config.env import EnvConfig
-from tokendream.config.presets import TINY, vary
+from tokendream.config.presets import TINY, preset, vary
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.choices import BINS, Choices
@@ -25,6 +25,8 @@ from tokendream.errors import ConfigError
 from tokendream.play.library import episodes
 from tokendream.play.session import Session
 from tokendream.play.view import pack
+from tokendream.runfolder import agent_file
+from tokendream.runfolder.agent_file import SavedAgent
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.spaces.actions import ActionSpace, Joint
 from tokendream.spaces.layout import Layout, Part, image
@@ -321,6 +323,13 @@ def test_a_robot_passes_through_every_command(tmp_path):
     assert session.buttons.layout.choose(["action[0] -", "action[1] +"]) == 0 + 50 * BINS
 
 
+def test_an_exported_agent_of_features_needs_no_tokenizer_s_weights(tmp_path):
+    config = vary(preset("cpu"), "env", id="gym:AnyVector-v0")
+    agent = Agent.from_config(config, make(config, 1, evaluation=False).spaces)
+    agent_file.write(tmp_path / "a.safetensors", SavedAgent(config, 1, agent.state_dict()))
+    assert load(tmp_path / "a.safetensors").agent.block.K == 5
+
+
 def test_ablations_of_images_are_refused_elsewhere():
     config = vary(TINY, "env", id="gym:AnyVector-v0")
     envs = make(config, 1, evaluation=False)
@@ -354,9 +363,9 @@ def test_a_category_outside_its_space_names_the_field(monkeypatch):
         envs.step(np.array([0]))
 
 
-@pytest.mark.parametrize(("kind", "preset"), [("Vector", "control"), ("Map", "grid"), ("Robot", "cpu")])
-def test_the_preset_follows_what_is_seen_unless_it_is_named(kind, preset, capsys):
+@pytest.mark.parametrize(("kind", "named"), [("Vector", "control"), ("Map", "grid"), ("Robot", "cpu")])
+def test_the_preset_follows_what_is_seen_unless_it_is_named(kind, named, capsys):
     flags = ["--env", f"any_spaces:Any{kind}-v0"]
-    assert parse_train(flags).config.preset == preset
+    assert parse_train(flags).config.preset == named
     assert capsys.readouterr().out.count("preset ") == 1
     assert parse_train(["tiny", *flags]).config.preset == "tiny"
