@@ -20,7 +20,6 @@ from tokendream.evaluation.evaluation import evaluate
 from tokendream.kernels.machine import compute_for
 from tokendream.training.trainer import Trainer
 
-
 CONTROL = 29
 
 
