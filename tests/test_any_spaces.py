@@ -330,6 +330,16 @@ def test_an_exported_agent_of_features_needs_no_tokenizer_s_weights(tmp_path):
     assert load(tmp_path / "a.safetensors").agent.block.K == 5
 
 
+def test_a_table_of_m_s_own_tells_the_tokens_of_parts_apart():
+    config = vary(vary(TINY, "env", id="gym:AnyNested-v0"), "world_model", own_embedding=True)
+    M = Agent.from_config(config, make(config, 1, evaluation=False).spaces).world_model
+    tokens = torch.zeros(1, M.block.K, dtype=torch.int64)
+    table = M.token_embedding(tokens)[0]
+    starts = [part.where.start for part in M.block.parts]
+    assert len(table[starts].unique(dim=0)) == len(starts) == 3
+    assert torch.equal(table[0], table[M.block.parts[0].where.stop - 1])
+
+
 def test_ablations_of_images_are_refused_elsewhere():
     config = vary(TINY, "env", id="gym:AnyVector-v0")
     envs = make(config, 1, evaluation=False)
