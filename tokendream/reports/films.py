@@ -78,7 +78,7 @@ def film(
     return 0
 
 
-def _grid(rows: list[UInt8[np.ndarray, "T 3 S W"]]) -> UInt8[np.ndarray, "T 3 H W"]:
+def _grid(rows: list[UInt8[np.ndarray, "T 3 S W"]]) -> UInt8[np.ndarray, "T 3 H W2"]:
     """Films in as square a grid as their number allows; what is left over stays black."""
     side = int(np.ceil(len(rows) ** 0.5))
     black = np.zeros_like(rows[0])
