@@ -53,7 +53,7 @@ def test_every_part_is_measured_and_every_target_judged(tmp_path, capsys):
     assert {(c["fast"], c["slow"]) for c in data["comparisons"]} - {("own kernels", "PyTorch's operators")} == {
         ("captured", "plain"),
         ("captured and compiled", "captured"),
-        ("copy or sample", "sampled"),
+        ("sampled", "copy or sample"),
         ("POP", "token by token"),
         *([("bf16", "float32")] if compute_for(TINY, "cpu").dtype is torch.bfloat16 else []),
     }

@@ -82,8 +82,8 @@ def test_world_model_by_pop(cut):
     for part in (slice(0, cut), slice(cut, None)) if cut else (slice(None),):
         prediction, state = M(codes[:, part], tokens[:, part], action[:, part], state)
         found.append(prediction)
-    for name, parts in zip(("next_frame", "reward", "end"), zip(*found, strict=True), strict=True):
-        close(torch.cat(parts, dim=1), known[f"out.{name}"])
+    for name in ("next_frame", "reward", "end"):
+        close(torch.cat([getattr(prediction, name) for prediction in found], dim=1), known[f"out.{name}"])
 
 
 def test_world_model_s_loss():
