@@ -50,7 +50,7 @@ def test_a_recording_opens_as_it_was_played(trained, tmp_path):
     file, film = recorder.save(tmp_path / "new", "play", 15)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["play.mp4", "play.safetensors"]
     (episode,) = open_recording(file, trained)
-    got = episode.replay.export(episode.first, episode.stop)
+    got = episode.replay.rows(np.array(episode.rows))
     for name in ("frame", "action", "reward", "end"):
         assert np.array_equal(got[name], np.stack([getattr(row, name) for row in rows])), name
     tokens = safetensors.numpy.load_file(file)["tokens"]

@@ -224,7 +224,7 @@ def test_a_game_that_is_over_is_followed_by_another(session):
 
 def test_a_replay_shows_what_was_recorded(session, recorded):
     session.set_mode("replay")
-    rows = recorded[0].replay.export(recorded[0].first, recorded[0].stop)
+    rows = recorded[0].replay.rows(np.array(recorded[0].rows))
     assert np.array_equal(session.view().panels["frame"], rows["frame"][0])
     for i in range(1, recorded[0].length):
         view = tick(session)
@@ -242,7 +242,7 @@ def test_a_moment_of_a_replay_is_warm_as_a_dream_of_training(session, trained, r
     session.open_episode(0)
     session.seek(9)
     L = trained.config.dream.burn_in
-    rows = episode.replay.export(episode.first + 9 - L, episode.first + 10)
+    rows = episode.replay.rows(np.array(episode.rows[9 - L : 10]))
     steps = Steps(
         torch.from_numpy(rows["action"][None].astype(np.int64)),
         torch.from_numpy(rows["reward"][None]),

@@ -114,9 +114,9 @@ def test_episodes_are_listed_with_what_is_held_of_them():
     replay = ReplayBuffer(10, SHAPE)
     assert replay.episodes() == []
     fill(replay, [4, 1, 3], closed=False)
-    assert replay.episodes() == [(0, 4), (4, 5), (5, 8)]
+    assert replay.episodes() == [range(4), range(4, 5), range(5, 8)]
     fill(replay, [2, 2])  # goes on with the open episode, then overwrites two rows
-    assert replay.episodes() == [(2, 4), (4, 5), (5, 10), (10, 12)]
+    assert replay.episodes() == [range(2, 4), range(4, 5), range(5, 10), range(10, 12)]
 
 
 @pytest.mark.parametrize("align", ["start", "end"])

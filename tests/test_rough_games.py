@@ -41,12 +41,12 @@ def rough(**overridden: Any) -> None:
     gymnasium.register("Rough-v0", entry_point=kind, disable_env_checker=True)  # type: ignore[arg-type]
 
 
-def single(**overridden: Any) -> list[Any]:
-    """An emulator of which a process may have one, until it is closed; returns those that are open."""
+def single(most: int = 1, **overridden: Any) -> list[Any]:
+    """An emulator of which a process may have so many, until one is closed; returns those that are open."""
     made: list[Any] = []
 
     def __init__(self: Catch) -> None:
-        if made:
+        if len(made) == most:
             raise RuntimeError("only one emulator in a process; close the other first")
         made.append(self)
         Catch.__init__(self)
@@ -74,6 +74,26 @@ def test_an_emulator_that_exists_once_a_process_trains_the_same_agent(tmp_path):
     assert (tmp_path / "one" / "films" / "best.mp4").is_file()
     assert main(["eval", str(tmp_path / "one"), "--episodes", "2", "--no-films"]) == 0
     assert not made
+
+
+def test_of_an_emulator_that_exists_twice_a_process_two_are_played_at_once(tmp_path):
+    flags = ["--epochs", "2", "--collect.envs", "2", "--evaluation.every", "1", "--evaluation.episodes-during", "1"]
+    rough()
+    assert train(tmp_path / "many", *flags) == 0
+    assert not single(2)
+    assert train(tmp_path / "two", *flags) == 0
+    two, many = digest(tmp_path / "two"), digest(tmp_path / "many")
+    assert {part for part in ("agent", "replay", "state") if two[part] != many[part]} == set()
+
+
+def test_more_environments_than_a_process_can_have_are_refused(tmp_path, capsys):
+    made = single()
+    assert train(tmp_path / "run", "--collect.envs", "3") == 2
+    assert not made
+    assert not (tmp_path / "run").exists()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "3 of them cannot be made at once, one can: lower collect.envs (environment 'Rough-v0' cannot be" in said[0]
 
 
 def test_a_closed_environment_is_made_again():

@@ -96,7 +96,7 @@ def test_segments_and_dreams_start_where_the_published_ones_do():
     t.epoch = 3
     for _ in range(90):
         t.update("collect")
-    place = {row: (row - first, stop - 1 - row) for first, stop in t.replay.episodes() for row in range(first, stop)}
+    place = {row: (i, len(rows) - 1 - i) for rows in t.replay.episodes() for i, row in enumerate(rows)}
     behind, ahead = set(), set()
     for _ in range(40):
         segments, _ = t.phases["world_model"].draw()

@@ -72,7 +72,8 @@ def train(run_dir: Path, cut: Cut = Cut(), *flags: str, **settings: Any) -> Ende
 def digest(run_dir: Path) -> dict[str, str]:
     """Hashes of all that a finished run consists of, by what it is; clocks are left out, nothing else."""
     config = read_config(run_dir)
-    store, replay = Checkpoints(run_dir), ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size))
+    store, shape = Checkpoints(run_dir), (3, config.env.size, config.env.size)
+    replay = ReplayBuffer(config.collect.capacity, shape, envs=config.collect.envs)
     epoch, snapshot = store.load(say=lambda line: None)
     store.load_replay(epoch, replay)
     state = {k: v for k, v in snapshot.state.items() if k not in ("seconds", "timings")}

@@ -1,14 +1,15 @@
-"""Real experience: one env step at a time into the replay buffer."""
+"""Real experience: an env step in every environment at a time into the replay buffer."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
@@ -16,7 +17,7 @@ from tokendream.config.parts import CollectConfig, DreamConfig
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
-from tokendream.envs.vector import Envs
+from tokendream.envs.vector import Envs, Transition
 
 
 def game_seed(run_seed: int, game: int) -> int:
@@ -34,10 +35,20 @@ class Difference(NamedTuple):
     """What differed, in a few words."""
 
 
-class Collector:
-    """Plays one environment with the agent's current policy and remembers where it stands.
+@dataclass
+class OpenGame:
+    """The game that an environment is in: the run's game of this number, after these actions."""
 
-    After an `end` (a lost life) the game goes on, but the agent's memory and the replay's episode start again.
+    number: int
+    actions: list[int] = field(default_factory=list)
+    score: float = 0.0
+
+
+class Collector:
+    """Plays environments with the agent's current policy and remembers where they stand.
+
+    A game that is over is followed by the next of the run's games that nobody has begun, in the same environment. After
+    an `end` (a lost life) a game goes on, but the agent's memory and the replay's episode start again.
     """
 
     def __init__(
@@ -52,54 +63,54 @@ class Collector:
         generator: torch.Generator,
         capture: Callable[[Callable, torch.Generator], Any] = lambda run, generator: run,
     ) -> None:
-        if envs.n != 1:
-            raise ValueError(f"collection plays one environment, not {envs.n}")
+        if envs.n != replay.envs:
+            raise ValueError(f"expected a replay buffer for {envs.n} environments, not for {replay.envs}")
         self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
         self._config, self._seed, self._generator = config, seed, generator
         self.choose = capture(self._act, generator)
-        self._game = -1
         self._memory: PolicyState | None = None
-        self._frame: UInt8[np.ndarray, 1 * O]
-        self._score: float
-        self._actions: list[int]
-        self._begin()
+        self._frame: UInt8[np.ndarray, n * O]
+        self._games = [OpenGame(-1)] * envs.n  # none yet
+        self._begin(range(envs.n))
 
-    def step(self) -> float | None:
-        """One env step. Returns the score of the game if it is over, else None."""
+    def step(self) -> list[float]:
+        """One env step in every environment. Returns the scores of the games that are over."""
         if self._memory is None:
-            self._memory = self._agent.actor_critic.initial_state(1)
+            self._memory = self._agent.actor_critic.initial_state(self._envs.n)
         chosen, self._memory = self.choose(torch.from_numpy(self._frame), self._memory)
         actions = self._agent.actor_critic.actions.to_env(chosen)  # the one wait of a step
-        action = int(actions[0])
         transition = self._envs.step(actions)
-        reward, end, over = float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0])
-        self._replay.add(self._frame[0], action, reward, end, end or over)
-        self._actions.append(action)
-        self._score += reward
+        last = transition.end | transition.over
+        for i, game in enumerate(self._games):
+            action, reward = int(actions[i]), float(transition.reward[i])
+            self._replay.add(self._frame[i], action, reward, bool(transition.end[i]), bool(last[i]))
+            game.actions.append(action)
+            game.score += reward
         self._frame = transition.frame
-        if end or over:
-            self._memory = None
-        if not over:
-            return None
-        score = self._score
-        self._begin()
-        return score
+        self._forget(last)
+        over = np.flatnonzero(transition.over).tolist()
+        scores = [self._games[i].score for i in over]
+        self._begin(over)
+        return scores
 
     def rewarm(self, dream: DreamConfig) -> None:
-        """Clear the agent's memory, then warm it on the last `burn_in` steps since the open episode began."""
-        first, stop = self._replay.episodes()[-1] if len(self._replay) else (0, 0)
-        if self._memory is None or stop == first:
+        """Clear the agent's memory, then warm it on the last `burn_in` steps since the open episodes began."""
+        if len(self._replay) == 0:
             return
-        row = np.arange(max(first, stop - dream.burn_in), stop)[None]
-        steps = self._replay.steps(Segments(row, np.ones_like(row, dtype=bool)))
+        newest = self._replay.open_episodes(dream.burn_in)
+        if not newest.mask.any():
+            return
+        held = newest.mask.any(axis=0)
+        segments = Segments(newest.row[:, held], newest.mask[:, held])
+        steps = self._replay.steps(segments)
         with torch.no_grad(), self._compute.autocast():
-            tokens = self._agent.tokenizer.encode(self._replay.frames(row))
+            tokens = self._agent.tokenizer.encode(self._replay.frames(segments.row))
             view = self._agent.view(tokens, self._agent.tokenizer.codes(tokens))
             C = self._agent.actor_critic
             self._memory = C.burn_in(view, steps.action, steps.mask, dream)
 
     def _act(self, frame: torch.Tensor, memory: PolicyState) -> tuple[torch.Tensor, PolicyState]:
-        """One choice of an action, and the memory after it; a GPU may replay it (`capture`)."""
+        """One choice of actions, and the memory after it; a GPU may replay it (`capture`)."""
         with self._compute.autocast():
             return self._agent.act(
                 frame.to(self._compute.device), memory, self._generator,
@@ -107,66 +118,113 @@ class Collector:
             )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
-        """Plain data from which `restore` rebuilds the open game: its number and the actions taken in it.
+        """Plain data from which `restore` rebuilds the open games: the number of each and the actions taken in it.
 
         Also the hash of the frame that they led to, which no row of the replay buffer holds yet.
         """
-        return {"game": self._game, "actions": list(self._actions), "frame": self._frame_hash()}
+        games = [
+            {"game": game.number, "actions": list(game.actions), "frame": self._frame_hash(i)}
+            for i, game in enumerate(self._games)
+        ]
+        return {"games": games} if len(games) > 1 else games[0]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The agent's memory of the open game."""
+        """The agent's memory of the open games."""
         return {} if self._memory is None else self._memory._asdict()
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Difference | None:
-        """Replay the open game's actions from its seed; any environment that obeys its seed ends up as it was.
+        """Replay the open games' actions from their seeds; environments that obey their seed end up as they were.
 
-        What it gives is compared with the rows of the replay buffer, which must be there again. Where it differs,
-        those rows stay as a truncated episode, a new game begins, and the first difference is returned; else None.
-        Raises ValueError for a state whose actions are not the ones in the rows, EnvError where the environment breaks.
+        What they give is compared with the rows of the replay buffer, which must be there again. Where a game differs,
+        its rows stay as a truncated episode and a new game begins; the first difference is returned, None without any.
+        Raises ValueError for a state whose actions are not the ones in the rows, EnvError where an environment breaks.
         """
-        self._game = int(state["game"]) - 1
-        self._begin()
-        actions = [int(action) for action in state["actions"]]
+        saved = state.get("games", [state])
+        if len(saved) != self._envs.n:
+            raise ValueError(f"expected the open games of {self._envs.n} environments, not of {len(saved)}")
+        games = [OpenGame(int(each["game"]), [int(action) for action in each["actions"]]) for each in saved]
+        different = self._play_again(games, [each.get("frame") for each in saved])
         self._memory = None
-        if different := self._play_again(actions, state.get("frame")):
-            self._replay.close_episode()
-            self._begin()
-            return different
         if tensors:
             self._memory = PolicyState(*(tensors[name].to(self._compute.device) for name in ("h", "c")))
-        return None
+        self._forget(np.isin(np.arange(self._envs.n), list(different)))
+        for i in different:
+            self._replay.close_episode(i)
+        self._begin(different)
+        return next(iter(different.values()), None)
 
-    def _play_again(self, actions: Sequence[int], frame_hash: object) -> Difference | None:
-        """Take these actions in the game that has begun; stops at the first difference and returns it.
+    def _play_again(self, games: Sequence[OpenGame], hashes: Sequence[object]) -> dict[int, Difference]:
+        """Take the actions of these games, side by side as they were taken; the first difference of each that has one.
 
-        They are those of the newest rows, the oldest of which the replay buffer may have dropped. `frame_hash` is
-        of the frame that they lead to, None in checkpoints of older versions.
+        They are those of the newest rows, the oldest of which the replay buffer may have dropped. `hashes` are of the
+        frames that they lead to, None in checkpoints of older versions.
         """
-        n, first = len(actions), self._replay.total - len(actions)
-        for i, action in enumerate(actions):
-            row = first + i
-            known = self._replay.export(row, row + 1) if row >= self._replay.oldest else None
-            if known is not None and known["action"][0] != action:
-                raise ValueError(f"action {i + 1} of the open game is not the one in row {row} of the replay buffer")
-            if known is not None and not np.array_equal(known["frame"], self._frame):
-                return Difference(i, n, "another frame")
-            transition = self._envs.step(np.array([action]))
-            reward, end = transition.reward[0], transition.end[0]
-            if transition.over[0]:
-                return Difference(i + 1, n, "the game is over")
-            if known is not None and end != known["end"][0]:
-                return Difference(i + 1, n, f"{'an' if end else 'no'} end")
-            if known is not None and reward != known["reward"][0]:
-                return Difference(i + 1, n, f"a reward of {reward:g}, not {known['reward'][0]:g}")
+        n, found = self._envs.n, dict[int, Difference]()
+        for left in range(max(len(game.actions) for game in games), 0, -1):  # a game of k actions begins with k left
+            self._open({i: OpenGame(game.number) for i, game in enumerate(games) if len(game.actions) == left})
+            actions, rows = np.zeros(n, np.int64), {}
+            for i, game in enumerate(games):
+                if len(game.actions) >= left and i not in found:
+                    actions[i] = game.actions[-left]
+                    rows[i] = self._recorded(self._replay.total - left * n + i, game.actions[-left])
+                    if rows[i] and not np.array_equal(rows[i]["frame"][0], self._frame[i]):
+                        found[i] = Difference(len(game.actions) - left, len(game.actions), "another frame")
+            if len(found) == n:
+                return found
+            transition = self._envs.step(actions)
             self._frame = transition.frame
-            self._score += float(reward)
-            self._actions.append(action)
-        return None if frame_hash in (None, self._frame_hash()) else Difference(n, n, "another frame")
+            for i, row in rows.items():
+                if i not in found and (what := _difference(transition, i, row)):
+                    found[i] = Difference(len(games[i].actions) - left + 1, len(games[i].actions), what)
+                self._games[i].actions.append(int(actions[i]))
+                self._games[i].score += float(transition.reward[i])
+        self._open({i: OpenGame(game.number) for i, game in enumerate(games) if not game.actions})
+        for i, game in enumerate(games):
+            if i not in found and hashes[i] not in (None, self._frame_hash(i)):
+                found[i] = Difference(len(game.actions), len(game.actions), "another frame")
+        return found
 
-    def _frame_hash(self) -> str:
-        return hashlib.sha256(self._frame.tobytes()).hexdigest()
+    def _recorded(self, row: int, action: int) -> dict[str, np.ndarray]:
+        """What the replay buffer holds of a row, nothing if it has dropped it. Raises ValueError for another action."""
+        if row < self._replay.oldest:
+            return {}
+        known = self._replay.export(row, row + 1)
+        if known["action"][0] != action:
+            raise ValueError(
+                f"an action of an open game is {action}, and not the one in row {row} of the replay buffer"
+            )
+        return known
 
-    def _begin(self) -> None:
-        self._game += 1
-        self._frame = self._envs.reset([game_seed(self._seed, self._game)])
-        self._actions, self._score = [], 0.0
+    def _frame_hash(self, i: int) -> str:
+        return hashlib.sha256(self._frame[i].tobytes()).hexdigest()
+
+    def _forget(self, which: Bool[np.ndarray, " n"]) -> None:
+        """Clear the agent's memory of these environments' games."""
+        if which.all():
+            self._memory = None
+        elif which.any() and self._memory is not None:
+            self._memory = self._memory.keep(torch.from_numpy(~which).to(self._compute.device))
+
+    def _begin(self, where: Iterable[int]) -> None:
+        """Begin the run's next games in these environments."""
+        newest = max(game.number for game in self._games)
+        self._open({i: OpenGame(newest + k) for k, i in enumerate(where, start=1)})
+
+    def _open(self, games: Mapping[int, OpenGame]) -> None:
+        """Begin these games, by their environments."""
+        if games:
+            seeds = {i: game_seed(self._seed, game.number) for i, game in games.items()}
+            self._games = [games.get(i, game) for i, game in enumerate(self._games)]
+            self._frame = self._envs.reset([seeds.get(i) for i in range(self._envs.n)])
+
+
+def _difference(now: Transition, i: int, row: Mapping[str, np.ndarray]) -> str:
+    """What a game brought at this step that is not in its row, in a few words; an open game is not over."""
+    reward, end = now.reward[i], now.end[i]
+    if now.over[i]:
+        return "the game is over"
+    if row and end != row["end"][0]:
+        return f"{'an' if end else 'no'} end"
+    if row and reward != row["reward"][0]:
+        return f"a reward of {reward:g}, not {row['reward'][0]:g}"
+    return ""

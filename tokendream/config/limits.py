@@ -100,6 +100,11 @@ def check_curiosity(dream: DreamConfig, world_model: WorldModelConfig) -> None:
 
 
 def check_capacity(collect: CollectConfig, dream: DreamConfig, world_model: WorldModelConfig) -> None:
-    """Raise ConfigError for a replay buffer that holds no whole segment or burn-in."""
-    require(collect.capacity > max(dream.burn_in, world_model.segment_length), "collect.capacity",
-            "greater than a segment and the burn-in", collect.capacity)  # fmt: skip
+    """Raise ConfigError for a replay buffer that holds no whole segment or burn-in of an environment, or for an epoch
+    that they cannot share.
+    """
+    n = collect.envs
+    require(collect.steps % n == 0, "collect.envs", f"a divisor of collect.steps ({collect.steps})", n)
+    require(collect.capacity > n * max(dream.burn_in, world_model.segment_length), "collect.capacity",
+            f"greater than a segment and the burn-in{f' of {n} environments' if n > 1 else ''}",
+            collect.capacity)  # fmt: skip

@@ -54,6 +54,7 @@ SINCE_1 = {
     "actor_critic.sees": "codes",
     "dream.scale_advantage": False,
     "collect.temperature": 1.0,
+    "collect.envs": 1,
     "training.cache_tokens": False,
     "world_model.prediction_token_std": 0.02,
     "world_model.scored_starts": False,

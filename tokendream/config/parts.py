@@ -181,7 +181,9 @@ class CollectConfig:
     """Experience from the real environment."""
 
     steps: Count = 200
-    """Env steps an epoch."""
+    """Env steps an epoch, of all environments together."""
+    envs: Count = 1
+    """Environments that are played at once, each choice of their actions one call; collect.steps is a multiple."""
     last_epoch: Count = 500
     """Last epoch in which experience is collected."""
     epsilon: Share = 0.01

@@ -30,7 +30,7 @@ class Phase:
 
 
 def schedule(config: Config) -> tuple[Phase, ...]:
-    """The phases of an epoch in their order: collecting, where an update is one env step, and the parts.
+    """The phases of an epoch in their order: collecting, an update a step in every environment, and the parts.
 
     A dictionary is shown the frames that were collected in the same epoch, a batch an update.
     """
@@ -40,4 +40,4 @@ def schedule(config: Config) -> tuple[Phase, ...]:
         V = config.training.tokenizer
         last_epoch, updates = min(V.last_epoch, collect.last_epoch), -(-collect.steps // V.batch)
         phases["tokenizer"] = Phase("tokenizer", V.first_epoch, last_epoch, updates)
-    return (Phase("collect", 1, collect.last_epoch, collect.steps), *phases.values())
+    return (Phase("collect", 1, collect.last_epoch, collect.steps // collect.envs), *phases.values())

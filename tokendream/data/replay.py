@@ -8,11 +8,13 @@ Rows are numbered from 0 as they are recorded and lie in a ring, row a in slot a
 `episode_start[slot]` is the row at which the episode of a row began, so two rows belong together exactly if theirs
 are equal; an episode whose head is overwritten is simply shorter. No workers, no copies: a batch of 64 x 20 frames
 is one gather.
+
+Where several environments are played at once, each adds a row in turn: row a is of environment a mod `envs`, and the
+row that follows it in its game is a + `envs`.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Literal
@@ -53,11 +55,14 @@ class ReplayBuffer:
         frame_shape: tuple[int, ...] = (3, 64, 64),
         device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
         actions: int = MOST_SMALL,
+        envs: int = 1,
     ) -> None:
         """`actions`: how many there are, or more; beyond MOST_SMALL they take 8 bytes a row."""
         if capacity < 1:
             raise ValueError(f"the replay buffer's capacity must be at least 1, not {capacity}")
         self.capacity, self.frame_shape, self.device = capacity, tuple(frame_shape), device
+        self.envs = envs
+        """Environments that add a row each in turn."""
         self.total = 0
         """Rows ever added: the number of the next row."""
         self.closed = 0
@@ -76,9 +81,15 @@ class ReplayBuffer:
         self._actions = actions
 
     @classmethod
-    def of(cls, spaces: Spaces, capacity: int, device: torch.device = torch.device("cpu")) -> ReplayBuffer:  # noqa: B008
+    def of(
+        cls,
+        spaces: Spaces,
+        capacity: int,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+        envs: int = 1,
+    ) -> ReplayBuffer:
         """An empty buffer for what an environment shows and takes."""
-        return cls(capacity, spaces.observation.frame_shape, device, spaces.actions.n)
+        return cls(capacity, spaces.observation.frame_shape, device, spaces.actions.n, envs)
 
     def __len__(self) -> int:
         return min(self.capacity, self.total - self._first)
@@ -89,7 +100,8 @@ class ReplayBuffer:
         return self.total - len(self)
 
     def add(self, frame: np.ndarray, action: int, reward: float, end: bool, last: bool) -> None:
-        """Record a step. `last`: the next one begins a new episode, be it for an end or a truncation.
+        """Record a step of the environment whose turn it is. `last`: the next one in it begins a new episode, be it for
+        an end or a truncation.
 
         Raises ValueError for what no environment should return: another shape or type, a reward that is not finite.
         """
@@ -101,16 +113,17 @@ class ReplayBuffer:
         if not 0 <= action < most:
             raise ValueError(f"an action must be in 0..{most - 1}, not {action}")
         slot = self.total % self.capacity
-        for name, value in zip(COLUMNS, (action, reward, end, last, self._next_episode_start()), strict=True):
+        values = (action, reward, end, last, self._begun(self.total))
+        for name, value in zip(COLUMNS, values, strict=True):
             self._column[name][slot] = value
         self._frame[slot] = torch.from_numpy(frame)
         self.total += 1
 
-    def close_episode(self) -> None:
-        """Let the next row begin a new episode whatever the last one said, as if it had been truncated there."""
-        newest = (self.total - 1) % self.capacity
-        if len(self) and not self._column["last"][newest]:
-            self._column["last"][newest] = True
+    def close_episode(self, env: int = 0) -> None:
+        """Let the environment's next row begin a new episode whatever its last one said, as if truncated there."""
+        newest = self.total - self.envs + env
+        if newest >= self.oldest and not self._column["last"][newest % self.capacity]:
+            self._column["last"][newest % self.capacity] = True
             self.closed += 1
 
     def draw(
@@ -142,11 +155,18 @@ class ReplayBuffer:
     def segments(self, anchor: Int64[np.ndarray, " B"], length: int, *, align: Literal["start", "end"]) -> Segments:
         """The segments of up to `length` rows that start, or end, at these rows; see `draw`."""
         anchor = anchor[:, None]
-        row = anchor + np.arange(length) - (length - 1 if align == "end" else 0)
+        row = anchor + self.envs * (np.arange(length) - (length - 1 if align == "end" else 0))
         episode_start = self._column["episode_start"]
         mask = (row >= self.oldest) & (row < self.total)
         mask &= episode_start[row % self.capacity] == episode_start[anchor % self.capacity]
         return Segments(np.where(mask, row, anchor), mask)
+
+    def open_episodes(self, length: int) -> Segments:
+        """Of every environment, up to `length` rows that end with its newest; none where its next begins an episode."""
+        newest = np.arange(self.total - self.envs, self.total)
+        segments = self.segments(newest, length, align="end")
+        last = self._column["last"][newest % self.capacity]
+        return Segments(segments.row, segments.mask & ~last[:, None])
 
     def anchors(self, before: int, after: int) -> Int64[np.ndarray, " rows"]:
         """The rows held with at least `before` rows of their episode before them and `after` behind them.
@@ -162,10 +182,9 @@ class ReplayBuffer:
         return rows
 
     def _find_anchors(self, before: int, after: int) -> Int64[np.ndarray, " rows"]:
-        edges = np.array(self.episodes())
-        length = edges[:, 1] - edges[:, 0]
-        place = np.arange(self.oldest, self.total) - np.repeat(edges[:, 0], length)
-        length = np.repeat(length, length)
+        first = self._first_held()
+        place = (np.arange(len(self)) - first) // self.envs
+        length = np.bincount(first, minlength=len(self))[first]
         wanted = np.minimum(before, np.maximum(length - 1, 1)) if after == 0 else before
         found = np.flatnonzero((place >= wanted) & (length - 1 - place >= after)) + self.oldest
         return found if len(found) else np.arange(self.oldest, self.total)
@@ -189,18 +208,29 @@ class ReplayBuffer:
         }
         return Steps(steps["action"].long(), steps["reward"], steps["end"], self._put(segments.mask))
 
-    def episodes(self) -> list[tuple[int, int]]:
-        """(first row, last row + 1) of every episode held, oldest first; only what is still held of each."""
-        row = np.arange(self.oldest, self.total)
-        begins = np.flatnonzero(np.diff(self._column["episode_start"][row % self.capacity], prepend=-1))
-        edges = [*(begins + self.oldest).tolist(), self.total]
-        return list(itertools.pairwise(edges))
+    def episodes(self) -> list[range]:
+        """The rows of every episode held, in the order of their first; only what is still held of each."""
+        length = np.bincount(self._first_held(), minlength=len(self))
+        begins = np.flatnonzero(length)
+        return [
+            range(first, first + n * self.envs, self.envs)
+            for first, n in zip((begins + self.oldest).tolist(), length[begins].tolist(), strict=True)
+        ]
+
+    def _first_held(self) -> Int64[np.ndarray, " rows"]:
+        """Of every row held, the first that is held of its episode, both counted from the oldest row."""
+        start = self._column["episode_start"][np.arange(self.oldest, self.total) % self.capacity] - self.oldest
+        return np.where(start < 0, start % self.envs, start)
 
     def export(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows [start, stop) as plain arrays: `frame`, and the columns named in COLUMNS."""
-        slot = self._slot(np.arange(start, stop))
+        return self.rows(np.arange(start, stop))
+
+    def rows(self, row: Int64[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        """These rows as plain arrays; see `export`."""
+        slot = self._slot(row)
         columns = {name: column[slot] for name, column in self._column.items()}
-        return {"frame": self.frames(np.arange(start, stop)).cpu().numpy(), **columns}
+        return {"frame": self.frames(row).cpu().numpy(), **columns}
 
     def restore(self, arrays: Mapping[str, np.ndarray], start: int) -> None:
         """Append exported rows, of which the first has number `start`, as if they had been added one by one.
@@ -236,20 +266,23 @@ class ReplayBuffer:
         if not np.isfinite(arrays["reward"]).all() or (arrays["action"] < 0).any():
             raise ValueError("replay rows hold a reward that is not finite or an action below 0")
         if n > 0:
-            row, started = start + np.arange(n), arrays["episode_start"]
-            begins = np.concatenate(([True], arrays["last"][:-1]))
-            follows = np.where(begins, row, np.roll(started, 1))
-            # The first row held may belong to an episode whose head is gone, so any start before it will do.
-            follows[0] = self._next_episode_start() if len(self) else min(max(started[0], 0), start)
-            if not np.array_equal(started, follows):
+            row, started, N = start + np.arange(n), arrays["episode_start"], min(n, self.envs)
+            begins = np.concatenate((np.ones(N, bool), arrays["last"][:-N]))
+            follows = np.where(begins, row, np.roll(started, N))
+            # An environment's first row held may be of an episode whose head is gone, so any start before it will do.
+            for i, first in enumerate(row[:N].tolist()):
+                held = first - self.envs >= self.oldest and len(self)
+                follows[i] = self._begun(first) if held else min(max(started[i], first % self.envs), first)
+            if not np.array_equal(started, follows) or ((row - started) % self.envs).any():
                 raise ValueError("replay rows whose episodes contradict themselves")
         return n
 
-    def _next_episode_start(self) -> int:
-        before = (self.total - 1) % self.capacity
-        if len(self) == 0 or self._column["last"][before]:
-            return self.total
-        return int(self._column["episode_start"][before])
+    def _begun(self, row: int) -> int:
+        """Where the episode of a row to come began, one of the next `envs`."""
+        before = row - self.envs
+        if before < self.oldest or self._column["last"][before % self.capacity]:
+            return row
+        return int(self._column["episode_start"][before % self.capacity])
 
     def _slot(self, row: np.ndarray) -> np.ndarray:
         if row.size and not (self.oldest <= row.min() and row.max() < self.total):

@@ -35,23 +35,23 @@ class RecordingError(TokendreamError):
 
 @dataclass(frozen=True)
 class Episode:
-    """Rows [first, stop) of a replay buffer, and what to call them."""
+    """Rows of a replay buffer, and what to call them."""
 
     title: str
     replay: ReplayBuffer
-    first: int
-    stop: int
+    rows: range
 
     @property
     def length(self) -> int:
         """Frames."""
-        return self.stop - self.first
+        return len(self.rows)
 
 
 def episodes(run_dir: Path, recordings: Path, trained: Trained, tell: Callable[[str], None]) -> list[Episode]:
     """All that can be replayed: the newest episodes that the run was trained on, if it has kept any, and those of all
     recordings of its play that fit it; newest first, and only read."""
-    replay = ReplayBuffer.of(trained.spaces, min(ROWS, trained.config.collect.capacity))
+    collect = trained.config.collect
+    replay = ReplayBuffer.of(trained.spaces, min(ROWS, collect.capacity), envs=collect.envs)
     found: list[Episode] = []
     try:
         if run_dir.is_dir():  # an exported file has none
@@ -89,7 +89,7 @@ def open_recording(path: Path, trained: Trained) -> list[Episode]:
 
 
 def _episodes(replay: ReplayBuffer, what: str) -> list[Episode]:
-    found = [e for e in replay.episodes() if e[1] - e[0] >= SHORTEST]
+    found = [e for e in replay.episodes() if len(e) >= SHORTEST]
     several = len(found) > 1
-    titles = [f"{what}{f' · episode {i + 1}' if several else ''} · {e[1] - e[0]} steps" for i, e in enumerate(found)]
-    return [Episode(t, replay, *e) for t, e in zip(titles, found, strict=True)][::-1][:LISTED]
+    titles = [f"{what}{f' · episode {i + 1}' if several else ''} · {len(e)} steps" for i, e in enumerate(found)]
+    return [Episode(t, replay, e) for t, e in zip(titles, found, strict=True)][::-1][:LISTED]

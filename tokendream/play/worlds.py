@@ -80,7 +80,7 @@ class RecordedEpisode:
 
     def __init__(self, episode: Episode) -> None:
         self.episode, self.at = episode, 0
-        rows = episode.replay.export(episode.first, episode.stop)
+        rows = episode.replay.rows(np.array(episode.rows))
         self._frames, self._actions = rows["frame"], rows["action"]
         self._reward, self._end = rows["reward"], rows["end"]
 
@@ -107,6 +107,6 @@ class RecordedEpisode:
     def before(self, frames: int) -> tuple[UInt8[np.ndarray, L * O], Steps]:
         """This frame and up to that many before it, with what happened there."""
         first = max(0, self.at - frames)
-        row = self.episode.first + np.arange(first, self.at + 1)
+        row = np.array(self.episode.rows[first : self.at + 1])
         steps = self.episode.replay.steps(Segments(row[None], np.ones((1, len(row)), bool)))
         return self._frames[first : self.at + 1], steps

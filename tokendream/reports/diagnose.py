@@ -81,7 +81,7 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
     agent, config, rng = trained.agent, trained.config, np.random.default_rng(seed)
     burn_in = config.dream.burn_in
     row = np.arange(replay.oldest, replay.total)
-    first = {start for start, _ in replay.episodes()}
+    first = {rows[0] for rows in replay.episodes()}
     follows = torch.tensor([r not in first for r in row.tolist()], device=trained.compute.device)
     one_step = _whole(trained, replay, config.world_model.segment_length, rng)
     if one_step is None:
@@ -89,11 +89,11 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
     long = _whole(trained, replay, burn_in + 1 + max(DISTANCES), rng)
     moments = replay.draw(4 * BATCH, burn_in + 1, align="end", rng=rng)
     ahead = np.full(replay.total, np.nan)
-    for start, stop in replay.episodes():
-        rows = replay.export(start, stop)
-        over = bool(rows["end"][-1])
-        paid = agent.world_model.rewards.paid(torch.from_numpy(rows["reward"])).numpy()  # as C's dreams are paid
-        ahead[start:stop] = returns_ahead(paid, config.dream.discount, over=over, ahead=AHEAD)
+    for rows in map(np.array, replay.episodes()):
+        steps = replay.rows(rows)
+        over = bool(steps["end"][-1])
+        paid = agent.world_model.rewards.paid(torch.from_numpy(steps["reward"])).numpy()  # as C's dreams are paid
+        ahead[rows] = returns_ahead(paid, config.dream.discount, over=over, ahead=AHEAD)
     real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
     tokens = agent.tokenizer.encode(replay.frames(moments.row))
     return [

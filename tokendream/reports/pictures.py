@@ -83,15 +83,15 @@ def _moment(
     """Frames, tokens and actions from a moment on, `length` of them or as far as its episode goes, and its dream with
     both memories warm from what came before; None where no episode has 4 steps."""
     burn_in = config.dream.burn_in
-    episodes = [e for e in replay.episodes() if e[1] - e[0] >= 4]
+    episodes = [e for e in replay.episodes() if len(e) >= 4]
     if not episodes:
         return None
-    long_enough = [e for e in episodes if e[1] - e[0] >= burn_in + length]
-    first, stop = long_enough[-1] if long_enough else max(episodes, key=lambda e: e[1] - e[0])
-    anchor = stop - length if long_enough else (first + stop) // 2
-    row = np.arange(max(first, anchor - burn_in), min(stop, anchor + length))
+    long_enough = [e for e in episodes if len(e) >= burn_in + length]
+    episode = np.array(long_enough[-1] if long_enough else max(episodes, key=len))
+    anchor = len(episode) - length if long_enough else len(episode) // 2
+    at = min(anchor, burn_in)
+    row = episode[anchor - at : anchor + length]
     steps = replay.steps(Segments(row[None], np.ones((1, len(row)), bool)))
-    at = anchor - int(row[0])
     frames, seen = replay.frames(row), slice(0, at + 1)
     with compute.autocast():
         tokens = agent.tokenizer.encode(frames)

@@ -190,8 +190,8 @@ class Checkpoints:
     def _known(self, replay: ReplayBuffer) -> list[Chunk]:
         """The files that hold the buffer's oldest rows without a gap, as far as they are still there."""
         owner, chunks, closed = self._saved
-        if replay.closed != closed:  # the newest row that was saved may be another now
-            chunks = chunks[:-1]
+        if replay.closed != closed and chunks:  # the newest row of an environment that was saved may be another now
+            chunks = [chunk for chunk in chunks if chunk.stop <= chunks[-1].stop - replay.envs]
         needed = (c for c in chunks if owner is replay and c.stop > replay.oldest)
         return list(itertools.takewhile(lambda c: size_on_disk(self._rows / c.name) == c.file.size, needed))
 

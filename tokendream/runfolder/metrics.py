@@ -31,7 +31,7 @@ class MetricsError(TokendreamError):
 
 
 class Means:
-    """Means of 0-d tensors by name. Sums stay on the device, in float64, until `flush`."""
+    """Means of figures by name, of one value or several each. Sums stay on the device, in float64, until `flush`."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -41,9 +41,10 @@ class Means:
         """Count these figures in as `prefix/name`. Does not wait for the device."""
         for name, value in figures.items():
             key = f"{prefix}/{name}"
-            value = value.detach().double()
+            n, value = value.numel(), value.detach().double()
+            value = value.sum() if value.ndim else value
             self._sums[key] = self._sums[key] + value if key in self._sums else value
-            self._counts[key] = self._counts.get(key, 0) + 1
+            self._counts[key] = self._counts.get(key, 0) + n
 
     def flush(self) -> Record:
         """The means so far, in one transfer a device; what follows is counted from nothing."""

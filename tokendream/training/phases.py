@@ -31,7 +31,7 @@ from tokendream.training.phase import GradientPhase, Phase, Shared
 
 
 class Collect(Phase):
-    """Experience: an update is one env step."""
+    """Experience: an update is one env step in every environment."""
 
     name: ClassVar[str] = "collect"
 
@@ -47,8 +47,8 @@ class Collect(Phase):
     def update(self, number: int) -> Mapping[str, Tensor]:
         if self._config.collect.forget_every_epoch and number == 0:
             self.collector.rewarm(self._config.dream)
-        score = self.collector.step()
-        return {} if score is None else {"return": torch.tensor(score)}
+        scores = self.collector.step()
+        return {"return": torch.tensor(scores)} if scores else {}
 
 
 BATCH = 256

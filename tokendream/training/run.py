@@ -20,6 +20,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
 from tokendream.envs.pause import Pausable
 from tokendream.envs.registry import make
+from tokendream.envs.vector import EnvError, Envs
 from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_line
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
@@ -46,7 +47,7 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
         runfolder.check_free(run_dir)
         if config.log == "wandb":
             wandb_log.load()
-        make(config, 1, evaluation=False).close()  # a misspelt game must not leave a folder behind
+        _envs(config).close()  # a misspelt game must not leave a folder behind
         compute = compute_for(config, threads=True)
         runfolder.begin(run_dir, config, compute)
         return Run(config, run_dir, compute).go(stop, resumed=False)
@@ -94,13 +95,13 @@ class Run:
     def _begin(self, stack: contextlib.ExitStack, stop: StopRequest, *, resumed: bool) -> None:
         """Build all that trains, and put it where the last checkpoint was."""
         try:
-            envs = Pausable(lambda: make(self.config, 1, evaluation=False))
+            envs = Pausable(lambda: _envs(self.config))
             stack.callback(envs.close)
             costs = self._costs(envs.spaces, stop)
             said = [_plan(self.config, costs)]
             torch.manual_seed(self.config.seed)
             self._agent = Agent.from_config(self.config, envs.spaces)
-            self._replay = ReplayBuffer.of(envs.spaces, self.config.collect.capacity, self.compute.device)
+            self._replay = ReplayBuffer.of(envs.spaces, self.config.collect.capacity, self.compute.device, envs.n)
             self._trainer = Trainer(self.config, self._agent, envs, self._replay, self.compute)
             if resumed:
                 epoch, snapshot = self._store.load()
@@ -205,6 +206,18 @@ class Run:
 
     def _save(self) -> None:
         self._store.save(self._trainer.epoch - 1, self._trainer.snapshot(), self._replay)
+
+
+def _envs(config: Config) -> Envs:
+    """The environments that experience comes from. Raises EnvError, where there can be only fewer at once too."""
+    n = config.collect.envs
+    try:
+        return make(config, n, evaluation=False)
+    except EnvError as error:
+        if n > 1:
+            make(config, 1, evaluation=False).close()  # raises where it is not their number
+            raise EnvError(f"{n} of them cannot be made at once, one can: lower collect.envs ({error})") from error
+        raise
 
 
 def _resumed(moved: dict[str, tuple[str, str]], different: Difference | None) -> list[str]:

@@ -63,25 +63,24 @@ def synthetic_replay(rows: int, spaces: Spaces | int, device: torch.device) -> R
 
 
 class StillEnvs:
-    """An environment that costs nothing: it shows its synthetic frames in turn, without rewards."""
+    """Environments that cost nothing: they show the same synthetic frames in turn, without rewards."""
 
-    n = 1
-
-    def __init__(self, spaces: Spaces | int) -> None:
+    def __init__(self, spaces: Spaces | int, n: int = 1) -> None:
+        self.n = n
         self.spaces = image_spaces(spaces, ACTIONS) if isinstance(spaces, int) else spaces
         self._frames, self._shown = synthetic_observations(16, self.spaces, seed=1), 0
 
     def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
         """The first frame."""
         self._shown = 0
-        return self._frames[:1]
+        return self._frames[[0] * self.n]
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
-        """The next frame; a game is over after EPISODE steps."""
+        """The next frame; the games are over after EPISODE steps."""
         self._shown += 1
         i, over = self._shown % len(self._frames), self._shown % EPISODE == 0
-        zero, no = np.zeros(1, np.float32), np.zeros(1, np.bool_)
-        return Transition(self._frames[i : i + 1], zero, no, np.array([over]))
+        zero, no = np.zeros(self.n, np.float32), np.zeros(self.n, np.bool_)
+        return Transition(self._frames[[i] * self.n], zero, no, no | over)
 
     def close(self) -> None:
         """Nothing to free."""

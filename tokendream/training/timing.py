@@ -226,7 +226,7 @@ def measure(
 
     units = {"world_model": ("frames", config.world_model.segment_length), "actor_critic": ("imagined steps", horizon)}
     kinds = [
-        ("collect", phase("collect"), 1, "env steps", 1),
+        ("collect", phase("collect"), 1, "env steps", config.collect.envs),
         *((part, phase(part), getattr(training, part).batch, *units.get(part, ("frames", 1))) for part in PARTS),
         ("dream", dream, training.actor_critic.batch, "imagined steps", horizon),
         ("encode", encode, training.tokenizer.batch, "frames", 1),

@@ -1,8 +1,8 @@
 """The training cycle of the paper (`config.schedule`): a loop over phases, and everything that it changes.
 
-Collecting is a phase like any other (an update is one env step), so the trainer can stop between any two updates,
-be saved, and go on as if nothing had happened. What a phase does is in `phases`; files, evaluation and display are
-not known here. Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
+Collecting is a phase like any other (an update is a step in every environment), so the trainer can stop between any two
+updates, be saved, and go on as if nothing had happened. What a phase does is in `phases`; files, evaluation and display
+are not known here. Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
 """
 
 from __future__ import annotations
@@ -171,9 +171,9 @@ class Trainer:
         updates = self.schedule[phase].updates if 0 <= phase < len(self.schedule) else 0
         if not (1 <= epoch <= self.config.epochs + 1 and 0 <= phase <= len(self.schedule) and 0 <= update <= updates):
             raise CheckpointError(f"the checkpoint is of no moment of this run: epoch {epoch}, phase {phase}, {update}")
-        memory = self.agent.actor_critic.initial_state(1)
+        memory = self.agent.actor_critic.initial_state(self.replay.envs)
         if any(t.shape != getattr(memory, name).shape for name, t in tensors["collector"].items()):
-            raise CheckpointError("the checkpoint's memory of the open game is of another width than the config's")
+            raise CheckpointError("the checkpoint's memory of the open games is of another shape than the config's")
         self.agent.load_state_dict(tensors["agent"])
         for name, optimiser in self._optimisers.items():
             updates = getattr(self.config.training, name).updates  # a phase may be younger than the run, which has none

@@ -37,8 +37,8 @@ def phase(
         settings = dataclasses.replace(getattr(config.training, name), batch=batch)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, **{name: settings}))
     else:  # collecting writes into the replay buffer: it gets its own
-        replay = ReplayBuffer.of(spaces, EPISODE, compute.device)
-    trainer = Trainer(config, agent, StillEnvs(spaces), replay, compute)
+        replay = ReplayBuffer.of(spaces, EPISODE * config.collect.envs, compute.device, config.collect.envs)
+    trainer = Trainer(config, agent, StillEnvs(spaces, replay.envs), replay, compute)
     if name in ("world_model", "actor_critic"):
         trainer.shared.cache.refresh()
     return functools.partial(trainer.update, name)
