@@ -64,7 +64,7 @@ class Agent(nn.Module):
     @torch.no_grad()
     def act(
         self,
-        frame: UInt8[Tensor, B * O],
+        frame: UInt8[Tensor, " B *O"],
         state: PolicyState,
         generator: torch.Generator | None = None,
         *,
@@ -106,7 +106,7 @@ class AgentPolicy:
         self._choose = capture(self._act, self._generator)
         self._memory: PolicyState | None = None
 
-    def __call__(self, frame: UInt8[np.ndarray, n * O], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    def __call__(self, frame: UInt8[np.ndarray, " n *O"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Actions for the current frames; where `first` is True a new game has begun."""
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(len(frame))

@@ -69,7 +69,7 @@ class Collector:
         self._config, self._seed, self._generator = config, seed, generator
         self.choose = capture(self._act, generator)
         self._memory: PolicyState | None = None
-        self._frame: UInt8[np.ndarray, n * O]
+        self._frame: UInt8[np.ndarray, " n *O"]
         self._games = [OpenGame(-1)] * envs.n  # none yet
         self._begin(range(envs.n))
 

@@ -62,7 +62,7 @@ class GymEnvs:
         self._brightest: int | None = 0 if layout.is_image else None
         """The largest value of any frame, until the first game is over."""
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, " n *O"]:
         check_seeds(seeds, self.n)
         for i, seed in enumerate(seeds):
             if seed is not None:

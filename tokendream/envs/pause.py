@@ -27,7 +27,7 @@ class Pausable:
         """Whether it must be reset before it is stepped."""
         return self._envs is None
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, " n *O"]:
         self._envs = self._envs or self._make()
         return self._envs.reset(seeds)
 

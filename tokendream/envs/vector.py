@@ -34,7 +34,7 @@ class Transition:
     truncated) and that the environment must be reset before it plays on.
     """
 
-    frame: UInt8[np.ndarray, n * O]
+    frame: UInt8[np.ndarray, " n *O"]
     reward: Float32[np.ndarray, " n"]
     end: Bool[np.ndarray, " n"]
     over: Bool[np.ndarray, " n"]
@@ -52,7 +52,7 @@ class Envs(Protocol):
     n: int
     spaces: Spaces
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, " n *O"]:
         """Start a new game where the seed is not None; returns the current frame of every environment."""
         ...
 

@@ -49,7 +49,7 @@ class Watched:
         self._closed, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
         self._serial, self._what, self._late = 0, "", -1
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, " n *O"]:
         """As the environments themselves; raises EnvError when the limit is over."""
         return self._call("reset", lambda: self._envs.reset(seeds))
 

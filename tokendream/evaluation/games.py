@@ -21,7 +21,7 @@ from tokendream.envs.vector import EnvError, Envs, SeedError
 class Policy(Protocol):
     """Chooses an action in every env; `first` marks those where a new game starts, whose memory is to be forgotten."""
 
-    def __call__(self, frame: UInt8[np.ndarray, n * O], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]: ...
+    def __call__(self, frame: UInt8[np.ndarray, " n *O"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]: ...
 
 
 def random_policy(
@@ -29,7 +29,7 @@ def random_policy(
 ) -> Policy:
     """Uniformly random actions, by `draw` of an action space."""
 
-    def act(frame: UInt8[np.ndarray, n * O], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    def act(frame: UInt8[np.ndarray, " n *O"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         return draw(rng, len(first))
 
     return act
@@ -122,7 +122,7 @@ def play_games(
 
 def _refill(
     envs: Envs, playing: list[_Open | None], first: Bool[np.ndarray, " n"], waiting: Iterator[int], seeds: Sequence[int]
-) -> UInt8[np.ndarray, n * O]:
+) -> UInt8[np.ndarray, " n *O"]:
     """Start the next games in the free envs, marking them in `first`; returns every env's frame."""
     free = [i for i, game in enumerate(playing) if game is None]
     starting = dict(zip(free, waiting, strict=False))  # in this order: a game that finds no env goes on waiting

@@ -42,7 +42,7 @@ class PlayingAgent:
         return Dream(self.encode(frame), agent.world_model.initial_state(1), agent.actor_critic.initial_state(1))
 
     @torch.no_grad()
-    def warm(self, frames: UInt8[np.ndarray, L * O], steps: Steps) -> Dream:
+    def warm(self, frames: UInt8[np.ndarray, " L *O"], steps: Steps) -> Dream:
         """The moment of the last frame, with both memories as training's dreams begin."""
         if len(frames) < 2:
             return self.fresh(frames[-1])
@@ -83,7 +83,7 @@ class PlayingAgent:
         with self._compute.autocast():
             return self._agent.tokenizer.encode(torch.from_numpy(frame[None]).to(self._compute.device))
 
-    def decode(self, tokens: Int64[Tensor, "B K"]) -> UInt8[np.ndarray, B * O]:
+    def decode(self, tokens: Int64[Tensor, "B K"]) -> UInt8[np.ndarray, " B *O"]:
         """The frames that tokens stand for, on the host."""
         with self._compute.autocast():
             return self._agent.tokenizer.decode(tokens).cpu().numpy()

@@ -104,7 +104,7 @@ class RecordedEpisode:
         """Back by some frames, at most to the first."""
         self.at = max(0, self.at - steps)
 
-    def before(self, frames: int) -> tuple[UInt8[np.ndarray, L * O], Steps]:
+    def before(self, frames: int) -> tuple[UInt8[np.ndarray, " L *O"], Steps]:
         """This frame and up to that many before it, with what happened there."""
         first = max(0, self.at - frames)
         row = np.array(self.episode.rows[first : self.at + 1])

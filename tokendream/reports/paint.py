@@ -23,7 +23,7 @@ LARGEST = 6.0
 """Of a feature's symlog: where the values of tokens end."""
 
 
-def paint(frames: UInt8[np.ndarray, T * O], layout: Layout | None) -> UInt8[np.ndarray, "T 3 H W"]:
+def paint(frames: UInt8[np.ndarray, " T *O"], layout: Layout | None) -> UInt8[np.ndarray, "T 3 H W"]:
     """A film of consecutive observations; with no layout they are images already."""
     if layout is None or layout.is_image:
         return frames
@@ -44,7 +44,7 @@ def painted(frames: Iterable[UInt8[np.ndarray, "*O"]], layout: Layout) -> Iterat
         yield from paint(np.stack(list(frames)), layout)
 
 
-def paint_each(frames: UInt8[np.ndarray, n * O], layout: Layout | None) -> UInt8[np.ndarray, "n 3 H W"]:
+def paint_each(frames: UInt8[np.ndarray, " n *O"], layout: Layout | None) -> UInt8[np.ndarray, "n 3 H W"]:
     """Pictures of observations that do not follow each other."""
     if layout is None or layout.is_image:
         return frames

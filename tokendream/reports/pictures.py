@@ -79,7 +79,7 @@ def futures(
 
 def _moment(
     agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, length: int
-) -> tuple[UInt8[Tensor, T * O], Int64[Tensor, "T K"], Int64[Tensor, "1 T"], imagine.Dream] | None:
+) -> tuple[UInt8[Tensor, " T *O"], Int64[Tensor, "T K"], Int64[Tensor, "1 T"], imagine.Dream] | None:
     """Frames, tokens and actions from a moment on, `length` of them or as far as its episode goes, and its dream with
     both memories warm from what came before; None where no episode has 4 steps."""
     burn_in = config.dream.burn_in

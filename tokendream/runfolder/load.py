@@ -104,7 +104,7 @@ class Trained:
         finally:
             envs.close()
 
-    def play_game(self, seed: int = 0, temperature: float | None = None) -> tuple[float, UInt8[np.ndarray, T * O]]:
+    def play_game(self, seed: int = 0, temperature: float | None = None) -> tuple[float, UInt8[np.ndarray, " T *O"]]:
         """A whole game: its score, and the frames that the agent saw."""
         frames, _, rewards = zip(*self.steps(seed, temperature), strict=True)
         return sum(rewards), np.stack(frames)

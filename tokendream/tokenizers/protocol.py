@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
 class Trained(Tokenizer, Protocol):
     """One that learns by gradient, in a phase of its own."""
 
-    def loss(self, frame: UInt8[Tensor, B * O]) -> Losses:
+    def loss(self, frame: UInt8[Tensor, " B *O"]) -> Losses:
         """What training it minimises, on single observations."""
 
 
@@ -56,5 +56,5 @@ class Fit(NamedTuple):
 class Fitted(Tokenizer, Protocol):
     """One that is built from observations as they are collected, without gradient."""
 
-    def fit(self, frame: UInt8[Tensor, B * O]) -> Fit:
+    def fit(self, frame: UInt8[Tensor, " B *O"]) -> Fit:
         """Take these observations in, in their order; the same whatever batches they come in."""

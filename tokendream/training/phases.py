@@ -106,13 +106,13 @@ class TokenizerPhase(GradientPhase):
                 V.fit(replay.frames(row))
         return super().update(number)
 
-    def draw(self) -> tuple[Segments, UInt8[Tensor, B * O]]:
+    def draw(self) -> tuple[Segments, UInt8[Tensor, " B *O"]]:
         shared = self.shared
         segments = shared.replay.draw(self.settings.batch, 1, align="start", rng=shared.rng)
         shared.cache.forget()  # V is about to change
         return segments, shared.replay.frames(segments.row[:, 0])
 
-    def loss(self, batch: UInt8[Tensor, B * O]) -> Losses:
+    def loss(self, batch: UInt8[Tensor, " B *O"]) -> Losses:
         V = self.shared.agent.tokenizer
         assert isinstance(V, Trained)
         return V.loss(batch)

@@ -31,7 +31,7 @@ def synthetic_frames(n: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "n 3
     return (smooth * 255).byte().numpy()
 
 
-def synthetic_observations(n: int, spaces: Spaces, seed: int = 0) -> UInt8[np.ndarray, n * O]:
+def synthetic_observations(n: int, spaces: Spaces, seed: int = 0) -> UInt8[np.ndarray, " n *O"]:
     """Frames of these spaces: smooth pictures, features of a normal distribution, small maps and choices at random."""
     rng, layout = np.random.default_rng(seed), spaces.observation
     values: dict[str, np.ndarray] = {}
@@ -70,7 +70,7 @@ class StillEnvs:
         self.spaces = image_spaces(spaces, ACTIONS) if isinstance(spaces, int) else spaces
         self._frames, self._shown = synthetic_observations(16, self.spaces, seed=1), 0
 
-    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, n * O]:
+    def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, " n *O"]:
         """The first frame."""
         self._shown = 0
         return self._frames[[0] * self.n]

@@ -17,7 +17,7 @@ from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import to_float
 
 
-def look(tokenizer: Tokenizer, frame: UInt8[Tensor, N * O], follows: Bool[Tensor, " N"]) -> Part:
+def look(tokenizer: Tokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tensor, " N"]) -> Part:
     """Measure V on consecutive observations, whatever they are."""
     if isinstance(tokenizer, PartsTokenizer):
         return parts_vision(tokenizer, frame, follows)
@@ -25,7 +25,7 @@ def look(tokenizer: Tokenizer, frame: UInt8[Tensor, N * O], follows: Bool[Tensor
 
 
 @torch.no_grad()
-def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, N * O], follows: Bool[Tensor, " N"]) -> Part:
+def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tensor, " N"]) -> Part:
     """Measure every part's tokens on consecutive observations: images as `vision` does, features in their units, maps
     by their cells. Choices are their own tokens."""
     decoded = tokenizer.decode(tokenizer.encode(frame))
