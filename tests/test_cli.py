@@ -44,7 +44,6 @@ def run(capsys, *argv):
         (["train", "cpu", "--tokenizer.channels", "12"], "tokenizer.channels must be a multiple of 8"),
         (["train", "cpu", "--game", "Brekout"], "Breakout"),
         (["train", "cpu", "--env-id", "tokendream/Cach-v0"], "tokendream/Catch-v0"),
-        (["train", "cpu", "--env-id", "CartPole-v1"], "RGB"),
         (["train", "cpu", "--device", "gpu"], "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
         (["train", "--resume", "nowhere", "--epochs", "3"], "--resume takes the run's own config"),
         (["train", "--resume", "nowhere"], "there is no run folder nowhere"),
