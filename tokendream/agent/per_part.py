@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.nn.tables import StackedTables
 from tokendream.spaces.observations import Tokens
 
 NEVER = -1e4
@@ -29,19 +30,10 @@ class PerPart(nn.Module):
         return torch.cat([F.pad(y, (0, widest - y.shape[-1]), value=self.fill) for y in outputs], dim=-2)
 
 
-class Tables(nn.Embedding):
-    """A table of the tokens of all parts, one part behind the other."""
-
-    first: Int64[Tensor, " K"]
-
-    def __init__(self, parts: Sequence[Tokens], width: int) -> None:
-        sizes = [part.vocabulary for part in parts]
-        super().__init__(sum(sizes), width)
-        first = [sum(sizes[:i]) for i, part in enumerate(parts) for _ in range(part.K)]
-        self.register_buffer("first", torch.tensor(first), persistent=False)
-
-    def forward(self, tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K D"]:
-        return super().forward(tokens + self.first)
+def tables(parts: Sequence[Tokens], width: int) -> StackedTables:
+    """A table of each part's tokens."""
+    which = (i for i, part in enumerate(parts) for _ in range(part.K))
+    return StackedTables([part.vocabulary for part in parts], which, width)
 
 
 class Around(nn.Conv2d):

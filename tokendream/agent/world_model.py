@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tokendream.agent.backbones import make_backbone
 from tokendream.agent.ensemble import Ensemble
 from tokendream.agent.events import Events
-from tokendream.agent.per_part import NEVER, Around, PerPart, Tables
+from tokendream.agent.per_part import NEVER, Around, PerPart, tables
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
@@ -86,7 +86,7 @@ class WorldModel(nn.Module):
         several = len(block.parts) > 1
         self.token_embedding: nn.Module | None = None
         if config.own_embedding:
-            self.token_embedding = Tables(block.parts, D) if several else nn.Embedding(block.vocabulary, D)
+            self.token_embedding = tables(block.parts, D) if several else nn.Embedding(block.vocabulary, D)
         self.projection: nn.Module = nn.Identity()
         if not config.own_embedding and several:
             self.projection = PerPart(block.parts, lambda part: nn.Linear(code_width, D))

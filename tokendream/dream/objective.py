@@ -60,6 +60,15 @@ def lambda_returns(
     return torch.stack(returns[::-1], dim=1)
 
 
+def _dream(
+    agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig, generator: torch.Generator | None
+) -> tuple[PolicyState, Rollout]:
+    """C's memory before the first frame of dreams that begin where these real segments end, and the dreams."""
+    start = imagine.start(agent, tokens, steps, settings)
+    rollout = imagine.imagine(start, agent, settings.horizon, generator, reward=payment(agent, settings))
+    return start.policy, rollout
+
+
 def dream_loss(
     agent: Agent,
     tokens: Int64[Tensor, "B L K"],
@@ -69,8 +78,7 @@ def dream_loss(
     scale: ReturnScale | None = None,
 ) -> Losses:
     """`actor_critic_loss` of dreams that begin where these real segments end."""
-    dream = imagine.start(agent, tokens, steps, settings)
-    rollout = imagine.imagine(dream, agent, settings.horizon, generator, reward=payment(agent, settings))
+    _, rollout = _dream(agent, tokens, steps, settings, generator)
     return actor_critic_loss(rollout, agent.actor_critic.actions, settings, agent.actor_critic.bins, scale)
 
 
@@ -180,9 +188,8 @@ def dreamed(
     scale: ReturnScale | None = None,
 ) -> Experience:
     """Dreams that begin where these real segments end."""
-    dream = imagine.start(agent, tokens, steps, settings)
-    rollout = imagine.imagine(dream, agent, settings.horizon, generator, reward=payment(agent, settings))
-    return Experience.of(rollout, dream.policy, agent.actor_critic.actions, settings, scale)
+    memory, rollout = _dream(agent, tokens, steps, settings, generator)
+    return Experience.of(rollout, memory, agent.actor_critic.actions, settings, scale)
 
 
 def clipped_loss(agent: Agent, experience: Experience, settings: DreamConfig) -> Losses:

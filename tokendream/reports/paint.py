@@ -13,14 +13,12 @@ from jaxtyping import Float, UInt8
 
 from tokendream.reports.media import GAP, columns, enlarge
 from tokendream.spaces.layout import Layout, Part
+from tokendream.tokenizers.fixed import FAR
 
 SIDE = 64
 """Pixels of a picture's height, or a little more."""
 
 PAPER, LINE, AXIS, LIT = (248, 250), (24, 90, 180), 205, (250, 176, 5)
-
-LARGEST = 6.0
-"""Of a feature's symlog: where the values of tokens end."""
 
 
 def paint(frames: UInt8[np.ndarray, " T *O"], layout: Layout | None) -> UInt8[np.ndarray, "T 3 H W"]:
@@ -59,7 +57,7 @@ def _vector(part: Part, x: Float[np.ndarray, "T n"]) -> UInt8[np.ndarray, "T 3 H
     """Each feature in a band of its own; a column a step."""
     T, n = x.shape
     band = max(9, SIDE // n)
-    level = np.sign(x) * np.log1p(np.abs(x)) / LARGEST
+    level = np.sign(x) * np.log1p(np.abs(x)) / FAR
     row = ((1 - level.clip(-1, 1)) / 2 * (band - 1)).round().astype(int) + np.arange(n) * band
     chart = np.full((3, n * band, SIDE + T), PAPER[0], np.uint8)
     chart[:, np.arange(n) * band + band // 2] = AXIS

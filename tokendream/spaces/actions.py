@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tokendream.nn.precision import raised
 from tokendream.nn.sampling import sample
+from tokendream.nn.tables import StackedTables
 
 
 @runtime_checkable
@@ -80,8 +81,22 @@ class Categorical(NamedTuple):
         return -(self.log_pi.exp() * self.log_pi).sum(-1)
 
 
+class _Numbered:
+    """Actions that are numbers, 0 .. n-1, to the environments too."""
+
+    n: int
+
+    def to_env(self, action: Int64[Tensor, " B"]) -> Int64[np.ndarray, " B"]:
+        """The numbers of the actions, on the host."""
+        return action.cpu().numpy()
+
+    def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
+        """Uniformly random actions, one draw for all environments together."""
+        return rng.integers(self.n, size=n)
+
+
 @dataclass(frozen=True)
-class Discrete:
+class Discrete(_Numbered):
     """Actions 0 .. n-1: one token, and one categorical distribution of n logits."""
 
     n: int
@@ -116,14 +131,6 @@ class Discrete:
         """One vector for each action: "*B" -> "*B 1 width"."""
         return _Table(self.n, width)
 
-    def to_env(self, action: Int64[Tensor, " B"]) -> Int64[np.ndarray, " B"]:
-        """The numbers of the actions, on the host."""
-        return action.cpu().numpy()
-
-    def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
-        """Uniformly random actions, one draw for all environments together."""
-        return rng.integers(self.n, size=n)
-
 
 class Factored(NamedTuple):
     """A policy over several components, independent of each other: one log π for each."""
@@ -147,7 +154,7 @@ LARGEST_JOINT = 2**62
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(_Numbered):
     """Actions of several components, component i one of `sizes[i]` choices; an action is their mixed-radix number.
 
         a = c_1 + sizes[1] (c_2 + sizes[2] (c_3 + ...))
@@ -161,7 +168,7 @@ class Joint:
         assert self.n <= LARGEST_JOINT, f"{self.n} actions do not fit an int64"
 
     @property
-    def n(self) -> int:
+    def n(self) -> int:  # type: ignore[override]
         """All combinations."""
         return math.prod(self.sizes)
 
@@ -217,28 +224,16 @@ class Joint:
         """One vector for each choice of each component: "*B" -> "*B A width"."""
         return _JointTable(self, width)
 
-    def to_env(self, action: Int64[Tensor, " B"]) -> Int64[np.ndarray, " B"]:
-        """The numbers of the actions, on the host."""
-        return action.cpu().numpy()
 
-    def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
-        """Uniformly random actions: as many numbers as combinations."""
-        return rng.integers(self.n, size=n)
-
-
-class _JointTable(nn.Embedding):
-    """A table of the choices of all components, one after the other."""
-
-    first: Int64[Tensor, " A"]
+class _JointTable(StackedTables):
+    """A table of each component's choices."""
 
     def __init__(self, actions: Joint, width: int) -> None:
-        super().__init__(actions.logits, width)
+        super().__init__(actions.sizes, range(len(actions.sizes)), width)
         self.actions = actions
-        first = torch.tensor([0, *actions.sizes]).cumsum(0)[:-1]
-        self.register_buffer("first", first, persistent=False)
 
     def forward(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, "*B A D"]:
-        return super().forward(self.actions.components(action) + self.first)
+        return super().forward(self.actions.components(action))
 
 
 class _Table(nn.Embedding):

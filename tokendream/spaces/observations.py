@@ -107,8 +107,3 @@ def grid_slots(part: str, modality: Modality, rows: int, columns: int, vocabular
     """Slots row by row from the top left."""
     places = itertools.product(range(rows), range(columns))
     return tuple(Slot(part, modality, vocabulary, place) for place in places)
-
-
-def image_block(side: int, vocabulary: int, actions: ActionSpace) -> Block:
-    """A frame of side x side tokens, row by row, and an action."""
-    return Block(grid_slots("image", "image", side, side, vocabulary), actions)

@@ -10,21 +10,12 @@ from jaxtyping import Float32, Int32, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.nn.hl_gauss import symexp, symlog
 from tokendream.spaces.layout import Part
 from tokendream.spaces.observations import Slot
 
 FINE, FAR = 1.42, 6.0
 """In symlog(x): values lie densely up to the first (x = 3.1), sparsely up to the second (x = 402)."""
-
-
-def symlog(x: Float32[Tensor, "*N"]) -> Float32[Tensor, "*N"]:
-    """sign(x) log(1 + |x|)."""
-    return x.sign() * x.abs().log1p()
-
-
-def symexp(x: Float32[Tensor, "*N"]) -> Float32[Tensor, "*N"]:
-    """The inverse of `symlog`."""
-    return x.sign() * x.abs().expm1()
 
 
 def levels() -> Float32[Tensor, " V"]:

@@ -102,8 +102,9 @@ class TokenizerPhase(GradientPhase):
     def update(self, number: int) -> Mapping[str, Tensor]:
         V, replay = self.shared.agent.tokenizer, self.shared.replay
         if number == 0 and isinstance(V, Fitted):
-            for row in np.split(newest(replay, self.shared.config), range(BATCH, replay.total, BATCH)):
-                V.fit(replay.frames(row))
+            rows = newest(replay, self.shared.config)
+            for first in range(0, len(rows), BATCH):
+                V.fit(replay.frames(rows[first : first + BATCH]))
         return super().update(number)
 
     def draw(self) -> tuple[Segments, UInt8[Tensor, " B *O"]]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tokendream.evaluation.diagnosis.figures import Figure, Part, number
 from tokendream.evaluation.diagnosis.vision import vision
-from tokendream.tokenizers.fixed import symlog
+from tokendream.nn.hl_gauss import symlog
+from tokendream.tokenizers.fixed import FAR
 from tokendream.tokenizers.parts import PartsTokenizer
 from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import to_float
@@ -39,7 +40,7 @@ def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, " N *O"], follo
             error, spread = (real - shown).abs().mean(), real.std(0).mean()
             figures.append(Figure(f"{part.name}: mean error, in its units", number(error),
                                   f"far below {spread:.3g}, its features' deviation"))  # fmt: skip
-            beyond = (symlog(real).abs() > 6).float().mean()
+            beyond = (symlog(real).abs() > FAR).float().mean()
             figures.append(
                 Figure(f"{part.name}: features beyond ±402", number(beyond), "0: they are cut off", 0.0, 0.1)
             )
