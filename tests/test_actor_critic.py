@@ -1,12 +1,12 @@
 import pytest
 import torch
+from blocks import image_block
 
 from tokendream.agent.actor_critic import ActorCritic, PolicyState
 from tokendream.agent.agent import Agent
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
 from tokendream.config.presets import preset
 from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import image_block
 
 A, GRID, E, M = 5, 4, 16, 12
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from any_spaces import IMAGE, KINDS
 from gymnasium import spaces
+from test_trainer import finish
 
 from tokendream import load, notice
 from tokendream.agent.agent import Agent
@@ -22,6 +23,7 @@ from tokendream.envs.observe import readers
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError
 from tokendream.errors import ConfigError
+from tokendream.nn.hl_gauss import symexp, symlog
 from tokendream.play.library import episodes
 from tokendream.play.session import Session
 from tokendream.play.view import pack
@@ -32,7 +34,7 @@ from tokendream.spaces.actions import ActionSpace, Joint
 from tokendream.spaces.layout import Layout, Part, image
 from tokendream.tokenizers.build import build
 from tokendream.tokenizers.cells import CellTokenizer
-from tokendream.tokenizers.fixed import CategoricalTokenizer, VectorTokenizer, levels, symexp, symlog
+from tokendream.tokenizers.fixed import CategoricalTokenizer, VectorTokenizer, levels
 from tokendream.training.trainer import Trainer
 
 INF = np.inf
@@ -273,12 +275,6 @@ def trainer_of(config):
     return Trainer(config, agent, envs, ReplayBuffer.of(envs.spaces, config.collect.capacity), CPU)
 
 
-def go_on(trainer):
-    while not trainer.finished:
-        trainer.run_epoch()
-        trainer.close_epoch()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_agent_trains_on_any_space_and_goes_on_to_the_bit(kind, tmp_path):
     """Two epochs, a checkpoint in the middle of a game and two more, against four without it."""
@@ -289,12 +285,12 @@ def test_an_agent_trains_on_any_space_and_goes_on_to_the_bit(kind, tmp_path):
         whole.close_epoch()
     store = Checkpoints(tmp_path)
     store.save(2, whole.snapshot(), whole.replay)
-    go_on(whole)
+    finish(whole)
     resumed = trainer_of(config)
     epoch, snapshot = store.load()
     store.load_replay(epoch, resumed.replay)
     assert resumed.restore(snapshot) is None
-    go_on(resumed)
+    finish(resumed)
     ends = [trainer.agent.state_dict() for trainer in (whole, resumed)]
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
     rows = [trainer.replay.export(trainer.replay.oldest, trainer.replay.total) for trainer in (whole, resumed)]

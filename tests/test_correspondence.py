@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from blocks import image_block
 
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY, vary
@@ -11,7 +12,7 @@ from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.nn.correspondence import BONUS, DISTANCE_PRICE, EPSILON, Correspondence, assign
 from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import Block, Slot, image_block
+from tokendream.spaces.observations import Block, Slot
 from tokendream.spaces.places import distances
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from blocks import image_block
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.ensemble import Ensemble, divergence
@@ -18,7 +19,7 @@ from tokendream.dream.curiosity import payment
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import Block, Slot, image_block
+from tokendream.spaces.observations import Block, Slot
 from tokendream.training.trainer import Trainer
 
 B, P, K, D, V, N = 8, 3, 4, 16, 7, 4

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from blocks import image_block
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.events import ALPHA, GAMMA, OTHER_PARTS, Events, changes, focal
@@ -13,7 +14,7 @@ from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import Block, Slot, image_block
+from tokendream.spaces.observations import Block, Slot
 from tokendream.training.trainer import Trainer
 
 B, T, S, K, D, V = 3, 5, 12, 9, 8, 6

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_any_spaces import go_on, trainer_of
-from test_trainer import everything, same, trainer, without_timing
+from test_any_spaces import trainer_of
+from test_trainer import everything, finish, same, trainer, without_timing
 
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY, vary
@@ -70,7 +70,7 @@ def test_with_all_of_them_a_robot_goes_on_to_the_bit():
     config = vary(vary(all_on(), "env", id="gym:AnyRobot-v0"), "collect", steps=14, capacity=40)
     straight, cut, resumed = (trainer_of(config) for _ in range(3))
     torch.manual_seed(0)
-    go_on(straight)
+    finish(straight)
     torch.manual_seed(0)
     for _ in range(3):
         cut.run_epoch()
@@ -78,7 +78,7 @@ def test_with_all_of_them_a_robot_goes_on_to_the_bit():
     snapshot, oldest = cut.snapshot(), cut.replay.oldest
     resumed.replay.restore(cut.replay.export(oldest, cut.replay.total), oldest)
     assert resumed.restore(snapshot) is None
-    go_on(resumed)
+    finish(resumed)
     assert same(straight.snapshot().tensors, resumed.snapshot().tensors)
 
 

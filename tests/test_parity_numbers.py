@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from blocks import image_block
 
 from tokendream.agent.actor_critic import ActorCritic
 from tokendream.agent.world_model import WorldModel
@@ -16,7 +17,6 @@ from tokendream.data.batch import Steps
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss, lambda_returns
 from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import image_block
 from tokendream.tokenizers.vq import VQTokenizer
 
 Numbers = dict[str, torch.Tensor]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from blocks import image_block
 from comparing import apart, autocast, choose
 
 from tokendream.agent.backbones import make_backbone
@@ -15,7 +16,7 @@ from tokendream.kernels.cpu import build
 from tokendream.nn.retention import decay_scaling, window_rates
 from tokendream.nn.rotary import grid_rotation, rotate
 from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import Block, Slot, image_block
+from tokendream.spaces.observations import Block, Slot
 from tokendream.spaces.places import places
 
 GRID = image_block(8, 512, Discrete(3))

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from test_trainer import everything, same, trainer
+from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.data.priorities import UNSEEN, Priorities
@@ -119,21 +119,10 @@ def test_without_it_nothing_is_computed_or_saved():
 def test_a_run_goes_on_with_its_losses_to_the_bit(capacity):
     """Also where the buffer has begun to overwrite rows."""
     config = vary(BY_LOSS, "collect", capacity=capacity)
-    straight = trainer(config)
-    while not straight.finished:
-        straight.run_epoch()
-        straight.close_epoch()
-    cut, resumed = trainer(config), trainer(config)
-    countdown = iter(range(73))
-    while cut.run_epoch(stop=lambda: next(countdown, None) is None):
-        cut.close_epoch()
-    snapshot, oldest = cut.snapshot(), cut.replay.oldest
+    cut = cut_after(73, config)
+    snapshot = cut.snapshot()
     assert (snapshot.tensors["phase.world_model"]["loss"] != UNSEEN).any()
-    resumed.replay.restore(cut.replay.export(oldest, cut.replay.total), oldest)
-    resumed.restore(snapshot)
-    while not resumed.finished:
-        resumed.run_epoch()
-        resumed.close_epoch()
+    straight, resumed = finish(trainer(config)), gone_on(cut, snapshot)
     assert same(straight.snapshot().tensors, resumed.snapshot().tensors)
     if capacity == 1000:
         assert same(everything(straight), everything(resumed))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_trainer import everything, same, trainer
+from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
 from tokendream.config.presets import TINY, vary
 from tokendream.dream import return_scale
@@ -64,22 +64,11 @@ def test_the_advantage_alone_is_divided():
 @pytest.mark.parametrize("reuse", [1, 2])
 def test_a_run_goes_on_with_its_window_to_the_bit(reuse):
     config = vary(SCALED, "dream", reuse=reuse)
-    straight = trainer(config)
-    while not straight.finished:
-        straight.run_epoch()
-        straight.close_epoch()
-    cut, resumed = trainer(config), trainer(config)
-    countdown = iter(range(74))
-    while cut.run_epoch(stop=lambda: next(countdown, None) is None):
-        cut.close_epoch()
+    cut = cut_after(74, config)
     snapshot = cut.snapshot()
     assert snapshot.tensors["phase.actor_critic"]["history"].isfinite().any()
-    resumed.replay.restore(cut.replay.export(0, cut.replay.total), 0)
-    resumed.restore(snapshot)
-    while not resumed.finished:
-        resumed.run_epoch()
-        resumed.close_epoch()
-    assert same(everything(straight), everything(resumed))
+    straight = finish(trainer(config))
+    assert same(everything(straight), everything(gone_on(cut, snapshot)))
 
 
 def test_a_window_of_another_size_is_refused():

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from blocks import image_block
 from test_actor_critic import GRID, A, E, M, acted
-from test_trainer import everything, same, trainer
+from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
 from tokendream.agent.ablated import ACTOR_CRITICS
 from tokendream.agent.actor_critic import PolicyState
@@ -11,7 +12,6 @@ from tokendream.agent.separate import SeparateActorCritic
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
 from tokendream.config.presets import TINY, vary
 from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import image_block
 
 B, T = 3, 5
 SEPARATE = vary(TINY, "actor_critic", separate=True)
@@ -86,19 +86,8 @@ def test_a_blind_one_sees_no_frame_with_either(case):
 
 
 def test_a_run_goes_on_to_the_bit():
-    straight = trainer(SEPARATE)
-    while not straight.finished:
-        straight.run_epoch()
-        straight.close_epoch()
-    cut, resumed = trainer(SEPARATE), trainer(SEPARATE)
-    countdown = iter(range(73))
-    while cut.run_epoch(stop=lambda: next(countdown, None) is None):
-        cut.close_epoch()
+    cut = cut_after(73, SEPARATE)
     snapshot = cut.snapshot()
     assert snapshot.tensors["collector"]["h"].shape == (1, 32)
-    resumed.replay.restore(cut.replay.export(0, cut.replay.total), 0)
-    resumed.restore(snapshot)
-    while not resumed.finished:
-        resumed.run_epoch()
-        resumed.close_epoch()
-    assert same(everything(straight), everything(resumed))
+    straight = finish(trainer(SEPARATE))
+    assert same(everything(straight), everything(gone_on(cut, snapshot)))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_trainer import finish
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
@@ -147,10 +148,7 @@ def test_rows_of_another_number_of_environments_are_refused():
 def test_going_on_from_a_checkpoint_is_going_on(moment, forget, tmp_path):
     """In the middle of three games, saved to the disk and loaded: all that follows is the same to the bit."""
     config = several(3, forget_every_epoch=forget, capacity=100)
-    straight = trainer(config)
-    while not straight.finished:
-        straight.run_epoch()
-        straight.close_epoch()
+    straight = finish(trainer(config))
     cut, countdown = trainer(config), iter(range(moment))
     while cut.run_epoch(stop=lambda: next(countdown, None) is None):
         cut.close_epoch()
@@ -161,9 +159,7 @@ def test_going_on_from_a_checkpoint_is_going_on(moment, forget, tmp_path):
     torch.manual_seed(12345)
     store.load_replay(epoch, resumed.replay)
     assert resumed.restore(snapshot) is None
-    while not resumed.finished:
-        resumed.run_epoch()
-        resumed.close_epoch()
+    finish(resumed)
     assert rows_of(resumed.replay) == rows_of(straight.replay)
     ends = [t.snapshot() for t in (straight, resumed)]
     assert ends[0].state["collector"] == ends[1].state["collector"]

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from blocks import image_block
 
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import preset
 from tokendream.spaces.actions import ActionSpace, Discrete, Policy
-from tokendream.spaces.observations import image_block
 
 N = 5
 

@@ -17,6 +17,7 @@ from tokendream.device import Compute, Pace
 from tokendream.envs.registry import make
 from tokendream.errors import NonFiniteError
 from tokendream.nn.losses import Losses
+from tokendream.runfolder.snapshot import Snapshot
 from tokendream.training.trainer import Trainer
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -51,6 +52,30 @@ def everything(t: Trainer):
     state = {k: v for k, v in snapshot.state.items() if k not in ("seconds", "timings")}
     rows = t.replay.export(0, t.replay.total)
     return [snapshot.tensors, state, {k: v.tolist() for k, v in rows.items()}]
+
+
+def finish(t: Trainer) -> Trainer:
+    """The same trainer, at its run's end."""
+    while not t.finished:
+        t.run_epoch()
+        t.close_epoch()
+    return t
+
+
+def cut_after(updates: int, config: Config) -> Trainer:
+    """One that was stopped after so many updates of its phases."""
+    t, countdown = trainer(config), iter(range(updates))
+    while t.run_epoch(stop=lambda: next(countdown, None) is None):
+        t.close_epoch()
+    return t
+
+
+def gone_on(cut: Trainer, snapshot: Snapshot) -> Trainer:
+    """A fresh one that goes on from where another was cut, to the end."""
+    resumed, oldest = trainer(cut.config), cut.replay.oldest
+    resumed.replay.restore(cut.replay.export(oldest, cut.replay.total), oldest)
+    resumed.restore(snapshot)
+    return finish(resumed)
 
 
 def test_phases_run_when_they_are_due():

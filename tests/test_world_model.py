@@ -1,12 +1,12 @@
 import pytest
 import torch
+from blocks import image_block
 
 from tokendream.agent.world_model import WorldModel
 from tokendream.config.parts import WorldModelConfig
 from tokendream.config.presets import CPU, REM
 from tokendream.data.batch import Steps
 from tokendream.spaces.actions import Discrete
-from tokendream.spaces.observations import image_block
 
 B, T, K, D, V, A = 2, 5, 4, 16, 11, 3
 
