@@ -64,7 +64,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    merge(node.workeroutput)
+    merge(getattr(node, "workeroutput", {}))  # a worker that was killed has none
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -115,7 +115,7 @@ def draw_and_train(values: dict[str, Any]) -> None:
         TRAINED["refused"] += 1
         return
     torch.manual_seed(0)
-    envs = make(config, 1, evaluation=False)
+    envs = make(config, config.collect.envs, evaluation=False)
     agent = Agent.from_config(config, envs.spaces)
     size = config.env.size
     replay = ReplayBuffer(config.collect.capacity, (3, size, size))
