@@ -2,10 +2,11 @@
 
     python scripts/real_game.py toy-dictionary 0 tokendream/Catch-v0 80 4 --dream.reuse 4
     python scripts/real_game.py cpu-dictionary 0 Boxing 150 5 --dream.reuse 4 --dream.entropy-weight 0.05
+    python scripts/real_game.py control 0 dmc:cartpole-swingup 500 5
 
 A preset whose tokenizer is not trained, a seed, a game, batches, how often to evaluate, and fields of the config. V is
 fitted on random play. Then as many games as C has dreams in a batch are played side by side, `dream.horizon` steps a
-batch, and C learns from those steps by the loss that it has for dreams. A game that is cut short counts as ended.
+batch, and C learns from those steps by the loss that it has for dreams.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tokendream.cli.flags import parse_train
 from tokendream.config.config import Config
 from tokendream.device import Compute, processor
 from tokendream.dream.imagine import Rollout
-from tokendream.dream.objective import Experience, clipped_loss
+from tokendream.dream.objective import Experience, clipped_loss, parts
 from tokendream.envs.registry import make
 from tokendream.envs.vector import Envs
 from tokendream.evaluation.evaluation import evaluate
@@ -34,18 +35,18 @@ from tokendream.kernels.machine import compute_for
 from tokendream.tokenizers.protocol import Fitted
 from tokendream.training.update import adamw, gradient_update
 
-Frames = UInt8[np.ndarray, "n 3 S S"]
+Frames = UInt8[np.ndarray, "n *F"]
 
 
 def fit(agent: Agent, envs: Envs, steps: int, seed: int) -> Frames:
     """Show V this many steps of random play; it leaves the games at moments of their own."""
-    assert isinstance(agent.tokenizer, Fitted)
-    rng = np.random.default_rng(seed)
+    rng, each = np.random.default_rng(seed), steps // envs.n
     frame = envs.reset(range(envs.n))
-    for step in range(steps // envs.n):
-        agent.tokenizer.fit(torch.from_numpy(frame.copy()))
+    for step in range(each):
+        if isinstance(agent.tokenizer, Fitted):
+            agent.tokenizer.fit(torch.from_numpy(frame.copy()))
         transition = envs.step(rng.integers(envs.spaces.actions.n, size=envs.n))
-        again = transition.over | (rng.random(envs.n) < 0.01)
+        again = transition.over | (np.arange(envs.n) * each // envs.n == step)
         frame = envs.reset([envs.n * step + i if over else None for i, over in enumerate(again)])
     return frame
 
@@ -65,7 +66,12 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 action = C.actions.sample(output.logits, generator)
                 memory = C.absorb_action(action, memory)
                 transition = envs.step(C.actions.to_env(action))
-                reward = torch.from_numpy(transition.reward).sign()
+                reward = torch.from_numpy(transition.reward)
+                if config.world_model.reward_head == "sign":
+                    reward = reward.sign()
+                # A game that was only cut short is worth what its last state was.
+                cut = torch.from_numpy(transition.over & ~transition.end)
+                reward = reward + config.dream.discount * output.value * cut
                 ended = torch.from_numpy(transition.end | transition.over)
                 kept.append((tokens, output.logits, output.value, action, reward, ended, output.critic))
                 memory = memory.keep(~ended)
@@ -83,13 +89,13 @@ def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *fla
     envs = make(config, phase.batch, evaluation=False)
     agent = Agent.from_config(config, envs.spaces).to(compute.device).eval()
     install(agent, compute)
-    frame = fit(agent, envs, 8_000, config.seed)
+    frame = fit(agent, envs, 32_000, config.seed)
     optimiser, began = adamw(agent.actor_critic, phase), time.process_time()
+    rng = np.random.default_rng(config.seed)
     every = int(batches) // int(evaluations)
     experiences = play(agent, envs, frame, config, compute)
     for n in range(1, int(batches) + 1):
-        experience = next(experiences)
-        for _ in range(config.dream.reuse):
+        for experience in parts(next(experiences), config.dream, rng):
             losses, _ = gradient_update(
                 experience, loss=lambda batch: clipped_loss(agent, batch, config.dream), module=agent.actor_critic,
                 optimiser=optimiser, clip=phase.clip, compute=compute,

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from test_trainer import everything, same, trainer
@@ -11,7 +12,8 @@ from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY, vary
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
-from tokendream.dream.objective import CLIP, actor_critic_loss, clipped_loss, dreamed
+from tokendream.dream.objective import CLIP, actor_critic_loss, clipped_loss, dreamed, parts
+from tokendream.errors import ConfigError
 
 B, L, A = 5, 6, 4
 SETTINGS = dataclasses.replace(TINY.dream, horizon=5, mask_after_end=True, centre_advantage=True, entropy_weight=0.1)
@@ -86,8 +88,30 @@ def test_nothing_after_an_end_counts(agent, segment):
     assert torch.equal(clipped_loss(agent, experience._replace(targets=other), SETTINGS).total, before)
 
 
-def test_an_update_is_so_many_gradient_updates_of_c_alone():
-    t = trainer(THRICE)
+def test_minibatches_share_all_dreams_out_each_time(agent, segment):
+    settings = dataclasses.replace(SETTINGS, mask_after_end=False, reuse=2, minibatches=B)
+    experience = dreamed(agent, *segment, settings, torch.Generator().manual_seed(3))
+    shares = list(parts(experience, settings, np.random.default_rng(0)))
+    assert [len(share.tokens) for share in shares] == [1] * 2 * B
+    for once in (shares[:B], shares[B:]):
+        losses = [float(clipped_loss(agent, share, SETTINGS).terms["value"].detach()) for share in once]
+        whole = float(clipped_loss(agent, experience, SETTINGS).terms["value"].detach())
+        assert sum(losses) / B == pytest.approx(whole, rel=1e-5)
+        log_probs = torch.cat([share.log_prob for share in once])
+        assert torch.equal(log_probs.sort(0).values, experience.log_prob.sort(0).values)
+    assert not torch.equal(shares[0].log_prob, shares[B].log_prob)  # in an order of its own
+
+
+def test_dreams_that_cannot_be_shared_out_evenly_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"dream\.minibatches must be a divisor of training\.actor_critic\.batch \(2\)"
+    ):
+        vary(TINY, "dream", minibatches=3)
+
+
+@pytest.mark.parametrize(("changes", "updates"), [({"reuse": 3}, 3), ({"reuse": 3, "minibatches": 2}, 6)])
+def test_an_update_is_so_many_gradient_updates_of_c_alone(changes, updates):
+    t = trainer(vary(TINY, "dream", **changes))
     t.epoch = 3
     for _ in range(30):
         t.update("collect")
@@ -96,15 +120,16 @@ def test_an_update_is_so_many_gradient_updates_of_c_alone():
     changed = {k.split(".")[0] for k, v in t.agent.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"actor_critic"}
     steps = {int(s["step"]) for s in t.phases["actor_critic"].optimiser.state.values()}
-    assert steps == {3}
+    assert steps == {updates}
 
 
-def test_a_run_cut_between_two_updates_goes_on_as_if_it_had_not_been():
-    straight = trainer(THRICE)
+@pytest.mark.parametrize("config", [THRICE, vary(THRICE, "dream", minibatches=2)], ids=["whole", "minibatches"])
+def test_a_run_cut_between_two_updates_goes_on_as_if_it_had_not_been(config):
+    straight = trainer(config)
     while not straight.finished:
         straight.run_epoch()
         straight.close_epoch()
-    cut = trainer(THRICE)
+    cut = trainer(config)
     while cut.epoch < 4:
         cut.run_epoch()
         cut.close_epoch()
@@ -112,7 +137,7 @@ def test_a_run_cut_between_two_updates_goes_on_as_if_it_had_not_been():
     assert not cut.run_epoch(lambda: next(asked) == TINY.collect.steps + 5)  # behind the first update of C
     snapshot, rows = cut.snapshot(), cut.replay.export(0, cut.replay.total)
     assert (snapshot.state["phase"], snapshot.state["update"]) == (3, 1)
-    fresh = trainer(THRICE)
+    fresh = trainer(config)
     fresh.replay.restore(rows, 0)
     fresh.restore(snapshot)
     fresh.run_epoch()

@@ -100,7 +100,7 @@ class Config:
         limits.check_env(self.env)
         limits.check_atari(self.env)
         limits.check_world_model(self.world_model)
-        limits.check_dream(self.dream)
+        limits.check_dream(self.dream, self.training.actor_critic.batch)
         limits.check_curiosity(self.dream, self.world_model)
         limits.check_capacity(self.collect, self.dream, self.world_model)
 

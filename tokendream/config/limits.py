@@ -84,8 +84,13 @@ def check_world_model(world_model: WorldModelConfig) -> None:
             f"greater than world_model.context ({M.context})", M.segment_length)  # fmt: skip
 
 
-def check_dream(dream: DreamConfig) -> None:
-    """Raise ConfigError for advantages that would be scaled twice, and a context longer than the burn-in."""
+def check_dream(dream: DreamConfig, batch: int) -> None:
+    """Raise ConfigError for advantages that would be scaled twice, a context longer than the burn-in, uneven shares.
+
+    `batch`: the dreams of an update of C.
+    """
+    require(batch % dream.minibatches == 0, "dream.minibatches",
+            f"a divisor of training.actor_critic.batch ({batch})", dream.minibatches)  # fmt: skip
     require(dream.context_blocks <= dream.burn_in, "dream.context_blocks",
             f"at most dream.burn_in ({dream.burn_in})", dream.context_blocks)  # fmt: skip
     require(not (dream.scale_advantage and dream.scale_by_quantiles), "dream.scale_by_quantiles",

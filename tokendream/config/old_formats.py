@@ -49,6 +49,7 @@ SINCE_1 = {
     "world_model.local_prediction": False,
     "world_model.outcome_from": "action",
     "dream.reuse": 1,
+    "dream.minibatches": 1,
     "log": "tensorboard",
     "actor_critic.action_inputs": True,
     "actor_critic.sees": "codes",

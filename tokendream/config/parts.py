@@ -168,7 +168,9 @@ class DreamConfig:
     centre_advantage: bool = False
     """Subtract the batch's mean advantage, so that values that lag behind favour no action (not published)."""
     reuse: Count = 1
-    """Gradient updates on each batch of dreams; from 2 on by the clipped objective of PPO (not published)."""
+    """How often each batch of dreams is learned from; from 2 on by the clipped objective of PPO (not published)."""
+    minibatches: Count = 1
+    """Gradient updates each time, on a random share of the dreams each; more than 1 needs the clipped objective too."""
     scale_advantage: bool = False
     """Divide the advantages by their root mean square, so that the entropy weight suits any game (not published)."""
     scale_by_quantiles: bool = False

@@ -5,8 +5,10 @@ Source: REM (arXiv 2402.05643), appendix on the controller; IRIS (arXiv 2209.005
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -163,6 +165,13 @@ class Experience(NamedTuple):
     targets: Targets
     figures: dict[str, Tensor]
 
+    def dreams(self, which: Int64[Tensor, " n"]) -> Experience:
+        """Some of the dreams; the figures stay those of all."""
+        memory, found = (type(x)(*(y[which] for y in x)) for x in (self.memory, self.targets))
+        return Experience(
+            self.tokens[which], self.actions[which], memory, self.log_prob[which], found, self.figures
+        )  # fmt: skip
+
     @classmethod
     def of(
         cls,
@@ -190,6 +199,20 @@ def dreamed(
     """Dreams that begin where these real segments end."""
     memory, rollout = _dream(agent, tokens, steps, settings, generator)
     return Experience.of(rollout, memory, agent.actor_critic.actions, settings, scale)
+
+
+def parts(experience: Experience, settings: DreamConfig, rng: np.random.Generator) -> Iterator[Experience]:
+    """What each gradient update learns from, in turn: all dreams, or a random share of them, `reuse` times over.
+
+    Raises RuntimeError where the dreams cannot be shared out evenly.
+    """
+    for _ in range(settings.reuse):
+        if settings.minibatches == 1:
+            yield experience
+            continue
+        order = torch.from_numpy(rng.permutation(len(experience.tokens))).to(experience.tokens.device)
+        for which in order.view(settings.minibatches, -1):
+            yield experience.dreams(which)
 
 
 def clipped_loss(agent: Agent, experience: Experience, settings: DreamConfig) -> Losses:

@@ -21,7 +21,7 @@ from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Segment, Segments, SegmentWithChanges
 from tokendream.data.priorities import Priorities
 from tokendream.data.replay import ReplayBuffer
-from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed
+from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed, parts
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
 from tokendream.kernels.cuda_graph import Captured, capturing
@@ -177,8 +177,8 @@ class WorldModelPhase(GradientPhase):
 class ActorCriticPhase(GradientPhase):
     """C, in dreams that begin where real segments end; with `context_starts`, where M has its context.
 
-    With `reuse`, an update is a batch of dreams and so many gradient updates on it. Dreams pay for curiosity as long as
-    more experience is to come.
+    With `reuse` or `minibatches`, an update is a batch of dreams and several gradient updates on it. Dreams pay for
+    curiosity as long as more experience is to come.
     """
 
     name = "actor_critic"
@@ -205,12 +205,11 @@ class ActorCriticPhase(GradientPhase):
         return dream_loss(agent, *batch, settings, self.shared.dreaming, self._scale)
 
     def update(self, number: int) -> Mapping[str, Tensor]:
-        reuse = self.shared.config.dream.reuse
-        if reuse == 1:
+        dream = self.shared.config.dream
+        if dream.reuse == dream.minibatches == 1:
             return super().update(number)
         segments, batch = self.draw()
-        experience = self._dreaming(batch)
-        for _ in range(reuse):
+        for experience in parts(self._dreaming(batch), dream, self.shared.rng):
             figures = self.step(number, segments, experience)
         return figures
 
