@@ -167,7 +167,8 @@ class Experience(NamedTuple):
 
     def dreams(self, which: Int64[Tensor, " n"]) -> Experience:
         """Some of the dreams; the figures stay those of all."""
-        memory, found = (type(x)(*(y[which] for y in x)) for x in (self.memory, self.targets))
+        memory = PolicyState(*(x[which] for x in self.memory))
+        found = Targets(*(x[which] for x in self.targets))
         return Experience(
             self.tokens[which], self.actions[which], memory, self.log_prob[which], found, self.figures
         )  # fmt: skip
