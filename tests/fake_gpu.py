@@ -8,6 +8,7 @@ torch lets Python register, since a build without CUDA differentiates no tensor 
 import contextlib
 from collections.abc import Iterator
 
+import fake_autocast
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,17 +21,32 @@ if TYPE == "fakegpu":
         pytest.skip("this torch lets Python register no device", allow_module_level=True)
     backend_registration._setup_privateuseone_for_python_backend(TYPE)
     torch.fakegpu.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    AUTOCAST = fake_autocast.register()
 DEVICE = torch.device(TYPE, 0)
 
 
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "baddbmm_", "convolution", "convolution_backward"}
+"""What a GPU computes in one precision, or refuses."""
+
+
+class MixedProduct(TypeError):
+    """A product of two precisions, which autocast did not bring together."""
+
+
 class Crossings(TorchDispatchMode):
-    """Notes every copy of a tensor from one device to another."""
+    """Notes every copy of a tensor from one device to another, and of products their precisions, which must be one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.products: set[torch.dtype] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in PRODUCTS:
+            types = {x.dtype for x in args if isinstance(x, torch.Tensor)}
+            if len(types) > 1:
+                raise MixedProduct(f"{func} of {types}")
+            self.products |= types
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
             source = args[1 if func.overloadpacket is torch.ops.aten.copy_ else 0].device.type

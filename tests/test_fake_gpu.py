@@ -1,19 +1,26 @@
 """Every update on a GPU that is not there (see `fake_gpu`): nothing mixes devices, waits or crosses the bus."""
 
+import dataclasses
+
+import any_spaces  # noqa: F401 (registers environments)
 import numpy as np
 import pytest
 import torch
 from fake_gpu import DEVICE, TYPE, fake_gpu, moved
-from test_ingredients import all_on
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils import _pytree as pytree
 
 from tokendream.agent.agent import Agent, AgentPolicy
+from tokendream.config.config import Config
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.config.schedule import PARTS
 from tokendream.data.batch import Segment
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
+from tokendream.envs.registry import make
 from tokendream.nn.losses import Losses
+from tokendream.spaces.observations import image_spaces
+from tokendream.training.phase import GradientPhase
 from tokendream.training.phases import WorldModelPhase
 from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
@@ -21,52 +28,77 @@ from tokendream.training.trainer import Trainer
 CONFIG = vary(vary(TINY, "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0), "dream", reuse=2)
 CONFIG = vary(CONFIG, "world_model", copy_head=True, local_prediction=True, outcome_from="frame")
 ROWS = 64
-# Autocast knows no fake device of Python's making: there the precision is float32, on a machine with a GPU both.
-PRECISIONS = [torch.float32, torch.bfloat16] if TYPE == "cuda" else [torch.float32]
+BF16, FLOAT32 = torch.bfloat16, torch.float32
+IMAGE = image_spaces(64, ACTIONS)
+
+
+def small(config: Config) -> Config:
+    """A preset with all that it has, at the smallest sizes."""
+    config = vary(config, "tokenizer", channels=8, codebook_size=16, code_width=16, perceptual="vgg16")
+    config = vary(config, "world_model", width=16, heads=2, layers=1, segment_length=5)
+    config = vary(config, "actor_critic", lstm_width=16)
+    phases = {part: dataclasses.replace(getattr(config.training, part), batch=2) for part in PARTS}
+    return vary(vary(config, "dream", horizon=2, burn_in=3), "training", **phases)  # sixteen calls a step without POP
+
+
+def richer(config: Config) -> Config:
+    """With what else a tokenizer's loss may have."""
+    return vary(config, "tokenizer", revive_after=3, changed_weight=1.0)
 
 
 @pytest.fixture
 def build(monkeypatch):
     """A function that makes a trainer on the fake GPU; call it within `fake_gpu`."""
-    rows = synthetic_replay(ROWS, 64, torch.device("cpu")).export(0, ROWS)
-    envs, generator = StillEnvs(64), torch.Generator
+    generator = torch.Generator
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
 
-    def make(agent: Agent, config=CONFIG, dtype=torch.float32) -> Trainer:
-        replay = ReplayBuffer(ROWS, (3, 64, 64), DEVICE)
+    def trainer(agent: Agent, config=CONFIG, dtype=BF16, spaces=IMAGE) -> Trainer:
+        with unset_fake_temporarily():
+            rows = synthetic_replay(ROWS, spaces, torch.device("cpu")).export(0, ROWS)
+            envs = StillEnvs(spaces)
+        replay = ReplayBuffer.of(spaces, ROWS, DEVICE)
         replay.restore(rows, 0)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "Generator", lambda device=None: generator())
             return Trainer(config, moved(agent), envs, replay, Compute(DEVICE, dtype, capture=False))
 
-    return make
+    return trainer
 
 
-@pytest.mark.parametrize("dtype", PRECISIONS)
-@pytest.mark.parametrize(
-    "name", ["tiny", "tiny-no-pop", "tiny-transformer", "tiny-own-embedding", "tiny-pixels", "all on"]
-)
-def test_an_update_neither_waits_nor_crosses_the_bus(name, dtype, build):
-    config = vary(
-        all_on() if name == "all on" else preset(name),
-        "tokenizer",
-        perceptual="vgg16",
-        revive_after=3,
-        changed_weight=1.0,
-    )
-    config = vary(vary(config, "dream", horizon=2), "world_model", layers=1)  # sixteen calls a step, token by token
-    agent = Agent.from_config(config, ACTIONS)
+CASES = {
+    "tiny": richer(TINY),
+    "tiny-no-pop": preset("tiny-no-pop"),
+    "tiny-transformer": preset("tiny-transformer"),
+    "tiny-own-embedding": preset("tiny-own-embedding"),
+    "tiny-pixels": preset("tiny-pixels"),
+    "rem": preset("rem"),
+    "simulus": richer(vary(preset("easimulus"), "world_model", copy_or_sample=True, positions="grid")),
+    "simulus-dmc": preset("simulus-dmc"),
+}
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("tiny", FLOAT32), *((name, BF16) for name in CASES if name != "tiny")])
+def test_an_update_neither_waits_nor_crosses_the_bus_and_moves_all(name, dtype, build):
+    config, spaces = small(CASES[name]), IMAGE
+    if name == "simulus-dmc":
+        spaces = make(vary(config, "env", id="gym:AnyVector-v0"), 1, evaluation=False).spaces
+    agent = Agent.from_config(config, spaces)
     with fake_gpu() as crossings:
-        trainer = build(agent, config, dtype)
+        trainer = build(agent, config, dtype, spaces)
         for part in PARTS:
             phase = trainer.phases[part]
+            if not isinstance(phase, GradientPhase):  # nothing of it is trained
+                continue
             segments, batch = phase.draw()
             assert {x.device.type for x in pytree.tree_leaves(batch)} == {TYPE}
             crossings.found.clear()
             losses, norm = phase.captured(batch)
             assert crossings.found == []
+            assert dtype in crossings.products
+            assert [name for name, p in phase.module.named_parameters() if p.requires_grad and p.grad is None] == []
             figures = {**losses.figures(), "norm": norm}
             assert {name: x.device.type for name, x in figures.items()} == dict.fromkeys(figures, TYPE)
+            assert {x.dtype for x in figures.values()} == {FLOAT32}
             trainer._guard.watch(0, segments, losses, norm)
             trainer._means.add(part, figures)
             assert crossings.found == []
@@ -120,6 +152,7 @@ BAD = {
     "host": lambda x: x.cpu().to(x.device),
     "constant": lambda x: x + torch.ones(2).to(x.device).sum(),
     "mixed": lambda x: x + torch.ones(2).sum(0, keepdim=True),
+    "precisions": lambda x: torch.mm(x.view(1, 1).double(), x.view(1, 1)).sum(),
 }
 
 
@@ -146,6 +179,7 @@ def test_what_waits_or_crosses_in_a_loss_is_found(kind, build, monkeypatch):
                 "DataDependentOutputException",
                 "DynamicOutputShapeException",
                 "FakeTensorDeviceMismatchError",
+                "MixedProduct",
             ), error
         else:
             assert crossings.found
