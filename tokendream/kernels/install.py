@@ -8,18 +8,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.kernels.cpu.fused import FUSED
+from tokendream.kernels.norms import STORED
 
 
 def install(tree: nn.Module, compute: Compute) -> None:
     """Let a tree's layers compute by what the config asks for and this machine has, whatever was installed before."""
     faster: dict[type[nn.Module], type[nn.Module]] = {}
+    if compute.device.type != "cpu" and compute.dtype is torch.bfloat16:
+        faster = STORED
     if compute.compile:
-        from tokendream.kernels.compiled import COMPILED as faster
+        from tokendream.kernels.compiled import COMPILED
+
+        faster = faster | COMPILED
     elif compute.kernels and compute.device.type == "cpu" and build.library() is not None:
         faster = FUSED
     for module in tree.modules():

@@ -74,7 +74,8 @@ class RetNetLayer(Layer):
         *parts, gate = self.qkvg(self.norm_retention(x)).chunk(4, dim=-1)
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         y, S = form(rotate_blocks(q, rotary.q), rotate_blocks(k, rotary.k), v)
-        y = F.layer_norm(self.drop(y), y.shape[-1:], eps=1e-6)
+        with torch.autocast(y.device.type, enabled=False):  # a GPU's would copy y to float32 and back
+            y = F.layer_norm(self.drop(y), y.shape[-1:], eps=1e-6)
         return F.silu(gate) * y.transpose(1, 2).flatten(2), S
 
 
