@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from tokendream.agent import token_cache
 from tokendream.agent.agent import Agent
-from tokendream.agent.token_cache import filled
+from tokendream.agent.token_cache import batches
 from tokendream.config.config import Config
 from tokendream.config.presets import TINY, preset
 from tokendream.config.schedule import PARTS
@@ -254,11 +255,25 @@ def test_tokens_are_encoded_once_and_again_after_the_tokenizer_changed():
     assert encoded == [3, 3, 27]
 
 
-def test_a_gpu_encodes_full_batches_only():
+def test_a_gpu_encodes_batches_of_one_size_only():
     row = np.arange(5, 205)
-    assert filled(row, torch.device("cpu")) is row
-    assert filled(row, torch.device("cuda")).tolist() == [*row, *row[:56]]
-    assert len(filled(np.arange(128), torch.device("cuda"))) == 128
+    assert [(list(some), list(batch)) for some, batch in batches(row, torch.device("cpu"))] == [(list(row), list(row))]
+    whole, rest = batches(row, torch.device("cuda"))
+    assert [len(batch) for _, batch in (whole, rest)] == [128, 128]
+    assert np.concatenate((whole[0], rest[0])).tolist() == row.tolist()
+    assert rest[1].tolist() == [*row[128:], *row[128:184]]
+    assert batches(row[:0], torch.device("cuda")) == batches(row[:0], torch.device("cpu")) == []
+
+
+def test_batches_of_one_size_give_the_same_tokens(monkeypatch):
+    t = trainer()
+    for _ in range(30):
+        t.update("collect")
+    cache, row = t.shared.cache, np.arange(30)[None]
+    expected = cache.tokens(row, row >= 0)
+    cache.forget()
+    monkeypatch.setattr(token_cache, "batches", lambda row, device: batches(row, torch.device("cuda")))
+    assert torch.equal(cache.tokens(row, row >= 0), expected)
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-dictionary"])

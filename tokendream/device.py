@@ -64,10 +64,10 @@ class Compute:
 
     @contextlib.contextmanager
     def searching(self) -> Iterator[None]:
-        """The context of a whole update, backward and all: on a GPU, cuDNN tries each convolution's kernels once.
+        """The context of what has one shape (an update, a batch to encode): cuDNN tries each convolution once.
 
-        Not elsewhere, since each new shape is searched for: stale frames are encoded in batches of many sizes. Nor
-        where runs are to repeat themselves: the fastest is another one now and then.
+        Not elsewhere, since each new shape is searched for. Nor where runs are to repeat themselves: the fastest is
+        another one now and then.
         """
         before = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = self.device.type == "cuda" and not self.deterministic

@@ -7,9 +7,12 @@ changes no result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from tokendream.agent.agent import Agent
@@ -19,11 +22,17 @@ from tokendream.tokenizers.vq import CHUNK
 
 
 class TokenCache:
-    """Tokens of replay rows, on the device. `forget()` after every change of the tokenizer."""
+    """Tokens of replay rows, on the device. `forget()` after every change of the tokenizer.
 
-    def __init__(self, agent: Agent, replay: ReplayBuffer, compute: Compute) -> None:
+    `capture` may turn the encoding of a batch into one that a GPU replays, where all batches have one size.
+    """
+
+    def __init__(
+        self, agent: Agent, replay: ReplayBuffer, compute: Compute, capture: Callable[[Callable], Any]
+    ) -> None:
         self._tokenizer, self._replay, self._compute = agent.tokenizer, replay, compute
         self._tokens = torch.zeros(replay.capacity, agent.block.K, dtype=torch.int32, device=compute.device)
+        self.encode = capture(self._tokens_of)
         self._row_of = np.full(replay.capacity, -1, dtype=np.int64)  # the row whose tokens a slot holds
 
     def forget(self) -> None:
@@ -43,16 +52,22 @@ class TokenCache:
     def _encode(self, row: np.ndarray) -> None:
         slot = row % self._replay.capacity
         stale = np.unique(row[self._row_of[slot] != row])
-        for some in np.array_split(stale, max(1, -(-len(stale) // 512))):  # bounded memory: 512 frames at a time
-            if len(some) == 0:
-                continue
+        for some, batch in batches(stale, self._compute.device):
             slot = some % self._replay.capacity
-            with self._compute.autocast():
-                tokens = self._tokenizer.encode(self._replay.frames(filled(some, self._compute.device)))
+            tokens = self.encode(self._replay.frames(batch))
             self._tokens[put(slot, self._compute.device)] = tokens[: len(some)].int()
             self._row_of[slot] = some
 
+    def _tokens_of(self, frame: UInt8[Tensor, " B *O"]) -> Int64[Tensor, "B K"]:
+        with self._compute.searching(), self._compute.autocast():
+            return self._tokenizer.encode(frame)
 
-def filled(row: Int64[np.ndarray, " n"], device: torch.device) -> Int64[np.ndarray, " m"]:
-    """Rows to encode: on a GPU, which plans for every size of a batch, repeated until the last batch is full."""
-    return np.resize(row, -(-len(row) // CHUNK) * CHUNK) if device.type == "cuda" else row
+
+def batches(row: Int64[np.ndarray, " n"], device: torch.device) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows by batches, and what to encode of each: on a GPU, which plans for every size, repeated until it is full.
+
+    Elsewhere at most 512 rows, which bounds the memory.
+    """
+    if device.type == "cpu":
+        return [(some, some) for some in np.array_split(row, -(-len(row) // 512) or 1) if len(some)]
+    return [(some, np.resize(some, CHUNK)) for some in np.split(row, range(CHUNK, len(row), CHUNK)) if len(some)]

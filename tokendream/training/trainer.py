@@ -7,6 +7,7 @@ are not known here. Source: REM (arXiv 2402.05643), section 3 and appendix on th
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, Pace, is_out_of_memory
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.errors import OutOfMemory, one_line
+from tokendream.kernels.cuda_graph import Captured
 from tokendream.kernels.install import install
 from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.metrics import Means, Record
@@ -63,8 +65,9 @@ class Trainer:
         agent.to(compute.device).eval()  # before the optimisers: where the parameters are decides how they step
         install(agent, compute)
         self._guard = Guard(replay, self._where, waits=compute.device.type == "cpu")
+        encoding = functools.partial(Captured, compute=compute, name="encoding")
         self.shared = Shared(
-            config, agent, replay, compute, TokenCache(agent, replay, compute), self._guard,
+            config, agent, replay, compute, TokenCache(agent, replay, compute, encoding), self._guard,
             rng=np.random.default_rng(config.seed),
             acting=torch.Generator(compute.device).manual_seed(config.seed),
             dreaming=torch.Generator(compute.device).manual_seed(config.seed + 1),
@@ -185,6 +188,7 @@ class Trainer:
         self.epoch, self._phase, self._update = epoch, phase, update
         self.seconds = float(state["seconds"])
         self.shared.cache.forget()
+        self.shared.cache.encode.forget()
         for name, each in self.phases.items():
             each.restore(tensors.get(f"phase.{name}", {}))
             each.forget()
