@@ -54,7 +54,7 @@ class StopRequest:
             raise Stopped
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> Iterator[StopRequest]:
         """Catch the signals while inside; SIGHUP only where it is not ignored, as nohup has it.
 
         A second one of the same kind acts as it always did, at once; but see PATIENCE.
@@ -65,7 +65,7 @@ class StopRequest:
         for number in self._before:
             signal.signal(number, self._note)
         try:
-            yield
+            yield self
         finally:
             before, self._before = self._before, {}
             for number, handler in before.items():

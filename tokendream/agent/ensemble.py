@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn.precision import raised
+from tokendream.ranks import averaged
 from tokendream.spaces.observations import Block
 
 
@@ -41,7 +42,7 @@ class Ensemble(nn.Module):
             total = total + F.cross_entropy(
                 raised(logits.flatten(0, 2)), target.flatten(), ignore_index=-100, reduction="sum"
             )
-        return total / mask.sum().clamp(min=1)
+        return total / averaged(mask.sum()).clamp(min=1)
 
     @torch.no_grad()
     def disagreement(self, hidden: Float[Tensor, "B K D"]) -> Float[Tensor, " B"]:

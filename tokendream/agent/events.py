@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tokendream.nn.heads import Kind, head
 from tokendream.nn.precision import raised
+from tokendream.ranks import averaged
 from tokendream.spaces.layout import Layout
 from tokendream.spaces.observations import Block
 
@@ -61,7 +62,7 @@ class Events(nn.Module):
         each = torch.where(self.image, focal(surprise, changed), surprise)
         each = (each * self.weight).sum(-1) * pair
         of_each = each.detach().sum(1) / pair.sum(1).clamp(min=1)
-        return each.sum() / pair.sum().clamp(min=1), of_each
+        return each.sum() / averaged(pair.sum()).clamp(min=1), of_each
 
 
 def focal(surprise: Float[Tensor, "*B"], positive: Bool[Tensor, "*B"]) -> Float[Tensor, "*B"]:

@@ -22,7 +22,7 @@ from tokendream.cli.output import hold_descriptors, spare_streams
 from tokendream.cli.sweep import Sweep
 from tokendream.cli.train import Train
 from tokendream.config.presets import ABLATIONS, CUTS, PRESETS
-from tokendream.errors import TokendreamError, nearest, one_line
+from tokendream.errors import ConfigError, TokendreamError, nearest, one_line
 from tokendream.notice import once
 from tokendream.stop import Terminated
 
@@ -41,10 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         return _complain(f"unknown command {name!r}; nearest: {nearest(name, COMMANDS)}")
-    kind, run = COMMANDS[name]
     try:
-        with_config = {Train: parse_train, Sweep: parse_sweep, Envs: parse_envs}
-        return run(with_config[kind](rest) if kind in with_config else parse(kind, rest, f"tokendream {name}"))
+        return _among_ranks(name, rest) if "TORCHELASTIC_RUN_ID" in os.environ else _run(name, rest)
     except KeyboardInterrupt:  # before a run listens for it, a second one that would not wait, or nothing to save
         print("tokendream: interrupted", file=sys.stderr)
         return 130
@@ -54,6 +52,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("TOKENDREAM_DEBUG"):
             raise
         return _complain(_line(error))
+
+
+def _run(name: str, rest: list[str]) -> int:
+    kind, run = COMMANDS[name]
+    with_config = {Train: parse_train, Sweep: parse_sweep, Envs: parse_envs}
+    return run(with_config[kind](rest) if kind in with_config else parse(kind, rest, f"tokendream {name}"))
+
+
+def _among_ranks(name: str, rest: list[str]) -> int:
+    """The command where torchrun started this process: rank 0 alone reads its flags. Raises ConfigError for others
+    than `train`.
+    """
+    from tokendream import ranks
+
+    with ranks.joined():
+        if ranks.number() > 0:
+            from tokendream.training.follow import follow
+
+            return follow()
+        if ranks.count() > 1 and name != "train":
+            raise ConfigError(f"torchrun is for train: several processes cannot share {name}")
+        return _run(name, rest)
 
 
 def _overview() -> str:

@@ -24,6 +24,7 @@ from tokendream.dream.return_scale import ReturnScale
 from tokendream.nn.hl_gauss import HLGauss, value_error
 from tokendream.nn.losses import Losses
 from tokendream.nn.precision import raised
+from tokendream.ranks import averaged
 from tokendream.spaces.actions import ActionSpace
 
 SMALLEST_SCALE = 0.05
@@ -116,7 +117,7 @@ class Targets(NamedTuple):
 
     def mean(self, x: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
         """Over the steps that count."""
-        return (x * self.weight).sum() / self.weight.sum()
+        return (x * self.weight).sum() / averaged(self.weight.sum())
 
 
 def targets(
@@ -139,10 +140,10 @@ def targets(
         weight[:, 1:] = (~ended).to(weight.dtype)
     found = Targets(returns, returns - values[:, :-1], weight)
     if settings.centre_advantage:
-        found = found._replace(advantage=found.advantage - found.mean(found.advantage))
+        found = found._replace(advantage=found.advantage - averaged(found.mean(found.advantage)))
     size = found.mean(found.advantage.abs())
     if settings.scale_advantage:
-        rms = found.mean(found.advantage.square()).sqrt().clamp(min=SMALLEST_SCALE)
+        rms = averaged(found.mean(found.advantage.square())).sqrt().clamp(min=SMALLEST_SCALE)
         found = found._replace(advantage=found.advantage / rms)
     if scale is not None:
         found = found._replace(advantage=found.advantage / scale(returns, weight))

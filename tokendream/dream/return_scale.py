@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokendream.ranks import gathered
+
 UPDATES = 500
 """Updates whose returns are remembered."""
 
@@ -33,6 +35,7 @@ class ReturnScale:
     @torch.no_grad()
     def __call__(self, returns: Float[Tensor, "B N"], weight: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
         """Remember the returns whose weight is not 0; the scale, these included."""
+        returns, weight = gathered(returns), gathered(weight)
         newest = returns.float().masked_fill(weight == 0, math.inf).view(1, -1)
         self.history.copy_(torch.cat((self.history[1:], newest)))
         known = self.history.isfinite()

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tokendream.nn.precision import raised
+from tokendream.ranks import averaged
 
 
 def cross_entropy(
@@ -22,13 +23,13 @@ def cross_entropy(
     else:
         target = target.masked_fill(~mask, -100).flatten()
     total = F.cross_entropy(raised(logits.flatten(0, -2)), target, ignore_index=-100, reduction="sum")
-    return total / mask.sum().clamp(min=1)
+    return total / averaged(mask.sum()).clamp(min=1)
 
 
 def accuracy(logits: Float[Tensor, "*B V"], target: Int64[Tensor, "*B"], mask: Bool[Tensor, "*B"]) -> Float[Tensor, ""]:
     """Share of the masked-in entries whose likeliest class is the target."""
     hit = (logits.detach().argmax(-1) == target) & mask
-    return hit.sum() / mask.sum().clamp(min=1)
+    return hit.sum() / averaged(mask.sum()).clamp(min=1)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from tokendream import __version__
+from tokendream import __version__, ranks
 from tokendream.config.config import Config
 from tokendream.device import Compute, processor
 from tokendream.errors import ConfigError, NonFiniteError
@@ -91,6 +91,7 @@ def _machine(compute: Compute) -> dict[str, str]:
         "processor": processor(),
         "torch": torch.__version__,
         "version": __version__,
+        "ranks": str(ranks.count()),
     }
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.ranks import as_first, gathered
+
 
 def straight_through(z: Float[Tensor, "*B E"], codes: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
     """The codes, exactly, with the gradient of z.
@@ -89,7 +91,7 @@ class Quantizer(nn.Module):
         one update: the rest may be wanted once these are in place. Static shapes, no wait for the device. The
         optimiser's moments of a moved code stay behind; they fade within ten updates.
         """
-        V = self.codebook.shape[0]
+        z, tokens, V = gathered(z), gathered(tokens), self.codebook.shape[0]
         used = torch.zeros(V, dtype=torch.bool, device=z.device).index_fill_(0, tokens, True)
         self.idle.copy_(torch.where(used, 0, self.idle + 1))
         error = (z.float() - self.lookup(tokens)).square().sum(-1)
@@ -101,6 +103,7 @@ class Quantizer(nn.Module):
         moved = torch.where(dead[:, None], z[race.topk(k).indices].to(self.codebook.dtype), self.codebook[candidate])
         self.codebook.index_copy_(0, candidate, moved)
         self.idle.index_copy_(0, candidate, torch.where(dead, 0, age))
+        as_first(self.codebook, self.idle)
         return dead.sum()
 
 

@@ -19,6 +19,7 @@ from tokendream.nn.losses import Losses
 from tokendream.nn.lpips import LPIPS
 from tokendream.nn.patch import PatchDecoder, PatchEncoder
 from tokendream.nn.precision import raised
+from tokendream.ranks import averaged
 from tokendream.tokenizers.quantizer import FiniteScalar, Quantizer, straight_through
 
 CHUNK = 128
@@ -143,8 +144,8 @@ class VQTokenizer(nn.Module):
 
 def _changed(x: Float[Tensor, "B 3 S S"], error: Float[Tensor, "B 3 S S"]) -> Float[Tensor, ""]:
     """Mean of `error` over pixels further than CHANGED from the batch's mean frame; 0 where there are none."""
-    mask = ((x - x.mean(0)).abs().amax(1, keepdim=True) > CHANGED).float()
-    return (error * mask).sum() / (3 * mask.sum()).clamp(min=1)
+    mask = ((x - averaged(x.mean(0))).abs().amax(1, keepdim=True) > CHANGED).float()
+    return (error * mask).sum() / averaged(3 * mask.sum()).clamp(min=1)
 
 
 def _lost(error: Float[Tensor, "B 3 S S"]) -> Float[Tensor, ""]:
@@ -154,4 +155,4 @@ def _lost(error: Float[Tensor, "B 3 S S"]) -> Float[Tensor, ""]:
     the building, and the climber on it is lost (CrazyClimber, docs/evidence.md).
     """
     weight = error.detach().mean(1, keepdim=True)
-    return (error * weight).sum() / (3 * weight.sum()).clamp(min=1e-12)
+    return (error * weight).sum() / averaged(3 * weight.sum()).clamp(min=1e-12)

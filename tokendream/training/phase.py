@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tokendream import ranks
 from tokendream.agent.agent import Agent
 from tokendream.agent.token_cache import TokenCache
 from tokendream.config.config import Config
@@ -70,8 +71,13 @@ class Shared:
     acting: torch.Generator
     dreaming: torch.Generator
 
+    def mine(self, segments: Segments) -> Segments:
+        """This rank's part of a batch."""
+        return Segments(ranks.part(segments.row), ranks.part(segments.mask))
+
     def tokenised(self, segments: Segments) -> Segment:
-        """Segments of the replay on the device, their frames as tokens."""
+        """Segments of the replay on the device, their frames as tokens; of a batch, this rank's."""
+        segments = self.mine(segments)
         if not self.config.training.cache_tokens:
             self.cache.forget()
         return Segment(self.cache.tokens(segments.row, segments.mask), self.replay.steps(segments))
@@ -99,7 +105,10 @@ class GradientPhase(Phase):
         return getattr(self.shared.agent, self.name)
 
     def draw(self) -> tuple[Segments, Any]:
-        """Segments of the replay, and what the loss takes of them: tensors in any nesting of named tuples."""
+        """Segments of the replay, and what the loss takes of them: tensors in any nesting of named tuples.
+
+        Of several ranks each draws the same segments and takes its part of them.
+        """
         raise NotImplementedError
 
     def loss(self, batch: Any) -> Losses:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from tokendream import ranks
 from tokendream.agent.collect import Collector
 from tokendream.agent.events import changes, images_of
 from tokendream.config.config import Config
@@ -31,7 +32,7 @@ from tokendream.training.phase import GradientPhase, Phase, Shared
 
 
 class Collect(Phase):
-    """Experience: an update is one env step in every environment."""
+    """Experience: an update is one env step in every environment, on rank 0 alone."""
 
     name: ClassVar[str] = "collect"
 
@@ -45,6 +46,8 @@ class Collect(Phase):
         self.captured: Captured = self.collector.choose
 
     def update(self, number: int) -> Mapping[str, Tensor]:
+        if ranks.number() > 0:
+            return {}
         if self._config.collect.forget_every_epoch and number == 0:
             self.collector.rewarm(self._config.dream)
         scores = self.collector.step()
@@ -111,7 +114,7 @@ class TokenizerPhase(GradientPhase):
         shared = self.shared
         segments = shared.replay.draw(self.settings.batch, 1, align="start", rng=shared.rng)
         shared.cache.forget()  # V is about to change
-        return segments, shared.replay.frames(segments.row[:, 0])
+        return segments, shared.replay.frames(shared.mine(segments).row[:, 0])
 
     def loss(self, batch: UInt8[Tensor, " B *O"]) -> Losses:
         V = self.shared.agent.tokenizer
@@ -146,7 +149,7 @@ class WorldModelPhase(GradientPhase):
             )
         batch = shared.tokenised(segments)
         if M.events:
-            images = images_of(shared.replay.frames(segments.row), shared.agent.layout)
+            images = images_of(shared.replay.frames(shared.mine(segments).row), shared.agent.layout)
             changed = changes(images, batch.tokens, shared.agent.block)
             return segments, SegmentWithChanges(*batch, changed)
         return segments, batch

@@ -7,11 +7,13 @@ one process at a time, and whatever stops a run between two updates (Ctrl-C, SIG
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from tokendream import ranks
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
@@ -30,11 +32,11 @@ from tokendream.runfolder import wandb_log
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import check_actions, read_config
 from tokendream.runfolder.metrics import RunLog
-from tokendream.runfolder.names import quoted, shown
+from tokendream.runfolder.names import shown
 from tokendream.runfolder.wandb_log import WandbLog
 from tokendream.spaces.observations import Spaces
 from tokendream.stop import EXIT_CODES, Stopped, StopRequest
-from tokendream.training import timing
+from tokendream.training import follow, timing
 from tokendream.training.results import Results
 from tokendream.training.trainer import Trainer
 
@@ -47,8 +49,9 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
         runfolder.check_free(run_dir)
         if config.log == "wandb":
             wandb_log.load()
+        follow.check(config)
         _envs(config).close()  # a misspelt game must not leave a folder behind
-        compute = compute_for(config, threads=True)
+        compute = follow.for_ranks(compute_for(config, threads=True))
         runfolder.begin(run_dir, config, compute)
         return Run(config, run_dir, compute).go(stop, resumed=False)
 
@@ -59,7 +62,8 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
     with stop.listening():
         run_dir = run_dir.absolute()
         config = read_config(run_dir)
-        compute = compute_for(config, facts=runfolder.read_facts(run_dir), threads=True)
+        follow.check(config)
+        compute = follow.for_ranks(compute_for(config, facts=runfolder.read_facts(run_dir), threads=True))
         return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
 
 
@@ -108,6 +112,7 @@ class Run:
                 check_actions(self.config, envs.spaces.actions, snapshot.tensors["agent"])
                 self._store.load_replay(epoch, self._replay)
                 said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
+            follow.lead(self.run_dir, self.compute, self._trainer)
             others = [WandbLog(self.run_dir, self.config)] if self.config.log == "wandb" else []
             self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1, others=others)
             stack.callback(self._log.close)
@@ -132,7 +137,12 @@ class Run:
         )
 
     def _costs(self, spaces: Spaces, stop: StopRequest) -> dict[str, float]:
-        """Seconds of an update by phase, timed in the first seconds, before a random number of the run is drawn."""
+        """Seconds of an update by phase, timed in the first seconds, before a random number of the run is drawn.
+
+        Not where several ranks share it, of which each does a part.
+        """
+        if ranks.count() > 1:
+            return {}
         try:
             return timing.guess(self.config, self.compute, spaces, lambda phase: stop.raise_if_set())
         except Stopped:
@@ -146,8 +156,9 @@ class Run:
         except Stopped:
             pass
         self._save()
-        self._display.say(f"stopped ({stop.reason}); {self._go_on}")
-        return EXIT_CODES[stop.reason or "time limit"]
+        reason = stop.reason or "SIGTERM"  # which came to another rank
+        self._display.say(f"stopped ({reason}); {self._go_on}")
+        return EXIT_CODES[reason]
 
     def _explained(self, error: Exception) -> RunError | None:
         """A fault with what is safe after it and the command that goes on from there; None for a bug of ours."""
@@ -179,14 +190,15 @@ class Run:
 
     @property
     def _go_on(self) -> str:
-        return f"go on with: tokendream train --resume {quoted(self.run_dir)}"
+        return f"go on with: {follow.going_on(self.run_dir)}"
 
     def _train(self, stop: StopRequest) -> bool:
         """All epochs that are left. Returns False if asked to stop."""
         trainer = self._trainer
         while not trainer.finished:
             epoch = trainer.epoch
-            if not trainer.run_epoch(stop, lambda phase, done, e=epoch: self._display.update(e, phase, done)):  # type: ignore[misc]
+            progress = functools.partial(self._display.update, epoch)
+            if not trainer.run_epoch(lambda: ranks.anyone(stop()), progress):
                 return False
             try:
                 figures = self._results.during(epoch)

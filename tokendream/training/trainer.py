@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokendream import ranks
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.agent.token_cache import TokenCache
@@ -37,6 +38,7 @@ from tokendream.runfolder.snapshot import (
     restore_random,
 )
 from tokendream.tokenizers.protocol import Fitted, Trained
+from tokendream.training import telling
 from tokendream.training.guard import Guard
 from tokendream.training.phase import GradientPhase, Phase, Shared
 from tokendream.training.phases import (
@@ -58,7 +60,7 @@ class Trainer:
     def __init__(self, config: Config, agent: Agent, envs: Envs, replay: ReplayBuffer, compute: Compute) -> None:
         self.config, self.agent, self.replay, self.compute = config, agent, replay, compute
         self.epoch, self.seconds = 1, 0.0
-        self._phase, self._update = 0, 0
+        self._phase, self._update, self._told = 0, 0, 0
         self._pace = Pace(compute.device)
         self._means = Means()
         self._timings: dict[str, list[float]] = {}
@@ -97,11 +99,13 @@ class Trainer:
         """Do what is left of the current epoch. Returns False if `stop()` asked to break off between two updates."""
         while self._phase < len(self.schedule):
             phase = self.schedule[self._phase]
+            self._told = telling.rows(self.replay, self._told)
             while phase.due(self.epoch) and self._update < phase.updates:
                 if stop():
                     self._check_device()
                     return False
                 began = time.perf_counter()
+                ranks.seed(self.shared.dreaming, self.config.seed, self.epoch, self._phase, self._update)
                 try:
                     self._means.add(phase.name, self.update(phase.name))
                     self._pace.keep()
@@ -120,6 +124,14 @@ class Trainer:
     def update(self, name: str) -> Mapping[str, Tensor]:
         """One update of a phase, by its name; returns figures for the log, on the device."""
         return self.phases[name].update(self._update)
+
+    def tell(self) -> None:
+        """Of several ranks, bring all to where rank 0 is."""
+        if ranks.count() > 1:
+            self._told = telling.rows(self.replay, self._told)
+            known = telling.snapshot(self.snapshot())
+            if ranks.number() > 0:
+                self.restore(known)
 
     def close_epoch(self) -> Record:
         """Step to the next epoch. Returns the figures of the one that ended."""

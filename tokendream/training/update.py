@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tokendream import ranks
 from tokendream.config.training import PhaseConfig
 from tokendream.device import Compute
 from tokendream.nn.losses import Losses
@@ -48,6 +49,8 @@ def gradient_update(
 ) -> tuple[Losses, Float[Tensor, ""]]:
     """One gradient update of a part from what was drawn: forward, backward, clip and step. Losses, and the norm.
 
+    Where several ranks train, of all their parts of the batch.
+
     Nothing in it waits for the device, takes anything from the host or depends on a value for its shapes, so that a
     GPU can capture it whole (see `kernels.cuda_graph`).
     """
@@ -57,11 +60,11 @@ def gradient_update(
             losses = loss(batch)
         norm = apply(losses, optimiser, clip)
     module.eval()
-    return losses.detach(), norm
+    return of_all_ranks(losses.detach()), norm
 
 
 def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> Float[Tensor, ""]:
-    """Backward, clip to `max_norm`, step. Returns the gradient's norm before clipping, on the device.
+    """Backward, mean over ranks, clip to `max_norm`, step. Returns the gradient's norm before clipping, on the device.
 
     With a non-finite norm nothing is stepped, on any device and without waiting for it: the fused AdamW takes the
     same `found_inf` flag that gradient scalers use. The caller reads the norm when it can and stops (see `guard`).
@@ -69,7 +72,18 @@ def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> 
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
+    ranks.average([p.grad for p in parameters if p.grad is not None])
     norm = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
     setattr(optimiser, "found_inf", torch.isfinite(norm).logical_not().float())  # noqa: B010, undeclared there
     optimiser.step()
     return norm
+
+
+def of_all_ranks(losses: Losses) -> Losses:
+    """The losses of the whole batch, from those of each rank's part; where there is one rank, the same."""
+    if ranks.count() == 1:
+        return losses
+    names, figures = [*losses.terms, *losses.info], [*losses.terms.values(), *losses.info.values()]
+    means = dict(zip(names, ranks.averaged(torch.stack([x.float() for x in figures])), strict=True))
+    terms, info = ({name: means[name] for name in given} for given in (losses.terms, losses.info))
+    return Losses(terms, info, None if losses.segments is None else ranks.gathered(losses.segments))
