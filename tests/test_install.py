@@ -15,7 +15,7 @@ from tokendream.config.presets import TINY
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.kernels.cpu.fused import FUSED
-from tokendream.kernels.install import describe, install, uninstalled
+from tokendream.kernels.install import PLAIN, describe, install, uninstalled
 from tokendream.nn.lpips import LPIPS
 from tokendream.nn.transformer import TransformerLayer
 
@@ -59,6 +59,22 @@ def test_off_is_plain_and_a_gpu_has_no_kernels_of_ours():
     assert classes(agent) == plain
     assert "kernels" not in describe(Compute(CPU, torch.float32, kernels=False))
     assert "kernels" in describe(Compute(CPU, torch.float32))
+
+
+def test_each_part_of_an_agent_computes_in_the_way_that_tuning_found(monkeypatch):
+    agent = Agent.from_config(TINY, 3)
+    plain = [classes(part) for part in agent.children()]
+    tuned = Compute(CPU, torch.float32, kernels=False, tuned=(("tokenizer", PLAIN), ("world_model", "torch.compile")))
+    install(agent, tuned)
+    V, M, C = (classes(part) for part in agent.children())
+    assert (plain[0], plain[2]) == (V, C)
+    assert "CompiledRetNetLayer" in M
+    assert "CompiledNormSwish" not in M + V
+    assert describe(tuned).endswith(", float32, tuned: tokenizer by PyTorch, world_model by torch.compile")
+    monkeypatch.setattr(Compute, "describe", lambda _: "Some GPU, bf16")
+    assert describe(Compute(torch.device("cuda"), torch.bfloat16)) == "Some GPU, bf16, not tuned"
+    install(agent, Compute(CPU, torch.float32, kernels=False))
+    assert [classes(part) for part in agent.children()] == plain
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +35,13 @@ class Compute:
     """Whether a GPU replays each update as one captured graph (`kernels.cuda_graph`); a CPU has none."""
     compile: bool = False
     """Whether torch.compile makes fused ops of the layers (`kernels.compiled`)."""
+    tuned: tuple[tuple[str, str], ...] = ()
+    """What computes each part of an agent on a GPU that was tuned (`kernels.tuned`), as pairs; empty where not."""
     deterministic: bool = False
     """Whether the same seed gives the same run to the bit on a GPU; on a CPU it does so anyway."""
 
     @staticmethod
-    def resolve(device: str = "auto", precision: Precision = "auto", **switches: bool) -> Compute:
+    def resolve(device: str = "auto", precision: Precision = "auto", **switches: Any) -> Compute:
         """Turn a config's words into what this machine has, and set torch's global switches to match.
 
         "auto" is bf16 where a GPU has it in hardware; of a CPU `kernels.machine.compute_for` knows more. `switches`:

@@ -6,6 +6,7 @@ Parameters, names and state dicts stay what they are. Whoever puts an agent on i
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 
 import torch
@@ -15,21 +16,45 @@ from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.kernels.cpu.fused import FUSED
 from tokendream.kernels.norms import STORED
+from tokendream.nn.lpips import LPIPS
+
+PLAIN, COMPILED, TRITON = "PyTorch", "torch.compile", "Triton"
+"""Ways to compute on a GPU: PyTorch's own operators, what torch.compile makes of them, a kernel of ours."""
 
 
 def install(tree: nn.Module, compute: Compute) -> None:
-    """Let a tree's layers compute by what the config asks for and this machine has, whatever was installed before."""
-    faster: dict[type[nn.Module], type[nn.Module]] = {}
-    if compute.device.type != "cpu" and compute.dtype is torch.bfloat16:
-        faster = STORED
-    if compute.compile:
-        from tokendream.kernels.compiled import COMPILED
+    """Let a tree's layers compute by what the config asks for and this machine has, whatever was installed before.
 
-        faster = faster | COMPILED
-    elif compute.kernels and compute.device.type == "cpu" and build.library() is not None:
-        faster = FUSED
-    for module in tree.modules():
+    Of an agent, each part in its own way where `tokendream machine --tune` found one.
+    """
+    tuned = dict(compute.tuned)
+    layers = {way: _layers(way, compute) for way in {COMPILED if compute.compile else PLAIN, *tuned.values()}}
+    for name, module in tree.named_modules():
+        faster = layers[tuned.get(name.partition(".")[0], COMPILED if compute.compile else PLAIN)]
         module.__class__ = faster.get(_plain(module), _plain(module))
+
+
+def _layers(way: str, compute: Compute) -> dict[type[nn.Module], type[nn.Module]]:
+    """Which layer takes which one's place."""
+    if compute.device.type == "cpu":
+        own = way == PLAIN and compute.kernels and build.library() is not None
+        found: dict[type[nn.Module], type[nn.Module]] = FUSED if own else {}
+    else:
+        found = STORED if compute.dtype is torch.bfloat16 else {}
+    if way == COMPILED:
+        from tokendream.kernels import compiled
+
+        return found | compiled.COMPILED
+    if way == TRITON and compute.device.type == "cuda" and has_triton():
+        from tokendream.kernels.lpips import TritonLPIPS
+
+        return found | {LPIPS: TritonLPIPS}
+    return found
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed, as it is beside a torch that is built for CUDA."""
+    return importlib.util.find_spec("triton") is not None
 
 
 @contextlib.contextmanager
@@ -56,6 +81,10 @@ def describe(compute: Compute) -> str:
     said = compute.describe()
     if compute.compile:
         return f"{said}, torch.compile"
+    if compute.tuned:
+        return f"{said}, tuned: " + ", ".join(f"{part} by {way}" for part, way in compute.tuned)
+    if compute.device.type == "cuda":
+        return f"{said}, not tuned"
     if compute.device.type == "cpu" and compute.kernels:
         said += ", own kernels" if (missing := build.why_not()) is None else f", no kernels ({missing})"
     return said
