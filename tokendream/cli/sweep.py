@@ -6,12 +6,18 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from tokendream.config.config import Config
 from tokendream.sweep.resources import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokendream.sweep.local import LocalEngine
+    from tokendream.sweep.plan import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,4 +51,24 @@ def run(options: Sweep) -> int:
     folder = options.out or default_folder(options.suite, options.config)
     trials = plan(options.suite, options.games, options.seeds, options.config, folder)
     engine = (SlurmEngine if options.resources.cluster == "slurm" else LocalEngine)(folder, options.resources)
+    if isinstance(engine, LocalEngine) and engine.jobs > max(1, len(engine.gpus)):
+        _check_room(options.resources, engine, trials)
     return sweep(trials, folder, engine, dashboard_for(trials), again=f"tokendream {shlex.join(sys.argv[1:])}")
+
+
+def _check_room(resources: Resources, engine: LocalEngine, trials: Sequence[Trial]) -> None:
+    """Raise ConfigError where the runs at a time do not fit into memory; not where some of them run already."""
+    from tokendream.envs.registry import make
+    from tokendream.kernels.machine import compute_for
+    from tokendream.sweep import room
+    from tokendream.training.memory import needed
+
+    left = [trial for trial in trials if not trial.finished]
+    if not left or any(engine.found(trial) for trial in left):
+        return
+    config = left[0].config
+    envs = make(config, 1, evaluation=False)
+    envs.close()
+    gpus = [] if config.device == "cpu" else engine.gpus
+    bf16 = config.precision != "float32" if gpus else compute_for(config).dtype.itemsize == 2
+    room.check(resources, min(engine.jobs, len(left)), gpus, needed(config, envs.spaces, bf16=bf16))

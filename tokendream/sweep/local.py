@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokendream.errors import ConfigError
 from tokendream.runfolder import lock
 from tokendream.sweep.engine import End, Job, Status, command, new_home
 from tokendream.sweep.plan import Trial
@@ -59,8 +60,10 @@ class LocalEngine:
     """Starts runs here."""
 
     def __init__(self, folder: Path, resources: Resources) -> None:
-        self._folder, self._gpus = folder.absolute(), visible_gpus()
-        self.jobs = resources.jobs or max(1, len(self._gpus))
+        self._folder, self.gpus = folder.absolute(), visible_gpus()
+        if resources.runs_per_gpu > 1 and not self.gpus:
+            raise ConfigError("runs-per-gpu is for GPUs, of which this machine has none: --jobs is for its cores")
+        self.jobs = resources.jobs or max(1, resources.runs_per_gpu * len(self.gpus))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.cores = resources.cores or max(1, cores // self.jobs)
 
@@ -81,7 +84,7 @@ class LocalEngine:
 
     def command(self, trial: Trial, slot: int) -> list[str]:
         """What is run, with a GPU for each slot in turn."""
-        return command(trial, self.cores, gpu=self._gpus[slot % len(self._gpus)] if self._gpus else "")
+        return command(trial, self.cores, gpu=self.gpus[slot % len(self.gpus)] if self.gpus else "")
 
 
 def visible_gpus() -> Sequence[str]:

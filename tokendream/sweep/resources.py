@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokendream.config import ranges
-from tokendream.config.ranges import CountOrNone
+from tokendream.config.ranges import Count, CountOrNone
 from tokendream.errors import ConfigError
 
 OURS = ("array", "error", "job-name", "open-mode", "output", "partition", "signal", "time")
@@ -16,10 +16,13 @@ OURS = ("array", "error", "job-name", "open-mode", "output", "partition", "signa
 
 @dataclass(frozen=True)
 class Resources:
-    """What each run gets. All but `jobs` and `cores` is SLURM's; here the runs take the machine's GPUs in turn."""
+    """What each run gets. All but `jobs`, `cores` and `runs_per_gpu` is SLURM's; here the runs take the machine's GPUs
+    in turn."""
 
     jobs: CountOrNone = 0
-    """Runs at a time; 0 for one a GPU, one where there is none, and all on SLURM."""
+    """Runs at a time; 0 for `runs_per_gpu` a GPU, one where there is none, and all on SLURM."""
+    runs_per_gpu: Count = 1
+    """Runs at a time on each GPU of this machine; more than fit into its memory are refused."""
     cores: CountOrNone = 0
     """Cores of each run; 0 shares out those of this machine, and leaves it to SLURM there."""
     cluster: Literal["local", "slurm"] = "local"
@@ -39,6 +42,8 @@ class Resources:
         ranges.check(self)
         if self.cluster == "local" and (self.partition or self.minutes or self.sbatch or self.setup):
             raise ConfigError("partition, minutes, sbatch and setup are for --cluster slurm")
+        if self.runs_per_gpu > 1 and (self.jobs or self.cluster == "slurm"):
+            raise ConfigError("runs-per-gpu is for runs of this machine, and takes the place of jobs")
         if self.cluster == "slurm" and self.minutes < 20:
             raise ConfigError(f"minutes must be at least 20 on SLURM, not {self.minutes}: runs stop 10 minutes before")
         if not re.fullmatch(r"[\w.,-]*", self.partition):
