@@ -43,6 +43,9 @@ class Speed(Timing):
 class Claims(Timing):
     """Time the paper's claims: RetNet and Transformer, POP and token by token, over tokens a frame and batches."""
 
+    env: str = ""
+    """Instead of images, what this environment shows: dmc:cartpole-swingup with --preset control, a map with grid."""
+
 
 @dataclass(frozen=True)
 class Sweeps(Timing):

@@ -17,11 +17,15 @@ from benchmarks.command import Progress, begin, chosen_effort, clock_name, publi
 from benchmarks.figures import ABSORB, FOUR, REM, Cell, Claims
 from benchmarks.machine import environment
 from benchmarks.measure import Effort, Work, fitting_batch, measure
+from benchmarks.page import Section
 from benchmarks.workload import HALVINGS, Workload, grids
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
-from tokendream.config.presets import vary
+from tokendream.config.presets import OF_POP, vary
 from tokendream.device import Compute
+from tokendream.envs.registry import make
+from tokendream.spaces.observations import Spaces
+from tokendream.tokenizers.build import build
 from tokendream.training.synthetic import ACTIONS, synthetic_replay
 from tokendream.training.workload import frames_encoded
 
@@ -37,26 +41,49 @@ REPLAY = 256
 """Rows of synthetic experience."""
 
 
-def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path | None, page: Path | None) -> int:
-    """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
-    grids(config)  # raises, where there are none
-    compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
+def main(
+    config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path | None, page: Path | None, env: str = ""
+) -> int:
+    """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be.
+
+    With `env`, of what that environment shows, at its own number of tokens, instead of images.
+    """
+    section = Section(f"{SECTION.command} --env {env}") if env else SECTION
+    bare = vary(config, "world_model", **OF_POP)
+    if env:
+        bare = vary(bare, "env", id=env)
+        envs = make(bare, 1, evaluation=False)
+        spaces: Spaces | None = envs.spaces
+        envs.close()
+    else:
+        grids(bare)  # raises, where there are none
+        spaces = None
+    compute = begin(bare, device, cpu_time=cpu_time, out=out, page=page, section=section)
     progress = Progress()
-    claims = run(config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, say=progress)
+    effort = chosen_effort(QUICK if quick else FULL, cpu_time)
+    claims = run(bare, compute, effort, spaces, quick=quick, say=progress)
     progress.close()
     save(dataclasses.asdict(claims), out)
-    publish(SECTION, page, draw(claims), lambda plots: markdown(claims, plots))
+    publish(section, page, {} if env else draw(claims), lambda plots: markdown(claims, plots, section))
     return 0
 
 
-def run(config: Config, compute: Compute, effort: Effort, *, quick: bool, say: Callable[[str], object]) -> Claims:
+def run(
+    config: Config,
+    compute: Compute,
+    effort: Effort,
+    spaces: Spaces | None = None,
+    *,
+    quick: bool,
+    say: Callable[[str], object],
+) -> Claims:
     """Measure everything, the largest cell last: where time is short, it is what is left out."""
     began = effort.clock()
-    bench = _Bench(config, compute, effort)
+    bench = _Bench(config, compute, effort, spaces)
     M, C = config.training.world_model, config.training.actor_critic
     claims = Claims(
         config.preset, quick, clock_name(effort.clock),
-        environment(compute), config.tokens_per_frame, bench.parameters(),
+        environment(compute), bench.tokens(bench.own), bench.parameters(),
         frames=M.updates * M.batch * config.world_model.segment_length,
         steps=C.updates * C.batch * config.dream.horizon,
     )  # fmt: skip
@@ -79,33 +106,45 @@ def run(config: Config, compute: Compute, effort: Effort, *, quick: bool, say: C
 class _Bench:
     """The four world models at every number of tokens a frame, and what is timed of them."""
 
-    def __init__(self, config: Config, compute: Compute, effort: Effort) -> None:
-        self._config, self._compute, self._effort = config, compute, effort
-        self._replay = synthetic_replay(REPLAY, config.env.size, compute.device)
-        self._grids = grids(config, HALVINGS)  # the tokenizer is not timed here but for an epoch's own
+    def __init__(self, config: Config, compute: Compute, effort: Effort, spaces: Spaces | None) -> None:
+        self._config, self._compute, self._effort, self._spaces = config, compute, effort, spaces
+        self._replay = synthetic_replay(REPLAY, spaces or config.env.size, compute.device)
+        # The tokenizer is not timed here but for an epoch's own.
+        self._grids = grids(config, HALVINGS) if spaces is None else [config]
+        self.own = self._grids[min(1, len(self._grids) - 1)]
         self._limited: set[int] = set()  # tokens a frame at which some batch was too large to train with
+
+    def tokens(self, grid: Config) -> int:
+        """K."""
+        if self._spaces is None:
+            return grid.tokens_per_frame
+        return len(build(grid.tokenizer, self._spaces.observation)[1])
 
     def parameters(self) -> dict[str, int]:
         """Of each world model, at the preset's own tokens a frame."""
         return {
-            name: sum(p.numel() for p in Agent.from_config(config, ACTIONS).world_model.parameters())
-            for name, config in self._four(self._grids[1]).items()
+            name: sum(p.numel() for p in Agent.from_config(config, self._spaces or ACTIONS).world_model.parameters())
+            for name, config in self._four(self.own).items()
         }
+
+    def _workloads(self, grid: Config) -> dict[str, Workload]:
+        device = self._compute.device
+        return {name: Workload(c, device, self._replay, self._spaces) for name, c in self._four(grid).items()}
 
     def items(self, *, quick: bool) -> Iterator[tuple[str, Callable[[], Cell | dict[str, float] | None]]]:
         """What is measured: a title, and a function that does it."""
         sizes = [(grid, batch) for grid in self._grids for batch in BATCHES]
         for grid, batch in sizes[:-1]:
-            yield f"dream, {grid.tokens_per_frame} tokens, batch {batch}", self._dreamer(grid, batch, quick)
+            yield f"dream, {self.tokens(grid)} tokens, batch {batch}", self._dreamer(grid, batch, quick)
         for grid in self._grids:
             for batch in BATCHES:
-                yield f"training, {grid.tokens_per_frame} tokens, batch {batch}", self._trainer(grid, batch)
+                yield f"training, {self.tokens(grid)} tokens, batch {batch}", self._trainer(grid, batch)
         for history in MEMORIES:
-            title = f"dream, {self._grids[1].tokens_per_frame} tokens, {history} blocks in memory"
-            yield title, lambda history=history: self._steps("memory", self._grids[1], 16, 2, history)  # type: ignore[misc]
+            title = f"dream, {self.tokens(self.own)} tokens, {history} blocks in memory"
+            yield title, lambda history=history: self._steps("memory", self.own, 16, 2, history)  # type: ignore[misc]
         yield "the other parts of an epoch", self._phases
         grid, batch = sizes[-1]
-        yield f"dream, {grid.tokens_per_frame} tokens, batch {batch}", self._dreamer(grid, batch, quick)
+        yield f"dream, {self.tokens(grid)} tokens, batch {batch}", self._dreamer(grid, batch, quick)
 
     def _four(self, config: Config) -> dict[str, Config]:
         return {name: vary(config, "world_model", backbone=b, decoding=d) for name, (b, d) in FOUR.items()}
@@ -115,12 +154,12 @@ class _Bench:
         horizon = grid.dream.horizon
         if not quick:
             return lambda: self._steps("dream", grid, batch, horizon, 1)
-        some = 3 if batch * grid.tokens_per_frame <= 16 * 64 else 1
+        some = 3 if batch * self.tokens(grid) <= 16 * 64 else 1
         return lambda: self._steps("dream", grid, batch, some, 1 + (horizon - some) // 2)
 
     def _steps(self, kind: str, grid: Config, batch: int, horizon: int, history: int) -> Cell:
         dtype = self._compute.dtype
-        four = {name: Workload(c, self._compute.device, self._replay) for name, c in self._four(grid).items()}
+        four = self._workloads(grid)
         works = {name: work.dream(batch, dtype, horizon, history) for name, work in four.items()}
         if kind == "dream":
             works[ABSORB] = four[REM].absorb(batch, dtype, history + horizon // 2)
@@ -128,16 +167,16 @@ class _Bench:
 
     def _trainer(self, grid: Config, batch: int) -> Callable[[], Cell | None]:
         def measured() -> Cell | None:
-            if grid.tokens_per_frame in self._limited:
+            if self.tokens(grid) in self._limited:
                 return None
             device, dtype = self._compute.device, self._compute.dtype
-            four = {name: Workload(c, device, self._replay) for name, c in self._four(grid).items()}
+            four = self._workloads(grid)
             fits = min(
                 fitting_batch(lambda n, w=work: w.phase("world_model", n, dtype), batch, device, self._effort)  # type: ignore[misc]
                 for work in four.values()
             )
             if fits < batch:
-                self._limited.add(grid.tokens_per_frame)
+                self._limited.add(self.tokens(grid))
             if any(fits <= smaller < batch for smaller in BATCHES):
                 return None  # a smaller batch was measured already
             works = {name: work.phase("world_model", fits, dtype) for name, work in four.items()}
@@ -149,7 +188,7 @@ class _Bench:
         rows = dict(zip(works, measure(list(works.values()), self._compute.device, self._effort), strict=True))
         each = {name: row.label.imagined or row.label.frames for name, row in rows.items()}
         return Cell(
-            kind, grid.tokens_per_frame, batch, wanted, history,
+            kind, self.tokens(grid), batch, wanted, history,
             {name: [s / each[name] for s in row.seconds] for name, row in rows.items()},
             {name: row.flops / each[name] for name, row in rows.items()},
         )  # fmt: skip
@@ -157,7 +196,7 @@ class _Bench:
     def _phases(self) -> dict[str, float]:
         """Seconds an epoch of what no world model changes: env steps, V, encoding, and C without its dreams."""
         config, device, dtype = self._config, self._compute.device, self._compute.dtype
-        work, training = Workload(config, device, self._replay), config.training
+        work, training = Workload(config, device, self._replay, self._spaces), config.training
 
         def fit(build: Callable[[int], Work], batch: int) -> Work:
             return build(fitting_batch(build, batch, device, self._effort))

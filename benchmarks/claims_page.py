@@ -16,11 +16,11 @@ PUBLISHED_NO_POP, PUBLISHED_IRIS = 4.6, 15.4
 COLOURS = {REM: "#1f6fb4", NO_POP: "#7fb2dd", TRANSFORMER_POP: "#c4581b", IRIS: "#e9a97f"}
 
 
-def markdown(claims: Claims, plots: dict[str, str] | None = None) -> Iterator[str]:
+def markdown(claims: Claims, plots: dict[str, str] | None = None, section: Section = SECTION) -> Iterator[str]:
     """Everything that was found. `plots` are the files of the plots, by their names."""
     plots = plots or {}
     yield header(
-        SECTION.command, claims.preset, claims.environment,
+        section.command, claims.preset, claims.environment,
         quick=claims.quick, clock=claims.clock, how="the four in turn in one process",
     )  # fmt: skip
     yield ""

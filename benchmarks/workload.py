@@ -22,7 +22,7 @@ from tokendream.device import Compute
 from tokendream.dream import imagine
 from tokendream.errors import ConfigError
 from tokendream.kernels.install import install, uninstalled
-from tokendream.spaces.observations import image_spaces
+from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import workload
 from tokendream.training.synthetic import ACTIONS
 
@@ -45,11 +45,21 @@ def grids(config: Config, halvings: Sequence[int] = HALVINGS) -> list[Config]:
 class Workload:
     """An agent of the config's sizes, a replay buffer, and pieces of work on them at any batch and precision."""
 
-    def __init__(self, config: Config, device: torch.device, replay: ReplayBuffer, *, capture: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        replay: ReplayBuffer,
+        spaces: Spaces | None = None,
+        *,
+        capture: bool = True,
+    ) -> None:
+        """`spaces`: of what the replay buffer holds; by default one image and ACTIONS actions."""
         self.config, self.device, self._replay, self._capture = config, device, replay, capture
         torch.manual_seed(0)
-        self._spaces = image_spaces(config.env.size, ACTIONS)
+        self._spaces = spaces or image_spaces(config.env.size, ACTIONS)
         self._agent = Agent.from_config(config, self._spaces).to(device).eval()
+        self.block = self._agent.world_model.block
         install(self._agent, self._compute(torch.float32))
 
     def phase(self, name: str, batch: int, dtype: torch.dtype) -> Work:
@@ -66,8 +76,8 @@ class Workload:
         compute = self._compute(dtype)
         run = workload.dream(self._start(batch, compute, history), horizon, self._agent, compute)
         # Token by token, the last token of a frame is sampled and not taken through the layers.
-        ahead = self.config.tokens_per_frame - (self.config.world_model.decoding == "token")
-        tokens = batch * horizon * (self.config.block_length + ahead)
+        ahead = self.block.K - (self.config.world_model.decoding == "token")
+        tokens = batch * horizon * (self.block.K1 + ahead)
         label = Label("dream", dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens)
         return self._work(label, run)
 
@@ -81,7 +91,7 @@ class Workload:
             with compute.autocast():
                 return self._absorbed(dream)
 
-        tokens = batch * self.config.block_length
+        tokens = batch * self.block.K1
         return self._work(Label("absorb", dtype, batch, f"{batch} blocks", 0, batch, tokens), run)
 
     @torch.no_grad()
@@ -102,7 +112,7 @@ class Workload:
 
     def encode(self, batch: int, dtype: torch.dtype) -> Work:
         """Frames of the replay buffer to tokens."""
-        label = Label("encode", dtype, batch, f"{batch} frames", batch, 0, batch * self.config.tokens_per_frame)
+        label = Label("encode", dtype, batch, f"{batch} frames", batch, 0, batch * self.block.K)
         return self._work(label, workload.encode(batch, self._agent, self._replay, self._compute(dtype)))
 
     def policy(self, batch: int, dtype: torch.dtype) -> Work:
@@ -124,7 +134,7 @@ class Workload:
         return Compute(self.device, dtype, self.config.kernels, self._capture, self.config.compile)
 
     def _label(self, name: str, batch: int, dtype: torch.dtype) -> Label:
-        config, K, K1 = self.config, self.config.tokens_per_frame, self.config.block_length
+        config, K, K1 = self.config, self.block.K, self.block.K1
         if name == "tokenizer":
             return Label(name, dtype, batch, f"{batch} frames", batch, 0, batch * K)
         if name == "world_model":

@@ -35,6 +35,7 @@ from tokendream.spaces.layout import Layout, Part, image
 from tokendream.tokenizers.build import build
 from tokendream.tokenizers.cells import CellTokenizer
 from tokendream.tokenizers.fixed import CategoricalTokenizer, VectorTokenizer, levels
+from tokendream.tokenizers.protocol import Fitted
 from tokendream.training.trainer import Trainer
 
 INF = np.inf
@@ -339,9 +340,25 @@ def test_a_table_of_m_s_own_tells_the_tokens_of_parts_apart():
 def test_ablations_of_images_are_refused_elsewhere():
     config = vary(TINY, "env", id="gym:AnyVector-v0")
     envs = make(config, 1, evaluation=False)
-    for part, name, value in (("actor_critic", "sees", "pixels"), ("world_model", "decoding", "token")):
-        with pytest.raises(ConfigError, match=f"{part}.{name}"):
-            Agent.from_config(vary(config, part, **{name: value}), envs.spaces)
+    with pytest.raises(ConfigError, match=r"actor_critic\.sees"):
+        Agent.from_config(vary(config, "actor_critic", sees="pixels"), envs.spaces)
+
+
+@pytest.mark.parametrize("own_embedding", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_by_token_a_frame_is_dreamed_from_what_training_says_of_it(kind, own_embedding):
+    config = vary(TINY, "world_model", decoding="token", own_embedding=own_embedding, slot_embedding=True)
+    envs = make(vary(config, "env", id=f"gym:Any{kind}-v0"), 1, evaluation=False)
+    agent, frame = Agent.from_config(config, envs.spaces).eval(), torch.from_numpy(envs.reset([0]).copy())
+    V, M, action = agent.tokenizer, agent.world_model, torch.zeros(1, dtype=torch.int64)
+    if isinstance(V, Fitted):
+        V.fit(frame)
+    tokens = V.encode(frame)
+    start = M.initial_state(1)
+    outcome, dreamed, _ = M.imagine(V.codes(tokens), tokens, action, start, embed=V.codes)
+    both = torch.stack((tokens, outcome.tokens), dim=1)
+    trained, _ = M(V.codes(both), both, action.expand(1, 2), start, slice(0, -1))
+    assert torch.allclose(dreamed.next_frame, trained.next_frame, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from benchmarks.claims_page import SECTION, draw, markdown
 from benchmarks.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims
 from benchmarks.measure import Effort
 from benchmarks.page import WALL
+from tokendream.agent.agent import Agent
 from tokendream.config.presets import PRESETS, TINY, vary
+from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 
 SMALL = vary(TINY, "world_model", layers=1, segment_length=3)
@@ -132,6 +134,17 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path):
     )
 
 
+def test_what_an_environment_shows_is_timed_at_its_own_number_of_tokens(short, tmp_path):
+    page, env = tmp_path / "page.md", "any_spaces:AnyNested-v0"
+    page.write_text(f"<!-- benchmarks claims --env {env}: begin -->\n<!-- benchmarks claims --env {env}: end -->\n")
+    assert claims_module.main(SMALL, "cpu", quick=True, cpu_time=True, out=None, page=page, env=env) == 0
+    text = page.read_text()
+    assert f"`python -m benchmarks claims --env {env} --preset tiny --quick" in text
+    envs = make(vary(SMALL, "env", id=env), 1, evaluation=False)
+    assert f"| {Agent.from_config(SMALL, envs.spaces).world_model.block.K} | 2 | " in text
+    assert list(tmp_path.iterdir()) == [page]
+
+
 def test_what_no_time_is_left_for_is_said(short, monkeypatch, capsys):
     monkeypatch.setattr(claims_module, "QUICK", Effort(least=1, most=1, seconds=0.0, total=0.0))
     assert claims_module.main(TINY, "cpu", quick=True, cpu_time=False, out=None, page=None) == 0
@@ -143,7 +156,7 @@ def test_what_no_time_is_left_for_is_said(short, monkeypatch, capsys):
 def test_where_a_batch_takes_too_long_no_larger_one_is_tried(monkeypatch):
     tried = []
     monkeypatch.setattr(claims_module, "fitting_batch", lambda build, batch, *_: tried.append(batch) or 1)
-    bench = claims_module._Bench(TINY, claims_module.Compute.resolve("cpu"), claims_module.QUICK)
+    bench = claims_module._Bench(TINY, claims_module.Compute.resolve("cpu"), claims_module.QUICK, None)
     small = bench._grids[0]
     assert bench._trainer(small, 16)() is None  # a batch of one has a row already
     assert bench._trainer(small, 128)() is None
@@ -183,7 +196,7 @@ def test_bad_arguments_are_named_before_anything_is_timed(changes, message, tmp_
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_has_its_three_grids(name):
-    grids = claims_module._Bench(PRESETS[name], claims_module.Compute.resolve("cpu"), claims_module.QUICK)._grids
+    grids = claims_module._Bench(PRESETS[name], claims_module.Compute.resolve("cpu"), claims_module.QUICK, None)._grids
     small, own, large = (grid.tokens_per_frame for grid in grids)
     assert (4 * small, large) == (own, 4 * own)
 

@@ -3,6 +3,8 @@
 import hashlib
 import importlib
 import math
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -144,6 +146,15 @@ def test_a_camera_sees_what_the_vectors_say():
     after = env.step(np.ones(1))[0]
     assert before.shape == (32, 32, 3)
     assert (before != after).any()
+
+
+def test_what_pytorch_compiles_with_can_be_imported_behind_the_drawing_of_control():
+    pytest.importorskip("triton")
+    code = (
+        "from tokendream.envs.families import dmc; from tokendream.config.env import EnvConfig;"
+        "dmc.make('cartpole-swingup', EnvConfig()).reset(seed=0); import torch._dynamo, triton"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_minatar_in_its_parts():

@@ -82,7 +82,6 @@ def check_ablations(config: Config, spaces: Spaces) -> None:
     """Raise ConfigError where observations or actions are not what an ablation is made for."""
     if not spaces.observation.is_image:
         require(config.actor_critic.sees == "codes", "actor_critic.sees", "codes for these observations", "pixels")
-        require(config.world_model.decoding == "pop", "world_model.decoding", "pop for these observations", "token")
 
 
 class AgentPolicy:

@@ -27,7 +27,15 @@ class PerPart(nn.Module):
     def forward(self, x: Float[Tensor, "*B K D"]) -> Float[Tensor, "*B K V"]:
         outputs = [net(x[..., where, :]) for net, where in zip(self.each, self.where, strict=True)]
         widest = max(output.shape[-1] for output in outputs)
-        return torch.cat([F.pad(y, (0, widest - y.shape[-1]), value=self.fill) for y in outputs], dim=-2)
+        return torch.cat([self._filled(y, widest) for y in outputs], dim=-2)
+
+    def at(self, x: Float[Tensor, "*B D"], slot: int, widest: int) -> Float[Tensor, "*B V"]:
+        """What a token of this slot becomes, filled up to the widest."""
+        part = next(i for i, where in enumerate(self.where) if slot < where.stop)
+        return self._filled(self.each[part](x), widest)
+
+    def _filled(self, y: Float[Tensor, "*B N"], widest: int) -> Float[Tensor, "*B V"]:
+        return F.pad(y, (0, widest - y.shape[-1]), value=self.fill)
 
 
 def tables(parts: Sequence[Tokens], width: int) -> StackedTables:

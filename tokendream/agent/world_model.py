@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tokendream.agent.backbones import make_backbone
 from tokendream.agent.ensemble import Ensemble
@@ -190,18 +191,21 @@ class WorldModel(nn.Module):
 
         Also the logits, and what they were read from.
         """
-        frame: list[Tensor] = []
-        logits: list[Tensor] = []
-        hidden: list[Tensor] = []
+        frame, logits, hidden = list[Tensor](), list[Tensor](), list[Tensor]()
         for k in range(self.block.K):
             if k > 0:
-                token = frame[-1][:, None]
-                x = self._at(self._embedded(embed(token), token), slice(k - 1, k))
-                y, state = self.backbone.step(x[:, 0], state)
+                y, state = self.backbone.step(self._newest(frame, embed), state)
             hidden.append(y)
-            logits.append(self._next_frame(y, before[:, k]))
+            logits.append(self._next_frame(y, before[:, k], k))
             frame.append(self.draw_tokens(logits[-1], generator, temperature=self.config.token_temperature))
         return torch.stack(frame, dim=1), torch.stack(logits, dim=1), torch.stack(hidden, dim=1)
+
+    def _newest(self, frame: list[Tensor], embed: Embed) -> Float[Tensor, "B D"]:
+        """The last of a frame's first tokens, as it enters the backbone."""
+        k, one = len(frame) - 1, self.block.grid is not None  # on a grid a token has one code, wherever it stands
+        tokens = frame[-1][:, None] if one else F.pad(torch.stack(frame, dim=1), (0, self.block.K - len(frame)))
+        x = self._embedded(embed(tokens), tokens)
+        return self._at(x if one else x[:, k : k + 1], slice(k, k + 1))[:, 0]
 
     def loss(
         self,
@@ -277,9 +281,14 @@ class WorldModel(nn.Module):
         """Frame tokens as the backbone sees them: V's codes, projected where they are of another width, or M's own."""
         return _lowered(self.projection(codes) if self.token_embedding is None else self.token_embedding(tokens))
 
-    def _next_frame(self, y: Float[Tensor, "*B D"], before: Int64[Tensor, " *B"]) -> Float[Tensor, "*B V"]:
-        """Logits of a token of the next frame, whose place held the token `before`."""
-        logits = self.next_frame(y)
+    def _next_frame(
+        self, y: Float[Tensor, "*B D"], before: Int64[Tensor, " *B"], slot: int | None = None
+    ) -> Float[Tensor, "*B V"]:
+        """Logits of tokens of the next frame, of all slots or of one, whose places held the tokens `before`."""
+        if slot is None or not isinstance(self.next_frame, PerPart):
+            logits = self.next_frame(y)
+        else:
+            logits = self.next_frame.at(y, slot, self.block.vocabulary)
         if self.copy_head is None:
             return logits
         return logits.scatter_add(-1, before[..., None], self.copy_head(y).to(logits.dtype))

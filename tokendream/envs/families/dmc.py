@@ -6,6 +6,7 @@ The name is domain-task. The arguments of a task (`--env.kwargs '{"time_limit": 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from typing import Any
@@ -88,6 +89,9 @@ class Suite(gymnasium.Env[Any, Any]):
 
 
 def _suite() -> Any:
+    if installed("triton"):  # which PyTorch imports sooner or later: behind EGL's LLVM that ends the process
+        with contextlib.suppress(Exception):
+            importlib.import_module("triton")
     if MUJOCO_GL not in os.environ and installed("dm_control"):
         # Left alone, the package looks for a screen first and complains that there is none.
         os.environ[MUJOCO_GL] = "egl"
