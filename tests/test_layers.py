@@ -29,7 +29,7 @@ DISK = {
     "nn.lpips",
     "kernels.cpu.build",
     "device",
-    "kernels.machine",
+    "kernels.kept",
     "sweep",
     "play.library",
     "play.server",

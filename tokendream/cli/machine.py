@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from tokendream.config.config import Config
+from tokendream.config.presets import preset
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,8 @@ class Machine:
 
     again: bool = False
     """Measure even where that was done before."""
+    tune: bool = False
+    """On a GPU: time PyTorch's own operators, torch.compile and our kernel, and let runs use the fastest."""
 
 
 def run(options: Machine) -> int:
@@ -23,6 +26,11 @@ def run(options: Machine) -> int:
     from tokendream.kernels import machine
     from tokendream.kernels.install import describe
 
+    if options.tune:
+        from tokendream.training import tuning
+
+        config = preset("rem")
+        return tuning.main(config, machine.compute_for(config))
     found = machine.calibration(kernels=True, again=options.again)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     print(f"processor: {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory; torch {torch.__version__}")

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import os
 import re
@@ -25,6 +23,7 @@ from torch import nn
 
 from tokendream.config.config import Config
 from tokendream.device import Compute, cpuinfo, processor
+from tokendream.kernels import kept, tuned
 from tokendream.kernels.cpu import build
 from tokendream.kernels.install import install
 from tokendream.nn.conv import Down, Up
@@ -88,16 +87,18 @@ def compute_for(
 ) -> Compute:
     """What a config asks for, or on another device; what it leaves open is what is fastest here.
 
-    `facts` are those of a run: what it began with, it keeps on the same processor and torch. With `threads`, for
-    commands, the whole process computes with the fastest number of them, unless OMP_NUM_THREADS is set. Raises
+    `facts` are those of a run: what it began with, it keeps on the same processor or GPU, and torch. With `threads`,
+    for commands, the whole process computes with the fastest number of them, unless OMP_NUM_THREADS is set. Raises
     ConfigError for a device that is not there.
     """
     switches = {name: getattr(config, name) for name in ("kernels", "capture", "compile", "deterministic")}
     compute = Compute.resolve(device or config.device, config.precision, **switches)
+    if compute.device.type == "cuda" and not compute.compile:
+        return dataclasses.replace(compute, tuned=tuned.ways(compute, facts or {}))
     if compute.device.type != "cpu" or not (config.kernels or config.precision == "auto"):
         return compute
-    if kept := _kept(facts or {}):
-        count, precision, kernels = min(int(kept[1]), THREADS), kept[2], kept[3] != ""
+    if began := _began(facts or {}):
+        count, precision, kernels = min(int(began[1]), THREADS), began[2], began[3] != ""
     else:
         found = calibration(kernels=config.kernels)
         bf16 = found.bf16 if config.precision == "auto" else config.precision == "bf16"
@@ -108,7 +109,7 @@ def compute_for(
     return dataclasses.replace(compute, dtype=PRECISIONS[precision], kernels=config.kernels and kernels)
 
 
-def _kept(facts: Mapping[str, str]) -> re.Match[str] | None:
+def _began(facts: Mapping[str, str]) -> re.Match[str] | None:
     """Threads, precision and what computes, as `kernels.install.describe` wrote them on this processor and torch."""
     if (facts.get("torch"), facts.get("processor")) != (torch.__version__, processor()):
         return None
@@ -122,37 +123,23 @@ def calibration(*, kernels: bool = True, again: bool = False) -> Calibration:
     Where no folder can be written, every process measures. Of two that measure at once, both take the first one's.
     """
     library = build.library() if kernels else None
-    name = f"machine-{_digest(Path(library._name).name if library else '')}.json"
-    if not again and (known := _read(name)):
+    info = [processor(), cpuinfo().get("flags", ""), cpuinfo().get("Features", "")]
+    given = [os.environ.get(limit, "") for limit in ("OMP_NUM_THREADS", *LIMITS)]
+    own = Path(library._name).name if library else ""
+    name = kept.name("machine", *info, *given, own, torch.__version__, str(os.cpu_count()), str(THREADS))
+    if not again and (known := _known(name)):
         return known
     print("Measuring this machine (once, a second or two)", file=sys.stderr, flush=True)
     found = measure(kernels=library is not None)
-    for folder in build.folders():
-        unfinished = folder / f"{name}.{os.getpid()}"
-        with contextlib.suppress(OSError):  # read-only, full, or another process was first
-            unfinished.write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
-            (os.replace if again else os.link)(unfinished, folder / name)
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        if known := _read(name):
-            return known
-    return found
+    kept.write(name, dataclasses.asdict(found), again=again)
+    return _known(name) or found
 
 
-def _read(name: str) -> Calibration | None:
-    """What an earlier process measured, from the first folder that has it whole."""
-    for folder in build.folders():
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return Calibration(**json.loads((folder / name).read_text(encoding="utf-8")))
+def _known(name: str) -> Calibration | None:
+    """What an earlier process measured."""
+    with contextlib.suppress(TypeError):
+        return Calibration(**(kept.read(name) or {}))
     return None
-
-
-def _digest(library: str) -> str:
-    """Of everything that the figures depend on."""
-    info = [processor(), cpuinfo().get("flags", ""), cpuinfo().get("Features", "")]
-    given = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", *LIMITS)]
-    whole = chr(0).join([*info, *given, library, torch.__version__, str(os.cpu_count()), str(THREADS)])
-    return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
 def measure(*, kernels: bool) -> Calibration:

@@ -263,8 +263,8 @@ def _timed(
     def begin(batch: int) -> tuple[Callable[[], object], float]:
         update = make(batch)
         for _ in range(warm_up):
-            once = _seconds(update, device)
-        return update, once if once > share else _seconds(update, device)
+            once = elapsed(update, device)
+        return update, once if once > share else elapsed(update, device)
 
     batch = 1
     update, once = begin(batch)
@@ -279,7 +279,7 @@ def _timed(
             update, once = begin(batch)
     seconds = [once]
     while len(seconds) < most and time.perf_counter() - began + once < share:
-        seconds.append(_seconds(update, device))
+        seconds.append(elapsed(update, device))
     return batch, seconds, alone
 
 
@@ -288,7 +288,7 @@ def _each(alone: float, seconds: float, batch: int) -> float:
     return seconds if batch == 1 else max(0.0, seconds - alone) / (batch - 1)
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def elapsed(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call; a GPU is waited for at both ends."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
