@@ -96,32 +96,22 @@ class ActorCritic(nn.Module):
 
     def along(self, view: View, action: Int64[Tensor, "B T"], state: PolicyState) -> PolicyOutput:
         """See T frames, each followed by its action: the policies (B T A) and values (B T) at the frames."""
-        h, _ = self._live(view, action, state)
-        return self._output(torch.stack(h, dim=1))
+        seen = self.features(view.flatten(0, 1)).unflatten(0, action.shape)[:, :, None]
+        if self.action_embedding is not None:
+            seen = torch.cat((seen, self.action_tokens(action.flatten()).unflatten(0, action.shape)), dim=2)
+        h = self._along(seen.flatten(1, 2), state)
+        return self._output(h[:, :: seen.shape[2]])
 
-    def _live(
-        self,
-        view: View,
-        action: Int64[Tensor, "B T"],
-        state: PolicyState,
-        mask: Bool[Tensor, "B T"] | None = None,
-        *,
-        told: bool = True,
-    ) -> tuple[list[Float[Tensor, "B M"]], PolicyState]:
-        """Remember T steps, frame then action where it is `told`: h at the frames, and the memory after the last.
-
-        Steps that are masked out leave it empty.
-        """
-        features = self.features(view.flatten(0, 1)).unflatten(0, action.shape)
-        h = []
-        for t in range(action.shape[1]):
-            state = self._remember(features[:, t], state)
-            h.append(state.h)
-            if told:
-                state = self.absorb_action(action[:, t], state)
-            if mask is not None:
-                state = state.keep(mask[:, t])
-        return h, state
+    def _along(self, x: Float[Tensor, "B N M"], state: PolicyState) -> Float[Tensor, "B N M"]:
+        """h after each of N inputs that are all known: one call, which on CPUs takes half the time of N."""
+        if torch.is_autocast_enabled(x.device.type):  # there memory stays float32
+            h = []
+            for one in x.unbind(1):
+                state = self._remember(one, state)
+                h.append(state.h)
+            return torch.stack(h, dim=1)
+        weights = [self.lstm.weight_ih, self.lstm.weight_hh, self.lstm.bias_ih, self.lstm.bias_hh]
+        return torch.lstm(x, (state.h[None], state.c[None]), weights, True, 1, 0.0, True, False, True)[0]
 
     def _output(self, h: Float[Tensor, "*B M"]) -> PolicyOutput:
         return PolicyOutput(raised(self.actor(h)), *self.valued(h))
@@ -175,8 +165,12 @@ class ActorCritic(nn.Module):
         `burn_in_actions` of the settings as false reproduces the published code, whose LSTM never gets the past actions
         here.
         """
-        start = self.initial_state(len(action))
-        _, state = self._live(view, action, start, mask, told=settings.burn_in_actions)
+        features, state = self.features(view.flatten(0, 1)).unflatten(0, action.shape), self.initial_state(len(action))
+        for t in range(action.shape[1]):
+            state = self._remember(features[:, t], state)
+            if settings.burn_in_actions:
+                state = self.absorb_action(action[:, t], state)
+            state = state.keep(mask[:, t])
         return state
 
 
