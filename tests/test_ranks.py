@@ -87,6 +87,8 @@ def two(monkeypatch) -> None:
     [
         ("training", {"world_model": TINY.training.world_model.__class__(1, 1, 1, 1e-3, 0.0, 1.0)},
          r"training.world_model.batch must be a multiple of the number of ranks \(2\), not 1"),
+        ("dream", {"minibatches": 2},
+         r"actor_critic.batch must be a multiple of the number of ranks times dream.minibatches \(2 x 2\), not 2"),
         ("collect", {"capacity": 15}, r"collect.capacity must be at least collect.steps \(20\)"),
     ],
 )  # fmt: skip
