@@ -54,8 +54,13 @@ def trainer(config: Config) -> Trainer:
 
 @contextmanager
 def same_draws() -> Iterator[None]:
-    """Dreams draw the same whatever the size of their batch."""
-    before, sampling.uniform = sampling.uniform, lambda logits, generator: logits.new_full((*logits.shape[:-1], 1), 0.4)
+    """Each dream draws by its place in the whole batch, whatever the part of it that a rank has."""
+
+    def by_place(logits: torch.Tensor, generator: object) -> torch.Tensor:
+        place = torch.arange(len(logits)) + ranks.number() * len(logits)
+        return (0.1 + 0.618 * place).frac().view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
+
+    before, sampling.uniform = sampling.uniform, by_place
     yield
     sampling.uniform = before
 

@@ -133,7 +133,8 @@ class Run:
             self._display.say(line)
         self._display.say(
             f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
-            f"seed {self.config.seed}) on {describe(self.compute)}, in {shown(self.run_dir)}"
+            f"seed {self.config.seed}) on {describe(self.compute)}"
+            f"{f', {ranks.count()} ranks' if ranks.count() > 1 else ''}, in {shown(self.run_dir)}"
         )
 
     def _costs(self, spaces: Spaces, stop: StopRequest) -> dict[str, float]:
