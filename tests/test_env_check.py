@@ -1,5 +1,6 @@
 """`tokendream envs check`: the table of tokens, and what looks wrong in random play."""
 
+import re
 from dataclasses import replace
 
 import gymnasium
@@ -11,6 +12,9 @@ from tokendream.cli.flags import parse_envs
 from tokendream.cli.main import main
 from tokendream.config.presets import CPU, vary
 from tokendream.reports.env_check import Row, check
+from tokendream.training import timing
+
+MEASURE = timing.measure
 
 
 class Odd(gymnasium.Env):
@@ -42,7 +46,10 @@ class Odd(gymnasium.Env):
 
 
 @pytest.fixture(autouse=True)
-def odd():
+def odd(monkeypatch):
+    monkeypatch.setattr(
+        timing, "measure", lambda config, compute, **_: timing.Speed(config, compute, [], ["dream: much"])
+    )
     gymnasium.register("Odd-v0", entry_point=Odd, disable_env_checker=True)
     yield
     del gymnasium.registry["Odd-v0"]
@@ -84,7 +91,9 @@ def test_other_environments_have_nothing_suspicious_but_their_rewards(id):
     assert all("reward" in line for line in found.suspicious)
 
 
-def test_the_command_prints_slots_and_lines(capsys):
+def test_the_command_prints_slots_and_lines(capsys, monkeypatch):
+    monkeypatch.setattr(timing, "measure", MEASURE)
+    monkeypatch.setattr(timing, "GUESS", 0.1)
     assert main(["envs", "check", "Odd-v0", "--steps", "20", "--env.keys", "inner.0,inner.1"]) == 0
     printed = capsys.readouterr().out
     lines = [line.replace("│", " ").split() for line in printed.splitlines()]
@@ -93,6 +102,15 @@ def test_the_command_prints_slots_and_lines(capsys):
     assert ["4-5", "drive", "choice", "51", "2"] in lines
     assert "20 random steps: " in printed
     assert "suspicious: inner.1 lay outside its space: float32 (3,)" in printed
+    assert re.search(r"training: about \d+\w.* on this machine with preset control, 100,000 steps", printed)
+
+
+def test_what_does_not_fit_is_not_timed(monkeypatch, capsys):
+    monkeypatch.setattr(
+        timing, "measure", lambda config, compute, **_: timing.Speed(config, compute, [], ["dream: much"])
+    )
+    assert main(["envs", "check", "CartPole-v1", "--steps", "5"]) == 0
+    assert "training: not timed (dream: much)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

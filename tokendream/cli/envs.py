@@ -6,16 +6,19 @@ from dataclasses import dataclass, field, replace
 
 import tyro
 
+from tokendream.config.config import Config
 from tokendream.config.env import EnvConfig
 from tokendream.config.presets import preset
 from tokendream.errors import TokendreamError, nearest, require
+from tokendream.spaces.observations import Spaces
 
 
 @dataclass(frozen=True)
 class Envs:
     """List the families of environments and what is installed, the environments of one (envs FAMILY), or check one.
 
-    `envs check ID` plays random steps and prints how the environment becomes tokens and what looks wrong."""
+    `envs check ID` plays random steps and prints how the environment becomes tokens, what looks wrong, and how long
+    training would take here."""
 
     words: tyro.conf.Positional[tuple[str, ...]] = ()
     """Nothing, the name of a family, or check and the id of an environment."""
@@ -68,5 +71,24 @@ def _check(options: Envs, name: str) -> int:
 
     require(1 <= options.steps <= 1_000_000, "--steps", "in 1..1000000", options.steps)
     config = replace(preset(options.preset), env=replace(options.env, id=name))
-    check(config, options.steps, options.seed).show(Console(), name)
+    found = check(config, options.steps, options.seed)
+    found.show(Console(), name)
+    print(_training(config, found.spaces, found.steps_per_second))
     return 0
+
+
+def _training(config: Config, spaces: Spaces, steps_per_second: float) -> str:
+    """How long training would take here, by some seconds' timing."""
+    from tokendream.kernels.machine import compute_for
+    from tokendream.reports.display import clock
+    from tokendream.training import timing
+
+    compute = compute_for(config, threads=True)
+    speed = timing.measure(config, compute, seconds=timing.GUESS, say=lambda phase: None, brief=True, spaces=spaces)
+    collected = config.collect.steps * min(config.epochs, config.collect.last_epoch)
+    if not speed.hours:
+        return f"training: not timed ({'; '.join(speed.skipped)})"
+    return (
+        f"training: about {clock(3600 * speed.hours + collected / steps_per_second)} on this machine with preset "
+        f"{config.preset}, {collected:,} steps; evaluation not counted"
+    )
