@@ -27,6 +27,21 @@ def listed(macro: str) -> list[Any]:
     ]
 
 
+casts: dict[tuple[Any, ...], torch.Tensor] = {}
+"""Parameters in bf16, as torch keeps them until the outermost autocast ends (see `fake_gpu`)."""
+
+
+def _cast(x: Any, dtype: torch.dtype) -> Any:
+    if not _eligible(x) or x.dtype is dtype:
+        return x
+    if not (x.is_leaf and x.requires_grad and dtype is torch.bfloat16):
+        return x.to(dtype)
+    key = id(x), torch.is_grad_enabled()
+    if key not in casts:
+        casts[key] = x.to(dtype)
+    return casts[key]
+
+
 def _eligible(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.device.type != "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
@@ -38,7 +53,7 @@ def _casting(op: Any, choose: Callable[[list[torch.dtype]], torch.dtype]) -> Cal
         leaves, form = pytree.tree_flatten((args, kwargs))
         found = [x.dtype for x in leaves if _eligible(x)]
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
-            cast = [x.to(choose(found)) if _eligible(x) else x for x in leaves]
+            cast = [_cast(x, choose(found)) for x in leaves]
             args, kwargs = pytree.tree_unflatten(cast, form)
             return op(*args, **kwargs)
 
@@ -62,4 +77,6 @@ def register() -> tuple[torch.library.Library, ...]:
     for macro, choose in rules.items():
         for op in listed(macro):
             library.impl(op, _casting(op, choose), "AutocastPrivateUse1")
+    # Else torch makes the gradient of swish of four operators on a device that it does not know.
+    library.impl("silu_backward", torch.library.fallthrough_kernel, "AutogradPrivateUse1")
     return others, library

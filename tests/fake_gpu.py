@@ -7,13 +7,22 @@ torch lets Python register, since a build without CUDA differentiates no tensor 
 
 import contextlib
 from collections.abc import Iterator
+from unittest import mock
 
 import fake_autocast
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from tokendream.agent.agent import Agent
+from tokendream.config.config import Config
+from tokendream.data.replay import ReplayBuffer
+from tokendream.device import Compute
+from tokendream.spaces.observations import Spaces
+from tokendream.training.synthetic import StillEnvs, synthetic_replay
+from tokendream.training.trainer import Trainer
 
 TYPE = "cuda" if torch.cuda.is_available() else "fakegpu"
 if TYPE == "fakegpu":
@@ -62,7 +71,9 @@ def fake_gpu() -> Iterator[Crossings]:
     Gradients are found on one thread: autograd has one for each device, but a `FakeTensorMode` serves one at a time.
     """
     one_thread = torch.autograd.set_multithreading_enabled(False)
-    with one_thread, FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
+    pinned = mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    ends = mock.patch.object(torch, "clear_autocast_cache", fake_autocast.casts.clear)
+    with pinned, ends, one_thread, FakeTensorMode(allow_non_fake_inputs=True), Crossings() as crossings:
         yield crossings
 
 
@@ -78,3 +89,14 @@ def moved(module: torch.nn.Module) -> torch.nn.Module:
                 part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=DEVICE)
     module.to = lambda *_: module  # what torch does there, it cannot do with fake tensors
     return module
+
+
+def trainer_on(agent: Agent, config: Config, dtype: torch.dtype, spaces: Spaces, rows: int) -> Trainer:
+    """A trainer on the fake GPU, with so many rows of synthetic experience; call it within `fake_gpu`."""
+    with unset_fake_temporarily():
+        known = synthetic_replay(rows, spaces, torch.device("cpu")).export(0, rows)
+        envs = StillEnvs(spaces)
+    replay = ReplayBuffer.of(spaces, rows, DEVICE)
+    replay.restore(known, 0)
+    with mock.patch.object(torch, "Generator", return_value=torch.Generator()):
+        return Trainer(config, moved(agent), envs, replay, Compute(DEVICE, dtype, capture=False))

@@ -1,13 +1,14 @@
 """Every update on a GPU that is not there (see `fake_gpu`): nothing mixes devices, waits or crosses the bus."""
 
 import dataclasses
+import importlib
+from pathlib import Path
 
 import any_spaces  # noqa: F401 (registers environments)
 import numpy as np
 import pytest
 import torch
-from fake_gpu import DEVICE, TYPE, fake_gpu, moved
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from fake_gpu import DEVICE, TYPE, fake_gpu, moved, trainer_on
 from torch.utils import _pytree as pytree
 
 from tokendream.agent.agent import Agent, AgentPolicy
@@ -15,14 +16,12 @@ from tokendream.config.config import Config
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.config.schedule import PARTS
 from tokendream.data.batch import Segment
-from tokendream.data.replay import ReplayBuffer
-from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.nn.losses import Losses
 from tokendream.spaces.observations import image_spaces
 from tokendream.training.phase import GradientPhase
 from tokendream.training.phases import WorldModelPhase
-from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
+from tokendream.training.synthetic import ACTIONS
 from tokendream.training.trainer import Trainer
 
 CONFIG = vary(vary(TINY, "tokenizer", perceptual="vgg16", revive_after=3, changed_weight=1.0), "dream", reuse=2)
@@ -46,23 +45,9 @@ def richer(config: Config) -> Config:
     return vary(config, "tokenizer", revive_after=3, changed_weight=1.0)
 
 
-@pytest.fixture
-def build(monkeypatch):
-    """A function that makes a trainer on the fake GPU; call it within `fake_gpu`."""
-    generator = torch.Generator
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-
-    def trainer(agent: Agent, config=CONFIG, dtype=BF16, spaces=IMAGE) -> Trainer:
-        with unset_fake_temporarily():
-            rows = synthetic_replay(ROWS, spaces, torch.device("cpu")).export(0, ROWS)
-            envs = StillEnvs(spaces)
-        replay = ReplayBuffer.of(spaces, ROWS, DEVICE)
-        replay.restore(rows, 0)
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "Generator", lambda device=None: generator())
-            return Trainer(config, moved(agent), envs, replay, Compute(DEVICE, dtype, capture=False))
-
-    return trainer
+def build(agent: Agent, config=CONFIG, dtype=BF16, spaces=IMAGE) -> Trainer:
+    """A trainer on the fake GPU; call it within `fake_gpu`."""
+    return trainer_on(agent, config, dtype, spaces, ROWS)
 
 
 CASES = {
@@ -78,7 +63,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("tiny", FLOAT32), *((name, BF16) for name in CASES if name != "tiny")])
-def test_an_update_neither_waits_nor_crosses_the_bus_and_moves_all(name, dtype, build):
+def test_an_update_neither_waits_nor_crosses_the_bus_and_moves_all(name, dtype):
     config, spaces = small(CASES[name]), IMAGE
     if name == "simulus-dmc":
         spaces = make(vary(config, "env", id="gym:AnyVector-v0"), 1, evaluation=False).spaces
@@ -104,7 +89,7 @@ def test_an_update_neither_waits_nor_crosses_the_bus_and_moves_all(name, dtype, 
             assert crossings.found == []
 
 
-def test_a_phase_takes_rows_in_and_nothing_out(build):
+def test_a_phase_takes_rows_in_and_nothing_out():
     agent = Agent.from_config(CONFIG, ACTIONS)
     with fake_gpu() as crossings:
         trainer = build(agent)
@@ -116,7 +101,7 @@ def test_a_phase_takes_rows_in_and_nothing_out(build):
             assert set(crossings.found) == {f"cpu to {TYPE}"}
 
 
-def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus(build):
+def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus():
     agent = Agent.from_config(CONFIG, ACTIONS)
     with fake_gpu() as crossings:
         trainer = build(agent)
@@ -128,7 +113,7 @@ def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus(build):
         assert {x.device.type for x in (chosen, *memory)} == {TYPE}
 
 
-def test_a_choice_of_an_evaluation_neither_waits_nor_crosses_the_bus(build, monkeypatch):
+def test_a_choice_of_an_evaluation_neither_waits_nor_crosses_the_bus(monkeypatch):
     agent = Agent.from_config(CONFIG, ACTIONS)
     with fake_gpu() as crossings:
         trainer = build(agent)
@@ -157,7 +142,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_waits_or_crosses_in_a_loss_is_found(kind, build, monkeypatch):
+def test_what_waits_or_crosses_in_a_loss_is_found(kind, monkeypatch):
     """The control: each of these passes every test on a CPU."""
     loss = WorldModelPhase.loss
 
@@ -183,3 +168,18 @@ def test_what_waits_or_crosses_in_a_loss_is_found(kind, build, monkeypatch):
             ), error
         else:
             assert crossings.found
+
+
+def test_the_model_of_a_gpu_counts_products_traffic_and_kernels(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    counted = importlib.import_module("gpu_model").Counted()
+    with fake_gpu(), torch.no_grad():
+        layer, x = moved(torch.nn.Linear(8, 16)), torch.empty(4, 8, device=DEVICE)
+        with torch.autocast(TYPE, dtype=BF16), counted:
+            for _ in range(2):  # the weights are cast once
+                layer(x).mT.unsqueeze(0)
+    numbers = {"x": 4 * 8, "weight": 8 * 16, "bias": 16, "y": 4 * 16}
+    cast, product = (2 + 4) * (2 * numbers["x"] + numbers["weight"] + numbers["bias"]), 2 * sum(numbers.values())
+    assert counted.flops == 2 * 2 * 4 * 8 * 16
+    assert counted.bytes == cast + 2 * product
+    assert counted.kernels == 4 + 2
