@@ -1,7 +1,6 @@
 """What a user can get wrong on the command line, and what it costs to ask for help."""
 
 import os
-import re
 import subprocess
 import sys
 
@@ -122,13 +121,13 @@ def test_every_help_runs(command):
 
 
 def test_help_imports_nothing_heavy():
+    began = os.times()
     seen = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "tokendream", "--help"], capture_output=True, text=True, check=True
     ).stderr
     imported = {line.rsplit("|", 1)[1].strip() for line in seen.splitlines() if "|" in line}
     assert not imported & {"torch", "numpy", "gymnasium", "ale_py", "matplotlib"}
-    microseconds = sum(int(re.findall(r"\d+", line)[0]) for line in seen.splitlines() if re.search(r"time:\s+\d", line))
-    assert microseconds < 1_000_000
+    assert os.times().children_user - began.children_user < 0.8  # seconds, whatever else the machine does
 
 
 def test_an_interrupt_is_no_traceback(capsys, monkeypatch):

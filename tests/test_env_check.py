@@ -102,7 +102,7 @@ def test_the_command_prints_slots_and_lines(capsys, monkeypatch):
     assert ["4-5", "drive", "choice", "51", "2"] in lines
     assert "20 random steps: " in printed
     assert "suspicious: inner.1 lay outside its space: float32 (3,)" in printed
-    assert re.search(r"training: about \d+\w.* on this machine with preset control, 100,000 steps", printed)
+    assert re.search(r"training: about \d+\w.* on this machine, 100,000 steps with preset control", printed)
 
 
 def test_what_does_not_fit_is_not_timed(monkeypatch, capsys):

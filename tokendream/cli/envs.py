@@ -6,11 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import tyro
 
-from tokendream.config.config import Config
 from tokendream.config.env import EnvConfig
 from tokendream.config.presets import preset
 from tokendream.errors import TokendreamError, nearest, require
-from tokendream.spaces.observations import Spaces
 
 
 @dataclass(frozen=True)
@@ -67,28 +65,22 @@ def _environments(family: str) -> int:
 def _check(options: Envs, name: str) -> int:
     from rich.console import Console
 
+    from tokendream.kernels.machine import compute_for
+    from tokendream.reports.display import clock
     from tokendream.reports.env_check import check
+    from tokendream.training import timing
 
     require(1 <= options.steps <= 1_000_000, "--steps", "in 1..1000000", options.steps)
     config = replace(preset(options.preset), env=replace(options.env, id=name))
     found = check(config, options.steps, options.seed)
     found.show(Console(), name)
-    print(_training(config, found.spaces, found.steps_per_second))
-    return 0
-
-
-def _training(config: Config, spaces: Spaces, steps_per_second: float) -> str:
-    """How long training would take here, by some seconds' timing."""
-    from tokendream.kernels.machine import compute_for
-    from tokendream.reports.display import clock
-    from tokendream.training import timing
-
     compute = compute_for(config, threads=True)
+    spaces, second = found.spaces, found.steps_per_second
     speed = timing.measure(config, compute, seconds=timing.GUESS, say=lambda phase: None, brief=True, spaces=spaces)
     collected = config.collect.steps * min(config.epochs, config.collect.last_epoch)
-    if not speed.hours:
-        return f"training: not timed ({'; '.join(speed.skipped)})"
-    return (
-        f"training: about {clock(3600 * speed.hours + collected / steps_per_second)} on this machine with preset "
-        f"{config.preset}, {collected:,} steps; evaluation not counted"
-    )
+    if speed.hours:
+        whole = f"{clock(3600 * speed.hours + collected / second)} on this machine, {collected:,} steps"
+        print(f"training: about {whole} with preset {config.preset}; evaluation not counted")
+    else:
+        print(f"training: not timed ({'; '.join(speed.skipped)})")
+    return 0
