@@ -27,8 +27,10 @@ def listed(macro: str) -> list[Any]:
     ]
 
 
-casts: dict[tuple[Any, ...], torch.Tensor] = {}
-"""Parameters in bf16, as torch keeps them until the outermost autocast ends (see `fake_gpu`)."""
+casts: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+"""Parameters and what they are in bf16, which torch keeps until the outermost autocast ends (see `fake_gpu`).
+
+The parameter is kept too, so that no other tensor gets its id."""
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:
@@ -38,8 +40,8 @@ def _cast(x: Any, dtype: torch.dtype) -> Any:
         return x.to(dtype)
     key = id(x), torch.is_grad_enabled()
     if key not in casts:
-        casts[key] = x.to(dtype)
-    return casts[key]
+        casts[key] = x, x.to(dtype)
+    return casts[key][1]
 
 
 def _eligible(x: Any) -> bool:

@@ -7,6 +7,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
+from tokendream.dream.objective import actor_critic_loss, dream_loss
 
 B, L, A = 3, 6, 4
 K, V = TINY.tokens_per_frame, TINY.tokenizer.codebook_size
@@ -122,6 +123,25 @@ def test_recorded_actions_are_taken(agent, tokens, steps):
     actions = torch.randint(A, (B, 3))
     rollout = imagine.imagine(dream, agent, 3, torch.Generator().manual_seed(0), actions=actions)
     assert torch.equal(rollout.actions, actions)
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_what_a_dream_teaches_does_not_need_its_last_answer(agent, tokens, steps, scale, monkeypatch):
+    """Losses and gradients to the bit, with a call of M less."""
+    settings = dataclasses.replace(TINY.dream, scale_advantage=scale, mask_after_end=scale, entropy_weight=0.1)
+    answers, answer = [], agent.world_model.imagine
+    monkeypatch.setattr(agent.world_model, "imagine", lambda *a, **k: answers.append(1) or answer(*a, **k))
+    start = imagine.start(agent, tokens, steps, settings)
+    whole = imagine.imagine(start, agent, settings.horizon, torch.Generator().manual_seed(1))
+    found = []
+    for losses in (
+        actor_critic_loss(whole, agent.actor_critic.actions, settings),
+        dream_loss(agent, tokens, steps, settings, torch.Generator().manual_seed(1)),
+    ):
+        gradients = torch.autograd.grad(losses.total, [p for p in agent.actor_critic.parameters() if p.requires_grad])
+        found.append([*losses.terms.values(), *losses.info.values(), *gradients])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert len(answers) == 2 * settings.horizon - 1
 
 
 def test_a_reward_can_be_a_function_of_the_prediction(agent, tokens, steps):

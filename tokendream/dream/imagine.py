@@ -129,14 +129,23 @@ def imagine(
     actions: Int64[Tensor, "B T"] | None = None,
     temperature: float = 1.0,
     reward: Reward | None = None,
+    bootstrap: bool = False,
 ) -> Rollout:
     """Dream `horizon` steps, under the agent's own actions, sampled at `temperature`, or under recorded ones.
 
-    `reward` pays each step instead of the reward that M predicts.
+    `reward` pays each step instead of the reward that M predicts. With `bootstrap` the last step is C's look at its
+    frame alone, whose value ends the returns: nobody reads what would follow, so nothing is done, and its action,
+    reward and end are 0.
     """
-    kept = []
+    kept: list[tuple[Tensor, ...]] = []
     for t in range(horizon):
         seen = dream.tokens
+        if bootstrap and t == horizon - 1:
+            view = agent.view(seen, agent.tokenizer.codes(seen).detach())
+            output, _ = agent.actor_critic(view, dream.policy)
+            nothing = map(torch.zeros_like, kept[-1][3:6])
+            kept.append((seen, output.logits, output.value, *nothing, output.critic))
+            break
         given = None if actions is None else actions[:, t]
         dream, one = step(dream, agent, generator, action=given, temperature=temperature)
         # Not the prediction: logits of all tokens of all steps would be 150 MB at the paper's sizes.

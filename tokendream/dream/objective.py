@@ -68,8 +68,8 @@ def _dream(
 ) -> tuple[PolicyState, Rollout]:
     """C's memory before the first frame of dreams that begin where these real segments end, and the dreams."""
     start = imagine.start(agent, tokens, steps, settings)
-    rollout = imagine.imagine(start, agent, settings.horizon, generator, reward=payment(agent, settings))
-    return start.policy, rollout
+    paid = payment(agent, settings)
+    return start.policy, imagine.imagine(start, agent, settings.horizon, generator, reward=paid, bootstrap=True)
 
 
 def dream_loss(
@@ -147,12 +147,15 @@ def targets(
         found = found._replace(advantage=found.advantage / rms)
     if scale is not None:
         found = found._replace(advantage=found.advantage / scale(returns, weight))
-    return found, {
-        "return": found.mean(returns),
-        "advantage_scale": size,
-        "reward_rate": rollout.rewards.abs().mean(),  # of signs, how often one is not 0
-        "end_rate": rollout.ends.float().mean(),
-    }
+    return (
+        found,
+        {
+            "return": found.mean(returns),
+            "advantage_scale": size,
+            "reward_rate": rollout.rewards[:, :-1].abs().mean(),  # of signs, how often one is not 0
+            "end_rate": rollout.ends[:, :-1].float().mean(),
+        },
+    )
 
 
 class Experience(NamedTuple):
