@@ -181,13 +181,13 @@ CONTROL = Config(
     actor_critic=ActorCriticConfig(lstm_width=128, separate=True, trunk="norm", value_head="symlog"),
     dream=DreamConfig(
         horizon=16, burn_in=4, mask_after_end=True, discount=0.99, centre_advantage=True, scale_advantage=True,
-        entropy_weight=0.003, reuse=4,
+        entropy_weight=0.01, reuse=4, minibatches=4,
     ),
     collect=CollectConfig(steps=500, last_epoch=1_000_000, epsilon=0.0),
     training=TrainingConfig(
         tokenizer=PhaseConfig(1, 1, 512, 1e-3, 0.01, 10.0),
         world_model=PhaseConfig(3, 100, 32, 1e-3, 0.05, 3.0, decayed="matrices"),
-        actor_critic=PhaseConfig(6, 20, 64, 3e-4, 0.01, 3.0),
+        actor_critic=PhaseConfig(8, 20, 64, 3e-4, 0.01, 3.0),
     ),
     evaluation=EvalConfig(episodes=20, every=20, episodes_during=5),
 )  # fmt: skip
