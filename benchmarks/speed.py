@@ -26,6 +26,7 @@ from benchmarks.report import Comparison, Entry, Findings
 from benchmarks.speed_page import SECTION, markdown
 from benchmarks.workload import Workload
 from tokendream.config.config import Config
+from tokendream.config.parts import FITTED
 from tokendream.config.presets import ABLATIONS, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
@@ -175,7 +176,7 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
         small["dream"],
         ("copy or sample", "sampled"),
     )
-    if config.tokenizer.perceptual != "none" and config.tokenizer.kind != "dictionary":
+    if config.tokenizer.perceptual != "none" and config.tokenizer.kind not in FITTED:
         bare = update("tokenizer", work=Workload(vary(config, "tokenizer", perceptual="none"), device, replay))
         name = "tokenizer without LPIPS"
         yield Item(name, (_named(bare, name),), small["tokenizer"])

@@ -54,6 +54,7 @@ def test_the_fields_are_the_papers_and_the_issues():
         "transformer": {"world_model.backbone": "transformer"},
         "fsq": {"tokenizer.kind": "fsq"},
         "dictionary": {"tokenizer.kind": "dictionary"},
+        "pretrained": {"tokenizer.kind": "pretrained"},
     }
     assert (preset("rem-coarse-tokens").grid, preset("cpu-coarse-tokens").grid) == (4, 3)
 

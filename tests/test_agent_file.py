@@ -207,6 +207,7 @@ HUGE = [
     vary(TINY, "actor_critic", lstm_width=2**31 - 1),
     large(2**17, downsamples=16),
     large(2**11, downsamples=7, kind="dictionary", code_width=4),
+    large(2**11, downsamples=7, kind="pretrained", code_width=4),
 ]
 
 

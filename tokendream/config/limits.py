@@ -27,6 +27,11 @@ def check_frame(env: EnvConfig, tokenizer: TokenizerConfig) -> None:
     V = tokenizer.codebook_size
     require(tokenizer.kind != "fsq" or V & (V - 1) == 0, "tokenizer.codebook_size",
             "a power of two where tokenizer.kind is fsq", V)  # fmt: skip
+    require(tokenizer.kind != "pretrained" or tokenizer.tap <= tokenizer.downsamples + 1, "tokenizer.tap",
+            f"at most {tokenizer.downsamples + 1}: tap n of VGG16 has halved a frame n - 1 times, the grid of tokens "
+            f"{tokenizer.downsamples} times", tokenizer.tap)  # fmt: skip
+    require(tokenizer.kind != "pretrained" or size >= SMALLEST_FRAME["vgg16"], "env.size",
+            f"at least {SMALLEST_FRAME['vgg16']} for tokenizer.kind pretrained", size)  # fmt: skip
     least = SMALLEST_FRAME[tokenizer.perceptual]
     require(size >= least, "env.size", f"at least {least} for tokenizer.perceptual {tokenizer.perceptual}", size)
 

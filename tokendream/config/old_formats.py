@@ -25,6 +25,7 @@ SINCE_1 = {
     "tokenizer.kind": "vq",
     "tokenizer.lost_weight": 0.0,
     "tokenizer.map_cells": 1,
+    "tokenizer.tap": 2,
     "world_model.token_temperature": 1.0,
     "world_model.copy_or_sample": False,
     "world_model.events": False,

@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 
 from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, Range, Share
 
+FITTED = ("dictionary", "pretrained")
+"""Kinds of tokenizers that are built from what is collected, without gradient."""
+
 Perceptual = Literal["vgg16", "alexnet", "none"]
 Network = Literal["conv", "patch"]
 Precision = Literal["auto", "bf16", "float32"]
@@ -22,10 +25,10 @@ Control = Literal["none", "shuffled-actions", "zero-rewards", "shuffled-rewards"
 class TokenizerConfig:
     """V, the tokenizer."""
 
-    kind: Literal["vq", "fsq", "dictionary"] = "vq"
+    kind: Literal["vq", "fsq", "dictionary", "pretrained"] = "vq"
     """vq is the paper's VQ-VAE; fsq rounds to a fixed grid in place of a codebook; dictionary has patches of pixels as
-    codes and is not trained (not published). Of the fields below it uses downsamples, codebook_size, code_width; of
-    its phase the epochs and the batch."""
+    codes, pretrained means of features of VGG16, and neither is trained (not published). Of the fields below they use
+    downsamples, codebook_size, code_width (pretrained: tap); of their phase the epochs and the batch."""
     channels: Annotated[int, Range(8, multiple_of=8)] = 32
     """Channels of the encoder's first convolution; each downsampling doubles them."""
     downsamples: Annotated[int, Range(1, 16)] = 3
@@ -49,6 +52,8 @@ class TokenizerConfig:
     """Extra weight of the squared error on pixels that differ from the batch's mean frame (not published)."""
     lost_weight: NonNegative = 0.0
     """Extra weight of the squared error with each pixel weighted by its own error (not published)."""
+    tap: Annotated[int, Range(1, 5)] = 2
+    """Which of the five outputs of VGG16 that LPIPS compares kind pretrained takes, from the shallowest on."""
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,7 @@ ABLATIONS: dict[str, Callable[[Config], Config]] = {
     "transformer": lambda c: vary(c, "world_model", backbone="transformer", **NO_WINDOWS),
     "fsq": lambda c: vary(c, "tokenizer", kind="fsq"),
     "dictionary": lambda c: vary(c, "tokenizer", kind="dictionary"),
+    "pretrained": lambda c: vary(c, "tokenizer", kind="pretrained"),
 }
 """The paper's ablations, the other backbone and the other tokenizers, each as a change of one field."""
 

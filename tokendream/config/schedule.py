@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tokendream.config.config import Config
+from tokendream.config.parts import FITTED
 from tokendream.config.training import PhaseConfig, TrainingConfig
 
 PARTS = tuple(f.name for f in fields(TrainingConfig) if isinstance(f.default, PhaseConfig))
@@ -32,11 +33,11 @@ class Phase:
 def schedule(config: Config) -> tuple[Phase, ...]:
     """The phases of an epoch in their order: collecting, an update a step in every environment, and the parts.
 
-    A dictionary is shown the frames that were collected in the same epoch, a batch an update.
+    What is fitted is shown the frames that were collected in the same epoch, a batch an update.
     """
     collect, settings = config.collect, {name: getattr(config.training, name) for name in PARTS}
     phases = {name: Phase(name, part.first_epoch, part.last_epoch, part.updates) for name, part in settings.items()}
-    if config.tokenizer.kind == "dictionary":
+    if config.tokenizer.kind in FITTED:
         V = config.training.tokenizer
         last_epoch, updates = min(V.last_epoch, collect.last_epoch), -(-collect.steps // V.batch)
         phases["tokenizer"] = Phase("tokenizer", V.first_epoch, last_epoch, updates)

@@ -35,7 +35,7 @@ class TrainingConfig:
     """The phases of an epoch after collecting, in their order."""
 
     tokenizer: PhaseConfig = PhaseConfig(6, 200, 128, 1e-4, 0.01, 10.0)
-    """Updates of V, on single frames; a dictionary is shown each frame of the epoch once, however many updates."""
+    """Updates of V, on single frames; what is fitted is shown each frame of the epoch once, however many updates."""
     world_model: PhaseConfig = PhaseConfig(26, 200, 64, 2e-4, 0.05, 100.0, decayed="linear")
     """Updates of M, on segments."""
     actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)

@@ -61,13 +61,22 @@ def read_asset(path: Path, sha256: str) -> dict[str, Tensor]:
     return load(data)
 
 
+def unit(tap: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Every pixel divided by its norm over channels, in float32 or better."""
+    x = tap.to(torch.promote_types(tap.dtype, torch.float32))
+    return x * (x.square().sum(1, keepdim=True) + 1e-20).rsqrt()
+
+
 class LPIPS(nn.Module):
     """The frozen distance. No optimiser sees its weights, and no checkpoint carries their 28 MiB."""
 
-    def __init__(self, network: Literal["vgg16", "alexnet"] = "vgg16", assets: Path = ASSETS) -> None:
+    def __init__(self, network: Literal["vgg16", "alexnet"] = "vgg16", assets: Path = ASSETS, *, taps: int = 5) -> None:
+        """The network as far as the first `taps` taps: fewer than five are features, and no LPIPS."""
         super().__init__()
         self.network = network
-        plan, self._pooled, self._taps, self._pool, self.smallest = _PLANS[network]
+        plan, self._pooled, every, self._pool, self.smallest = _PLANS[network]
+        self._taps = sorted(every)[:taps]
+        plan = plan[: self._taps[-1] + 1]
         tensors = read_asset(assets / f"lpips_{network}.safetensors", SHA256[network])
         self.convolutions = nn.ModuleList(
             FrozenConv(tensors[f"conv{i}.weight"].float(), tensors[f"conv{i}.bias"].float(), stride, padding)
@@ -79,7 +88,7 @@ class LPIPS(nn.Module):
         self.register_buffer("scale", torch.tensor(_SCALE).view(3, 1, 1), persistent=False)
 
     def features(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """The five taps of images in [-1, 1], in the precision that the caller's autocast chooses.
+        """The taps of images in [-1, 1], in the precision that the caller's autocast chooses.
 
         Call it under `torch.no_grad()` for the image that needs no gradient: that saves half of the backward pass.
         Raises ValueError for images smaller than `smallest`, where a pooling would have nothing left to pool.
@@ -116,10 +125,7 @@ class LPIPS(nn.Module):
         behind dead relus) has the gradient 0/0, which only the mask of that relu happens to hide. A product and a
         sum, not a 1x1 convolution or einsum: autocast would turn those into bf16.
         """
-        unit_a, unit_b = (
-            x * (x.square().sum(1, keepdim=True) + 1e-20).rsqrt()
-            for x in (f.to(torch.promote_types(f.dtype, torch.float32)) for f in (a, b))
-        )
+        unit_a, unit_b = unit(a), unit(b)
         return ((unit_a - unit_b) ** 2 * weight.view(-1, 1, 1)).sum(1).mean((1, 2))
 
     def forward(self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:

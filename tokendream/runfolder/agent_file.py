@@ -141,7 +141,10 @@ def _check_size(path: Path, saved: SavedAgent) -> None:
     Counted are the largest matrices of each part.
     """
     V, M, C = saved.config.tokenizer, saved.config.world_model, saved.config.actor_critic
-    widest = 3 * V.code_width * 4**V.downsamples if V.kind == "dictionary" else (V.channels << V.downsamples) ** 2
+    cell = 3 * 4**V.downsamples
+    widest = {"dictionary": V.code_width * cell, "pretrained": 2 * V.codebook_size * cell}.get(
+        V.kind, (V.channels << V.downsamples) ** 2
+    )
     vision = V.code_width * V.codebook_size + widest
     if not any(name.startswith("tokenizer.") for name in saved.weights):  # where no image is seen it is not made
         vision = max(0, vision - UNSEEN)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from tokendream.config.parts import TokenizerConfig
+from tokendream.errors import require
 from tokendream.spaces.layout import Layout, Part
 from tokendream.spaces.observations import Slot, grid_slots
 from tokendream.tokenizers.cells import CellTokenizer
 from tokendream.tokenizers.dictionary import DictionaryTokenizer
 from tokendream.tokenizers.fixed import CategoricalTokenizer, VectorTokenizer
 from tokendream.tokenizers.parts import FittedParts, PartsTokenizer, TrainedParts
+from tokendream.tokenizers.pretrained import PretrainedTokenizer
 from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
 from tokendream.tokenizers.vq import VQTokenizer
 
@@ -16,12 +18,19 @@ IMAGES: dict[str, type[VQTokenizer | DictionaryTokenizer]] = {
     "vq": VQTokenizer,
     "fsq": VQTokenizer,
     "dictionary": DictionaryTokenizer,
+    "pretrained": PretrainedTokenizer,
 }
 """Tokenizers of images, by their names in the config."""
 
 
 def build(config: TokenizerConfig, layout: Layout) -> tuple[Tokenizer, tuple[Slot, ...]]:
-    """A fresh tokenizer of these observations, and the slots of its tokens."""
+    """A fresh tokenizer of these observations, and the slots of its tokens.
+
+    Raises ConfigError where features of images are asked for and there is no image.
+    """
+    seen = {part.modality for part in layout.parts}
+    require(config.kind != "pretrained" or "image" in seen, "tokenizer.kind",
+            "another kind where an observation has no image", config.kind)  # fmt: skip
     images: Tokenizer | None = None
     each: list[Tokenizer] = []
     slots: list[Slot] = []

@@ -9,6 +9,7 @@ Atari; patches as tokens: arXiv 2502.01591 (there on Craftax). Measured in docs/
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
@@ -65,6 +66,7 @@ class DictionaryTokenizer(nn.Module):
     patches have near codes, also those that enter late.
     """
 
+    new: ClassVar[int] = NEW
     projection: Float32[Tensor, "P E"]
     patches: UInt8[Tensor, "V2 P"]
     """The book, V rows, and then those that wait."""
@@ -78,7 +80,7 @@ class DictionaryTokenizer(nn.Module):
         super().__init__()
         self.vocabulary, self.code_width = config.codebook_size, config.code_width
         self.cell = 1 << config.downsamples
-        P, V, E = 3 * self.cell**2, self.vocabulary, self.code_width
+        P, V, E = self._values(config), self.vocabulary, self.code_width
         self.register_buffer("projection", orthonormal(P, E))
         self.register_buffer("patches", torch.zeros(2 * V, P, dtype=torch.uint8))
         self.register_buffer("saved", torch.zeros(2 * V, dtype=torch.int64))
@@ -94,8 +96,8 @@ class DictionaryTokenizer(nn.Module):
         if S % self.cell:
             raise ValueError(f"frames must be a multiple of {self.cell} pixels wide, got {S}x{S}")
         book = self.patches[: self.vocabulary]
-        flat = cut(frame.reshape(math.prod(lead), *frame.shape[-3:]), self.cell)
-        tokens = [distances(chunk.flatten(0, 1), book).argmin(-1) for chunk in flat.split(CHUNK)]
+        flat = frame.reshape(math.prod(lead), *frame.shape[-3:]).split(CHUNK)
+        tokens = [distances(self._cells(chunk).flatten(0, 1), book).argmin(-1) for chunk in flat]
         return torch.cat(tokens).reshape(*lead, (S // self.cell) ** 2)
 
     def codes(self, tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K E"]:
@@ -107,12 +109,12 @@ class DictionaryTokenizer(nn.Module):
         K = tokens.shape[-1]
         if math.isqrt(K) ** 2 != K:
             raise ValueError(f"a frame's tokens must form a square grid, got {K}")
-        return join(self.patches[tokens], self.cell)
+        return join(self._drawn()[tokens], self.cell)
 
     @torch.no_grad()
     def fit(self, frame: UInt8[Tensor, "B 3 S S"]) -> Fit:
         """Take in frames, one after the other."""
-        changed = sum(self._fit(x) for x in cut(frame, self.cell))
+        changed = sum(self._fit(x) for x in self._cells(frame))
         return Fit(min(int(self.known), self.vocabulary), changed)
 
     def _fit(self, x: UInt8[Tensor, "K P"]) -> int:
@@ -128,7 +130,7 @@ class DictionaryTokenizer(nn.Module):
             self.saved.index_add_(0, V + at, (nearest - waiting).clamp(min=0))
             nearest = torch.minimum(nearest, waiting)
         added = 0
-        while int(nearest.max()) > NEW:  # the furthest first, for it may stand for others of this frame
+        while int(nearest.max()) > self.new:  # the furthest first, for it may stand for others of this frame
             new = nearest.argmax()
             added += self._add(x[new], int(nearest[new]))
             nearest = torch.minimum(nearest, distances(x, x[new][None]).long()[:, 0])
@@ -138,6 +140,8 @@ class DictionaryTokenizer(nn.Module):
         """Put a new patch, which saves `error` at once, into the book or where patches wait. Returns 1 for the book."""
         V, known = self.vocabulary, int(self.known)
         slot = known if known < 2 * V else V + int(self.saved[V:].argmin())
+        for rows in self._rows():
+            rows[slot] = 0
         self.patches[slot] = patch
         self.saved[slot] = error
         self.known.clamp_(min=slot + 1)
@@ -152,11 +156,27 @@ class DictionaryTokenizer(nn.Module):
             best, least = V + int(self.saved[V:known].argmax()), int(self.saved[:V].argmin())
             if int(self.saved[best]) <= MARGIN * int(self.saved[least]):
                 break
-            for rows in (self.patches, self.saved):
+            for rows in self._rows():
                 rows[[best, least]] = rows[[least, best]]
             self.table[least] = self._code(self.patches[least])
             entered += 1
         return entered
+
+    def _values(self, config: TokenizerConfig) -> int:
+        """P, the values of a cell."""
+        return 3 * self.cell**2
+
+    def _cells(self, frame: UInt8[Tensor, "B 3 S S"]) -> UInt8[Tensor, "B K P"]:
+        """What cells are known by: their pixels."""
+        return cut(frame, self.cell)
+
+    def _drawn(self) -> UInt8[Tensor, "V Q"]:
+        """The pixels that decoding puts for each code."""
+        return self.patches[: self.vocabulary]
+
+    def _rows(self) -> tuple[Tensor, ...]:
+        """All that changes places with a code."""
+        return self.patches, self.saved
 
     def _code(self, patch: UInt8[Tensor, " P"]) -> Float32[Tensor, " E"]:
         with torch.autocast(patch.device.type, enabled=False):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokendream.config.config import Config, leaves
+from tokendream.config.parts import FITTED
 from tokendream.evaluation.diagnosis.figures import Figure, Part
 
 
@@ -106,6 +107,6 @@ def _cause(figure: Figure, part: str, tokenizer: str, *, lossy: bool) -> Cause |
     cause = CAUSES.get(figure.name)
     if cause is None or (figure.name in USE and (tokenizer != "vq" or not lossy)):
         return None
-    if part == "Tokenizer" and tokenizer == "dictionary":  # which is not trained
+    if part == "Tokenizer" and tokenizer in FITTED:
         return Cause(cause.meaning, "tokenizer.codebook_size", "larger")
     return cause
