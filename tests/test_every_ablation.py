@@ -12,7 +12,7 @@ from tokendream.runfolder.load import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-TRAIN = ("--epochs", "3", "--evaluation.every", "0")
+TRAIN = ("--epochs", "3", "--evaluation.every", "0", "--training.cache-tokens", "--tokenizer.tap", "1")
 
 
 FAST = ("pixels", "dictionary")
