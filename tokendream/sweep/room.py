@@ -58,7 +58,7 @@ def free_on_gpu(gpu: str) -> int:
     """
     ask = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i", gpu]
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
-        return 2**20 * int(subprocess.run(ask, capture_output=True, text=True, check=True, timeout=30).stdout)
+        return 2**20 * int(subprocess.run(ask, capture_output=True, check=True, timeout=30).stdout)
     return -1
 
 

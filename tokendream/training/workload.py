@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
+from tokendream.config.presets import vary
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
@@ -29,13 +30,15 @@ from tokendream.training.trainer import Trainer
 def phase(
     name: str, batch: int, config: Config, agent: Agent, replay: ReplayBuffer, compute: Compute, spaces: Spaces
 ) -> Callable[[], object]:
-    """An update of one of the trainer's phases, at any batch.
+    """An update of one of the trainer's phases, at any batch; of dreams too few to be shared out as set, in fewer shares.
 
     World model and controller find all their frames encoded, as they do for most of an epoch; `encode` is the rest.
     """
     if name in PARTS:
         settings = dataclasses.replace(getattr(config.training, name), batch=batch)
-        config = dataclasses.replace(config, training=dataclasses.replace(config.training, **{name: settings}))
+        if name == "actor_critic":
+            config = vary(config, "dream", minibatches=math.gcd(batch, config.dream.minibatches))
+        config = vary(config, "training", **{name: settings})
     else:  # collecting writes into the replay buffer: it gets its own
         replay = ReplayBuffer.of(spaces, EPISODE * config.collect.envs, compute.device, config.collect.envs)
     trainer = Trainer(config, agent, StillEnvs(spaces, replay.envs), replay, compute)
