@@ -30,7 +30,7 @@ from tokendream.training.trainer import Trainer
 def phase(
     name: str, batch: int, config: Config, agent: Agent, replay: ReplayBuffer, compute: Compute, spaces: Spaces
 ) -> Callable[[], object]:
-    """An update of one of the trainer's phases, at any batch; of dreams too few to be shared out as set, in fewer shares.
+    """An update of one of the trainer's phases, at any batch; dreams too few to be shared out as set are in fewer.
 
     World model and controller find all their frames encoded, as they do for most of an epoch; `encode` is the rest.
     """
