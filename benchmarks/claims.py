@@ -23,7 +23,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.presets import OF_POP, vary
 from tokendream.device import Compute
-from tokendream.envs.registry import make
+from tokendream.envs.registry import spaces_of
 from tokendream.spaces.observations import Spaces
 from tokendream.tokenizers.build import build
 from tokendream.training.synthetic import ACTIONS, synthetic_replay
@@ -50,14 +50,12 @@ def main(
     """
     section = Section(f"{SECTION.command} --env {env}") if env else SECTION
     bare = vary(config, "world_model", **OF_POP)
+    spaces: Spaces | None = None
     if env:
         bare = vary(bare, "env", id=env)
-        envs = make(bare, 1, evaluation=False)
-        spaces: Spaces | None = envs.spaces
-        envs.close()
+        spaces = spaces_of(bare)
     else:
         grids(bare)  # raises, where there are none
-        spaces = None
     compute = begin(bare, device, cpu_time=cpu_time, out=out, page=page, section=section)
     progress = Progress()
     effort = chosen_effort(QUICK if quick else FULL, cpu_time)
@@ -112,13 +110,12 @@ class _Bench:
         # The tokenizer is not timed here but for an epoch's own.
         self._grids = grids(config, HALVINGS) if spaces is None else [config]
         self.own = self._grids[min(1, len(self._grids) - 1)]
+        self._seen = len(build(config.tokenizer, spaces.observation)[1]) if spaces else 0
         self._limited: set[int] = set()  # tokens a frame at which some batch was too large to train with
 
     def tokens(self, grid: Config) -> int:
         """K."""
-        if self._spaces is None:
-            return grid.tokens_per_frame
-        return len(build(grid.tokenizer, self._spaces.observation)[1])
+        return self._seen or grid.tokens_per_frame
 
     def parameters(self) -> dict[str, int]:
         """Of each world model, at the preset's own tokens a frame."""

@@ -117,14 +117,13 @@ def _for_what_is_seen(env: EnvConfig) -> tuple[str, str] | None:
     """The preset for an environment that shows no image, and why: grid where it shows a map, else control."""
     if env.family == "atari":
         return None
-    from tokendream.envs.registry import make
+    from tokendream.envs.registry import spaces_of
 
     try:
-        envs = make(dataclasses.replace(preset("tiny"), env=env), 1, evaluation=False)
+        spaces = spaces_of(dataclasses.replace(preset("tiny"), env=env))
     except TokendreamError:  # the run will say what is wrong
         return None
-    envs.close()
-    seen = {part.modality for part in envs.spaces.observation.parts}
+    seen = {part.modality for part in spaces.observation.parts}
     if "image" in seen:
         return None
     name, what = ("grid", "a map") if "map" in seen else ("control", "features")

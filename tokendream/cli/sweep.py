@@ -58,7 +58,7 @@ def run(options: Sweep) -> int:
 
 def _check_room(resources: Resources, engine: LocalEngine, trials: Sequence[Trial]) -> None:
     """Raise ConfigError where the runs at a time do not fit into memory; not where some of them run already."""
-    from tokendream.envs.registry import make
+    from tokendream.envs.registry import spaces_of
     from tokendream.kernels.machine import compute_for
     from tokendream.sweep import room
     from tokendream.training.memory import needed
@@ -67,8 +67,6 @@ def _check_room(resources: Resources, engine: LocalEngine, trials: Sequence[Tria
     if not left or any(engine.found(trial) for trial in left):
         return
     config = left[0].config
-    envs = make(config, 1, evaluation=False)
-    envs.close()
     gpus = [] if config.device == "cpu" else engine.gpus
     bf16 = config.precision != "float32" if gpus else compute_for(config).dtype.itemsize == 2
-    room.check(resources, min(engine.jobs, len(left)), gpus, needed(config, envs.spaces, bf16=bf16))
+    room.check(resources, min(engine.jobs, len(left)), gpus, needed(config, spaces_of(config), bf16=bf16))

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tokendream.agent.actor_critic import PolicyState
+from tokendream.agent.actor_critic import PolicyOutput, PolicyState
 from tokendream.agent.agent import Agent
 from tokendream.agent.world_model import Outcome, Prediction
 from tokendream.config.parts import DreamConfig
@@ -93,6 +93,12 @@ def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: 
     return Dream(tokens[:, -1], world, policy)
 
 
+def _look(dream: Dream, agent: Agent) -> tuple[Float[Tensor, "B K E"], PolicyOutput, PolicyState]:
+    """The codes of the frame before C's eyes, what C makes of it, and C's memory after it."""
+    codes = agent.tokenizer.codes(dream.tokens).detach()
+    return codes, *agent.actor_critic(agent.view(dream.tokens, codes), dream.policy)
+
+
 def step(
     dream: Dream,
     agent: Agent,
@@ -106,8 +112,7 @@ def step(
     The gradient reaches C alone: through its logits, its value and its memory, not through M or V.
     """
     V, M = agent.tokenizer, agent.world_model
-    codes = V.codes(dream.tokens).detach()
-    output, policy = agent.actor_critic(agent.view(dream.tokens, codes), dream.policy)
+    codes, output, policy = _look(dream, agent)
     if action is None:
         action = agent.actor_critic.actions.sample(output.logits, generator, temperature=temperature)
     policy = agent.actor_critic.absorb_action(action, policy)
@@ -141,8 +146,7 @@ def imagine(
     for t in range(horizon):
         seen = dream.tokens
         if bootstrap and t == horizon - 1:
-            view = agent.view(seen, agent.tokenizer.codes(seen).detach())
-            output, _ = agent.actor_critic(view, dream.policy)
+            _, output, _ = _look(dream, agent)
             nothing = map(torch.zeros_like, kept[-1][3:6])
             kept.append((seen, output.logits, output.value, *nothing, output.critic))
             break

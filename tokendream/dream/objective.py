@@ -173,9 +173,7 @@ class Experience(NamedTuple):
         """Some of the dreams; the figures stay those of all."""
         memory = PolicyState(*(x[which] for x in self.memory))
         found = Targets(*(x[which] for x in self.targets))
-        return Experience(
-            self.tokens[which], self.actions[which], memory, self.log_prob[which], found, self.figures
-        )  # fmt: skip
+        return Experience(self.tokens[which], self.actions[which], memory, self.log_prob[which], found, self.figures)
 
     @classmethod
     def of(

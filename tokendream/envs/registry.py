@@ -24,6 +24,7 @@ from tokendream.envs.families.common import wrapped
 from tokendream.envs.gym import GymEnvs
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.envs.watchdog import Watched
+from tokendream.spaces.observations import Spaces
 
 toy.register()
 
@@ -56,6 +57,13 @@ def make(config: Config, n: int, *, evaluation: bool) -> Envs:
     env = config.env.for_evaluation() if evaluation else config.env
     envs = FAMILIES[env.family].make(env, n)
     return Watched(envs, config.env_name, env.step_timeout) if env.step_timeout else envs
+
+
+def spaces_of(config: Config, *, evaluation: bool = False) -> Spaces:
+    """What the config's environment shows and takes: one is made, and closed. Raises EnvError as `make` does."""
+    envs = make(config, 1, evaluation=evaluation)
+    envs.close()
+    return envs.spaces
 
 
 def evaluation_protocol(env: EnvConfig) -> Protocol:

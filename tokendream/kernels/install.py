@@ -27,10 +27,10 @@ def install(tree: nn.Module, compute: Compute) -> None:
 
     Of an agent, each part in its own way where `tokendream machine --tune` found one.
     """
-    tuned = dict(compute.tuned)
-    layers = {way: _layers(way, compute) for way in {COMPILED if compute.compile else PLAIN, *tuned.values()}}
+    tuned, usual = dict(compute.tuned), COMPILED if compute.compile else PLAIN
+    layers = {way: _layers(way, compute) for way in {usual, *tuned.values()}}
     for name, module in tree.named_modules():
-        faster = layers[tuned.get(name.partition(".")[0], COMPILED if compute.compile else PLAIN)]
+        faster = layers[tuned.get(name.partition(".")[0], usual)]
         module.__class__ = faster.get(_plain(module), _plain(module))
 
 

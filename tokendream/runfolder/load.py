@@ -17,7 +17,7 @@ from tokendream.agent.collect import Collector
 from tokendream.config.config import Config
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
-from tokendream.envs.registry import make
+from tokendream.envs.registry import make, spaces_of
 from tokendream.envs.vector import Envs
 from tokendream.errors import ConfigError, one_line
 from tokendream.kernels.cuda_graph import capturing
@@ -58,9 +58,7 @@ class Trained:
             saved = SavedAgent(config, epoch, snapshot.tensors["agent"])
         config = saved.config
         compute = compute_for(config, device, read_facts(run))
-        envs = make(config, 1, evaluation=True)
-        spaces = envs.spaces
-        envs.close()
+        spaces = spaces_of(config, evaluation=True)
         check_actions(config, spaces.actions, saved.weights)
         agent = Agent.from_config(config, spaces)
         try:

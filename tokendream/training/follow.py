@@ -19,7 +19,7 @@ from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, keep_freed_memory
-from tokendream.envs.registry import make
+from tokendream.envs.registry import spaces_of
 from tokendream.errors import NonFiniteError, require
 from tokendream.notice import once
 from tokendream.runfolder.names import quoted
@@ -100,11 +100,8 @@ def _trainer(known: dict) -> Trainer:
     config = Config.from_json(known["config"])
     switches = {name: getattr(config, name) for name in ("compile", "deterministic")}
     compute = Compute.resolve(known["device"], known["precision"], kernels=known["kernels"], capture=False, **switches)
-    envs = make(config, 1, evaluation=False)
-    spaces = envs.spaces
-    envs.close()
+    spaces, n = spaces_of(config), config.collect.envs
     torch.manual_seed(config.seed)
-    n = config.collect.envs
     replay = ReplayBuffer.of(spaces, config.collect.capacity, compute.device, n)
     trainer = Trainer(config, Agent.from_config(config, spaces), StillEnvs(spaces, n), replay, compute)
     trainer.tell()
