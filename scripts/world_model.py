@@ -1,0 +1,106 @@
+"""M alone: what it learns of steps that are given. One JSON line an evaluation, with the figures of `diagnose`.
+
+    python scripts/world_model.py cpu-dictionary 0 KungFuMaster 600 6 --world-model.layers 2
+    python scripts/world_model.py cpu-dictionary 0 runs/kung-fu 600 6 --world-model.local-prediction
+
+A preset whose tokenizer is not trained, a seed, a game or a run folder, updates of M, how often to measure, and fields
+of the config. Of a game, 12,000 steps of random play are taken, of a run those of its last checkpoint. V is fitted to
+the first five sixths, on which M is trained; the rest is what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokendream.agent.agent import Agent
+from tokendream.cli.flags import parse_train
+from tokendream.config.config import Config
+from tokendream.data.batch import Segment
+from tokendream.data.replay import ReplayBuffer
+from tokendream.device import processor
+from tokendream.envs.registry import make, spaces_of
+from tokendream.evaluation.diagnosis.world import world
+from tokendream.kernels.install import install
+from tokendream.kernels.machine import compute_for
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.load import read_config
+from tokendream.tokenizers.protocol import Fitted
+from tokendream.training.update import adamw, gradient_update
+
+STEPS, MEASURED = 12_000, 512
+
+
+def random_play(config: Config) -> ReplayBuffer:
+    """Steps of games played at random."""
+    envs, rng = make(config, 1, evaluation=False), np.random.default_rng(config.seed)
+    replay, seed = ReplayBuffer.of(envs.spaces, STEPS), 10**6 * config.seed
+    frame = envs.reset([seed])
+    for _ in range(STEPS):
+        action = rng.integers(envs.spaces.actions.n, size=1)
+        step = envs.step(action)
+        over = bool(step.over[0])
+        replay.add(frame[0], int(action[0]), float(step.reward[0]), bool(step.end[0]), over)
+        seed += over
+        frame = envs.reset([seed if over else None]) if over else step.frame
+    envs.close()
+    return replay
+
+
+def collected(run: Path, config: Config) -> ReplayBuffer:
+    """The steps of a run's last checkpoint."""
+    checkpoints = Checkpoints(run)
+    epoch, _ = checkpoints.load(groups=())
+    replay = ReplayBuffer.of(spaces_of(config, evaluation=False), config.collect.capacity)
+    checkpoints.load_replay(epoch, replay)
+    return replay
+
+
+def main(preset: str, seed: str, source: str, updates: str, measurements: str, *flags: str) -> None:
+    """Train M, and measure it so many times on the way."""
+    run = Path(source) if Path(source).is_dir() else None
+    game = source if run is None else read_config(run).env.id
+    config = parse_train([preset, "--seed", seed, "--env", game, *flags]).config
+    compute, phase = compute_for(config), config.training.world_model
+    replay = random_play(config) if run is None else collected(run, config)
+    torch.manual_seed(config.seed)
+    agent = Agent.from_config(config, spaces_of(config, evaluation=False)).to(compute.device).eval()
+    install(agent, compute)
+    V, M, length, rng = agent.tokenizer, agent.world_model, config.world_model.segment_length, np.random.default_rng(0)
+    shown = len(replay) * 5 // 6
+    assert isinstance(V, Fitted)
+    for rows in np.split(np.arange(shown), range(256, shown, 256)):
+        V.fit(replay.frames(rows))
+
+    def segments(rows: np.ndarray, n: int) -> Segment:
+        found = replay.segments(rows[rng.integers(len(rows), size=n)], length, align="start")
+        tokens = V.encode(replay.frames(found.row).flatten(0, 1)).unflatten(0, found.row.shape)
+        return Segment(tokens, replay.steps(found))
+
+    whole = replay.segments(np.arange(len(replay)), length, align="start").mask.all(1)
+    fresh = np.flatnonzero(whole & (np.arange(len(replay)) >= shown))
+    measured = segments(fresh, MEASURED)
+    optimiser, seconds, every = adamw(M, phase), 0.0, int(updates) // int(measurements)
+    for n in range(1, int(updates) + 1):
+        batch, began = segments(np.arange(shown - length), phase.batch), time.process_time()
+        gradient_update(
+            batch, loss=lambda batch: M.loss(V.codes(batch.tokens), *batch), module=M, optimiser=optimiser,
+            clip=phase.clip, compute=compute,
+        )  # fmt: skip
+        seconds += time.process_time() - began
+        if n % every == 0:
+            with compute.autocast():
+                part = world(agent, measured, None, config.dream)
+            figures = {figure.name: round(figure.value, 4) for figure in part.figures if figure.value is not None}
+            line = {"source": game, "preset": preset, "flags": flags, "updates": n, "cpu_seconds": round(seconds),
+                    **figures, "processor": processor()}  # fmt: skip
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
