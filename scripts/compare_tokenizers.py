@@ -29,7 +29,7 @@ from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
 from tokendream.tokenizers.build import IMAGES
 from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
-from tokendream.training.update import adamw, gradient_update
+from tokendream.training.update import gradient_update, optimiser_for
 
 SHOWN, MEASURED, EPOCHS = 9_000, 3_000, 10
 
@@ -62,7 +62,7 @@ def train(V: Trained, config: Config, frames: Tensor, compute: Compute) -> None:
     assert isinstance(V, torch.nn.Module)
     phase, rng = config.training.tokenizer, np.random.default_rng(config.seed)
     install(V, compute)
-    optimiser = adamw(V, phase)
+    optimiser = optimiser_for(V, phase)
     for _ in range(EPOCHS * phase.updates):
         batch = frames[torch.from_numpy(rng.integers(len(frames), size=phase.batch))]
         gradient_update(batch, loss=V.loss, module=V, optimiser=optimiser, clip=phase.clip, compute=compute)

@@ -33,7 +33,7 @@ from tokendream.evaluation.evaluation import evaluate
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
 from tokendream.tokenizers.protocol import Fitted
-from tokendream.training.update import adamw, gradient_update
+from tokendream.training.update import gradient_update, optimiser_for
 
 Frames = UInt8[np.ndarray, "n *F"]
 
@@ -90,7 +90,7 @@ def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *fla
     agent = Agent.from_config(config, envs.spaces).to(compute.device).eval()
     install(agent, compute)
     frame = fit(agent, envs, 32_000, config.seed)
-    optimiser, began = adamw(agent.actor_critic, phase), time.process_time()
+    optimiser, began = optimiser_for(agent.actor_critic, phase), time.process_time()
     rng = np.random.default_rng(config.seed)
     every = int(batches) // int(evaluations)
     experiences = play(agent, envs, frame, config, compute)

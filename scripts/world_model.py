@@ -31,7 +31,7 @@ from tokendream.kernels.machine import compute_for
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import read_config
 from tokendream.tokenizers.protocol import Fitted
-from tokendream.training.update import adamw, gradient_update
+from tokendream.training.update import gradient_update, optimiser_for
 
 STEPS, MEASURED = 12_000, 512
 
@@ -85,7 +85,7 @@ def main(preset: str, seed: str, source: str, updates: str, measurements: str, *
     whole = replay.segments(np.arange(len(replay)), length, align="start").mask.all(1)
     fresh = np.flatnonzero(whole & (np.arange(len(replay)) >= shown))
     measured = segments(fresh, MEASURED)
-    optimiser, seconds, every = adamw(M, phase), 0.0, int(updates) // int(measurements)
+    optimiser, seconds, every = optimiser_for(M, phase), 0.0, int(updates) // int(measurements)
     for n in range(1, int(updates) + 1):
         batch, began = segments(np.arange(shown - length), phase.batch), time.process_time()
         gradient_update(

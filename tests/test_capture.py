@@ -15,7 +15,7 @@ from tokendream.kernels import cuda_graph
 from tokendream.kernels.cuda_graph import WARM_UP, Captured
 from tokendream.kernels.machine import compute_for
 from tokendream.nn.losses import Losses
-from tokendream.training.update import adamw, apply, gradient_update
+from tokendream.training.update import apply, gradient_update, optimiser_for
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 PHASE = PhaseConfig(1, 1, 4, 1e-2, 0.01, 1.0)
@@ -26,7 +26,7 @@ def noisy(generator: torch.Generator) -> tuple[nn.Linear, torch.optim.AdamW, par
     """A small update that draws from a generator of its own and from torch's."""
     torch.manual_seed(0)
     module = nn.Linear(3, 1)
-    optimiser = adamw(module, PHASE)
+    optimiser = optimiser_for(module, PHASE)
 
     def loss(x: torch.Tensor) -> Losses:
         return Losses({"square": (module(x) + torch.rand(4, 1, generator=generator) + torch.rand(())).square().mean()})

@@ -30,9 +30,12 @@ def all_on():
     config = vary(
         frozen(), "world_model", shortest_window=2.0, longest_window=4.0, positions="grid", slot_embedding=True,
         copy_or_sample=True, outcome_from="prediction", by_loss=0.5, reward_head="symlog", head="norm",
-        scored_starts=True, events=True, ensemble=4,
+        scored_starts=True, events=True, ensemble=4, logits_from_codes=True,
     )  # fmt: skip
     config = vary(config, "actor_critic", separate=True, trunk="norm", value_head="symlog")
+    world_model = dataclasses.replace(config.training.world_model, optimiser="muon")
+    actor_critic = dataclasses.replace(config.training.actor_critic, newest=0.5)
+    config = vary(config, "training", world_model=world_model, actor_critic=actor_critic)
     return vary(config, "dream", scale_by_quantiles=True, context_starts=True, curiosity=1.0)
 
 

@@ -19,7 +19,7 @@ from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss
 from tokendream.kernels.install import install
 from tokendream.nn.losses import Losses
-from tokendream.training.update import adamw, apply
+from tokendream.training.update import apply, optimiser_for
 
 A, B, T = 4, 6, 8
 CONFIG = Config(
@@ -82,7 +82,7 @@ def history(part: str, dtype: torch.dtype, *, round_decay: bool = False) -> tupl
         "actor_critic": controller,
     }[part]
     module = getattr(agent, part)
-    optimiser = adamw(module, PhaseConfig(1, UPDATES, B, 2e-3 if part == "actor_critic" else 2e-4, 0.01, 10.0))
+    optimiser = optimiser_for(module, PhaseConfig(1, UPDATES, B, 2e-3 if part == "actor_critic" else 2e-4, 0.01, 10.0))
     compute, losses, gradients = Compute(torch.device("cpu"), dtype), [], []
     install(agent, compute)
     for _ in range(UPDATES):

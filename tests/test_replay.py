@@ -288,3 +288,17 @@ def test_draws_are_uniform_over_the_anchors_with_context(side, rng):
     rows, counts = np.unique(segments.row[:, 0], return_counts=True)
     assert rows.tolist() == replay.anchors(**{"before": 0, "after": 0, **side}).tolist()
     assert abs(counts / 30_000 - 1 / len(rows)).max() < 0.01
+
+
+@pytest.mark.parametrize("side", [{}, {"before": 2}, {"after": 2}])
+def test_a_share_is_drawn_from_the_newest_rows_alone(side, rng):
+    """Of 40 rows the last 12: an episode's last three, and one of nine."""
+    replay = fill(ReplayBuffer(40, SHAPE), [9, 22, 9])
+    anchor = replay.draw(30_000, 4, align="start", rng=rng, newest=(20_000, 12), **side).row[:, 0]
+    may = replay.anchors(**{"before": 0, "after": 0, **side})
+    for part, rows in ((anchor[:10_000], may), (anchor[10_000:], may[may >= 28])):
+        found, counts = np.unique(part, return_counts=True)
+        assert found.tolist() == rows.tolist()
+        assert abs(counts / len(part) - 1 / len(rows)).max() < 0.015
+    alone = fill(ReplayBuffer(40, SHAPE), [9, 1])
+    assert alone.draw(5, 1, align="start", rng=rng, before=3, newest=(5, 1)).row[:, 0].tolist() == [8] * 5

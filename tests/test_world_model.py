@@ -11,10 +11,10 @@ from tokendream.spaces.actions import Discrete
 B, T, K, D, V, A = 2, 5, 4, 16, 11, 3
 
 
-def world_model(dtype=torch.float64, codes=D, **overrides):
+def world_model(dtype=torch.float64, codes=D, embed=None, **overrides):
     torch.manual_seed(1)
     config = WorldModelConfig(**{"width": D, "layers": 2, "heads": 2, "dropout": 0.0} | overrides)
-    return WorldModel(config, image_block(2, V, Discrete(A)), codes).to(dtype)
+    return WorldModel(config, image_block(2, V, Discrete(A)), codes, embed).to(dtype)
 
 
 four_ways = pytest.mark.parametrize(
@@ -191,6 +191,25 @@ def test_the_copy_head_adds_one_logit_to_each_token_s_own(case):
     for predict in (slice(None), slice(1, -1)):
         kept, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), predict)
         assert torch.equal(kept.next_frame.argmax(-1), tokens[:, predict])
+
+
+def test_logits_from_codes_begin_as_the_others_and_lean_on_what_tokens_look_like(case):
+    """Two tokens with one code gain the same, and the codes get no gradient."""
+    codebook, tokens, steps = case
+    codebook[3] = codebook[2]
+    codebook.requires_grad_()
+    M = world_model(embed=lambda z: codebook[z], logits_from_codes=True)
+    what = codebook.detach()[tokens], tokens, steps.action, M.initial_state(B)
+    prediction, _ = M(*what)
+    own = M.next_frame.plain(prediction.hidden)
+    assert torch.equal(prediction.next_frame, own)
+    torch.nn.init.normal_(M.next_frame.code[-1].weight)
+    gain = M(*what)[0].next_frame - own
+    assert torch.allclose(gain[..., 2], gain[..., 3])
+    assert (gain[..., 2] - gain[..., 4]).abs().mean() > 0.1
+    gain.square().sum().backward()
+    assert M.next_frame.code[-1].weight.grad.abs().sum() > 0
+    assert codebook.grad is None
 
 
 def test_token_temperature_sharpens_frames_and_nothing_else(case):

@@ -53,7 +53,7 @@ class Agent(nn.Module):
         check_ablations(config, spaces)
         V, slots = build(config.tokenizer, spaces.observation)
         block, E, control = Block(slots, spaces.actions), V.code_width, config.control
-        M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E)
+        M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E, V.codes)
         kind = ablated.ACTOR_CRITICS[control == "blind-policy", config.actor_critic.separate]
         return cls(V, M, kind(config.actor_critic, block, E, config.tokenizer.downsamples))
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.config.parts import WorldModelConfig
+from tokendream.nn.heads import CodeHead, head
 from tokendream.nn.tables import StackedTables
-from tokendream.spaces.observations import Tokens
+from tokendream.spaces.observations import Block, Tokens
+
+Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K E"]]
+"""Tokens to codes."""
 
 NEVER = -1e4
 """The logit of a token that a part has not: its probability is 0 in any precision, and products with it stay finite."""
@@ -42,6 +48,28 @@ def tables(parts: Sequence[Tokens], width: int) -> StackedTables:
     """A table of each part's tokens."""
     which = (i for i, part in enumerate(parts) for _ in range(part.K))
     return StackedTables([part.vocabulary for part in parts], which, width)
+
+
+def make_frame_head(config: WorldModelConfig, block: Block, code_width: int, embed: Embed | None) -> nn.Module:
+    """Outputs of POP to the logits of the tokens there, each part's by a head of its own.
+
+    `embed` gives tokens' codes as they are at the time; a vocabulary's are those at the first slot of its part.
+    """
+
+    def make(part: Tokens) -> nn.Module:
+        D, V, kind = config.width, part.vocabulary, config.head
+        if not config.logits_from_codes:
+            return head(D, D, V, kind)
+        assert embed is not None, "logits_from_codes needs the tokenizer's codes"
+        return CodeHead(D, V, code_width, partial(_codes_at, embed, part.where.start, block.K), kind)
+
+    parts = block.parts
+    return make(parts[0]) if len(parts) == 1 else PerPart(parts, make, fill=NEVER)
+
+
+def _codes_at(embed: Embed, slot: int, K: int, tokens: Int64[Tensor, " V"]) -> Float[Tensor, "V E"]:
+    """The codes of tokens that stand at this slot of K."""
+    return embed(F.pad(tokens[:, None], (slot, K - 1 - slot)))[:, slot]
 
 
 class Around(nn.Conv2d):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tokendream.agent.backbones import make_backbone
 from tokendream.agent.ensemble import Ensemble
 from tokendream.agent.events import Events
-from tokendream.agent.per_part import NEVER, Around, PerPart, tables
+from tokendream.agent.per_part import Around, Embed, PerPart, make_frame_head, tables
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
@@ -31,9 +31,6 @@ from tokendream.nn.sampling import Sampler, sample
 from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block
 from tokendream.spaces.places import distances
-
-Embed = Callable[[Int64[Tensor, "*B K"]], Float[Tensor, "*B K E"]]
-"""Tokens to codes."""
 
 REWARDS: dict[str, Callable[[], Sign | HLGauss]] = {"sign": Sign, "symlog": lambda: HLGauss(129, 10.4)}
 """What the logits of a reward mean, by their names in the config."""
@@ -79,7 +76,8 @@ class WorldModel(nn.Module):
     token alone, which has seen the others (Simulus, arXiv 2502.11537).
     """
 
-    def __init__(self, config: WorldModelConfig, block: Block, code_width: int) -> None:
+    def __init__(self, config: WorldModelConfig, block: Block, code_width: int, embed: Embed | None = None) -> None:
+        """`embed` gives tokens' codes as they are at the time: what `logits_from_codes` needs."""
         super().__init__()
         self.config, self.block = config, block
         D = config.width
@@ -102,14 +100,15 @@ class WorldModel(nn.Module):
             around = partial(Around, width=D)
             self.neighbourhood = PerPart(block.parts, around) if several else around(block.parts[0])
         self.backbone = make_backbone(config, block)
-        self.next_frame = self._frame_head()
+        frame_head = partial(make_frame_head, config, block, code_width, embed)
+        self.next_frame = frame_head()
         seen = 3 * D if config.outcome_from == "frame" else D
         self.rewards = REWARDS[config.reward_head]()
         self.reward = head(seen, D, self.rewards.outputs, config.head)
         self.rewards.begin(self.reward[-1])
         self.end = head(seen, D, 2, config.head)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
-        self.ensemble = Ensemble(config.ensemble, self._frame_head, block) if config.ensemble else None
+        self.ensemble = Ensemble(config.ensemble, frame_head, block) if config.ensemble else None
         self.events = Events(D, block, config.head) if config.events else None
         self.draw_tokens = Sampler()
         self.correspondence = Correspondence(distances(block)) if config.copy_or_sample else None
@@ -243,13 +242,6 @@ class WorldModel(nn.Module):
             terms["events"], of_each = self.events.loss(prediction.hidden, changed[:, c:], steps.mask[:, c:])
             segments = None if segments is None else segments + of_each
         return Losses(terms, info, segments)
-
-    def _frame_head(self) -> nn.Module:
-        """Outputs of POP to the logits of the tokens there, each part's by a head of its own."""
-        D, kind, parts = self.config.width, self.config.head, self.block.parts
-        if len(parts) == 1:
-            return head(D, D, self.block.vocabulary, kind)
-        return PerPart(parts, lambda part: head(D, D, part.vocabulary, kind), fill=NEVER)
 
     @property
     def outcomes(self) -> tuple[slice, slice]:

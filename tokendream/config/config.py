@@ -102,6 +102,7 @@ class Config:
         limits.check_world_model(self.world_model)
         limits.check_dream(self.dream, self.training.actor_critic.batch)
         limits.check_curiosity(self.dream, self.world_model)
+        limits.check_training(self.training, self.world_model)
         limits.check_capacity(self.collect, self.dream, self.world_model)
 
     def to_json(self) -> str:

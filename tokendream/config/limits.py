@@ -7,6 +7,7 @@ import re
 
 from tokendream.config.env import EnvConfig
 from tokendream.config.parts import CollectConfig, DreamConfig, TokenizerConfig, WorldModelConfig
+from tokendream.config.training import TrainingConfig
 from tokendream.errors import require
 
 LONGEST_BLOCK = 768
@@ -107,6 +108,17 @@ def check_curiosity(dream: DreamConfig, world_model: WorldModelConfig) -> None:
     heads = world_model.ensemble
     require(heads != 1, "world_model.ensemble", "0 or at least 2: one head disagrees with nobody", heads)
     require(heads > 0 or dream.curiosity == 0, "dream.curiosity", "0 without a world_model.ensemble", dream.curiosity)
+
+
+def check_training(training: TrainingConfig, world_model: WorldModelConfig) -> None:
+    """Raise ConfigError for Muon where there is no backbone, and for segments that would be drawn by two rules."""
+    for name in ("tokenizer", "actor_critic"):
+        optimiser = getattr(training, name).optimiser
+        require(optimiser == "adamw", f"training.{name}.optimiser", "adamw, as only M has a backbone", optimiser)
+    newest = training.world_model.newest
+    require(
+        world_model.by_loss == 0 or newest == 0, "training.world_model.newest", "0 with world_model.by_loss", newest
+    )
 
 
 def check_capacity(collect: CollectConfig, dream: DreamConfig, world_model: WorldModelConfig) -> None:

@@ -110,6 +110,9 @@ class WorldModelConfig:
     local_prediction: bool = False
     """Whether a prediction token is also told the action, and the tokens around its place in the frame before (not
     published)."""
+    logits_from_codes: bool = False
+    """Whether a token's logit also has the product of its code with one that is predicted, so that what is learned of a
+    token holds of those that look like it (not published)."""
     outcome_from: Literal["action", "frame", "prediction"] = "action"
     """Where reward and end are read: at the action token, as published; there and over the predicted frame; or at the
     last prediction token of the next frame (Simulus)."""

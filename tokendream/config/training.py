@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive
+from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class PhaseConfig:
     """Largest L2 norm of the gradient."""
     last_epoch: CountOrNone = 1_000_000
     """Last epoch in which this part is trained; 0 for never."""
+    newest: Share = 0.0
+    """Share of each batch that is drawn from what the last epoch collected, instead of from all that is held (not
+    published)."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """adamw is the paper's; muon steps the matrices of M's backbone along their orthogonalised momentum (Jordan et al.,
+    2024), the rest by AdamW."""
     decayed: Literal["all", "matrices", "linear"] = "all"
     """What weight decay acts on: all parameters, those of two or more axes, or the weights of linear layers alone."""
 

@@ -37,7 +37,6 @@ COLUMNS = {
 }
 """What is kept of a row beside its frame. `last`: the next row begins a new episode."""
 
-
 MOST_SMALL = 2**15
 """Actions that fit the column of two bytes."""
 
@@ -135,21 +134,28 @@ class ReplayBuffer:
         rng: np.random.Generator,
         before: int = 0,
         after: int = 0,
+        newest: tuple[int, int] = (0, 0),
     ) -> Segments:
         """n segments of up to `length` rows that start, or end, at rows drawn uniformly from all that are held.
 
-        They stop where the episode does; what is missing is padded, on the right for "start", left for "end".
-        `before` and `after` leave out rows with fewer rows of their episode on that side (see `anchors`).
+        They stop where the episode does; what is missing is padded, on the right for "start", left for "end". `before`
+        and `after` leave out rows with fewer rows of their episode on that side (see `anchors`). With `newest` =
+        (m, rows) the last m segments are drawn from so many of the newest rows alone.
         """
         if len(self) == 0:
             raise ValueError("nothing can be drawn from an empty replay buffer")
         if align not in ("start", "end"):
             raise ValueError(f"align must be 'start' or 'end', not {align!r}")
-        if before or after:
-            rows = self.anchors(before, after)
-            anchor = rows[rng.integers(len(rows), size=n)]
-        else:
-            anchor = rng.integers(self.oldest, self.total, size=n)
+        m, rows = newest
+
+        def anchors(n: int, first: int) -> Int64[np.ndarray, " n"]:
+            if not (before or after):
+                return rng.integers(first, self.total, size=n)
+            found = self.anchors(before, after)
+            found = found[min(int(np.searchsorted(found, first)), len(found) - 1) :]
+            return found[rng.integers(len(found), size=n)]
+
+        anchor = np.concatenate((anchors(n - m, self.oldest), anchors(m, max(self.oldest, self.total - rows))))
         return self.segments(anchor, length, align=align)
 
     def segments(self, anchor: Int64[np.ndarray, " B"], length: int, *, align: Literal["start", "end"]) -> Segments:
@@ -286,9 +292,7 @@ class ReplayBuffer:
 
     def _slot(self, row: np.ndarray) -> np.ndarray:
         if row.size and not (self.oldest <= row.min() and row.max() < self.total):
-            raise ValueError(
-                f"rows {self.oldest} to {self.total - 1} are held, {row.min()} to {row.max()} were asked for"
-            )
+            raise ValueError(f"rows {self.oldest} to {self.total - 1} are held, not {row.min()} to {row.max()}")
         return row % self.capacity
 
     def _put(self, array: np.ndarray) -> Tensor:

@@ -23,6 +23,9 @@ RANDOM_BYTES = (5056, 16)
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 """What AdamW remembers of a parameter."""
 
+MUON = {"step", "exp_avg"}
+"""What Muon remembers of a matrix."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -98,11 +101,12 @@ def optimiser_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimiser(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimiser_tensors` gave, into an optimiser of the same parameters in the same order."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    known = [MUON if g.get("orthogonal") else MOMENTS for g in optimizer.param_groups for _ in g["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
         index = int(number) if number.isdecimal() and len(number) < 10 else len(parameters)
-        if index >= len(parameters) or name not in MOMENTS:
+        if index >= len(parameters) or name not in known[index]:
             raise CheckpointError(f"an optimiser of {len(parameters)} parameters does not remember {key!r}")
         shape = torch.Size() if name == "step" else parameters[index].shape
         if value.shape != shape or not value.is_floating_point():
@@ -110,8 +114,6 @@ def restore_optimiser(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             raise CheckpointError(f"optimiser state {key} must be floating point {tuple(shape)}, not {got}")
         state.setdefault(index, {})[name] = value.clone()
     for index, moments in state.items():
-        if moments.keys() != MOMENTS:
-            raise CheckpointError(
-                f"optimiser state of parameter {index} lacks {', '.join(sorted(MOMENTS - moments.keys()))}"
-            )
+        if lacking := ", ".join(sorted(known[index] - moments.keys())):
+            raise CheckpointError(f"optimiser state of parameter {index} lacks {lacking}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -26,7 +26,7 @@ from tokendream.device import Compute
 from tokendream.kernels.cuda_graph import Captured
 from tokendream.nn.losses import Losses
 from tokendream.training.guard import Guard
-from tokendream.training.update import adamw, gradient_update
+from tokendream.training.update import gradient_update, optimiser_for
 
 
 class Phase(Protocol):
@@ -92,7 +92,7 @@ class GradientPhase(Phase):
         self.shared = shared
         self.settings: PhaseConfig = getattr(shared.config.training, self.name)
         self.memory_field = f"training.{self.name}.batch ({self.settings.batch})"
-        self.optimiser = adamw(self.module, self.settings)
+        self.optimiser = optimiser_for(self.module, self.settings)
         step = functools.partial(
             gradient_update, loss=self.loss, module=self.module, optimiser=self.optimiser, clip=self.settings.clip,
             compute=shared.compute,
@@ -103,6 +103,11 @@ class GradientPhase(Phase):
     def module(self) -> nn.Module:
         """The part of the agent that is trained."""
         return getattr(self.shared.agent, self.name)
+
+    @property
+    def newest(self) -> tuple[int, int]:
+        """How many segments of a batch are drawn from how many of the newest rows alone."""
+        return round(self.settings.newest * self.settings.batch), self.shared.config.collect.steps
 
     def draw(self) -> tuple[Segments, Any]:
         """Segments of the replay, and what the loss takes of them: tensors in any nesting of named tuples.

@@ -112,7 +112,7 @@ class TokenizerPhase(GradientPhase):
 
     def draw(self) -> tuple[Segments, UInt8[Tensor, " B *O"]]:
         shared = self.shared
-        segments = shared.replay.draw(self.settings.batch, 1, align="start", rng=shared.rng)
+        segments = shared.replay.draw(self.settings.batch, 1, align="start", rng=shared.rng, newest=self.newest)
         shared.cache.forget()  # V is about to change
         return segments, shared.replay.frames(shared.mine(segments).row[:, 0])
 
@@ -145,7 +145,7 @@ class WorldModelPhase(GradientPhase):
             segments = shared.replay.segments(shared.rng.permutation(anchor), M.segment_length, align="start")
         else:
             segments = shared.replay.draw(
-                self.settings.batch, M.segment_length, align="start", rng=shared.rng, after=after
+                self.settings.batch, M.segment_length, align="start", rng=shared.rng, after=after, newest=self.newest
             )
         batch = shared.tokenised(segments)
         if M.events:
@@ -197,7 +197,7 @@ class ActorCriticPhase(GradientPhase):
         dream, shared = self._settle(), self.shared
         segments = shared.replay.draw(
             self.settings.batch, dream.burn_in + 1, align="end", rng=shared.rng,
-            before=shared.config.world_model.context if dream.context_starts else 0,
+            before=shared.config.world_model.context if dream.context_starts else 0, newest=self.newest,
         )  # fmt: skip
         return segments, shared.tokenised(segments)
 

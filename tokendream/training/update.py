@@ -13,23 +13,29 @@ from tokendream import ranks
 from tokendream.config.training import PhaseConfig
 from tokendream.device import Compute
 from tokendream.nn.losses import Losses
+from tokendream.training.muon import Muon
 
 
-def adamw(module: nn.Module, phase: PhaseConfig) -> torch.optim.AdamW:
-    """AdamW over a part's trainable parameters; weight decay acts on those that `phase.decayed` names.
+def optimiser_for(module: nn.Module, phase: PhaseConfig) -> torch.optim.AdamW:
+    """The optimiser of a part's trainable parameters; weight decay acts on those that `phase.decayed` names.
 
     Fused everywhere. On a GPU its step can be captured: call it once the module is where it will train.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    parameters = [p for _, p in named]
     linear = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
     decayed = [
         phase.decayed == "all" or (phase.decayed == "matrices" and p.ndim >= 2) or id(p) in linear for p in parameters
     ]
+    inner = [phase.optimiser == "muon" and name.startswith("backbone.") and p.ndim == 2 for name, p in named]
+    kinds = list(zip(parameters, decayed, inner, strict=True))
     groups: list[dict[str, Any]] = [
-        {"params": [p for p, yes in zip(parameters, decayed, strict=True) if yes]},
-        {"params": [p for p, yes in zip(parameters, decayed, strict=True) if not yes], "weight_decay": 0.0},
+        {"params": [p for p, yes, muon in kinds if yes and not muon]},
+        {"params": [p for p, yes, muon in kinds if not yes and not muon], "weight_decay": 0.0},
+        {"params": [p for p, _, muon in kinds if muon], "orthogonal": True},
     ]
-    return torch.optim.AdamW(
+    kind = Muon if phase.optimiser == "muon" else torch.optim.AdamW
+    return kind(
         [g for g in groups if g["params"]],
         lr=phase.learning_rate,
         weight_decay=phase.weight_decay,
