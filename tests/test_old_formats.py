@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tokendream.config.config import Config, leaves
-from tokendream.config.old_formats import DECAYED, SINCE_1
+from tokendream.config.old_formats import PHASES_SINCE_1, SINCE_1
 from tokendream.config.presets import REM, TINY
 from tokendream.errors import ConfigError
 
@@ -24,8 +24,9 @@ def old(**changes):
     """A config of format 1 with a few fields, the rest as they were when format 1 began."""
     training = json.loads(REM.to_json())["training"]
     del training["cache_tokens"]
-    for part in DECAYED:
-        del training[part]["decayed"]
+    for part, fields in PHASES_SINCE_1.items():
+        for name in fields:
+            del training[part][name]
     return {"format": 1, "preset": "rem", "training": training, **changes}
 
 
@@ -46,7 +47,8 @@ def test_what_lies_in_results_means_what_it_meant(path):
     for name in then.keys() - {"game", "env_id", "control"}:
         assert now.pop(MOVED.get(name, name)) == then[name], name
     assert now.pop("world_model.width") == then["tokenizer.code_width"]
-    since = SINCE_1 | {f"training.{part}.decayed": decayed for part, decayed in DECAYED.items()}
+    phases = {f"training.{part}.{name}": x for part, fields in PHASES_SINCE_1.items() for name, x in fields.items()}
+    since = SINCE_1 | phases
     for name in now.keys() - {"format", "env.id", "control"}:
         assert now[name] == since[name], f"{name} was not there: it has its old meaning, whatever its default is"
 

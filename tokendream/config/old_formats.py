@@ -49,6 +49,7 @@ SINCE_1 = {
     "world_model.shared_prediction_token": False,
     "world_model.local_prediction": False,
     "world_model.outcome_from": "action",
+    "world_model.logits_from_codes": False,
     "dream.reuse": 1,
     "dream.minibatches": 1,
     "log": "tensorboard",
@@ -66,8 +67,11 @@ SINCE_1 = {
 }
 """Fields that came while format 1 was written, and what the code did before it had them."""
 
-DECAYED = {"tokenizer": "all", "world_model": "matrices", "actor_critic": "all"}
-"""What the weight decay of each part acted on, before `decayed` was a field of its phase."""
+PHASES_SINCE_1 = {
+    part: {"decayed": decayed, "newest": 0.0, "optimiser": "adamw"}
+    for part, decayed in {"tokenizer": "all", "world_model": "matrices", "actor_critic": "all"}.items()
+}
+"""The same of the phases, each of which had these fields only where a config has the phase."""
 
 MOVED = {
     **{f"env.{name}": f"env.atari.{name}" for name in ("frame_skip", "noop_max", "eval_noop_max", "life_loss_ends")},
@@ -83,10 +87,10 @@ def from_format_1(data: dict[str, Any]) -> dict[str, Any]:
     for path, value in SINCE_1.items():
         group, name = _group(data, path)
         group.setdefault(name, value)
-    for part, decayed in DECAYED.items():
+    for part, fields in PHASES_SINCE_1.items():
         phase = data["training"].get(part) if isinstance(data.get("training"), dict) else None
         if isinstance(phase, dict):
-            phase.setdefault("decayed", decayed)
+            phase.update({name: value for name, value in fields.items() if name not in phase})
     for old, new in MOVED.items():
         group, name = _group(data, old)
         if name in group:
