@@ -1,8 +1,9 @@
 """Presets: named configs to start from.
 
 `rem` is the paper; `simulus`, `simulus-dmc`, `simulus-a`, `easimulus` and `itc` are its successors (docs/beyond.md);
-`cpu` is sized for two cores; `toy` is for the built-in game Catch; `tiny` is for tests. Behind any of them `-` and the
-name of an ablation changes that one thing: `rem-no-pop`, `rem-transformer-no-pop`, `simulus-no-curiosity`.
+`cpu` is sized for two cores and `night` for a night of theirs; `toy` is for the built-in game Catch; `tiny` is for
+tests. Behind any of them `-` and the name of an ablation changes that one thing: `rem-no-pop`,
+`rem-transformer-no-pop`, `simulus-no-curiosity`.
 """
 
 from __future__ import annotations
@@ -39,34 +40,41 @@ CPU = Config(
     epochs=60,
     checkpoint_every=5,
     env=EnvConfig(size=48, atari=AtariConfig(frames="ale")),
+    # What a tokenizer of another kind needs beside it: `cpu-fsq`.
     tokenizer=TokenizerConfig(
-        channels=16,
-        downsamples=3,
-        codebook_size=512,
-        code_width=128,
-        network="patch",
-        perceptual="none",
-        revive_after=20,
-        lost_weight=10.0,
+        kind="dictionary", downsamples=3, codebook_size=512, code_width=128,
+        channels=16, network="patch", perceptual="none", revive_after=20, lost_weight=10.0,
     ),
     world_model=WorldModelConfig(
-        width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5, **AS_TUNED
+        width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5, local_prediction=True,
+        outcome_from="frame", logits_from_codes=True, **AS_TUNED,
     ),
     actor_critic=ActorCriticConfig(lstm_width=256),
-    # A short horizon of value and a centred advantage: 1,200 updates are too few for values to catch up with γ = 0.995.
+    # A short horizon of value and a centred advantage: values do not catch up with γ = 0.995 in so few updates.
     dream=DreamConfig(
-        context_starts=False, discount=0.98, mask_after_end=True,
-        centre_advantage=True, scale_advantage=True, entropy_weight=0.05,
+        context_starts=False, discount=0.98, mask_after_end=True, centre_advantage=True, scale_advantage=True,
+        entropy_weight=0.02, reuse=4, minibatches=4,
     ),
-    collect=CollectConfig(steps=1000, last_epoch=1_000_000, temperature=0.5, capacity=60_000),
+    collect=CollectConfig(steps=1000, last_epoch=1_000_000, capacity=60_000),
     training=TrainingConfig(
-        # One after the other: M learns little while V moves, and C learns only to stand still from a poor M.
-        tokenizer=PhaseConfig(6, 200, 64, 1e-3, 0.01, 10.0, last_epoch=15),
-        world_model=PhaseConfig(16, 50, 16, 1.5e-3, 0.05, 100.0, decayed="matrices"),
-        actor_critic=PhaseConfig(27, 36, 64, 3e-4, 0.01, 3.0),
+        tokenizer=PhaseConfig(1, 200, 64, 1e-3, 0.01, 10.0, last_epoch=15),
+        world_model=PhaseConfig(2, 50, 16, 1.5e-3, 0.05, 100.0, decayed="matrices", newest=0.5, optimiser="muon"),
+        actor_critic=PhaseConfig(8, 10, 64, 3e-4, 0.01, 3.0, newest=0.5),
     ),
     evaluation=EvalConfig(episodes=50, every=20, episodes_during=8),
 )  # fmt: skip
+
+NIGHT = dataclasses.replace(
+    vary(CPU, "collect", capacity=100_000),
+    preset="night",
+    epochs=100,
+    training=dataclasses.replace(
+        CPU.training,
+        world_model=dataclasses.replace(CPU.training.world_model, updates=150),
+        actor_critic=dataclasses.replace(CPU.training.actor_critic, updates=20),
+    ),
+)
+"""More of all of it."""
 
 TOY = Config(
     preset="toy",
@@ -247,6 +255,7 @@ PRESETS: dict[str, Config] = {
     "easimulus": EASIMULUS,
     "itc": ITC,
     "cpu": CPU,
+    "night": NIGHT,
     "control": CONTROL,
     "grid": GRID,
     "toy": TOY,
