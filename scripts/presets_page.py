@@ -27,7 +27,7 @@ from tokendream.device import cpuinfo
 PAGE = ROOT / "docs" / "presets.md"
 FOLDER = ROOT / "docs" / "presets"
 
-SHOWN = ["rem", "cpu", "toy"]
+SHOWN = ["rem", "cpu", "night", "control", "grid", "toy"]
 
 KINDS = {
     "AMX": "x86 with AMX (bf16)",
