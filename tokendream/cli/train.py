@@ -15,9 +15,9 @@ from tokendream.config.config import Config
 class Train:
     """Train an agent from scratch, evaluate it and write its report; or go on with a run that was cut.
 
-    PRESET: rem, cpu, night, control, grid, toy, tiny or a successor's, perhaps with an ablation behind it (rem-no-pop); by
-    default the one for what the environment shows: control for features, grid for maps, else rem where there is a GPU
-    and cpu where there is none. Every flag changes one field of it; the defaults listed are the preset's.
+    PRESET: rem, cpu, night, control, grid, toy, tiny or a successor's, perhaps with an ablation behind it
+    (rem-no-pop); by default the one for what the environment shows: control for features, grid for maps, else rem
+    where there is a GPU and cpu where there is none. Every flag changes one field of it; the defaults listed are the preset's.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
