@@ -10,13 +10,15 @@ from playing import make_run
 from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
 from tokendream.config.config import leaves
-from tokendream.config.presets import CPU, REM, preset
+from tokendream.config.presets import CPU, REM, preset, vary
 from tokendream.evaluation.diagnosis.figures import Figure, Part
 from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
 from tokendream.reports.diagnosis_page import why
 from tokendream.reports.results import Folder
 from tokendream.reports.run_page import write_report
 from tokendream.runfolder.files import CheckpointError
+
+TRAINED_V = vary(CPU, "tokenizer", kind="vq")
 
 STORED = Path(__file__).parents[1] / "results" / "two-cores"
 
@@ -45,29 +47,29 @@ def test_the_worst_part_comes_first_with_its_worst_figure():
         part("World model", token_accuracy=(0.9, 0.6, 0.1)),
         part("Controller", policy_entropy=(2.85, 2.6, 2.89), correlation_of_value_and_return=(0.2, 0.3, 0)),
     ]
-    assert [f.figure.name for f in findings(parts, CPU)] == ["policy entropy", "moving pixels lost"]
-    first, second = why(parts, CPU)
+    assert [f.figure.name for f in findings(parts, TRAINED_V)] == ["policy entropy", "moving pixels lost"]
+    first, second = why(parts, TRAINED_V)
     assert first.startswith("Worst: the controller, C. policy entropy is 2.85 (healthy: …): the policy hardly prefers")
-    assert f"--training.actor-critic.updates more, or a smaller entropy weight (now {36})." in first
+    assert f"--training.actor-critic.updates more, or a smaller entropy weight (now {10})." in first
     assert second.startswith("Then: the tokenizer, V. moving pixels lost is 0.4")
     assert second.endswith("To try first: --tokenizer.lost-weight larger (now 10.0).")
 
 
 def test_of_two_as_bad_the_earlier_part_comes_first():
     parts = [part("Tokenizer", moving_pixels_lost=(1, 0.3, 1)), part("World model", token_accuracy=(0, 0.5, 0))]
-    assert [f.part for f in findings(parts, CPU)] == ["Tokenizer", "World model"]
+    assert [f.part for f in findings(parts, TRAINED_V)] == ["Tokenizer", "World model"]
 
 
 def test_an_agent_without_a_fault_is_told_its_budget():
-    (only,) = why([part("Tokenizer", moving_pixels_lost=(0.1, 0.3, 1))], CPU)
+    (only,) = why([part("Tokenizer", moving_pixels_lost=(0.1, 0.3, 1))], TRAINED_V)
     assert "--epochs more (now 60)" in only
 
 
 def test_a_tokenizer_that_is_not_trained_has_other_flags():
     lost = part("Tokenizer", moving_pixels_lost=(1, 0.3, 1))
-    assert findings([lost], CPU)[0].cause.field == "tokenizer.lost_weight"
-    assert findings([lost], preset("cpu-dictionary"))[0].cause.field == "tokenizer.codebook_size"
-    assert "--tokenizer.codebook-size larger" in why([lost], preset("cpu-dictionary"))[0]
+    assert findings([lost], TRAINED_V)[0].cause.field == "tokenizer.lost_weight"
+    assert findings([lost], CPU)[0].cause.field == "tokenizer.codebook_size"
+    assert "--tokenizer.codebook-size larger" in why([lost], CPU)[0]
 
 
 def test_few_codes_are_a_cause_only_where_they_lose_things_and_can_be_moved():
@@ -75,7 +77,7 @@ def test_few_codes_are_a_cause_only_where_they_lose_things_and_can_be_moved():
     lossy = part("Tokenizer", codebook_perplexity=(1, 10, 1), moving_pixels_lost=(0.4, 0.3, 1))
     assert findings([few], REM) == []
     assert findings([lossy], REM)[0].cause.field == "tokenizer.revive_after"
-    assert findings([lossy], CPU)[0].cause.field == "tokenizer.lost_weight"  # it revives codes after 20 already
+    assert findings([lossy], TRAINED_V)[0].cause.field == "tokenizer.lost_weight"  # it revives codes after 20 already
     assert findings([lossy], preset("rem-fsq"))[0].cause.field == "tokenizer.lost_weight"
 
 

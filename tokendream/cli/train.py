@@ -17,7 +17,8 @@ class Train:
 
     PRESET: rem, cpu, night, control, grid, toy, tiny or a successor's, perhaps with an ablation behind it
     (rem-no-pop); by default the one for what the environment shows: control for features, grid for maps, else rem
-    where there is a GPU and cpu where there is none. Every flag changes one field of it; the defaults listed are the preset's.
+    where there is a GPU and cpu where there is none. Every flag changes one field of it; the defaults listed are the
+    preset's.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
