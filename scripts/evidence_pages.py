@@ -8,7 +8,6 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,12 +114,12 @@ def whole(device: str) -> list[list[Result]]:
 def summary(device: str) -> str:
     """A row for each game that several seeds of a preset of today played; else the longest runs of one as it was."""
     lines = ["| game, preset | seeds | mean | random player | human-normalised |", "|---|---|---|---|---|"]
-    best: dict[str, list[Result]] = {}
+    games: dict[str, list[list[Result]]] = defaultdict(list)
     for runs in whole(device):
-        game, (_, _, normalised) = runs[0].config.env_name, _means(runs)
-        if len(runs) > 1 and normalised is not None and _weight(runs) > _weight(best.get(game, [])):
-            best[game] = runs
-    for game, runs in best.items():
+        if len(runs) > 1 and atari100k.benchmark_name(runs[0].config.env_name):
+            games[runs[0].config.env_name].append(runs)
+    for game, groups in games.items():
+        runs = max(groups, key=_worth_showing)
         mean, random_player, normalised = _means(runs)
         lines.append(
             f"| {game}, {runs[0].preset} | {len(runs)} | {mean:,.1f} | {random_player:,.1f} | {normalised:.3f} |"
@@ -128,10 +127,8 @@ def summary(device: str) -> str:
     return "\n".join(lines)
 
 
-def _weight(runs: Sequence[Result]) -> tuple[bool, int]:
-    """What makes runs more worth showing: a preset of today, then env steps."""
-    if not runs:
-        return False, 0
+def _worth_showing(runs: list[Result]) -> tuple[bool, float]:
+    """What decides between runs of one game: a preset of today, then env steps."""
     return runs[0].preset == runs[0].config.preset, runs[0].curve[-1]["env_steps"]
 
 
