@@ -90,7 +90,8 @@ def from_format_1(data: dict[str, Any]) -> dict[str, Any]:
     for part, fields in PHASES_SINCE_1.items():
         phase = data["training"].get(part) if isinstance(data.get("training"), dict) else None
         if isinstance(phase, dict):
-            phase.update({name: value for name, value in fields.items() if name not in phase})
+            for name, value in fields.items():
+                phase.setdefault(name, value)
     for old, new in MOVED.items():
         group, name = _group(data, old)
         if name in group:

@@ -6,7 +6,7 @@ computes in bf16, which most CPUs only emulate, and cannot leave out a step whos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -37,26 +37,23 @@ class Muon(torch.optim.AdamW):
             p.grad = None  # AdamW passes over it
         return super().step(closure)
 
-    def _step_along(self, matrices: Iterable[tuple[Tensor, dict[str, Any]]]) -> None:
+    def _step_along(self, matrices: Sequence[tuple[Tensor, dict[str, Any]]]) -> None:
         """Step matrices of one shape."""
+        found_inf = getattr(self, "found_inf", None)
+        skip = torch.zeros_like(matrices[0][0][0, 0], dtype=torch.bool) if found_inf is None else found_inf > 0
         directions = []
         for p, _ in matrices:
             state, gradient = self.state[p], p.grad
             assert gradient is not None
             if not state:
                 state["step"], state["exp_avg"] = p.new_zeros(()), torch.zeros_like(p)
-            skip = self._skip(p)
             state["step"] += (~skip).to(p.dtype)
             state["exp_avg"].copy_(torch.where(skip, state["exp_avg"], state["exp_avg"].lerp(gradient, 1 - MOMENTUM)))
             directions.append(gradient.lerp(state["exp_avg"], MOMENTUM))
         steps = orthogonalised(torch.stack(directions))
         for (p, group), step in zip(matrices, steps, strict=True):
             moved = p * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * max(p.shape) ** 0.5 * step
-            p.copy_(torch.where(self._skip(p), p, moved))
-
-    def _skip(self, p: Tensor) -> Tensor:
-        found_inf = getattr(self, "found_inf", None)
-        return p.new_zeros((), dtype=torch.bool) if found_inf is None else found_inf > 0
+            p.copy_(torch.where(skip, p, moved))
 
 
 def _shape(matrix: tuple[Tensor, dict[str, Any]]) -> tuple[int, ...]:
