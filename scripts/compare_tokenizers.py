@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from random_play import random_play
 from torch import Tensor
 
 from tokendream.cli.flags import parse_train
 from tokendream.config.config import Config
 from tokendream.device import Compute, processor
-from tokendream.envs.registry import make
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
@@ -34,22 +34,10 @@ from tokendream.training.update import gradient_update, optimiser_for
 SHOWN, MEASURED, EPOCHS = 9_000, 3_000, 10
 
 
-def random_play(config: Config, frames: int, seed: int) -> tuple[Tensor, Tensor]:
+def frames_of(config: Config, frames: int, seed: int) -> tuple[Tensor, Tensor]:
     """Frames of games played at random, and whether each came after the one before it in the same game."""
-    envs, rng = make(config, 1, evaluation=False), np.random.default_rng(seed)
-    seen: list[np.ndarray] = []
-    follows: list[bool] = []
-    frame, after = envs.reset([seed]), False
-    while len(seen) < frames:
-        seen.append(frame[0].copy())
-        follows.append(after)
-        transition = envs.step(rng.integers(envs.spaces.actions.n, size=1))
-        frame, after = transition.frame, True
-        if transition.over[0]:
-            seed += 1
-            frame, after = envs.reset([seed]), False
-    envs.close()
-    return torch.from_numpy(np.stack(seen)), torch.tensor(follows)
+    rows = random_play(config, frames, seed).export(0, frames)
+    return torch.from_numpy(rows["frame"]), torch.from_numpy(np.concatenate(([False], ~rows["last"][:-1])))
 
 
 def fit(V: Fitted, frames: Tensor) -> list[int]:
@@ -73,14 +61,14 @@ def compare(config: Config) -> dict[str, Any]:
     compute, seed = compute_for(config), 1000 * config.seed
     torch.manual_seed(config.seed)
     V: Tokenizer = IMAGES[config.tokenizer.kind](config.tokenizer)
-    frames, _ = random_play(config, SHOWN, seed)
+    frames, _ = frames_of(config, SHOWN, seed)
     began, changed = time.process_time(), None
     if isinstance(V, Fitted):
         changed = fit(V, frames)
     elif isinstance(V, Trained):
         train(V, config, frames, compute)
     seconds = time.process_time() - began
-    fresh, follows = random_play(config, MEASURED, seed + 500)
+    fresh, follows = frames_of(config, MEASURED, seed + 500)
     with compute.autocast():
         part = vision(V, fresh, follows)
     figures = {figure.name: figure.value for figure in part.figures}

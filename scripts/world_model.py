@@ -1,7 +1,7 @@
 """M alone: what it learns of steps that are given. One JSON line an evaluation, with the figures of `diagnose`.
 
-    python scripts/world_model.py cpu-dictionary 0 KungFuMaster 600 6 --world-model.layers 2
-    python scripts/world_model.py cpu-dictionary 0 runs/kung-fu 600 6 --world-model.local-prediction
+    python scripts/world_model.py cpu 0 KungFuMaster 600 6 --world-model.layers 2
+    python scripts/world_model.py cpu 0 runs/kung-fu 600 6 --world-model.local-prediction
 
 A preset whose tokenizer is not trained, a seed, a game or a run folder, updates of M, how often to measure, and fields
 of the config. Of a game, 12,000 steps of random play are taken, of a run those of its last checkpoint. V is fitted to
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from random_play import random_play
 
 from tokendream.agent.agent import Agent
 from tokendream.cli.flags import parse_train
@@ -24,7 +25,7 @@ from tokendream.config.config import Config
 from tokendream.data.batch import Segment
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import processor
-from tokendream.envs.registry import make, spaces_of
+from tokendream.envs.registry import spaces_of
 from tokendream.evaluation.diagnosis.world import world
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
@@ -34,22 +35,6 @@ from tokendream.tokenizers.protocol import Fitted
 from tokendream.training.update import gradient_update, optimiser_for
 
 STEPS, MEASURED = 12_000, 512
-
-
-def random_play(config: Config) -> ReplayBuffer:
-    """Steps of games played at random."""
-    envs, rng = make(config, 1, evaluation=False), np.random.default_rng(config.seed)
-    replay, seed = ReplayBuffer.of(envs.spaces, STEPS), 10**6 * config.seed
-    frame = envs.reset([seed])
-    for _ in range(STEPS):
-        action = rng.integers(envs.spaces.actions.n, size=1)
-        step = envs.step(action)
-        over = bool(step.over[0])
-        replay.add(frame[0], int(action[0]), float(step.reward[0]), bool(step.end[0]), over)
-        seed += over
-        frame = envs.reset([seed if over else None]) if over else step.frame
-    envs.close()
-    return replay
 
 
 def collected(run: Path, config: Config) -> ReplayBuffer:
@@ -67,7 +52,7 @@ def main(preset: str, seed: str, source: str, updates: str, measurements: str, *
     game = source if run is None else read_config(run).env.id
     config = parse_train([preset, "--seed", seed, "--env", game, *flags]).config
     compute, phase = compute_for(config), config.training.world_model
-    replay = random_play(config) if run is None else collected(run, config)
+    replay = random_play(config, STEPS, config.seed) if run is None else collected(run, config)
     torch.manual_seed(config.seed)
     agent = Agent.from_config(config, spaces_of(config, evaluation=False)).to(compute.device).eval()
     install(agent, compute)
@@ -76,11 +61,11 @@ def main(preset: str, seed: str, source: str, updates: str, measurements: str, *
     assert isinstance(V, Fitted)
     for rows in np.split(np.arange(shown), range(256, shown, 256)):
         V.fit(replay.frames(rows))
+    tokens = V.encode(replay.frames(np.arange(len(replay))))
 
     def segments(rows: np.ndarray, n: int) -> Segment:
         found = replay.segments(rows[rng.integers(len(rows), size=n)], length, align="start")
-        tokens = V.encode(replay.frames(found.row).flatten(0, 1)).unflatten(0, found.row.shape)
-        return Segment(tokens, replay.steps(found))
+        return Segment(tokens[torch.from_numpy(found.row)], replay.steps(found))
 
     whole = replay.segments(np.arange(len(replay)), length, align="start").mask.all(1)
     fresh = np.flatnonzero(whole & (np.arange(len(replay)) >= shown))
