@@ -357,7 +357,9 @@ def test_codes_of_another_width_are_projected_and_those_of_its_own_are_not(case)
 def test_prediction_tokens_start_with_the_config_s_spread():
     """The published code's 1 in preset rem, 0.02 where presets were tuned with it."""
     for preset, std in ((REM, 1.0), (CPU, 0.02)):
-        made = WorldModel(preset.world_model, image_block(8, 512, Discrete(18)), preset.tokenizer.code_width)
+        width = preset.tokenizer.code_width
+        codebook = torch.randn(512, width)
+        made = WorldModel(preset.world_model, image_block(8, 512, Discrete(18)), width, lambda z: codebook[z])
         assert float(made.prediction_tokens.detach().std()) == pytest.approx(std, rel=0.05)
         assert preset.world_model.prediction_token_std == std
 
