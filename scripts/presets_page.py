@@ -8,6 +8,7 @@ The figures of a machine lie in docs/presets/KIND.json, one file for each kind o
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -69,8 +70,12 @@ def bench() -> None:
 
 def runs_of(name: str, where: str) -> list[Result]:
     """Whole runs of a preset as it is today."""
-    found = [run for path in RESULTS.iterdir() for run in results(path.name) if run.control == "none"]
-    return [run for run in found if run.preset == name and run_kind(run) == where]
+    return [run for run in _whole_runs(RESULTS) if run.preset == name and run_kind(run) == where]
+
+
+@functools.cache
+def _whole_runs(folder: Path) -> list[Result]:
+    return [run for path in folder.iterdir() for run in results(path.name) if run.control == "none"]
 
 
 def run_kind(run: Result) -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokendream.errors import ConfigError, nearest, require
+
+
+hints_of = functools.cache(get_type_hints)
+"""The types of a class's fields: evaluating them takes longer than all else that is done to read one."""
 
 
 def read(cls: type[Any], data: object, where: str) -> Any:
@@ -18,7 +23,7 @@ def read(cls: type[Any], data: object, where: str) -> Any:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be an object, not {type(data).__name__}")
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     for name in data:
         if name not in hints:
             raise ConfigError(f"{where}.{str(name)[:80]} is unknown; nearest: {nearest(str(name)[:80], hints)}")
