@@ -6,7 +6,7 @@
     python scripts/evidence.py write                                    tables and curves from results/
 
 A cell that was cut goes on where it was; a finished one is only collected again. `write` rewrites what stands between
-the markers of README.md, docs/results.md and docs/evidence.md, and draws docs/curves-DEVICE.png; the tests check that
+the markers of README.md, docs/results.md and docs/evidence.md, and draws docs/curves.png; the tests check that
 nothing else is claimed.
 """
 
@@ -70,12 +70,9 @@ def _tokendream(*argv: str) -> None:
 
 def write() -> None:
     """Bring the tables and the curves up to date with results/."""
-    for device in sorted(path.name for path in RESULTS.iterdir() if any(path.glob("*/final.json"))):
-        for path, text in pages(device).items():
-            path.write_text(text)
-        print(draw(device))
-    for path, text in presets_page.page().items():
+    for path, text in (pages() | presets_page.page()).items():
         path.write_text(text)
+    print(draw())
 
 
 def main(argv: list[str]) -> int:

@@ -69,6 +69,16 @@ class Result:
         return self.curve[-1]["seconds"] / 60
 
     @property
+    def kind(self) -> str:
+        """The kind of processor that it was made on, by its facts; what chose bf16 on a CPU so far had AMX."""
+        facts = json.loads((self.path / "facts.json").read_text())
+        if not facts["device"].startswith("CPU"):
+            return "GPU"
+        return (
+            "AMX" if ", bf16" in facts["device"] else {"AVX512": "AVX-512"}.get(i := facts.get("instructions", ""), i)
+        )
+
+    @property
     def above_random(self) -> bool:
         """Whether the intervals of the agent's and of the random player's mean lie apart."""
         return self.final.interval[0] > self.random_player.interval[1]
@@ -96,33 +106,38 @@ class Result:
         return c.preset if self.settings == now else f"{c.preset} as it was"
 
 
-def results(device: str) -> list[Result]:
-    """All runs on a device, by game, preset, control and seed."""
-    found = [Result.read(path.parent) for path in (RESULTS / device).glob("*/final.json")]
+def results() -> list[Result]:
+    """All runs, by game, preset, control and seed."""
+    found = [Result.read(path.parent) for path in RESULTS.glob("*/*/final.json")]
     return sorted(found, key=lambda r: (r.config.env_name, r.config.preset, r.control, r.config.seed))
 
 
-def whole(device: str) -> list[list[Result]]:
+def whole() -> list[list[Result]]:
     """The runs with no link cut, those of one game and the same settings together."""
     groups: dict[tuple[str, str, bool, Config], list[Result]] = defaultdict(list)
-    for run in results(device):
+    for run in results():
         if run.control == "none":
             groups[run.config.env_name, run.preset, run.tuned_on, run.settings].append(run)
     return [groups[key] for key in sorted(groups, key=lambda key: key[:3])]
 
 
-def summary(device: str) -> str:
-    """A row for each game that several seeds of a preset of today played; else the longest runs of one as it was."""
-    lines = ["| game, preset | seeds | mean | random player | human-normalised |", "|---|---|---|---|---|"]
+def summary() -> str:
+    """A row for each game that a preset of today played; else the longest runs, of several seeds, of one as it was."""
+    lines = [
+        "| game, preset | processor | seeds | mean | random player | human-normalised |",
+        "|---|---|---|---|---|---|",
+    ]
     games: dict[str, list[list[Result]]] = defaultdict(list)
-    for runs in whole(device):
-        if len(runs) > 1 and atari100k.benchmark_name(runs[0].config.env_name):
+    for runs in whole():
+        first = runs[0]
+        if atari100k.benchmark_name(first.config.env_name) and (len(runs) > 1 or first.preset == first.config.preset):
             games[runs[0].config.env_name].append(runs)
     for game, groups in games.items():
         runs = max(groups, key=_worth_showing)
         mean, random_player, normalised = _means(runs)
         lines.append(
-            f"| {game}, {runs[0].preset} | {len(runs)} | {mean:,.1f} | {random_player:,.1f} | {normalised:.3f} |"
+            f"| {game}, {runs[0].preset} | {' and '.join(sorted({run.kind for run in runs}))} | {len(runs)} "
+            f"| {mean:,.1f} | {random_player:,.1f} | {normalised:.3f} |"
         )
     return "\n".join(lines)
 
@@ -132,23 +147,23 @@ def _worth_showing(runs: list[Result]) -> tuple[bool, float]:
     return runs[0].preset == runs[0].config.preset, runs[0].curve[-1]["env_steps"]
 
 
-def table(device: str, page: Path) -> str:
+def table(page: Path) -> str:
     """A row a run, and for each game with several seeds a row for all of them; its links are relative to `page`."""
     lines = [
         "| game, preset | seed | env steps | games | mean (95% interval) | random player (95% interval) | "
-        "human-normalised | training |",
-        "|---|---|---|---|---|---|---|---|",
+        "human-normalised | processor | training |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for runs in whole(device):
+    for runs in whole():
         lines += [_row(run, os.path.relpath(run.path, page.parent)) for run in runs]
         if len(runs) > 1:
             lines.append(_together(runs))
     return "\n".join(lines)
 
 
-def controls(device: str) -> str:
+def controls() -> str:
     """A row for each link that was cut, with the score of every seed."""
-    runs = [run for run in results(device) if run.config.preset == "toy"]
+    runs = [run for run in results() if run.config.preset == "toy"]
     lines = ["| what is cut | mean of each seed | above random play |", "|---|---|---|"]
     for name, what in CONTROLS.items():
         seeds = [run for run in runs if run.control == name]
@@ -158,14 +173,14 @@ def controls(device: str) -> str:
     return "\n".join(lines)
 
 
-def parts(device: str) -> str:
+def parts() -> str:
     """How healthy the parts of each run are, by its diagnosis."""
     lines = [
         "| run | moving pixels lost | right tokens, where they change | rewards found | value and return, correlation "
         "| dream after 5 steps (a frozen frame) |",
         "|---|---|---|---|---|---|",
     ]
-    for run in (run for runs in whole(device) for run in runs):
+    for run in (run for runs in whole() for run in runs):
         path = run.path / "diagnosis.json"
         if path.exists():
             lines.append(_health(run, json.loads(path.read_text())["parts"]))
@@ -190,7 +205,7 @@ def _row(run: Result, folder: str) -> str:
     return (
         f"| {run.config.env_name}, {run.preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
         f"| {_mean(run.final)} | {_mean(run.random_player)} | {'' if normalised is None else f'{normalised:.3f}'} "
-        f"| {run.minutes:.0f} min |"
+        f"| {run.kind} | {run.minutes:.0f} min |"
     )
 
 
@@ -205,7 +220,7 @@ def _together(runs: list[Result]) -> str:
         f"| **{game}, {runs[0].preset}** | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "
         f"| **{mean:,.1f}** ({_over_games(finals)}; over seeds {low:,.1f} to {high:,.1f}) "
         f"| {random_player:,.1f} ({_over_games(random_players)}); {count} of {len(runs)} seeds above it "
-        f"| {'' if normalised is None else f'**{normalised:.3f}**'} | |"
+        f"| {'' if normalised is None else f'**{normalised:.3f}**'} | | |"
     )
 
 
@@ -227,11 +242,9 @@ def _mean(result: Evaluation) -> str:
     return f"{result.mean:,.1f} ({low:,.1f} to {high:,.1f})"
 
 
-def draw(device: str) -> Path | None:
-    """Curves of all runs on a device: a panel a game, a colour a seed."""
-    groups = whole(device)
-    if not groups:
-        return None
+def draw() -> Path:
+    """Curves of all runs: a panel a game, a colour a seed."""
+    groups = whole()
     columns = min(3, len(groups))
     rows = math.ceil(len(groups) / columns)
     figure, panels = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows), squeeze=False, layout="tight")
@@ -263,7 +276,7 @@ def draw(device: str) -> Path | None:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    path = ROOT / "docs" / f"curves-{device}.png"
+    path = ROOT / "docs" / "curves.png"
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
     return path
@@ -277,12 +290,12 @@ def write_between(text: str, marker: str, body: str) -> str:
     return pattern.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text)
 
 
-def pages(device: str) -> dict[Path, str]:
-    """The pages that carry a device's tables, as they should read."""
+def pages() -> dict[Path, str]:
+    """The pages that carry tables, as they should read."""
     readme, runs, evidence = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "evidence.md"
-    body = write_between(evidence.read_text(), f"controls {device}", controls(device))
+    body = write_between(evidence.read_text(), "controls", controls())
     return {
-        readme: write_between(readme.read_text(), f"results {device}", summary(device)),
-        runs: write_between(runs.read_text(), f"results {device}", table(device, runs)),
-        evidence: write_between(body, f"parts {device}", parts(device)),
+        readme: write_between(readme.read_text(), "results", summary()),
+        runs: write_between(runs.read_text(), "results", table(runs)),
+        evidence: write_between(body, "parts", parts()),
     }

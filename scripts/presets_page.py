@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence_pages import RESULTS, ROOT, Result, results, whole, write_between
+from evidence_pages import RESULTS, ROOT, Result, whole, write_between
 
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
@@ -70,20 +70,12 @@ def bench() -> None:
 
 def runs_of(name: str, where: str) -> list[Result]:
     """Whole runs of a preset as it is today."""
-    return [run for run in _whole_runs(RESULTS) if run.preset == name and run_kind(run) == where]
+    return [run for runs in _whole(RESULTS) for run in runs if run.preset == name and run.kind == where]
 
 
 @functools.cache
-def _whole_runs(folder: Path) -> list[Result]:
-    return [run for path in folder.iterdir() for run in results(path.name) if run.control == "none"]
-
-
-def run_kind(run: Result) -> str:
-    """The kind of processor that a run was made on, by its facts; what chose bf16 on a CPU so far had AMX."""
-    facts = json.loads((run.path / "facts.json").read_text())
-    if not facts["device"].startswith("CPU"):
-        return "GPU"
-    return "AMX" if ", bf16" in facts["device"] else {"AVX512": "AVX-512"}.get(i := facts.get("instructions", ""), i)
+def _whole(folder: Path) -> list[list[Result]]:
+    return whole()
 
 
 def time_of(name: str, where: str, benched: dict[str, Any]) -> str:
@@ -139,7 +131,7 @@ def curves() -> str:
     """A row for each preset and game: scores on the way, over seeds, beside a random player's."""
     lines = ["| preset, game | seeds | random player | mean over seeds (lowest to highest) after env steps |"]
     lines.append("|---|---|---|---|")
-    for runs in (runs for path in sorted(RESULTS.iterdir()) for runs in whole(path.name)):
+    for runs in _whole(RESULTS):
         first = runs[0]
         if first.preset == first.config.preset and len(runs) > 1:
             player = sum(run.random_player.mean for run in runs) / len(runs)
