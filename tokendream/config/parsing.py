@@ -10,10 +10,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from tokendream.errors import ConfigError, nearest, require
 
 
-hints_of = functools.cache(get_type_hints)
-"""The types of a class's fields: evaluating them takes longer than all else that is done to read one."""
-
-
 def read(cls: type[Any], data: object, where: str) -> Any:
     """Build a dataclass from plain JSON data. Raises ConfigError for a name unknown, or of another type.
 
@@ -23,7 +19,7 @@ def read(cls: type[Any], data: object, where: str) -> Any:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be an object, not {type(data).__name__}")
-    hints = hints_of(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # every class is hashable
     for name in data:
         if name not in hints:
             raise ConfigError(f"{where}.{str(name)[:80]} is unknown; nearest: {nearest(str(name)[:80], hints)}")
@@ -35,6 +31,12 @@ def read(cls: type[Any], data: object, where: str) -> Any:
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{path} is missing")
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The types of its fields: evaluating them takes longer than all else that is done to read one."""
+    return get_type_hints(cls)
 
 
 def _convert(kind: Any, value: object, where: str) -> object:
