@@ -359,7 +359,7 @@ def test_prediction_tokens_start_with_the_config_s_spread():
     for preset, std in ((REM, 1.0), (CPU, 0.02)):
         width = preset.tokenizer.code_width
         codebook = torch.randn(512, width)
-        made = WorldModel(preset.world_model, image_block(8, 512, Discrete(18)), width, lambda z: codebook[z])
+        made = WorldModel(preset.world_model, image_block(8, 512, Discrete(18)), width, codebook.__getitem__)
         assert float(made.prediction_tokens.detach().std()) == pytest.approx(std, rel=0.05)
         assert preset.world_model.prediction_token_std == std
 
