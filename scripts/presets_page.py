@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import platform
 import subprocess
@@ -24,6 +25,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.presets import preset
 from tokendream.device import cpuinfo
+from tokendream.envs.registry import spaces_of
 
 PAGE = ROOT / "docs" / "presets.md"
 FOLDER = ROOT / "docs" / "presets"
@@ -40,9 +42,6 @@ KINDS = {
 """Kinds of processors, and what they are called on the page."""
 
 NONE = "not measured"
-
-ACTIONS = 18
-"""Of a game: the most that Atari has."""
 
 
 def kind() -> str:
@@ -102,28 +101,27 @@ def memory_of(name: str, where: str, benched: dict[str, Any]) -> str:
     speed = json.loads((ROOT / "docs" / "speed.json").read_text())
     if (name, where) == (speed["preset"], "AMX"):
         return f"{max(row['peak_memory_bytes'] for row in speed['rows']) / 2**30:.2g}"
-    return {("cpu", "AMX"): "1.3"}.get((name, where), NONE)  # docs/results.md
+    return NONE
 
 
 def disk_of(config: Config) -> float:
     """GiB of a run folder at its end: two checkpoints of weights and AdamW's two moments, and the replay's rows."""
-    numbers = 3 * sum(weights.numel() for weights in Agent.from_config(config, ACTIONS).parameters())
+    spaces = spaces_of(config)
+    numbers = 3 * sum(weights.numel() for weights in Agent.from_config(config, spaces).parameters())
     rows = min(config.collect.capacity, config.collect.steps * min(config.epochs, config.collect.last_epoch))
-    return (2 * 4 * numbers + rows * (3 * config.env.size**2 + 16)) / 2**30
+    return (2 * 4 * numbers + rows * (math.prod(spaces.observation.frame_shape) + 16)) / 2**30
 
 
 def costs() -> str:
-    """A row for each preset and kind of processor."""
+    """A row for each preset and kind of processor of which something is known; else one for the preset."""
     files = {where: FOLDER / f"{where}.json" for where in KINDS}
     benched = {where: json.loads(path.read_text()) if path.exists() else {} for where, path in files.items()}
     lines = ["| preset | processor | training | memory, GiB | disk, GiB |", "|---|---|---|---|---|"]
     for name in SHOWN:
-        disk = disk_of(preset(name))
-        lines += [
-            f"| {name} | {KINDS[where]} | {time_of(name, where, benched[where])} "
-            f"| {memory_of(name, where, benched[where])} | {disk:.2g} |"
-            for where in KINDS
-        ]
+        found = [(time_of(name, where, benched[where]), memory_of(name, where, benched[where])) for where in KINDS]
+        rows = [(what, *row) for what, row in zip(KINDS.values(), found, strict=True) if row != (NONE, NONE)]
+        for what, time, memory in rows or [("any", NONE, NONE)]:
+            lines.append(f"| {name} | {what} | {time} | {memory} | {disk_of(preset(name)):.2g} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""`tokendream bench`: this machine's speed, in a minute."""
+"""`tokendream bench`: this machine's speed, in minutes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Presets: named configs to start from.
 
 `rem` is the paper; `simulus`, `simulus-dmc`, `simulus-a`, `easimulus` and `itc` are its successors (docs/beyond.md);
-`cpu` is sized for two cores and `night` for a night of theirs; `toy` is for the built-in game Catch; `tiny` is for
-tests. Behind any of them `-` and the name of an ablation changes that one thing: `rem-no-pop`,
-`rem-transformer-no-pop`, `simulus-no-curiosity`.
+`cpu` is sized for two cores and `night` for a night of theirs; `control` is for features, `grid` for maps of cells;
+`toy` is for the built-in game Catch; `tiny` is for tests. Behind any of them `-` and the name of an ablation changes
+that one thing: `rem-no-pop`, `rem-transformer-no-pop`, `simulus-no-curiosity`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CPU = Config(
     epochs=60,
     checkpoint_every=5,
     env=EnvConfig(size=48, atari=AtariConfig(frames="ale")),
-    # What a tokenizer of another kind needs beside it: `cpu-fsq`.
+    # The second line is for tokenizers that are trained (`cpu-fsq`), whose M and C should begin after epoch 15, too.
     tokenizer=TokenizerConfig(
         kind="dictionary", downsamples=3, codebook_size=512, code_width=128,
         channels=16, network="patch", perceptual="none", revive_after=20, lost_weight=10.0,
@@ -230,7 +230,7 @@ ABLATIONS: dict[str, Callable[[Config], Config]] = {
     "dictionary": lambda c: vary(c, "tokenizer", kind="dictionary"),
     "pretrained": lambda c: vary(c, "tokenizer", kind="pretrained"),
 }
-"""The paper's ablations, the other backbone and the other tokenizers, each as a change of one field."""
+"""The paper's ablations, the other backbone and the other tokenizers: a change of one field, and what goes with it."""
 
 CUTS: dict[str, Callable[[Config], Config]] = {
     "no-windows": lambda c: vary(c, "world_model", **NO_WINDOWS),

@@ -19,9 +19,9 @@ class PhaseConfig:
     batch: Count
     """B: frames for the tokenizer, segments for the world model, dreams for the actor-critic."""
     learning_rate: Positive
-    """AdamW's step size."""
+    """Step size, of AdamW and of Muon."""
     weight_decay: NonNegative
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay, of AdamW and of Muon."""
     clip: Positive
     """Largest L2 norm of the gradient."""
     last_epoch: CountOrNone = 1_000_000
