@@ -39,7 +39,7 @@ def of_a_few(n: int, patches: int = 20) -> Tensor:
     """Frames of 4x4 pixels made of a few patches, the later frames of later ones."""
     few = torch.randint(0, 256, (patches, 12), dtype=torch.uint8)
     place = torch.linspace(0, patches - 8, n).long()[:, None] + torch.randint(0, 8, (n, 4))
-    return join(few[place], 2)
+    return join(few[place], 2, 2)
 
 
 def book(V: DictionaryTokenizer) -> list[int]:
@@ -78,7 +78,7 @@ def test_cells_lie_row_by_row_and_join_is_the_inverse():
     frame = noise(3)
     cells = cut(frame, 2)
     assert torch.equal(cells[1, 2 * 4 + 3], frame[1, :, 4:6, 6:8].flatten())
-    assert torch.equal(join(cells, 2), frame)
+    assert torch.equal(join(cells, 2, 4), frame)
 
 
 @pytest.mark.parametrize("P", [12, 192, 768])

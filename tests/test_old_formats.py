@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tokendream.config.config import Config, leaves
-from tokendream.config.old_formats import PHASES_SINCE_1, SINCE_1
 from tokendream.config.presets import REM, TINY
 from tokendream.errors import ConfigError
 
@@ -18,6 +17,73 @@ MOVED = {
     "env.life_loss_ends": "env.atari.life_loss_ends",
     "world_model.stay": "world_model.copy_head",
 }
+
+SINCE_1 = {
+    "control": "none",
+    "kernels": False,
+    "capture": False,
+    "compile": False,
+    "deterministic": False,
+    "env.step_timeout": 0.0,
+    "env.action_repeat": 0,
+    "env.kwargs": "{}",
+    "env.wrappers": "",
+    "env.keys": "",
+    "env.read_as": "auto",
+    "env.atari.frames": "ale",
+    "env.atari.noop_after_life_loss": False,
+    "env.atari.time_limit_ends": False,
+    "env.atari.sign_rewards": False,
+    "tokenizer.kind": "vq",
+    "tokenizer.lost_weight": 0.0,
+    "tokenizer.map_cells": 1,
+    "tokenizer.tap": 2,
+    "world_model.token_temperature": 1.0,
+    "world_model.copy_or_sample": False,
+    "world_model.events": False,
+    "world_model.ensemble": 0,
+    "dream.curiosity": 0.0,
+    "dream.reward_weight": 1.0,
+    "world_model.backbone": "retnet",
+    "world_model.decoding": "pop",
+    "world_model.own_embedding": False,
+    "world_model.shortest_window": 0.0,
+    "world_model.longest_window": 0.0,
+    "world_model.positions": "running",
+    "world_model.slot_embedding": False,
+    "world_model.by_loss": 0.0,
+    "world_model.reward_head": "sign",
+    "world_model.head": "relu",
+    "actor_critic.separate": False,
+    "actor_critic.trunk": "silu",
+    "actor_critic.value_head": "scalar",
+    "dream.scale_by_quantiles": False,
+    "world_model.shared_prediction_token": False,
+    "world_model.local_prediction": False,
+    "world_model.outcome_from": "action",
+    "world_model.logits_from_codes": False,
+    "dream.reuse": 1,
+    "dream.minibatches": 1,
+    "log": "tensorboard",
+    "actor_critic.action_inputs": True,
+    "actor_critic.sees": "codes",
+    "dream.scale_advantage": False,
+    "collect.temperature": 1.0,
+    "collect.envs": 1,
+    "training.cache_tokens": False,
+    "world_model.prediction_token_std": 0.02,
+    "world_model.scored_starts": False,
+    "dream.context_starts": False,
+    "dream.context_blocks": 1,
+    "collect.forget_every_epoch": False,
+}
+"""Fields that came while format 1 was written, and what the code did before it had them."""
+
+PHASES_SINCE_1 = {
+    part: {"decayed": decayed, "newest": 0.0, "optimiser": "adamw"}
+    for part, decayed in {"tokenizer": "all", "world_model": "matrices", "actor_critic": "all"}.items()
+}
+"""The same of the phases, each of which had these fields only where a config has the phase."""
 
 
 def old(**changes):

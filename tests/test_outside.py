@@ -14,8 +14,6 @@ from tokendream import notice
 from tokendream.cli import main
 from tokendream.cli.commands import COMMANDS
 from tokendream.cli.output import Spared
-from tokendream.config.presets import TINY
-from tokendream.device import Compute
 from tokendream.errors import ConfigError
 from tokendream.runfolder import files, folder, lock, names
 
@@ -138,7 +136,7 @@ def test_names_are_shown_as_a_shell_takes_them(tmp_path, monkeypatch):
     assert names.quoted(tmp_path / "-x") == "./-x"
     assert names.quoted(Path("/elsewhere/$x")) == "'/elsewhere/$x'"
     (tmp_path / "a b").mkdir()
-    folder.begin(tmp_path / "a b", TINY, Compute.resolve("cpu", "float32"))
+    (tmp_path / "a b" / "config.json").touch()
     with pytest.raises(ConfigError, match="a b exists and is not empty: go on with --resume 'a b' or name"):
         folder.check_free(tmp_path / "a b")
 

@@ -154,11 +154,7 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def burn_in(
-        self,
-        view: View,
-        action: Int64[Tensor, "B T"],
-        mask: Bool[Tensor, "B T"],
-        settings: DreamConfig,
+        self, view: View, action: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"], settings: DreamConfig
     ) -> PolicyState:
         """The memory after T real steps, frame then action, as in acting; masked steps leave it empty.
 

@@ -50,7 +50,8 @@ class Agent(nn.Module):
         """
         if isinstance(spaces, int):
             spaces = image_spaces(config.env.size, spaces)
-        check_ablations(config, spaces)
+        if not spaces.observation.is_image:
+            require(config.actor_critic.sees == "codes", "actor_critic.sees", "codes for these observations", "pixels")
         V, slots = build(config.tokenizer, spaces.observation)
         block, E, control = Block(slots, spaces.actions), V.code_width, config.control
         M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E, V.codes)
@@ -76,12 +77,6 @@ class Agent(nn.Module):
         output, state = self.actor_critic(self.view(tokens, self.tokenizer.codes(tokens)), state)
         action = self.actor_critic.actions.sample(output.logits, generator, temperature=temperature, epsilon=epsilon)
         return action, self.actor_critic.absorb_action(action, state)
-
-
-def check_ablations(config: Config, spaces: Spaces) -> None:
-    """Raise ConfigError where observations or actions are not what an ablation is made for."""
-    if not spaces.observation.is_image:
-        require(config.actor_critic.sees == "codes", "actor_critic.sees", "codes for these observations", "pixels")
 
 
 class AgentPolicy:

@@ -28,16 +28,13 @@ class Spared(io.FileIO):
             except OSError as error:
                 if self.lost is None:
                     self.lost = error
-                    self._tell(error)
+                    if self._told:
+                        line = f"tokendream: standard output is lost from here on ({error.strerror}); the run goes on"
+                        print(line, file=sys.stderr, flush=True)
                 return len(data)
             if written is not None:
                 return written
             select.select([], [self], [])  # a pipe that does not block, and is full
-
-    def _tell(self, error: OSError) -> None:
-        if self._told:
-            line = f"tokendream: standard output is lost from here on ({error.strerror}); the run goes on"
-            print(line, file=sys.stderr, flush=True)
 
 
 class Open(io.TextIOWrapper):

@@ -98,10 +98,8 @@ class Config:
         ranges.check(self)
         limits.check_frame(self.env, self.tokenizer)
         limits.check_env(self.env)
-        limits.check_atari(self.env)
         limits.check_world_model(self.world_model)
-        limits.check_dream(self.dream, self.training.actor_critic.batch)
-        limits.check_curiosity(self.dream, self.world_model)
+        limits.check_dream(self.dream, self.world_model, self.training.actor_critic.batch)
         limits.check_training(self.training, self.world_model)
         limits.check_capacity(self.collect, self.dream, self.world_model)
 

@@ -38,7 +38,8 @@ def check_frame(env: EnvConfig, tokenizer: TokenizerConfig) -> None:
 
 
 def check_env(env: EnvConfig) -> None:
-    """Raise ConfigError unless `kwargs` is a JSON object and `wrappers` a list of names."""
+    """Raise ConfigError unless `kwargs` is a JSON object and `wrappers` a list of names; and for what Atari has fields
+    of its own for, and what ALE's own frames cannot be combined with."""
     try:
         is_object = isinstance(json.loads(env.kwargs), dict)
     except (ValueError, RecursionError):
@@ -47,10 +48,6 @@ def check_env(env: EnvConfig) -> None:
     names = env.wrappers.split(",") if env.wrappers else []
     require(all(re.fullmatch(r"[\w.]+:\w+", name) for name in names), "env.wrappers",
             "module:Wrapper, or several with commas between them", env.wrappers)  # fmt: skip
-
-
-def check_atari(env: EnvConfig) -> None:
-    """Raise ConfigError for what Atari has fields of its own for, and what ALE's own frames cannot be combined with."""
     for name, none in (("action_repeat", 0), ("kwargs", "{}"), ("wrappers", "")):
         got = getattr(env, name)
         require(env.family != "atari" or got == none, f"env.{name}", f"{none!r} for an Atari game", got)
@@ -71,15 +68,11 @@ def check_world_model(world_model: WorldModelConfig) -> None:
             f"at least world_model.shortest_window ({M.shortest_window:g})", M.longest_window)  # fmt: skip
     require(M.backbone == "retnet" or M.shortest_window == 0, "world_model.shortest_window",
             f"0 where world_model.backbone is {M.backbone}, which does not decay", M.shortest_window)  # fmt: skip
-    require(M.decoding == "pop" or not M.shared_prediction_token, "world_model.shared_prediction_token",
-            "false where world_model.decoding is token: there are no prediction tokens",
-            M.shared_prediction_token)  # fmt: skip
-    require(M.decoding == "pop" or not M.copy_or_sample, "world_model.copy_or_sample",
-            "false where world_model.decoding is token: a token is drawn given those before it",
-            M.copy_or_sample)  # fmt: skip
-    require(M.decoding == "pop" or not M.local_prediction, "world_model.local_prediction",
-            "false where world_model.decoding is token: there are no prediction tokens",
-            M.local_prediction)  # fmt: skip
+    for name, why in (("shared_prediction_token", "there are no prediction tokens"),
+                      ("copy_or_sample", "a token is drawn given those before it"),
+                      ("local_prediction", "there are no prediction tokens")):  # fmt: skip
+        require(M.decoding == "pop" or not getattr(M, name), f"world_model.{name}",
+                f"false where world_model.decoding is token: {why}", getattr(M, name))  # fmt: skip
     require(M.decoding == "pop" or M.outcome_from == "action", "world_model.outcome_from",
             "action where world_model.decoding is token: the frame comes after them",
             M.outcome_from)  # fmt: skip
@@ -90,8 +83,9 @@ def check_world_model(world_model: WorldModelConfig) -> None:
             f"greater than world_model.context ({M.context})", M.segment_length)  # fmt: skip
 
 
-def check_dream(dream: DreamConfig, batch: int) -> None:
-    """Raise ConfigError for advantages that would be scaled twice, a context longer than the burn-in, uneven shares.
+def check_dream(dream: DreamConfig, world_model: WorldModelConfig, batch: int) -> None:
+    """Raise ConfigError for advantages that would be scaled twice, a context longer than the burn-in, uneven shares,
+    an ensemble of one, and curiosity without an ensemble.
 
     `batch`: the dreams of an update of C.
     """
@@ -101,10 +95,6 @@ def check_dream(dream: DreamConfig, batch: int) -> None:
             f"at most dream.burn_in ({dream.burn_in})", dream.context_blocks)  # fmt: skip
     require(not (dream.scale_advantage and dream.scale_by_quantiles), "dream.scale_by_quantiles",
             "false where dream.scale_advantage is true", dream.scale_by_quantiles)  # fmt: skip
-
-
-def check_curiosity(dream: DreamConfig, world_model: WorldModelConfig) -> None:
-    """Raise ConfigError for an ensemble of one, and for curiosity without an ensemble."""
     heads = world_model.ensemble
     require(heads != 1, "world_model.ensemble", "0 or at least 2: one head disagrees with nobody", heads)
     require(heads > 0 or dream.curiosity == 0, "dream.curiosity", "0 without a world_model.ensemble", dream.curiosity)
@@ -115,10 +105,8 @@ def check_training(training: TrainingConfig, world_model: WorldModelConfig) -> N
     for name in ("tokenizer", "actor_critic"):
         optimiser = getattr(training, name).optimiser
         require(optimiser == "adamw", f"training.{name}.optimiser", "adamw, as only M has a backbone", optimiser)
-    newest = training.world_model.newest
-    require(
-        world_model.by_loss == 0 or newest == 0, "training.world_model.newest", "0 with world_model.by_loss", newest
-    )
+    by_loss, newest = world_model.by_loss, training.world_model.newest
+    require(by_loss == 0 or newest == 0, "training.world_model.newest", "0 with world_model.by_loss", newest)
 
 
 def check_capacity(collect: CollectConfig, dream: DreamConfig, world_model: WorldModelConfig) -> None:

@@ -14,13 +14,7 @@ from typing import Any
 
 from tokendream.config.config import Config
 from tokendream.config.env import AtariConfig, EnvConfig
-from tokendream.config.parts import (
-    ActorCriticConfig,
-    CollectConfig,
-    DreamConfig,
-    TokenizerConfig,
-    WorldModelConfig,
-)
+from tokendream.config.parts import ActorCriticConfig, CollectConfig, DreamConfig, TokenizerConfig, WorldModelConfig
 from tokendream.config.training import EvalConfig, PhaseConfig, TrainingConfig
 from tokendream.errors import ConfigError, nearest
 
@@ -119,7 +113,6 @@ TINY = Config(
     evaluation=EvalConfig(episodes=2, every=2, episodes_during=2),
 )  # fmt: skip
 
-
 SIMULUS = Config(
     preset="simulus",
     env=EnvConfig(atari=AtariConfig(sign_rewards=True)),
@@ -174,9 +167,6 @@ ITC = dataclasses.replace(vary(SIMULUS, "world_model", copy_or_sample=True), pre
 """Copy or sample in dreams on top (arXiv 2605.16457): nothing is trained otherwise."""
 
 
-VALUES: dict[str, Any] = {"head": "norm", "reward_head": "symlog", "slot_embedding": True, "dropout": 0.0}
-"""What M has where rewards are numbers of any size and every slot is another feature (Simulus)."""
-
 CONTROL = Config(
     preset="control",
     epochs=200,
@@ -184,7 +174,8 @@ CONTROL = Config(
     env=EnvConfig(id="dmc:cartpole-swingup"),
     tokenizer=TokenizerConfig(kind="dictionary", code_width=32),
     world_model=WorldModelConfig(
-        width=64, layers=2, heads=2, segment_length=16, local_prediction=True, outcome_from="frame", **VALUES
+        width=64, layers=2, heads=2, segment_length=16, local_prediction=True, outcome_from="frame", dropout=0.0,
+        head="norm", reward_head="symlog", slot_embedding=True,  # numbers of any size, and slots that differ (Simulus)
     ),
     actor_critic=ActorCriticConfig(lstm_width=128, separate=True, trunk="norm", value_head="symlog"),
     dream=DreamConfig(
@@ -248,18 +239,7 @@ CUTS: dict[str, Callable[[Config], Config]] = {
 """What cuts one ingredient out of a preset that has it."""
 
 PRESETS: dict[str, Config] = {
-    "rem": REM,
-    "simulus": SIMULUS,
-    "simulus-dmc": SIMULUS_DMC,
-    "simulus-a": SIMULUS_A,
-    "easimulus": EASIMULUS,
-    "itc": ITC,
-    "cpu": CPU,
-    "night": NIGHT,
-    "control": CONTROL,
-    "grid": GRID,
-    "toy": TOY,
-    "tiny": TINY,
+    c.preset: c for c in (REM, SIMULUS, SIMULUS_DMC, SIMULUS_A, EASIMULUS, ITC, CPU, NIGHT, CONTROL, GRID, TOY, TINY)
 }
 
 
@@ -270,16 +250,12 @@ def preset(name: str) -> Config:
     """
     if name in PRESETS:
         return PRESETS[name]
-    for ablation, change in ABLATIONS.items():
-        base = name.removesuffix(f"-{ablation}")
-        if base != name:
-            return dataclasses.replace(change(preset(base)), preset=name)
-    for name_of_cut, cut in CUTS.items():
-        base = name.removesuffix(f"-{name_of_cut}")
+    for change, apply in (ABLATIONS | CUTS).items():
+        base = name.removesuffix(f"-{change}")
         if base != name:
             whole = preset(base)
-            if cut(whole) == whole:
-                raise ConfigError(f"preset {base} has nothing that -{name_of_cut} could cut")
-            return dataclasses.replace(cut(whole), preset=name)
+            if change in CUTS and apply(whole) == whole:
+                raise ConfigError(f"preset {base} has nothing that -{change} could cut")
+            return dataclasses.replace(apply(whole), preset=name)
     names = [*PRESETS, *(f"{base}-{change}" for base in PRESETS for change in (*ABLATIONS, *CUTS))]
     raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, names)}")

@@ -144,8 +144,6 @@ class ReplayBuffer:
         """
         if len(self) == 0:
             raise ValueError("nothing can be drawn from an empty replay buffer")
-        if align not in ("start", "end"):
-            raise ValueError(f"align must be 'start' or 'end', not {align!r}")
         m, rows = newest
 
         def anchors(n: int, first: int) -> Int64[np.ndarray, " n"]:

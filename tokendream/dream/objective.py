@@ -147,15 +147,13 @@ def targets(
         found = found._replace(advantage=found.advantage / rms)
     if scale is not None:
         found = found._replace(advantage=found.advantage / scale(returns, weight))
-    return (
-        found,
-        {
-            "return": found.mean(returns),
-            "advantage_scale": size,
-            "reward_rate": rollout.rewards[:, :-1].abs().mean(),  # of signs, how often one is not 0
-            "end_rate": rollout.ends[:, :-1].float().mean(),
-        },
-    )
+    figures = {
+        "return": found.mean(returns),
+        "advantage_scale": size,
+        "reward_rate": rollout.rewards[:, :-1].abs().mean(),  # of signs, how often one is not 0
+        "end_rate": rollout.ends[:, :-1].float().mean(),
+    }
+    return found, figures
 
 
 class Experience(NamedTuple):
@@ -247,11 +245,5 @@ def _losses(
     figures: dict[str, Tensor],
 ) -> Losses:
     """The three terms, each a mean over the steps that count."""
-    return Losses(
-        {
-            "policy": found.mean(policy),
-            "value": found.mean(values),
-            "entropy": -settings.entropy_weight * found.mean(entropy),
-        },
-        {"policy_entropy": found.mean(entropy), **figures},
-    )
+    terms, mean = {"policy": found.mean(policy), "value": found.mean(values)}, found.mean(entropy)
+    return Losses(terms | {"entropy": -settings.entropy_weight * mean}, {"policy_entropy": mean, **figures})

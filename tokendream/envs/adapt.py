@@ -7,11 +7,13 @@ that are no image or no choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
 from tokendream.envs.vector import EnvError
 from tokendream.errors import one_line
@@ -109,6 +111,25 @@ def _flag(where: str, name: str, value: Any) -> bool:
         return bool(value)
     except (TypeError, ValueError):
         raise EnvError(f"{where}: expected true or false as {name}, but got {one_line(repr(value))}") from None
+
+
+def leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
+    """What a space is made of, each by the keys that lead there."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in parts:
+            yield from leaves(part, (*path, key))
+    else:
+        yield path, space
+
+
+def sizes(leaf: spaces.Space[Any], bins: int = 1) -> tuple[int, ...]:
+    """How many values each number of a leaf has; each of a Box has `bins`."""
+    if isinstance(leaf, spaces.Discrete):
+        return (int(leaf.n),)
+    if isinstance(leaf, spaces.MultiDiscrete):
+        return tuple(leaf.nvec.ravel().tolist())
+    return (2 if isinstance(leaf, spaces.MultiBinary) else bins,) * math.prod(leaf.shape or ())
 
 
 def get(observation: Any, path: Path) -> Any:

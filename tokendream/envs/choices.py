@@ -33,19 +33,20 @@ class Choices:
     """The actions of an environment. Raises EnvError for a space without choices or bounds, with what would help."""
 
     def __init__(self, env_id: str, space: spaces.Space[Any]) -> None:
-        leaves = list(_leaves(space))
+        first = () if isinstance(space, spaces.Dict) else ("action",)
+        leaves = [(".".join(map(str, (*first, *path))), leaf) for path, leaf in adapt.leaves(space)]
         for name, leaf in leaves:
             _check(env_id, name, leaf)
-        others = math.prod(n for _, leaf in leaves for n in _sizes(leaf, 1))
-        numbers = sum(_continuous(leaf) for _, leaf in leaves)
-        components = sum(len(_sizes(leaf, 1)) for _, leaf in leaves)
+        others = math.prod(n for _, leaf in leaves for n in adapt.sizes(leaf))
+        numbers = sum(math.prod(leaf.shape) for _, leaf in leaves if isinstance(leaf, spaces.Box))
+        components = sum(len(adapt.sizes(leaf)) for _, leaf in leaves)
         fit = [bins for bins in range(BINS, 1, -2) if others * bins**numbers <= LARGEST_JOINT]
         if components > MOST or not fit:
             raise EnvError(f"{env_id}: its actions have {components} components, more than fit one action")
         self.bins = fit[0]
         if numbers and self.bins < BINS:
             once(f"{env_id}: an action has {numbers} numbers, each one of {self.bins} values instead of {BINS}")
-        self.sizes = tuple(n for _, leaf in leaves for n in _sizes(leaf, self.bins))
+        self.sizes = tuple(n for _, leaf in leaves for n in adapt.sizes(leaf, self.bins))
         self.names = tuple(name for key, leaf in leaves for name in _names(key, leaf))
         self._make = _maker(space, self.bins)
         self.is_choice = isinstance(space, spaces.Discrete)
@@ -66,17 +67,6 @@ class Choices:
         return self._make(iter(parts))
 
 
-def _leaves(space: spaces.Space[Any], name: str = "") -> Iterator[tuple[str, spaces.Space[Any]]]:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        for key, part in parts:
-            yield from _leaves(
-                part, f"{name}.{key}" if name else str(key) if isinstance(space, spaces.Dict) else f"action.{key}"
-            )
-    else:
-        yield name or "action", space
-
-
 def _check(env_id: str, name: str, leaf: spaces.Space[Any]) -> None:
     if not isinstance(leaf, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise EnvError(
@@ -87,26 +77,13 @@ def _check(env_id: str, name: str, leaf: spaces.Space[Any]) -> None:
         raise EnvError(
             f"{env_id}: {name} of its actions has no bounds: gymnasium.wrappers.TransformAction can give it some"
         )
-    most = max(_sizes(leaf, 1), default=1)
+    most = max(adapt.sizes(leaf), default=1)
     if most > adapt.MOST_ACTIONS:
         raise EnvError(f"{env_id}: expected at most {adapt.MOST_ACTIONS} actions, but it has {most}")
 
 
-def _continuous(leaf: spaces.Space[Any]) -> int:
-    return math.prod(leaf.shape) if isinstance(leaf, spaces.Box) else 0
-
-
-def _sizes(leaf: spaces.Space[Any], bins: int) -> tuple[int, ...]:
-    if isinstance(leaf, spaces.Discrete):
-        return (int(leaf.n),)
-    if isinstance(leaf, spaces.MultiDiscrete):
-        return tuple(leaf.nvec.ravel().tolist())
-    count = math.prod(leaf.shape or ())
-    return (2 if isinstance(leaf, spaces.MultiBinary) else bins,) * count
-
-
 def _names(name: str, leaf: spaces.Space[Any]) -> list[str]:
-    n = len(_sizes(leaf, 1))
+    n = len(adapt.sizes(leaf))
     return [name] if n == 1 else [f"{name}[{i}]" for i in range(n)]
 
 

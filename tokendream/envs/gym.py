@@ -39,7 +39,7 @@ class GymEnvs:
     def __init__(self, config: EnvConfig, n: int, maker: Maker | None = None) -> None:
         self.env_id = env_id = config.name
         self.n = n
-        self._size, self._max_frames = config.size, config.max_frames
+        self._max_frames = config.max_frames
         self._envs: list[gymnasium.Env[Any, Any]] = []
         try:
             for _ in range(n):
@@ -86,7 +86,12 @@ class GymEnvs:
             self._show(i, observation, where)
             self._over[i] = end[i] or truncated or self._steps[i] >= self._max_frames
             if self._over[i] and self._brightest is not None:
-                self._tell_if_dark(self._brightest)
+                brightest, self._brightest = self._brightest, None
+                if brightest < adapt.DARK:
+                    once(
+                        f"{self.env_id}: no value of a frame reached {adapt.DARK} of 255 in a whole game: the agent "
+                        "sees nearly black pictures (codes of a map rather than colours?)"
+                    )
         return Transition(self._frame.copy(), reward, end, self._over.copy())
 
     def close(self) -> None:
@@ -107,14 +112,6 @@ class GymEnvs:
         self._frame[i] = self.spaces.observation.pack(values)
         if self._brightest is not None:
             self._brightest = max(self._brightest, int(self._frame[i].max()))
-
-    def _tell_if_dark(self, brightest: int) -> None:
-        self._brightest = None
-        if brightest < adapt.DARK:
-            once(
-                f"{self.env_id}: no value of a frame reached {adapt.DARK} of 255 in a whole game: the agent sees "
-                "nearly black pictures (codes of a map rather than colours?)"
-            )
 
 
 def _make(env_id: str, maker: Maker | None) -> gymnasium.Env[Any, Any]:

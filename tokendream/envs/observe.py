@@ -12,7 +12,7 @@ observation, and said.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +81,7 @@ def readers(
 
     Raises EnvError naming the part that cannot be read, and what would help.
     """
-    leaves = [(path, leaf) for path, leaf in _leaves(space) if _is_read(env_id, path, leaf)]
+    leaves = [(path, leaf) for path, leaf in adapt.leaves(space) if _is_read(env_id, path, leaf)]
     wanted = [key.strip() for key in config.keys.split(",") if key.strip()]
     names = [_name(path) for path, _ in leaves]
     for key in wanted:
@@ -101,15 +101,6 @@ def readers(
     if beside > LONG:
         once(f"{env_id}: {beside} tokens a step will be slow: choose parts with --env.keys, or --env.read-as image")
     return layout, found
-
-
-def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        for key, part in parts:
-            yield from _leaves(part, (*path, key))
-    else:
-        yield path, space
 
 
 def _name(path: Path) -> str:
@@ -134,13 +125,8 @@ def _reader(env_id: str, path: Path, leaf: spaces.Space[Any], config: EnvConfig,
         raise EnvError(f"{env_id}: {name} has no values, its shape is {shape}: leave it out with --env.keys")
     if isinstance(leaf, spaces.Box):
         return _box(env_id, path, leaf, config, first)
-    sizes: tuple[int, ...]
-    if isinstance(leaf, spaces.Discrete):
-        low, sizes = np.array([leaf.start]), (int(leaf.n),)
-    elif isinstance(leaf, spaces.MultiDiscrete):
-        low, sizes = leaf.start.ravel(), tuple(leaf.nvec.ravel().tolist())
-    else:
-        low, sizes = np.zeros(math.prod(shape), int), (2,) * math.prod(shape)
+    sizes = adapt.sizes(leaf)
+    low = np.ravel(getattr(leaf, "start", np.zeros(len(sizes), int)))
     if max(sizes) > MOST_CHOICES:
         raise EnvError(f"{env_id}: {name} has {max(sizes)} values, at most {MOST_CHOICES} can be told apart: leave it "
                        "out with --env.keys")  # fmt: skip
@@ -175,7 +161,7 @@ def _kind(env_id: str, name: str, box: spaces.Box, look: Callable[[], Any]) -> s
     if len(box.shape) not in (2, 3) or min(box.shape) == max(box.shape) == 1:
         return "vector"
     channels = _channels(box.shape)
-    sides = box.shape if channels is None else _sides(box.shape, channels)
+    sides = box.shape if channels is None else tuple(n for axis, n in enumerate(box.shape) if axis != channels[0])
     if box.dtype == np.uint8 and channels is not None and len(box.shape) == 3 and channels[1] == 3:
         most = int(box.high.max())
         if min(sides) < adapt.SMALL and most >= adapt.CODES:
@@ -201,10 +187,6 @@ def _channels(shape: tuple[int, ...]) -> tuple[int, int] | None:
     if shape[2] <= 4:
         return 2, shape[2]
     return (0, shape[0]) if shape[0] <= 4 else None
-
-
-def _sides(shape: tuple[int, ...], channels: tuple[int, int]) -> tuple[int, ...]:
-    return tuple(side for axis, side in enumerate(shape) if axis != channels[0])
 
 
 def _pixels(env_id: str, name: str, box: spaces.Box, size: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -68,11 +68,7 @@ def spaces_of(config: Config, *, evaluation: bool = False) -> Spaces:
 
 def evaluation_protocol(env: EnvConfig) -> Protocol:
     """The protocol of an evaluation in this environment."""
-    common: Protocol = {
-        "size": env.size,
-        "max_frames": env.eval_max_frames,
-        "life_loss_ends": False,
-    }
+    common: Protocol = {"size": env.size, "max_frames": env.eval_max_frames, "life_loss_ends": False}
     return common | FAMILIES[env.family].protocol(env)
 
 

@@ -54,15 +54,12 @@ class Envs(Protocol):
 
     def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, " n *O"]:
         """Start a new game where the seed is not None; returns the current frame of every environment."""
-        ...
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
         """Act once in every environment."""
-        ...
 
     def close(self) -> None:
         """Free what the environments hold; closing twice is allowed."""
-        ...
 
 
 def check_seeds(seeds: Sequence[int | None], n: int) -> None:

@@ -31,7 +31,6 @@ GRACE = 5.0
 EXIT = 2
 """Exit code of a process that had to be ended."""
 
-
 _fired: list[Watched] = []
 """Watches that have woken the main thread; at most a few in the life of a process."""
 
@@ -50,11 +49,9 @@ class Watched:
         self._serial, self._what, self._late = 0, "", -1
 
     def reset(self, seeds: Sequence[int | None]) -> UInt8[np.ndarray, " n *O"]:
-        """As the environments themselves; raises EnvError when the limit is over."""
         return self._call("reset", lambda: self._envs.reset(seeds))
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
-        """As the environments themselves; raises EnvError when the limit is over."""
         return self._call("step", lambda: self._envs.step(actions))
 
     def close(self) -> None:

@@ -122,22 +122,16 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Everything as JSON text; the summary is there for readers and is not read back."""
-        return (
-            json.dumps(
-                {
-                    "format": FORMAT,
-                    "env": self.env,
-                    "protocol": dict(self.protocol),
-                    "summary": self.summary(),
-                    "scores": self.scores,
-                    "lengths": self.lengths,
-                    "seeds": self.seeds,
-                },
-                indent=1,
-                allow_nan=False,
-            )
-            + "\n"
-        )
+        data = {
+            "format": FORMAT,
+            "env": self.env,
+            "protocol": dict(self.protocol),
+            "summary": self.summary(),
+            "scores": self.scores,
+            "lengths": self.lengths,
+            "seeds": self.seeds,
+        }
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Evaluation:
@@ -161,13 +155,8 @@ class Evaluation:
         _expect(data, "scores", "a list of numbers", _are_scores)
         for name in ("lengths", "seeds"):
             _expect(data, name, "a list of whole numbers from 0", lambda v: _is_list(v, (int,)) and min([0, *v]) == 0)
-        return Evaluation(
-            data["env"],
-            data["protocol"],
-            tuple(map(float, data["scores"])),
-            tuple(data["lengths"]),
-            tuple(data["seeds"]),
-        )
+        found = tuple(map(float, data["scores"]))
+        return Evaluation(data["env"], data["protocol"], found, tuple(data["lengths"]), tuple(data["seeds"]))
 
 
 def _are_scores(value: object) -> bool:
@@ -193,11 +182,7 @@ def summarise(
     `temperature` is that at which actions were sampled, None where the notion does not apply (a random player).
     `extra` joins the protocol, for instance `player="random"` or `epoch=50`.
     """
-    protocol: dict[str, Scalar] = {
-        "seed": seed,
-        "temperature": temperature,
-        **evaluation_protocol(config.env),
-    }
+    protocol: dict[str, Scalar] = {"seed": seed, "temperature": temperature, **evaluation_protocol(config.env)}
     name = atari100k.benchmark_name(config.env.game) or config.env_name
     return Evaluation(
         name,
@@ -217,7 +202,7 @@ def evaluate(
     together: int = 16,
     make_room: Callable[[], None] = lambda: None,
     temperature: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     **extra: Scalar,
 ) -> tuple[Evaluation, list[Game]]:
     """Play `episodes` full games under `config`'s evaluation protocol, `together` at a time, and sum up.

@@ -76,7 +76,7 @@ def play_games(
     episodes: int,
     seed: int,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Game]:
     """Play exactly `episodes` full games, in the order of their seeds; an env that finishes takes the next one.
 
@@ -93,8 +93,7 @@ def play_games(
     waiting = iter(range(episodes))
     playing: list[_Open | None] = [None] * envs.n
     first = np.zeros(envs.n, bool)
-    if progress:
-        progress(0, episodes)
+    progress(0, episodes)
     frame = _refill(envs, playing, first, waiting, seeds)
     while len(done) < episodes:
         actions = policy(frame, first)
@@ -113,8 +112,7 @@ def play_games(
                 done[game.index] = Game(seeds[game.index], game.score, actions_taken, game.checksum)
                 playing[i] = None
                 finished = True
-                if progress:
-                    progress(len(done), episodes)
+                progress(len(done), episodes)
         if finished and len(done) < episodes:
             frame = _refill(envs, playing, first, waiting, seeds)
     return [done[i] for i in range(episodes)]

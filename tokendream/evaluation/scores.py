@@ -141,9 +141,7 @@ def probability_of_improvement(
 
 
 def improvement_interval(
-    x: Float[np.ndarray, "runs games"],
-    y: Float[np.ndarray, "other_runs games"],
-    rng: np.random.Generator,
+    x: Float[np.ndarray, "runs games"], y: Float[np.ndarray, "other_runs games"], rng: np.random.Generator
 ) -> Interval:
     """Stratified bootstrap interval of `probability_of_improvement`; the runs of x and of y are drawn independently."""
     a, b = (_resampled(_checked(m), rng, 2000) for m in (x, y))

@@ -98,7 +98,6 @@ class TritonLPIPS(LPIPS):
     def unit_distance(
         self, a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], weight: Float[Tensor, " C"]
     ) -> Float[Tensor, " B"]:
-        """Mean over pixels of Σ_c w_c (a_c / |a| - b_c / |b|)²."""
         if a.dtype is not b.dtype or a.dtype not in (torch.bfloat16, torch.float32):
             return super().unit_distance(a, b, weight)
         a, b = (x.contiguous(memory_format=torch.channels_last) for x in (a, b))

@@ -18,7 +18,6 @@ class StoredLayerNorm(nn.LayerNorm):
     """A norm over the last axis, stored as x is."""
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """norm(x)."""
         with torch.autocast(x.device.type, enabled=False):
             return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
@@ -27,7 +26,6 @@ class StoredNormSwish(NormSwish):
     """GroupNorm and swish, stored as x is."""
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """swish(norm(x))."""
         with torch.autocast(x.device.type, enabled=False):
             y = F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
             return F.silu(y).contiguous(memory_format=torch.channels_last)

@@ -89,7 +89,6 @@ class Backbone(nn.Module):
             raise ValueError(f"width must be a multiple of {2 * heads} (twice the heads), not {width}")
         self.width, self.heads, self.head_width = width, heads, width // heads
         self.layers = nn.ModuleList(self.layer(width, heads, ffn_factor, dropout) for _ in range(layers))
-
         self.register_buffer("places", places, persistent=False)
 
     def rotation(self, position: Int[Tensor, "*L"]) -> Complex[Tensor, "*L e"]:

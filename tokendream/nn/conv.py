@@ -7,15 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-GROUPS = 8
-EPS = 1e-6
-
 
 class NormSwish(nn.GroupNorm):
     """s ∘ sigmoid(s) for s = GroupNorm(x); stored as x is, and channels last, which convolutions want."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(GROUPS, channels, eps=EPS)
+        super().__init__(8, channels, eps=1e-6)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         y = F.silu(super().forward(x))

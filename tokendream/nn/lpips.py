@@ -33,13 +33,7 @@ SHA256 = {
 _Plan = tuple[tuple[tuple[int, int], ...], frozenset[int], frozenset[int], tuple[int, int], int]
 _PLANS: dict[str, _Plan] = {
     "vgg16": (((1, 1),) * 13, frozenset({2, 4, 7, 10}), frozenset({1, 3, 6, 9, 12}), (2, 2), 16),
-    "alexnet": (
-        ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1)),
-        frozenset({1, 2}),
-        frozenset({0, 1, 2, 3, 4}),
-        (3, 2),
-        31,
-    ),
+    "alexnet": (((4, 2), (1, 2), (1, 1), (1, 1), (1, 1)), frozenset({1, 2}), frozenset({0, 1, 2, 3, 4}), (3, 2), 31),
 }
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)

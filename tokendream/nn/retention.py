@@ -35,10 +35,7 @@ def window_rates(n_heads: int, block: int, shortest: float, longest: float) -> F
 
 
 def parallel(
-    q: Float[Tensor, "B H L d"],
-    k: Float[Tensor, "B H L d"],
-    v: Float[Tensor, "B H L d"],
-    gamma: Float[Tensor, " H"],
+    q: Float[Tensor, "B H L d"], k: Float[Tensor, "B H L d"], v: Float[Tensor, "B H L d"], gamma: Float[Tensor, " H"]
 ) -> Float[Tensor, "B H L d"]:
     """The parallel form from an empty state: (Q Kᵀ ∘ Γ) V with Γ_nm = γ^(n-m) for n >= m, else 0."""
     n = torch.arange(q.shape[2], device=q.device)

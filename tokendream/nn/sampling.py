@@ -37,7 +37,6 @@ class Sampler(nn.Module):
     def forward(
         self, logits: Float[Tensor, "*B V"], generator: torch.Generator | None, *, temperature: float = 1.0
     ) -> Int64[Tensor, "*B"]:
-        """One draw per row."""
         return self.invert(logits, uniform(logits, generator), temperature)
 
     def invert(

@@ -101,8 +101,7 @@ class JointLayout:
             rest.append(size // 2 if number else 0)
             choices = {f"{name} -": 0, f"{name} +": size - 1} if number else {f"{name} {c}": c for c in range(1, size)}
             buttons |= {button: (i, choice) for button, choice in choices.items()}
-        spare = [key for pair in (("ArrowLeft", "ArrowRight"), ("ArrowDown", "ArrowUp")) for key in pair]
-        spare += [f"Key{letter}" for letter in SPARE]
+        spare = ["ArrowLeft", "ArrowRight", "ArrowDown", "ArrowUp", *(f"Key{letter}" for letter in SPARE)]
         keys: dict[str, tuple[str, ...]] = dict.fromkeys(buttons, ())
         keys |= {button: (key,) for button, key in zip(buttons, spare, strict=False)}
         return JointLayout(tuple(names), actions, int(actions.action(torch.tensor(rest))), buttons, keys)

@@ -118,12 +118,7 @@ def application(hub: Hub, player: Player, access: Access) -> Starlette:
                 await sending
 
     return Starlette(
-        routes=[
-            Route("/", page),
-            Route("/files/{name}", file),
-            Route("/{name}", page),
-            WebSocketRoute("/ws", watch),
-        ]
+        routes=[Route("/", page), Route("/files/{name}", file), Route("/{name}", page), WebSocketRoute("/ws", watch)]
     )
 
 

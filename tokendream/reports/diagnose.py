@@ -32,7 +32,6 @@ AHEAD = 100
 BATCH = 128
 """Segments a part is measured on; enough for two digits."""
 
-
 MOST_STEPS = 20_000
 """Most steps: their frames are measured at once, and at 64 pixels take 1 GB as float32."""
 

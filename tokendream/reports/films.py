@@ -19,7 +19,6 @@ MOMENTS = 10
 MOST_FUTURES = 256
 """Most futures in one film: a grid of 16 by 16, dreamt in one batch."""
 
-
 MOST_STEPS, MOST_FRAMES = 1_000_000, 16_384
 """Most steps before a dream, hours of play; and most frames of a film, 800 MB of 64-pixel ones as float32."""
 
@@ -28,15 +27,7 @@ KEPT = 4096
 
 
 def film(
-    run: Path,
-    out: Path,
-    *,
-    at: int,
-    length: int,
-    futures: int,
-    temperature: float | None,
-    seed: int,
-    device: str,
+    run: Path, out: Path, *, at: int, length: int, futures: int, temperature: float | None, seed: int, device: str
 ) -> int:
     """Write a dream of a run's last checkpoint to `out`: an MP4 or a GIF, or a PNG of some of its moments.
 

@@ -30,18 +30,13 @@ FILM_LIMIT = 6 * 2**20
 """Bytes of a film beyond which the page points to the file instead of carrying it."""
 
 
-def write_pictures(
-    run_dir: Path,
-    real: UInt8[np.ndarray, "T 3 H W"],
-    reconstruction: UInt8[np.ndarray, "T 3 H W"],
-    dream: UInt8[np.ndarray, "T 3 H W"],
-) -> None:
+def write_pictures(run_dir: Path, *films: UInt8[np.ndarray, "T 3 H W"]) -> None:
     """Write a strip of each of three films of the same moments, and then all of them side by side."""
-    chosen = np.unique(np.linspace(0, len(real) - 1, MOMENTS).astype(int))
-    for name, film in zip(ROWS, (real, reconstruction, dream), strict=True):
+    chosen = np.unique(np.linspace(0, len(films[0]) - 1, MOMENTS).astype(int))
+    for name, film in zip(ROWS, films, strict=True):
         strip = media.enlarge(media.strip(film[chosen], gap=1), 2)
         media.write_png(run_dir / "pictures" / f"{name}.png", strip)
-    media.write_mp4(run_dir / "films" / "dream.mp4", media.columns(real, reconstruction, dream), fps=8)
+    media.write_mp4(run_dir / "films" / "dream.mp4", media.columns(*films), fps=8)
 
 
 def write_codes(run_dir: Path, codes: UInt8[np.ndarray, "V 3 S S"]) -> None:
@@ -68,11 +63,8 @@ def _sections(folder: Folder) -> Iterator[str]:
     yield "<h2>Evaluation</h2>"
     yield from _evaluation(folder)
     yield "<h2>Why is it not better?</h2>"
-    yield (
-        sentences(folder.why)
-        if folder.why
-        else later("tokendream diagnose, which plays fresh games and says it in words")
-    )
+    asked = "tokendream diagnose, which plays fresh games and says it in words"
+    yield sentences(folder.why) if folder.why else later(asked)
     yield "<h2>The three parts while they learn</h2>"
     curves = [(folder.series(name), title, healthy) for name, title, healthy in charts.LOSSES]
     cells = [card(svg(charts.loss, 3.1, 1.7, x, y), title, f"healthy: {healthy}")

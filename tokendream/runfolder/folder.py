@@ -40,12 +40,6 @@ def check_free(run_dir: Path) -> None:
         raise ConfigError(f"{shown(run_dir)} exists and is not empty: {advice}name another --run-dir")
 
 
-def begin(run_dir: Path, config: Config, compute: Compute) -> None:
-    """Make the folder and write what a run is: from here on it can be resumed."""
-    files.replace_text(run_dir / "config.json", config.to_json())
-    write_facts(run_dir, compute)
-
-
 def write_facts(run_dir: Path, compute: Compute) -> None:
     """Write what a reader of the results asks, unless it is there: a sweep begins its runs by their config alone."""
     if not (run_dir / "facts.json").exists():

@@ -72,14 +72,8 @@ class Layout:
 
     def unpack(self, frame: UInt8[np.ndarray, "*N"]) -> dict[str, np.ndarray]:
         """The parts of frames (leading axes stay), by name."""
-        if self.is_image:
-            return {self.parts[0].name: frame}
-        found, at = {}, 0
-        for part in self.parts:
-            stored = np.ascontiguousarray(frame[..., at : at + part.bytes]).view(DTYPES[part.modality])
-            found[part.name] = stored.reshape(*frame.shape[:-1], *part.shape)
-            at += part.bytes
-        return found
+        parts = self.split(torch.from_numpy(frame))
+        return {part.name: x.numpy() for part, x in zip(self.parts, parts, strict=True)}
 
     def split(self, frame: UInt8[Tensor, "*N"]) -> list[Tensor]:
         """The parts of frames as tensors on their device, in order: "*B bytes" -> "*B ..." each."""

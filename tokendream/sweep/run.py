@@ -66,7 +66,8 @@ class Sweep:
         while self._waiting and len(self._jobs) < self._engine.jobs and time.monotonic() >= self._next_start:
             if stop():
                 return
-            trial, slot = self._waiting.popleft(), self._free_slot()
+            trial = self._waiting.popleft()
+            slot = next(n for n in range(len(self._slots) + 1) if n not in self._slots.values())
             try:
                 job = self._engine.found(trial) or self._engine.start(trial, slot)
             except Refused as refusal:
@@ -90,9 +91,6 @@ class Sweep:
     def _enter(self, trial: Trial, job: Job, slot: int) -> None:
         self._jobs[trial.name] = trial, job, _epoch(trial)
         self._slots[trial.name] = slot
-
-    def _free_slot(self) -> int:
-        return next(n for n in range(len(self._slots) + 1) if n not in self._slots.values())
 
     def _look(self, poll: float, *, stopping: bool = False) -> None:
         for name, (trial, job, epoch) in list(self._jobs.items()):

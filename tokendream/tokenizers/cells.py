@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tokendream.spaces.layout import Part
 from tokendream.spaces.observations import Slot, grid_slots
+from tokendream.tokenizers.dictionary import cut, join
 from tokendream.tokenizers.fixed import directions
 from tokendream.tokenizers.protocol import Fit
 
@@ -55,7 +56,7 @@ class CellTokenizer(nn.Module):
 
     def encode(self, x: UInt8[Tensor, "*B F R C"]) -> Int64[Tensor, "*B K"]:
         """The squares of the book; never one of the places still empty."""
-        cells = self._cut(x)
+        cells = cut(x, self.side)
         nearest = [self._nearest(some) for some in cells.reshape(-1, cells.shape[-1]).split(CHUNK)]
         return torch.cat(nearest).view(cells.shape[:-1])
 
@@ -65,13 +66,12 @@ class CellTokenizer(nn.Module):
 
     def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*B F R C"]:
         """The map that tokens stand for."""
-        x = self.book[tokens].unflatten(-1, (-1, self.side, self.side)).unflatten(-4, (self.rows, self.columns))
-        return x.movedim((-5, -4), (-4, -2)).flatten(-2).flatten(-3, -2)
+        return join(self.book[tokens], self.side, self.rows)
 
     @torch.no_grad()
     def fit(self, x: UInt8[Tensor, "B F R C"]) -> Fit:
         """Take in maps, in their order."""
-        cells = self._cut(x).flatten(0, 1)
+        cells = cut(x, self.side).flatten(0, 1)
         different = _unique(cells)
         room = slice(int(self.known), self.vocabulary)
         unknown = different[(different[:, None] != self.book[None, : int(self.known)]).any(-1).all(1)]
@@ -80,10 +80,6 @@ class CellTokenizer(nn.Module):
         self.book[filled], self.table[filled] = new, self._code(new)
         self.known += len(new)
         return Fit(int(self.known), len(new))
-
-    def _cut(self, x: UInt8[Tensor, "*B F R C"]) -> UInt8[Tensor, "*B K P"]:
-        x = x.unflatten(-1, (self.columns, self.side)).unflatten(-3, (self.rows, self.side))  # *B F rows y columns x
-        return x.movedim((-4, -2), (-5, -4)).flatten(-3).flatten(-3, -2)
 
     def _nearest(self, cells: UInt8[Tensor, "N P"]) -> Int64[Tensor, " N"]:
         different = torch.zeros(len(cells), self.vocabulary, dtype=torch.int16, device=cells.device)

@@ -29,17 +29,15 @@ MARGIN = 2
 """How many times the error that the least useful code has removed a waiting patch must remove to take its place."""
 
 
-def cut(frame: UInt8[Tensor, "*B 3 S S"], cell: int) -> UInt8[Tensor, "*B K P"]:
-    """Frames into their cells, row by row from the top left, each as P = 3 * cell² values."""
-    side = frame.shape[-1] // cell
-    x = frame.unflatten(-1, (side, cell)).unflatten(-3, (side, cell))  # *B 3 rows y columns x
+def cut(frame: UInt8[Tensor, "*B F R C"], cell: int) -> UInt8[Tensor, "*B K P"]:
+    """Frames, or maps, into squares of side `cell`, row by row from the top left, each as P = F cell² values."""
+    x = frame.unflatten(-1, (-1, cell)).unflatten(-3, (-1, cell))  # *B F rows y columns x
     return x.movedim((-4, -2), (-5, -4)).flatten(-3).flatten(-3, -2)
 
 
-def join(patches: UInt8[Tensor, "*B K P"], cell: int) -> UInt8[Tensor, "*B 3 S S"]:
+def join(patches: UInt8[Tensor, "*B K P"], cell: int, rows: int) -> UInt8[Tensor, "*B F R C"]:
     """The inverse of `cut`."""
-    side = math.isqrt(patches.shape[-2])
-    x = patches.unflatten(-1, (3, cell, cell)).unflatten(-4, (side, side))  # *B rows columns 3 y x
+    x = patches.unflatten(-1, (-1, cell, cell)).unflatten(-4, (rows, -1))  # *B rows columns F y x
     return x.movedim((-5, -4), (-4, -2)).flatten(-2).flatten(-3, -2)
 
 
@@ -109,7 +107,7 @@ class DictionaryTokenizer(nn.Module):
         K = tokens.shape[-1]
         if math.isqrt(K) ** 2 != K:
             raise ValueError(f"a frame's tokens must form a square grid, got {K}")
-        return join(self._drawn()[tokens], self.cell)
+        return join(self._drawn()[tokens], self.cell, math.isqrt(K))
 
     @torch.no_grad()
     def fit(self, frame: UInt8[Tensor, "B 3 S S"]) -> Fit:

@@ -41,7 +41,6 @@ class Phase(Protocol):
 
     def update(self, number: int) -> Mapping[str, Tensor]:
         """The epoch's update of this number, from 0; returns figures for the log, on the device."""
-        ...
 
     def forget(self) -> None:
         """Drop what is captured: the run goes on from a checkpoint."""
@@ -86,8 +85,6 @@ class Shared:
 class GradientPhase(Phase):
     """Updates of one part of the agent: a batch is drawn, its loss minimised by AdamW, the update guarded."""
 
-    name: ClassVar[str]
-
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.settings: PhaseConfig = getattr(shared.config.training, self.name)
@@ -122,7 +119,6 @@ class GradientPhase(Phase):
 
     def note(self, segments: Segments, losses: Losses) -> None:
         """Remember of an update what later ones draw by. Outside of what is captured: it may wait for the device."""
-        return
 
     def update(self, number: int) -> Mapping[str, Tensor]:
         return self.step(number, *self.draw())

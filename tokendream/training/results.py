@@ -66,7 +66,8 @@ class Results:
         self.envs.close()  # training is over, and some emulators exist once a process
         self.report()
         episodes, epochs = self.config.evaluation.episodes, self.config.epochs
-        random, _ = self._evaluate(self._random(), episodes, epochs, player="random")
+        random_player = random_policy(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
+        random, _ = self._evaluate(random_player, episodes, epochs, player="random")
         random.write(path.with_name("random.json"))
         result, games = self._evaluate(self._policy(), episodes, epochs)
         self.display.say(f"random {random.describe()}")
@@ -103,9 +104,6 @@ class Results:
         """The agent with the games' own seed, so that `tokendream eval` plays the same games again."""
         temperature, seed = self.config.evaluation.temperature, self.config.seed
         return player(self.agent, self.compute, seed=seed, temperature=temperature)
-
-    def _random(self) -> Policy:
-        return random_policy(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
 
     def _evaluate(
         self, policy: Policy, episodes: int, epoch: int, *, player: str = "agent"

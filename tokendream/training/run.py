@@ -27,8 +27,8 @@ from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
 from tokendream.reports.display import Display, Remaining, clock, display_for
+from tokendream.runfolder import files, wandb_log
 from tokendream.runfolder import folder as runfolder
-from tokendream.runfolder import wandb_log
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import check_actions, read_config
 from tokendream.runfolder.metrics import RunLog
@@ -52,7 +52,7 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
         follow.check(config)
         _envs(config).close()  # a misspelt game must not leave a folder behind
         compute = follow.for_ranks(compute_for(config, threads=True))
-        runfolder.begin(run_dir, config, compute)
+        files.replace_text(run_dir / "config.json", config.to_json())  # from here on it can be resumed
         return Run(config, run_dir, compute).go(stop, resumed=False)
 
 

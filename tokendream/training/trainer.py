@@ -30,13 +30,7 @@ from tokendream.kernels.cuda_graph import Captured
 from tokendream.kernels.install import install
 from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.metrics import Means, Record
-from tokendream.runfolder.snapshot import (
-    Snapshot,
-    capture_random,
-    optimiser_tensors,
-    restore_optimiser,
-    restore_random,
-)
+from tokendream.runfolder.snapshot import Snapshot, capture_random, optimiser_tensors, restore_optimiser, restore_random
 from tokendream.tokenizers.protocol import Fitted, Trained
 from tokendream.training import telling
 from tokendream.training.guard import Guard

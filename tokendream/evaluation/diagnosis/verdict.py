@@ -24,43 +24,29 @@ class Cause:
     change: str
 
 
+MORE_V, MORE_M, MORE_C = ((f"training.{part}.updates", "more") for part in ("tokenizer", "world_model", "actor_critic"))
+
 CAUSES = {
-    "PSNR, dB": Cause("the tokens keep too little of a frame", "training.tokenizer.updates", "more"),
-    "LPIPS (AlexNet)": Cause("the tokens keep too little of a frame", "training.tokenizer.updates", "more"),
-    "moving pixels lost": Cause(
-        "what moves is not in the tokens, so neither M nor C can see it", "tokenizer.lost_weight", "larger"
-    ),
+    "PSNR, dB": Cause("the tokens keep too little of a frame", *MORE_V),
+    "LPIPS (AlexNet)": Cause("the tokens keep too little of a frame", *MORE_V),
+    "moving pixels lost": Cause("what moves is not in the tokens, so neither M nor C can see it",
+                                "tokenizer.lost_weight", "larger"),
     "codebook perplexity": Cause("a handful of codes stands for everything", "tokenizer.revive_after", "20"),
     "codes never used": Cause("most codes stand for nothing", "tokenizer.revive_after", "20"),
-    "still tokens that flicker": Cause(
-        "tokens change where nothing moves, which M cannot foresee", "tokenizer.network", "patch"
-    ),
+    "still tokens that flicker": Cause("tokens change where nothing moves, which M cannot foresee",
+                                       "tokenizer.network", "patch"),
     "moving tokens that turn": Cause("things move and their tokens stay", "tokenizer.codebook_size", "larger"),
-    "token accuracy": Cause("M foresees less than a frozen frame would", "training.world_model.updates", "more"),
-    "token accuracy where tokens change": Cause(
-        "M does not foresee what moves, so dreams drift at once", "training.world_model.updates", "more"
-    ),
-    "reward cross-entropy": Cause(
-        "M knows little more of rewards than how often they come", "training.world_model.updates", "more"
-    ),
-    "reward calibration error": Cause(
-        "dreams pay more or less often than the game", "training.world_model.updates", "more"
-    ),
-    "reward positive: recall": Cause(
-        "M does not expect most of the rewards that come, so dreams hardly pay for what the game pays for",
-        "training.world_model.updates", "more",
-    ),
-    "reward negative: recall": Cause(
-        "M does not expect most of the punishments that come, so dreams do not teach to avoid them",
-        "training.world_model.updates", "more",
-    ),
-    "end yes: recall": Cause("dreams go on where the game ends", "training.world_model.updates", "more"),
-    "correlation of value and return": Cause(
-        "values say little of what follows", "training.actor_critic.updates", "more"
-    ),
-    "scale of the advantage, G - v": Cause(
-        "values are further from the returns than a constant would be", "training.actor_critic.updates", "more"
-    ),
+    "token accuracy": Cause("M foresees less than a frozen frame would", *MORE_M),
+    "token accuracy where tokens change": Cause("M does not foresee what moves, so dreams drift at once", *MORE_M),
+    "reward cross-entropy": Cause("M knows little more of rewards than how often they come", *MORE_M),
+    "reward calibration error": Cause("dreams pay more or less often than the game", *MORE_M),
+    "reward positive: recall": Cause("M does not expect most of the rewards that come, so dreams hardly pay for what "
+                                     "the game pays for", *MORE_M),
+    "reward negative: recall": Cause("M does not expect most of the punishments that come, so dreams do not teach to "
+                                     "avoid them", *MORE_M),
+    "end yes: recall": Cause("dreams go on where the game ends", *MORE_M),
+    "correlation of value and return": Cause("values say little of what follows", *MORE_C),
+    "scale of the advantage, G - v": Cause("values are further from the returns than a constant would be", *MORE_C),
     "likeliest action's share": Cause("the policy presses one key", "dream.entropy_weight", "larger"),
 }  # fmt: skip
 """By the names of figures; one that is not here is not called a cause."""

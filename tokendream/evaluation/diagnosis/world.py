@@ -53,11 +53,9 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
         for part in parts if len(parts) > 1
     )  # fmt: skip
     known, scored = M.outcomes
-    sign, logits = (
-        M.rewards.signs(steps.reward[:, scored]).flatten(),
-        M.rewards.sign_logits(prediction.reward[:, known]),
-    )
-    rewards = classification(logits.flatten(0, 1), sign, ("negative", "none", "positive"), "reward")
+    sign = M.rewards.signs(steps.reward[:, scored]).flatten()
+    logits = M.rewards.sign_logits(prediction.reward[:, known]).flatten(0, 1)
+    rewards = classification(logits, sign, ("negative", "none", "positive"), "reward")
     # Ends unforeseen cost less than rewards: a recall of 0 counts half.
     end = steps.end[:, scored].long().flatten()
     ends = classification(prediction.end[:, known].flatten(0, 1), end, ("no", "yes"), "end", worst=-0.5)

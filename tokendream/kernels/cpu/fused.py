@@ -54,7 +54,6 @@ class FusedRetNet(RetNet):
     """RetNet whose layers share their tables' planes."""
 
     def rotary(self, position: Int64[Tensor, "N L"], dtype: torch.dtype, *, scale_decay: bool = False) -> PlanarRotary:
-        """The plain tables."""
         return PlanarRotary(*super().rotary(position, dtype, scale_decay=scale_decay))
 
 
@@ -122,7 +121,6 @@ class FusedLayerNorm(nn.LayerNorm):
     """A norm over one axis, stored as x is."""
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """norm(x)."""
         if _fits(x, self.weight) and self.eps == layers.EPS:
             return layers.norm(x, self.weight, self.bias)
         return super().forward(x)
@@ -132,7 +130,6 @@ class FusedNormSwish(NormSwish):
     """Norm and swish."""
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """norm(x)."""
         if _fits(x, self.weight):
             return images.norm_swish(x, self.weight, self.bias, self.num_groups)
         return super().forward(x)

@@ -93,25 +93,20 @@ def to_json(summary: Summary) -> str:
         "games_compared": list(summary.games),
         "aggregates": {
             agent.name: {
-                "runs_a_game": len(agent.runs),
-                **dataclasses.asdict(agent.figures),
+                "runs_a_game": len(agent.runs), **dataclasses.asdict(agent.figures),
                 "intervals_95": agent.intervals and {k: list(v) for k, v in agent.intervals.items()},
             }
             for agent in summary.agents
         },
         "probability_of_improvement": [
-            {"x": i.x, "y": i.y, "probability": i.probability, "interval_95": i.interval}
-            for i in summary.improvements
+            {"x": i.x, "y": i.y, "probability": i.probability, "interval_95": i.interval} for i in summary.improvements
         ],
         "iqm_over_env_steps": {
             name: [{"env_steps": p.env_steps, "iqm": p.value, "interval_95": p.interval} for p in points]
             for name, points in summary.curves.items()
         },
         "scores": [
-            {
-                "agent": agent, "game": game, "seed": seed,
-                "score": results.scores(agent, game).get(seed),
-            }
+            {"agent": agent, "game": game, "seed": seed, "score": results.scores(agent, game).get(seed)}
             for agent, game, seed in results.wanted
         ],
         "games_not_played": {agent: results.not_played(agent) for agent in results.players},

@@ -181,10 +181,7 @@ def _learning(summary: Summary) -> Iterator[str]:
     cells = []
     for game, reference in ATARI_100K.items():
         random = _random(summary, game)
-        levels = {
-            "random player": reference.random if random is None else random,
-            "REM, published": reference.rem,
-        }
+        levels = {"random player": reference.random if random is None else random, "REM, published": reference.rem}
         drawn = _over_steps(_curves(summary, game), levels, "score", title=game, width=3.9)
         cells += [drawn] if drawn else []
     if cells:
