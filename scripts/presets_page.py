@@ -81,17 +81,23 @@ def time_of(name: str, where: str, benched: dict[str, Any]) -> str:
     """How long training takes: as runs took it, else computed by the bench, else unknown."""
     if runs := runs_of(name, where):
         minutes = sorted(run.minutes for run in runs)
-        threads = {json.loads((run.path / "facts.json").read_text())["device"].split()[1] for run in runs}
-        return f"{minutes[0]:.0f} to {minutes[-1]:.0f} min ({len(runs)} runs, threads: {' or '.join(sorted(threads))})"
+        devices = {_short(json.loads((run.path / "facts.json").read_text())["device"]) for run in runs}
+        return f"{minutes[0]:.0f} to {minutes[-1]:.0f} min ({len(runs)} runs, {' or '.join(sorted(devices))})"
     if name in benched:
         hours = benched[name]["run_hours"]
         long = f"{hours:,.0f} h" if hours >= 3 else f"{60 * hours:,.0f} min"
-        return f"{long} (computed, threads: {benched[name]['machine']['device'].split()[1]})"
+        return f"{long} (computed, {_short(benched[name]['machine']['device'])})"
     speed = json.loads((ROOT / "docs" / "speed.json").read_text())
     if (name, where) == (speed["preset"], "AMX"):
         hours = speed["epoch_seconds"]["total"] * preset(name).epochs / 3600
-        return f"{hours:,.0f} h at most (computed, threads: {speed['environment']['threads']})"
+        return f"{hours:,.0f} h at most (computed, {speed['environment']['threads']} threads)"
     return NONE
+
+
+def _short(device: str) -> str:
+    """A device as facts have it, without precision and kernels: "2 threads" of a CPU, a GPU's name."""
+    kind, first = device.split(", ")[:2]
+    return first if kind == "CPU" else kind
 
 
 def memory_of(name: str, where: str, benched: dict[str, Any]) -> str:

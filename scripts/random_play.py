@@ -17,8 +17,8 @@ def random_play(config: Config, steps: int, seed: int) -> ReplayBuffer:
     for _ in range(steps):
         action = rng.integers(envs.spaces.actions.n, size=1)
         step = envs.step(action)
-        over = bool(step.over[0])
-        replay.add(frame[0], int(action[0]), float(step.reward[0]), bool(step.end[0]), over)
+        over, end = bool(step.over[0]), bool(step.end[0])
+        replay.add(frame[0], int(action[0]), float(step.reward[0]), end, last=end or over)
         seed += over
         frame = envs.reset([seed]) if over else step.frame
     envs.close()

@@ -39,9 +39,9 @@ STEPS, MEASURED = 12_000, 512
 
 def collected(run: Path, config: Config) -> ReplayBuffer:
     """The steps of a run's last checkpoint."""
-    checkpoints = Checkpoints(run)
+    checkpoints, own = Checkpoints(run), read_config(run).collect
     epoch, _ = checkpoints.load(groups=())
-    replay = ReplayBuffer.of(spaces_of(config, evaluation=False), config.collect.capacity)
+    replay = ReplayBuffer.of(spaces_of(config, evaluation=False), own.capacity, envs=own.envs)
     checkpoints.load_replay(epoch, replay)
     return replay
 
@@ -57,22 +57,21 @@ def main(preset: str, seed: str, source: str, updates: str, measurements: str, *
     agent = Agent.from_config(config, spaces_of(config, evaluation=False)).to(compute.device).eval()
     install(agent, compute)
     V, M, length, rng = agent.tokenizer, agent.world_model, config.world_model.segment_length, np.random.default_rng(0)
-    shown = len(replay) * 5 // 6
+    rows, shown = np.arange(replay.oldest, replay.total), len(replay) * 5 // 6
     assert isinstance(V, Fitted)
-    for rows in np.split(np.arange(shown), range(256, shown, 256)):
-        V.fit(replay.frames(rows))
-    tokens = V.encode(replay.frames(np.arange(len(replay))))
+    for some in np.split(rows[:shown], range(256, shown, 256)):
+        V.fit(replay.frames(some))
+    tokens = V.encode(replay.frames(rows))
 
     def segments(rows: np.ndarray, n: int) -> Segment:
         found = replay.segments(rows[rng.integers(len(rows), size=n)], length, align="start")
-        return Segment(tokens[torch.from_numpy(found.row)], replay.steps(found))
+        return Segment(tokens[torch.from_numpy(found.row - replay.oldest)], replay.steps(found))
 
-    whole = replay.segments(np.arange(len(replay)), length, align="start").mask.all(1)
-    fresh = np.flatnonzero(whole & (np.arange(len(replay)) >= shown))
-    measured = segments(fresh, MEASURED)
+    fresh = rows[shown:]
+    measured = segments(fresh[replay.segments(fresh, length, align="start").mask.all(1)], MEASURED)
     optimiser, seconds, every = optimiser_for(M, phase), 0.0, int(updates) // int(measurements)
     for n in range(1, int(updates) + 1):
-        batch, began = segments(np.arange(shown - length), phase.batch), time.process_time()
+        batch, began = segments(rows[: shown - length * replay.envs], phase.batch), time.process_time()
         gradient_update(
             batch, loss=lambda batch: M.loss(V.codes(batch.tokens), *batch), module=M, optimiser=optimiser,
             clip=phase.clip, compute=compute,

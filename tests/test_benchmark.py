@@ -13,7 +13,7 @@ from tokendream.cli.main import main
 from tokendream.config.config import Config
 from tokendream.config.env import AtariConfig
 from tokendream.config.parts import DreamConfig
-from tokendream.config.presets import REM, TINY, vary
+from tokendream.config.presets import REM, TINY, preset, vary
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.errors import ConfigError
 from tokendream.evaluation import published, scores
@@ -301,6 +301,7 @@ def test_names_of_agents():
     config = dataclasses.replace(REM, training=dataclasses.replace(REM.training, world_model=changed))
     assert label(config) == "rem, training.world_model.updates 0"
     assert label(dataclasses.replace(Config(), preset="of-another-version")) == "of-another-version"
+    assert label(preset("cpu-fsq")) == "cpu-fsq"
     many = [
         dataclasses.replace(REM, epochs=n, dream=DreamConfig(n, 5, discount=0.5, lam=0.5, entropy_weight=0.5))
         for n in (11, 12)

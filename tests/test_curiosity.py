@@ -7,6 +7,7 @@ import pytest
 import torch
 from blocks import image_block
 
+from tokendream import ranks
 from tokendream.agent.agent import Agent
 from tokendream.agent.ensemble import Ensemble, divergence
 from tokendream.config.parts import DreamConfig, WorldModelConfig
@@ -84,6 +85,18 @@ def test_a_batch_smaller_than_the_ensemble_trains_some_heads(ensemble):
     loss = ensemble.loss(torch.randn(2, P, K, D).double(), torch.zeros(2, P, K).long(), torch.ones(2, P, K).bool())
     loss.backward()
     assert [bool(head.weight.grad.any()) for head in ensemble.heads] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("each", [3, 5])
+def test_ranks_share_a_batch_s_segments_out_as_one_process_does(ensemble, each, monkeypatch):
+    hidden, tokens = torch.randn(2 * each, P, K, D).double(), torch.randint(V, (2 * each, P, K))
+    mask = torch.ones(2 * each, P, K, dtype=torch.bool)
+    whole = ensemble.loss(hidden, tokens, mask)
+    found = []
+    for rank, part in enumerate((slice(0, each), slice(each, None))):
+        monkeypatch.setattr(ranks, "number", lambda rank=rank: rank)
+        found.append(ensemble.loss(hidden[part], tokens[part], mask[part]))
+    assert torch.allclose(sum(found) / 2, whole)
 
 
 def test_a_dreamed_step_pays_reward_and_disagreement():

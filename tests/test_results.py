@@ -52,7 +52,7 @@ def test_the_page_of_presets_says_what_the_files_say(evidence, monkeypatch):
         "rows": rows,
         "peak_memory_bytes": 2**31,
     }
-    assert made.time_of("toy", "ARM", {"toy": benched}) == "90 min (computed, threads: 2)"
+    assert made.time_of("toy", "ARM", {"toy": benched}) == "90 min (computed, 2 threads)"
     assert made.memory_of("toy", "ARM", {"toy": benched}) == "2"
     part = {"toy": benched | {"rows": [{"batch": 4, "full_batch": 8}]}}
     assert made.memory_of("toy", "ARM", part) == made.NONE  # a smaller batch needs less

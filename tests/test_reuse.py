@@ -110,13 +110,18 @@ def test_dreams_that_cannot_be_shared_out_evenly_are_refused():
 
 
 @pytest.mark.parametrize(("changes", "updates"), [({"reuse": 3}, 3), ({"reuse": 3, "minibatches": 2}, 6)])
-def test_an_update_is_so_many_gradient_updates_of_c_alone(changes, updates):
+def test_an_update_is_so_many_gradient_updates_of_c_alone_and_logs_their_means(changes, updates, monkeypatch):
     t = trainer(vary(TINY, "dream", **changes))
     t.epoch = 3
     for _ in range(30):
         t.update("collect")
     before = {k: v.clone() for k, v in t.agent.state_dict().items()}
-    t.update("actor_critic")
+    phase, figures = t.phases["actor_critic"], []
+    step = phase.step
+    monkeypatch.setattr(phase, "step", lambda *batch: figures.append(step(*batch)) or figures[-1])
+    logged = phase.update(0)
+    for name, mean in logged.items():
+        assert torch.allclose(mean, torch.stack([each[name] for each in figures]).mean(), atol=1e-6)
     changed = {k.split(".")[0] for k, v in t.agent.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"actor_critic"}
     steps = {int(s["step"]) for s in t.phases["actor_critic"].optimiser.state.values()}

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tokendream.cli.main import main
-from tokendream.config.presets import CPU, TINY, preset
+from tokendream.config.presets import CPU, TINY, preset, vary
 from tokendream.errors import ConfigError
 from tokendream.spaces.observations import image_spaces
 from tokendream.sweep import room
@@ -23,6 +23,12 @@ def test_the_memory_of_a_run_is_computed_from_its_config():
     assert 10.6 < needed(rem, image_spaces(64, 18), bf16=True) / GIB < 14
     half = dataclasses.replace(CPU, collect=dataclasses.replace(CPU.collect, capacity=30_000))
     assert 30_000 * 48 * 48 * 3 < small - needed(half, image_spaces(48, 18), bf16=True) < 1.1 * 30_000 * 48 * 48 * 3
+
+
+@pytest.mark.parametrize("kind", ["vq", "fsq", "dictionary", "pretrained"])
+def test_it_is_computed_with_every_tokenizer(kind):
+    small = vary(TINY, "tokenizer", kind=kind)
+    assert 0.4 < needed(small, image_spaces(small.env.size, 3), bf16=False) / GIB < 1
 
 
 def test_what_does_not_fit_is_refused_with_the_number_that_would(monkeypatch, capsys):

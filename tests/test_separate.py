@@ -67,6 +67,19 @@ def test_burn_in_and_along_are_acting(case):
         assert torch.allclose(whole.value[:, t], output.value, atol=1e-12)
 
 
+def test_along_is_acting_in_bf16(case):
+    """As under autocast: there the memory stays float32, and inputs are taken one by one."""
+    C, (codes, action) = separate().float(), case
+    codes = codes.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, state = C.along(codes, action, C.initial_state(B)), C.initial_state(B)
+        for t in range(T):
+            output, state = C(codes[:, t], state)
+            state = C.absorb_action(action[:, t], state)
+            assert torch.equal(whole.logits[:, t], output.logits)
+            assert torch.equal(whole.value[:, t], output.value)
+
+
 def test_the_gradients_of_value_and_policy_meet_nowhere(case):
     C, (codes, action) = separate(), case
     output = C.along(codes, action, C.initial_state(B))

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from tokendream import ranks
 from tokendream.nn.precision import raised
-from tokendream.ranks import averaged
 from tokendream.spaces.observations import Block
 
 
@@ -34,15 +34,20 @@ class Ensemble(nn.Module):
     def loss(
         self, hidden: Float[Tensor, "B P K D"], tokens: Int64[Tensor, "B P K"], mask: Bool[Tensor, "B P K"]
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of each head on every n-th segment, a mean over the tokens of all that are masked in."""
+        """Cross-entropy of each head on every n-th segment, a mean over the tokens of all that are masked in.
+
+        Counted over the parts of all ranks.
+        """
         total, n = hidden.new_zeros((), dtype=raised(hidden).dtype), len(self.heads)
+        before = ranks.number() * len(hidden)
         for i, head in enumerate(self.heads):
-            target = tokens[i::n].masked_fill(~mask[i::n], -100)
-            logits = head(hidden[i::n].detach())
+            own = slice((i - before) % n, None, n)
+            target = tokens[own].masked_fill(~mask[own], -100)
+            logits = head(hidden[own].detach())
             total = total + F.cross_entropy(
                 raised(logits.flatten(0, 2)), target.flatten(), ignore_index=-100, reduction="sum"
             )
-        return total / averaged(mask.sum()).clamp(min=1)
+        return total / ranks.averaged(mask.sum()).clamp(min=1)
 
     @torch.no_grad()
     def disagreement(self, hidden: Float[Tensor, "B K D"]) -> Float[Tensor, " B"]:

@@ -61,14 +61,17 @@ def make_frame_head(config: WorldModelConfig, block: Block, code_width: int, emb
         if not config.logits_from_codes:
             return head(D, D, V, kind)
         assert embed is not None, "logits_from_codes needs the tokenizer's codes"
-        return CodeHead(D, V, code_width, partial(_codes_at, embed, part.where.start, block.K), kind)
+        where = part.where.start if block.grid is None else None
+        return CodeHead(D, V, code_width, partial(_codes_of, embed, where, block.K), kind)
 
     parts = block.parts
     return make(parts[0]) if len(parts) == 1 else PerPart(parts, make, fill=NEVER)
 
 
-def _codes_at(embed: Embed, slot: int, K: int, tokens: Int64[Tensor, " V"]) -> Float[Tensor, "V E"]:
-    """The codes of tokens that stand at this slot of K."""
+def _codes_of(embed: Embed, slot: int | None, K: int, tokens: Int64[Tensor, " V"]) -> Float[Tensor, "V E"]:
+    """The codes of tokens that stand at this slot of K; without one, of tokens that have the same codes everywhere."""
+    if slot is None:
+        return embed(F.pad(tokens, (0, -len(tokens) % K)).view(-1, K)).flatten(0, 1)[: len(tokens)]
     return embed(F.pad(tokens[:, None], (slot, K - 1 - slot)))[:, slot]
 
 

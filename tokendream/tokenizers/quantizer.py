@@ -128,10 +128,11 @@ class FiniteScalar(nn.Module):
         bits = codebook_size.bit_length() - 1
         assert codebook_size == 1 << bits, "checked with the config"
         n = -(-bits // 3)
-        levels = torch.tensor([1 << (bits + i) // n for i in range(n)])
+        sizes = [1 << (bits + i) // n for i in range(n)]
+        levels = torch.tensor(sizes)
         basis = torch.cat((torch.ones(1, dtype=torch.int64), levels.cumprod(0)[:-1]))
         digits = torch.arange(codebook_size)[:, None] // basis % levels
-        one_hot = torch.cat([F.one_hot(d, int(most)) for d, most in zip(digits.mT, levels, strict=True)], -1).float()
+        one_hot = torch.cat([d[:, None] == torch.arange(n) for d, n in zip(digits.mT, sizes, strict=True)], -1).float()
         table = one_hot @ orthonormal(one_hot.shape[1], code_width) * (code_width / n) ** 0.5
         for name, value in (("levels", levels), ("basis", basis), ("grid", 2 * digits / (levels - 1) - 1)):
             self.register_buffer(name, value, persistent=False)

@@ -212,9 +212,11 @@ class ActorCriticPhase(GradientPhase):
         if dream.reuse == dream.minibatches == 1:
             return super().update(number)
         segments, batch = self.draw()
+        sums: dict[str, Tensor] = {}
         for experience in parts(self._dreaming(batch), dream, self.shared.rng):
             figures = self.step(number, segments, experience)
-        return figures
+            sums = {name: sums.get(name, 0) + figure for name, figure in figures.items()}
+        return {name: total / (dream.reuse * dream.minibatches) for name, total in sums.items()}
 
     def forget(self) -> None:
         super().forget()

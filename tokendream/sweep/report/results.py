@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokendream.config.config import Config, leaves
-from tokendream.config.presets import PRESETS
+from tokendream.config.presets import preset
 from tokendream.envs.atari100k import ATARI_100K, benchmark_name
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.reports.results import Folder
@@ -161,7 +161,10 @@ def label(config: Config) -> str:
 
     Of many fields the first two are named, and a number stands for all of them, so that no two agents share a name.
     """
-    base = PRESETS.get(config.preset, Config())
+    try:
+        base = preset(config.preset)
+    except ConfigError:  # of a version that had others
+        base = Config()
     changed = [
         f"{_leaf(name)} {value}"
         for name, value, _ in fields_that_differ(config, base)
