@@ -59,13 +59,14 @@ CASES = {
     "rem": preset("rem"),
     "simulus": richer(vary(preset("easimulus"), "world_model", copy_or_sample=True, positions="grid")),
     "simulus-dmc": preset("simulus-dmc"),
+    "control": vary(preset("control"), "dream", minibatches=1),
 }
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("tiny", FLOAT32), *((name, BF16) for name in CASES if name != "tiny")])
 def test_an_update_neither_waits_nor_crosses_the_bus_and_moves_all(name, dtype):
     config, spaces = small(CASES[name]), IMAGE
-    if name == "simulus-dmc":
+    if name in ("simulus-dmc", "control"):
         spaces = make(vary(config, "env", id="gym:AnyVector-v0"), 1, evaluation=False).spaces
     agent = Agent.from_config(config, spaces)
     with fake_gpu() as crossings:
@@ -75,6 +76,8 @@ def test_an_update_neither_waits_nor_crosses_the_bus_and_moves_all(name, dtype):
             if not isinstance(phase, GradientPhase):  # nothing of it is trained
                 continue
             segments, batch = phase.draw()
+            if part == "actor_critic" and config.dream.reuse > 1:
+                batch = phase._dreaming(batch)
             assert {x.device.type for x in pytree.tree_leaves(batch)} == {TYPE}
             crossings.found.clear()
             losses, norm = phase.captured(batch)
