@@ -41,6 +41,9 @@ CONTROLS = {
 TUNED_ON = {"CrazyClimber-cpu-seed0"}
 """Runs whose seed helped to choose their preset: shown, and averaged with no other."""
 
+SHARED = {"Krull-cpu-seed21"}
+"""Runs of today's presets that shared their machine with other work: their minutes say nothing, and are not shown."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -67,6 +70,11 @@ class Result:
     def minutes(self) -> float:
         """Of training; evaluation and reports are not in it."""
         return self.curve[-1]["seconds"] / 60
+
+    @property
+    def alone(self) -> bool:
+        """Whether it had its machine, or a core of it, for itself."""
+        return self.path.name not in SHARED
 
     @property
     def kind(self) -> str:
@@ -205,7 +213,7 @@ def _row(run: Result, folder: str) -> str:
     return (
         f"| {run.config.env_name}, {run.preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
         f"| {_mean(run.final)} | {_mean(run.random_player)} | {'' if normalised is None else f'{normalised:.3f}'} "
-        f"| {run.kind} | {run.minutes:.0f} min |"
+        f"| {run.kind} | {f'{run.minutes:.0f} min' if run.alone else 'not alone'} |"
     )
 
 

@@ -9,7 +9,7 @@ from tokendream.config.config import Config, leaves
 from tokendream.config.presets import REM, TINY
 from tokendream.errors import ConfigError
 
-RESULTS = sorted((Path(__file__).parents[1] / "results").rglob("config.json"))
+RESULTS = sorted((Path(__file__).parents[1] / "results" / "two-cores").rglob("config.json"))
 MOVED = {
     "env.frame_skip": "env.atari.frame_skip",
     "env.noop_max": "env.atari.noop_max",
