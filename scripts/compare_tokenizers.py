@@ -35,7 +35,7 @@ SHOWN, MEASURED, EPOCHS = 9_000, 3_000, 10
 
 
 def frames_of(config: Config, frames: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Frames of games played at random, and whether each came after the one before it in the same game."""
+    """Frames of games played at random, and whether each came after the one before it in the same episode."""
     rows = random_play(config, frames, seed).export(0, frames)
     return torch.from_numpy(rows["frame"]), torch.from_numpy(np.concatenate(([False], ~rows["last"][:-1])))
 

@@ -82,9 +82,8 @@ class Result:
         facts = json.loads((self.path / "facts.json").read_text())
         if not facts["device"].startswith("CPU"):
             return "GPU"
-        return (
-            "AMX" if ", bf16" in facts["device"] else {"AVX512": "AVX-512"}.get(i := facts.get("instructions", ""), i)
-        )
+        found = "AMX" if ", bf16" in facts["device"] else facts["instructions"]
+        return {"AVX512": "AVX-512"}.get(found, found)
 
     @property
     def above_random(self) -> bool:
@@ -139,7 +138,7 @@ def summary() -> str:
     for runs in whole():
         first = runs[0]
         if atari100k.benchmark_name(first.config.env_name) and (len(runs) > 1 or first.preset == first.config.preset):
-            games[runs[0].config.env_name].append(runs)
+            games[first.config.env_name].append(runs)
     for game, groups in games.items():
         runs = max(groups, key=_worth_showing)
         mean, random_player, normalised = _means(runs)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence_pages import RESULTS, ROOT, Result, whole, write_between
+from evidence_pages import ROOT, Result, whole, write_between
 
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
@@ -69,11 +69,12 @@ def bench() -> None:
 
 def runs_of(name: str, where: str) -> list[Result]:
     """Whole runs of a preset as it is today."""
-    return [run for runs in _whole(RESULTS) for run in runs if run.preset == name and run.kind == where]
+    return [run for runs in _whole() for run in runs if run.preset == name and run.kind == where]
 
 
 @functools.cache
-def _whole(folder: Path) -> list[list[Result]]:
+def _whole() -> list[list[Result]]:
+    """All of them, read once."""
     return whole()
 
 
@@ -135,7 +136,7 @@ def curves() -> str:
     """A row for each preset and game: scores on the way, over seeds, beside a random player's."""
     lines = ["| preset, game | seeds | random player | mean over seeds (lowest to highest) after env steps |"]
     lines.append("|---|---|---|---|")
-    for runs in _whole(RESULTS):
+    for runs in _whole():
         first = runs[0]
         if first.preset == first.config.preset and len(runs) > 1:
             player = sum(run.random_player.mean for run in runs) / len(runs)

@@ -110,6 +110,9 @@ class ActorCritic(nn.Module):
                 state = self._remember(one, state)
                 h.append(state.h)
             return torch.stack(h, dim=1)
+        return self._at_once(x, state)
+
+    def _at_once(self, x: Float[Tensor, "B N M"], state: PolicyState) -> Float[Tensor, "B N M"]:
         weights = [self.lstm.weight_ih, self.lstm.weight_hh, self.lstm.bias_ih, self.lstm.bias_hh]
         return torch.lstm(x, (state.h[None], state.c[None]), weights, True, 1, 0.0, True, False, True)[0]
 

@@ -38,8 +38,7 @@ def check_frame(env: EnvConfig, tokenizer: TokenizerConfig) -> None:
 
 
 def check_env(env: EnvConfig) -> None:
-    """Raise ConfigError unless `kwargs` is a JSON object and `wrappers` a list of names; and for what Atari has fields
-    of its own for, and what ALE's own frames cannot be combined with."""
+    """Raise ConfigError for kwargs that are no JSON object, wrappers that are no names, and what Atari has not."""
     try:
         is_object = isinstance(json.loads(env.kwargs), dict)
     except (ValueError, RecursionError):

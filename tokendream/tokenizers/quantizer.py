@@ -132,7 +132,7 @@ class FiniteScalar(nn.Module):
         levels = torch.tensor(sizes)
         basis = torch.cat((torch.ones(1, dtype=torch.int64), levels.cumprod(0)[:-1]))
         digits = torch.arange(codebook_size)[:, None] // basis % levels
-        one_hot = torch.cat([d[:, None] == torch.arange(n) for d, n in zip(digits.mT, sizes, strict=True)], -1).float()
+        one_hot = torch.cat([d[:, None] == torch.arange(m) for d, m in zip(digits.mT, sizes, strict=True)], -1).float()
         table = one_hot @ orthonormal(one_hot.shape[1], code_width) * (code_width / n) ** 0.5
         for name, value in (("levels", levels), ("basis", basis), ("grid", 2 * digits / (levels - 1) - 1)):
             self.register_buffer(name, value, persistent=False)
