@@ -114,6 +114,8 @@ def test_every_help_runs(command):
     argv = [sys.executable, "-m", "tokendream", *command.split(), "--help"]
     out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert "usage" in out
+    if command:
+        assert commands.COMMANDS[command] == commands.command(command)[0].__doc__.splitlines()[0]
     if command == "train":
         out = " ".join(out.replace("│", " ").split())  # wherever the terminal breaks the lines
         for symbol in ("γ", "λ", "ε", "N, the number of RetNet layers", "K = 64 tokens"):
@@ -126,7 +128,7 @@ def test_help_imports_nothing_heavy():
         [sys.executable, "-X", "importtime", "-m", "tokendream", "--help"], capture_output=True, text=True, check=True
     ).stderr
     imported = {line.rsplit("|", 1)[1].strip() for line in seen.splitlines() if "|" in line}
-    assert not imported & {"torch", "numpy", "gymnasium", "ale_py", "matplotlib"}
+    assert not imported & {"torch", "numpy", "gymnasium", "ale_py", "matplotlib", "tyro"}
     assert os.times().children_user - began.children_user < 0.8  # seconds, whatever else the machine does
 
 
@@ -134,7 +136,7 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(commands.COMMANDS, "report", (report.Report, interrupted))
+    monkeypatch.setattr(report, "run", interrupted)
     assert run(capsys, "report", "somewhere") == (130, "", "tokendream: interrupted\n")
 
 

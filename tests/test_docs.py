@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokendream.cli.commands import COMMANDS
+from tokendream.cli.commands import COMMANDS, command
 from tokendream.cli.flags import parse, parse_envs, parse_sweep, parse_train
 from tokendream.config.presets import REM
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tokendream.cli import main as cli
-from tokendream.cli.commands import COMMANDS
-from tokendream.cli.report import Report
+from tokendream.cli import report
 from tokendream.errors import ConfigError, NonFiniteError, OutOfMemory, TokendreamError
 from tokendream.training.phases import ActorCriticPhase
 
@@ -16,14 +15,14 @@ PACKAGE = Path(__file__).parents[1] / "tokendream"
 
 @pytest.mark.parametrize("error", [ConfigError("no"), OutOfMemory("no"), NonFiniteError("no"), OSError("no")])
 def test_a_users_mistake_is_one_line(error, monkeypatch, capsys):
-    monkeypatch.setitem(COMMANDS, "report", (Report, lambda _: (_ for _ in ()).throw(error)))
+    monkeypatch.setattr(report, "run", lambda _: (_ for _ in ()).throw(error))
     assert cli.main(["report", "x"]) == 2
     assert capsys.readouterr().err == "tokendream: no\n"
 
 
 @pytest.mark.parametrize("bug", [ValueError("no"), RuntimeError("no"), KeyError("no")])
 def test_a_bug_keeps_its_traceback(bug, monkeypatch):
-    monkeypatch.setitem(COMMANDS, "report", (Report, lambda _: (_ for _ in ()).throw(bug)))
+    monkeypatch.setattr(report, "run", lambda _: (_ for _ in ()).throw(bug))
     with pytest.raises(type(bug)) as caught:
         cli.main(["report", "x"])
     assert caught.value is bug

@@ -13,7 +13,7 @@ from tokendream.errors import TokendreamError, nearest, require
 
 @dataclass(frozen=True)
 class Envs:
-    """List the families of environments and what is installed, the environments of one (envs FAMILY), or check one.
+    """List families of environments and what is installed, the environments of one (envs FAMILY), or check one.
 
     `envs check ID` plays random steps and prints how the environment becomes tokens, what looks wrong, and how long
     training would take here."""

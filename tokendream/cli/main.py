@@ -15,12 +15,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tokendream import __version__
-from tokendream.cli.commands import COMMANDS
-from tokendream.cli.envs import Envs
-from tokendream.cli.flags import parse, parse_envs, parse_sweep, parse_train
+from tokendream.cli.commands import COMMANDS, command
 from tokendream.cli.output import hold_descriptors, spare_streams
-from tokendream.cli.sweep import Sweep
-from tokendream.cli.train import Train
 from tokendream.config.presets import ABLATIONS, CUTS, PRESETS
 from tokendream.errors import ConfigError, TokendreamError, nearest, one_line
 from tokendream.notice import once
@@ -55,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, rest: list[str]) -> int:
-    kind, run = COMMANDS[name]
-    with_config = {Train: parse_train, Sweep: parse_sweep, Envs: parse_envs}
-    return run(with_config[kind](rest) if kind in with_config else parse(kind, rest, f"tokendream {name}"))
+    from tokendream.cli import flags
+
+    kind, run = command(name)
+    with_config = {"train": flags.parse_train, "sweep": flags.parse_sweep, "envs": flags.parse_envs}
+    return run(with_config[name](rest) if name in with_config else flags.parse(kind, rest, f"tokendream {name}"))
 
 
 def _among_ranks(name: str, rest: list[str]) -> int:
@@ -78,7 +76,7 @@ def _among_ranks(name: str, rest: list[str]) -> int:
 
 def _overview() -> str:
     lines = ["usage: tokendream COMMAND [options]", "", "REM: a token-based world model that dreams whole frames.", ""]
-    lines += [f"  {name:14}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
+    lines += [f"  {name:14}{what}" for name, what in COMMANDS.items()]
     lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + ";"]
     lines += ["behind each, an ablation (rem-no-pop): " + ", ".join(ABLATIONS) + ";"]
     lines += ["behind one that has it, what it shall not have (simulus-no-curiosity): " + ", ".join(CUTS) + "."]
