@@ -102,7 +102,7 @@ COMMAND_LINES = sorted(
 def test_commands_of_the_pages_are_understood(line):
     """Parsed as they stand there, and not run."""
     _, name, *words = shlex.split(line, comments=True)
-    kind, _ = COMMANDS[name]
+    kind, _ = command(name)
     parsers = {"train": parse_train, "sweep": parse_sweep, "envs": parse_envs}
     assert isinstance(parsers[name](words) if name in parsers else parse(kind, words, name), kind)
 
