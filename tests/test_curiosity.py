@@ -116,6 +116,24 @@ def test_a_dreamed_step_pays_reward_and_disagreement():
     assert payment(agent, DreamConfig()) is None
 
 
+@pytest.mark.parametrize("head", ["sign", "symlog"])
+def test_an_expected_reward_is_the_mean_of_drawn_ones(head):
+    torch.manual_seed(0)
+    agent = Agent.from_config(vary(TINY, "world_model", reward_head=head), 3).eval()
+    expected = payment(agent, DreamConfig(expected_reward=True))
+    M, n = agent.world_model, 4000
+    tokens = torch.randint(TINY.tokenizer.codebook_size, (1, TINY.tokens_per_frame)).expand(n, -1)
+    action, state = torch.zeros(n, dtype=torch.int64), M.initial_state(n)
+    with torch.no_grad():
+        codes = agent.tokenizer.codes(tokens)
+        outcome, prediction, _ = M.imagine(codes, tokens, action, state, embed=agent.tokenizer.codes)
+    paid = expected(prediction, outcome)
+    assert paid.std() < 1e-6
+    deviation = outcome.reward.std() / math.sqrt(n)
+    assert abs(outcome.reward.mean() - paid[0]) <= 4 * deviation + 1e-6
+    assert (deviation > 1e-6) == (head == "sign")  # the other draws nothing
+
+
 def test_what_frames_are_read_from_is_in_the_prediction():
     torch.manual_seed(0)
     for decoding in ("pop", "token"):

@@ -171,6 +171,9 @@ class DreamConfig:
     until the last experience has been collected (Simulus: 1 on Atari)."""
     reward_weight: NonNegative = 1.0
     """w_ext, the weight of the predicted reward in the reward of a dreamed step."""
+    expected_reward: bool = False
+    """Whether a dreamed step pays the reward that M expects instead of one drawn from what M expects: the same on
+    average, with less of chance in it (not published)."""
     mask_after_end: bool = False
     """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
     centre_advantage: bool = False

@@ -1,6 +1,6 @@
-"""What a dreamed step pays to an agent that is curious: the reward, and what M's ensemble disagrees about.
+"""What a dreamed step pays: the reward that was drawn or is expected, and what M's ensemble disagrees about.
 
-Source: Simulus (arXiv 2502.11537).
+Source of the latter: Simulus (arXiv 2502.11537).
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from tokendream.dream.imagine import Reward
 
 
 def payment(agent: Agent, settings: DreamConfig) -> Reward | None:
-    """w_ext · reward + w_int · disagreement; None where that is the reward itself."""
-    extrinsic, intrinsic = settings.reward_weight, settings.curiosity
-    if intrinsic == 0 and extrinsic == 1:
+    """w_ext · reward + w_int · disagreement; None where that is the drawn reward itself."""
+    extrinsic, intrinsic, M = settings.reward_weight, settings.curiosity, agent.world_model
+    if intrinsic == 0 and extrinsic == 1 and not settings.expected_reward:
         return None
 
     def paid(prediction: Prediction, outcome: Outcome) -> Float[Tensor, " B"]:
-        reward = extrinsic * outcome.reward
-        ensemble = agent.world_model.ensemble
+        reward = M.rewards.number(prediction.reward[:, 0]) if settings.expected_reward else outcome.reward
+        reward = extrinsic * reward
+        ensemble = M.ensemble
         if intrinsic == 0:
             return reward
         assert ensemble is not None, "a config with curiosity has an ensemble"

@@ -1,0 +1,108 @@
+"""What dreams tell C: what its actions decide of a return, and how alike two batches' gradients are. One JSON line.
+
+    python scripts/dream_signal.py runs/krull 32
+    python scripts/dream_signal.py runs/krull 32 dream.lam=0.8 dream.expected_reward=true
+
+A run folder, batches of dreams, and other fields of the run's config. V, M, C and the steps that dreams begin with are
+those of its last checkpoint. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from world_model import collected
+
+from tokendream.agent.agent import Agent
+from tokendream.config.config import Config
+from tokendream.data.batch import Segment
+from tokendream.data.replay import ReplayBuffer
+from tokendream.device import processor
+from tokendream.dream import imagine
+from tokendream.dream.curiosity import payment
+from tokendream.dream.objective import clipped_loss, dreamed
+from tokendream.runfolder.load import Trained
+
+WAYS = 4
+"""Sequences of actions from each start, and dreams of each sequence."""
+
+
+def discounted(rewards: Float[Tensor, "B T"], ends: Bool[Tensor, "B T"], discount: float) -> Float[Tensor, " B"]:
+    """What the steps up to the first end pay."""
+    going_on = torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), 1).cumsum(1) == 0
+    return (rewards * going_on * discount ** torch.arange(rewards.shape[1])).sum(1)
+
+
+@torch.no_grad()
+def shares(agent: Agent, segment: Segment, config: Config, generator: torch.Generator) -> dict[str, float]:
+    """Components of the variance of what dreams pay: by where they start, by C's actions from there, and by chance.
+
+    Unbiased, by the nested analysis of variance; so one that is near 0 may come out below it.
+    """
+    dream, paid = config.dream, payment(agent, config.dream)
+    found = torch.empty(len(segment.tokens), WAYS, WAYS)
+    for way in range(WAYS):
+        actions = None
+        for again in range(WAYS):
+            begin = imagine.start(agent, *segment, dream)
+            rollout = imagine.imagine(begin, agent, dream.horizon, generator, actions=actions, reward=paid)
+            actions = rollout.actions
+            found[:, way, again] = discounted(rollout.rewards, rollout.ends, dream.discount)
+    chance = found.var(-1).mean()
+    decided = found.mean(-1).var(-1).mean() - chance / WAYS
+    start = found.mean((-1, -2)).var() - decided / WAYS - chance / WAYS**2
+    return {"paid": float(found.mean()), "start": float(start), "actions": float(decided), "chance": float(chance)}
+
+
+def likeness(agent: Agent, segments: list[Segment], config: Config, generator: torch.Generator) -> dict[str, float]:
+    """The mean cosine of two batches' policy gradients, by all pairs, and the size of both terms' gradients."""
+    gradients: dict[str, list[Tensor]] = {"policy": [], "value": []}
+    parameters = [p.requires_grad_() for p in agent.actor_critic.parameters()]
+    for segment in segments:
+        losses = clipped_loss(agent, dreamed(agent, *segment, config.dream, generator), config.dream)
+        for name, kept in gradients.items():
+            found = torch.autograd.grad(
+                losses.terms[name], parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            kept.append(torch.cat([g.flatten() for g in found]))
+    g = torch.stack(gradients["policy"])
+    cosines = torch.nn.functional.cosine_similarity(g[:, None], g, dim=-1)
+    pairs = cosines[~torch.eye(len(g), dtype=torch.bool)]
+    sizes = {name: float(torch.stack(kept).norm(dim=1).mean()) for name, kept in gradients.items()}
+    return {"cosine": float(pairs.mean()), "policy_gradient": sizes["policy"], "value_gradient": sizes["value"]}
+
+
+def draw(agent: Agent, replay: ReplayBuffer, config: Config, n: int, rng: np.random.Generator) -> Segment:
+    """What n dreams begin with, from all steps alike."""
+    segments = replay.draw(n, config.dream.burn_in + 1, align="end", rng=rng)
+    return Segment(agent.tokenizer.encode(replay.frames(segments.row)), replay.steps(segments))
+
+
+def main(run: str, batches: str, *changes: str) -> None:
+    """Measure a run, with other fields of its config."""
+    trained = Trained.load(Path(run), "cpu")
+    data = json.loads(trained.config.to_json())
+    for change in changes:
+        part, _, field = change.partition("=")[0].partition(".")
+        data[part][field] = json.loads(change.partition("=")[2])
+    config, agent = Config.from_json(json.dumps(data)), trained.agent
+    agent.world_model.config = config.world_model
+    replay, rng = collected(Path(run), config), np.random.default_rng(0)
+    generator, n = torch.Generator().manual_seed(0), config.training.actor_critic.batch
+    with trained.compute.autocast():
+        variance = shares(agent, draw(agent, replay, config, 2 * n, rng), config, generator)
+        drawn = [draw(agent, replay, config, n, rng) for _ in range(int(batches))]
+        alike = likeness(agent, drawn, config, generator)
+    line = {"run": Path(run).name, "changes": changes, "batches": int(batches), **variance, **alike}
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
+                     | {"processor": processor()}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
