@@ -23,9 +23,10 @@ HERE = Path(__file__).parent
 
 METHOD = [
     *["retention", "retnet", "backbones", "transformer", "conv", "quantizer", "tokenizer", "patch", "lpips"],
-    *["world_model", "actor_critic", "agent", "imagine", "objective", "controls"],
+    *["world_model", "actor_critic", "agent", "imagine", "objective", "controls", "replay"],
+    *["hl_gauss", "correspondence", "pretrained"],
 ]
-"""Tests of what the paper describes."""
+"""Tests of what the paper describes and its successors add, but for files that train too."""
 
 
 def classes(tree: torch.nn.Module) -> list[str]:

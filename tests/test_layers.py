@@ -73,6 +73,12 @@ def imports(path: Path) -> set[str]:
     return found - {"", "__version__"}
 
 
+def test_the_house_stays_small_enough_to_know():
+    assert len(FLOORS) <= 10
+    assert len([room for floor in FLOORS for room in floor]) <= 23  # 25 with benchmarks and scripts
+    assert len([module for module in MODULES if "." not in module]) <= 6
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_down(module):
     floor, own = room(module)

@@ -1,7 +1,7 @@
 """From a config to environments: the families that there are. Importing this makes the built-in games known.
 
 A new family is a module of its own, an entry here and its name (and what its protocol has of its own) in
-`config.parts`.
+`config.env`.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def application(hub: Hub, player: Player, access: Access) -> Starlette:
 
 
 async def _send(socket: WebSocket, viewer: Viewer) -> None:
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the viewer has vanished: `_receive` hears of it
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the viewer is gone: `_receive` notices
         while True:
             await socket.send_text(await viewer.outgoing.get())
 

@@ -90,7 +90,7 @@ class Session:
 
     def act(self, action: int) -> None:
         """What if? Take this action, whoever plays: at once while paused, else in the next step. Among futures, draw
-        them anew, all with this first action."""
+        them again, all with this first action."""
         if isinstance(self.buttons.layout, JointLayout):
             raise PlayError("an action has several components here: hold their keys")
         if not 0 <= action < len(self.buttons.layout.names):
@@ -132,7 +132,7 @@ class Session:
 
     def reset(self) -> None:
         """Back to where this began: the dream to its first moment, the replay to its first frame; side by side the
-        dream begins anew at what is shown, and the game alone is a new one."""
+        dream begins again at what is shown, and the game alone is a new one."""
         if self.mode.truth is None:
             self._begin(self._start.seen, self._start.dream)
         elif self.mode.truth == "recording":
@@ -196,7 +196,7 @@ class Session:
         self._game.close()
 
     def advance(self) -> None:
-        """One step, paused or not. The step after an end begins anew: the dream where it began, or a new game."""
+        """One step, paused or not. The step after an end begins again: the dream where it began, or a new game."""
         if self._futures is not None:
             self._futures.step()
         elif self._recorded is not None and self.mode.who == "recording" and self._recorded.action is None:

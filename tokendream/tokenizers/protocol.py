@@ -15,7 +15,7 @@ from tokendream.nn.losses import Losses
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """V. Observations are frames today; `K` tokens each, in the order of the block's slots."""
+    """V: K tokens an observation, in the order of the block's slots."""
 
     @property
     def vocabulary(self) -> int:
