@@ -129,29 +129,24 @@ def whole() -> list[list[Result]]:
 
 
 def summary() -> str:
-    """A row for each game that a preset of today played; else the longest runs, of several seeds, of one as it was."""
+    """A row for each game and preset: the longest runs, of several seeds where it is one as it was."""
     lines = [
         "| game, preset | processor | seeds | mean | random player | human-normalised |",
         "|---|---|---|---|---|---|",
     ]
-    games: dict[str, list[list[Result]]] = defaultdict(list)
+    games: dict[tuple[str, str], list[list[Result]]] = defaultdict(list)
     for runs in whole():
         first = runs[0]
         if atari100k.benchmark_name(first.config.env_name) and (len(runs) > 1 or first.preset == first.config.preset):
-            games[first.config.env_name].append(runs)
-    for game, groups in games.items():
-        runs = max(groups, key=_worth_showing)
+            games[first.config.env_name, first.preset].append(runs)
+    for (game, preset), groups in games.items():
+        runs = max(groups, key=lambda runs: runs[0].curve[-1]["env_steps"])
         mean, random_player, normalised = _means(runs)
         lines.append(
-            f"| {game}, {runs[0].preset} | {' and '.join(sorted({run.kind for run in runs}))} | {len(runs)} "
+            f"| {game}, {preset} | {' and '.join(sorted({run.kind for run in runs}))} | {len(runs)} "
             f"| {mean:,.1f} | {random_player:,.1f} | {normalised:.3f} |"
         )
     return "\n".join(lines)
-
-
-def _worth_showing(runs: list[Result]) -> tuple[bool, float]:
-    """What decides between runs of one game: a preset of today, then env steps."""
-    return runs[0].preset == runs[0].config.preset, runs[0].curve[-1]["env_steps"]
 
 
 def table(page: Path) -> str:
