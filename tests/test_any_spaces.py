@@ -10,7 +10,7 @@ from any_spaces import IMAGE, KINDS
 from gymnasium import spaces
 from test_trainer import finish
 
-from tokendream import load, notice
+from tokendream import errors, load
 from tokendream.agent.agent import Agent
 from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
@@ -45,7 +45,7 @@ CPU = Compute.resolve("cpu", "float32")
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    notice.once.cache_clear()
+    errors.once.cache_clear()
 
 
 def read(space, config=None, first=None):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tokendream import notice
+from tokendream import errors
 from tokendream.config.presets import TINY, vary
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
@@ -38,7 +38,7 @@ class Plain(gymnasium.Env[Any, Any]):
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    notice.once.cache_clear()
+    errors.once.cache_clear()
     yield
     gymnasium.registry.pop("Written-v0", None)
 

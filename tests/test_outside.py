@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tokendream import notice
+from tokendream import errors
 from tokendream.cli import main, report
 from tokendream.cli.output import Spared
 from tokendream.errors import ConfigError
@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parents[1] / "tokendream"
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
-    notice.once.cache_clear()
+    errors.once.cache_clear()
 
 
 def test_a_reader_that_leaves_is_told_once_and_costs_nothing(capsys):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
+from tokendream.agent.masked import segment_loss
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.data.priorities import UNSEEN, Priorities
-from tokendream.nn.masked import segment_loss
 
 BY_LOSS = vary(TINY, "world_model", by_loss=0.5, scored_starts=True)
 

@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 from torture.runs import digest
 
-from tokendream import notice
+from tokendream import errors
 from tokendream.cli.main import main
 from tokendream.config.env import EnvConfig
 from tokendream.envs.gym import GymEnvs
@@ -29,7 +29,7 @@ FLAGS += ["--env-id", "Rough-v0"]
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    notice.once.cache_clear()
+    errors.once.cache_clear()
     yield
     gymnasium.registry.pop("Rough-v0", None)
 

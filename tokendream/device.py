@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokendream.config.parts import Precision
 from tokendream.errors import ConfigError
 
 
@@ -41,7 +40,7 @@ class Compute:
     """Whether the same seed gives the same run to the bit on a GPU; on a CPU it does so anyway."""
 
     @staticmethod
-    def resolve(device: str = "auto", precision: Precision = "auto", **switches: Any) -> Compute:
+    def resolve(device: str = "auto", precision: str = "auto", **switches: Any) -> Compute:
         """Turn a config's words into what this machine has, and set torch's global switches to match.
 
         "auto" is bf16 where a GPU has it in hardware; of a CPU `kernels.machine.compute_for` knows more. `switches`:

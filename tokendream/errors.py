@@ -1,8 +1,10 @@
-"""What a user, a config or a file can get wrong, and the words of a message: the nearest valid name, one line."""
+"""What a user, a config or a file can get wrong, and the words of a message: the nearest valid name, one line, once."""
 
 from __future__ import annotations
 
 import difflib
+import functools
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,3 +66,9 @@ class NonFiniteError(TokendreamError):
 
 class OutOfMemory(TokendreamError):
     """A phase that needs more memory than there is; the message names the field to lower."""
+
+
+@functools.cache
+def once(line: str) -> None:
+    """Say a line on standard error, unless this process said it before: nothing stops for it."""
+    print(f"tokendream: {line}", file=sys.stderr, flush=True)

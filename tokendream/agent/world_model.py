@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tokendream.agent.backbones import make_backbone
 from tokendream.agent.ensemble import Ensemble
 from tokendream.agent.events import Events
+from tokendream.agent.masked import accuracy, cross_entropy, segment_loss
 from tokendream.agent.per_part import Around, Embed, PerPart, make_frame_head, tables
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
@@ -26,7 +27,6 @@ from tokendream.nn.correspondence import Correspondence
 from tokendream.nn.heads import head
 from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.losses import Losses
-from tokendream.nn.masked import accuracy, cross_entropy, segment_loss
 from tokendream.nn.sampling import Sampler, sample
 from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block

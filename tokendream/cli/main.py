@@ -18,8 +18,7 @@ from tokendream import __version__
 from tokendream.cli.commands import COMMANDS, command
 from tokendream.cli.output import hold_descriptors, spare_streams
 from tokendream.config.presets import ABLATIONS, CUTS, PRESETS
-from tokendream.errors import ConfigError, TokendreamError, nearest, one_line
-from tokendream.notice import once
+from tokendream.errors import ConfigError, TokendreamError, nearest, once, one_line
 from tokendream.stop import Terminated
 
 

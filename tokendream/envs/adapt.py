@@ -16,8 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tokendream.envs.vector import EnvError
-from tokendream.errors import one_line
-from tokendream.notice import once
+from tokendream.errors import once, one_line
 from tokendream.stop import Terminated
 
 T = TypeVar("T")

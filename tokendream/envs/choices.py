@@ -15,8 +15,7 @@ from gymnasium import spaces
 
 from tokendream.envs import adapt
 from tokendream.envs.vector import EnvError
-from tokendream.errors import one_line
-from tokendream.notice import once
+from tokendream.errors import once, one_line
 from tokendream.spaces.actions import LARGEST_JOINT, ActionSpace, Discrete, Joint
 
 BINS = 51

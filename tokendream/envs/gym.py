@@ -21,8 +21,7 @@ from tokendream.envs.choices import Choices
 from tokendream.envs.observe import readers
 from tokendream.envs.toy import CATCH
 from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
-from tokendream.errors import one_line
-from tokendream.notice import once
+from tokendream.errors import once, one_line
 from tokendream.spaces.observations import Spaces
 from tokendream.stop import Terminated
 

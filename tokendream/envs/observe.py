@@ -23,8 +23,7 @@ from tokendream.envs import adapt
 from tokendream.envs.adapt import Path
 from tokendream.envs.resize import resize
 from tokendream.envs.vector import EnvError
-from tokendream.errors import nearest, one_line
-from tokendream.notice import once
+from tokendream.errors import nearest, once, one_line
 from tokendream.spaces.layout import Layout, Part, image
 
 MOST_FEATURES = 700

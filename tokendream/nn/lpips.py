@@ -18,7 +18,6 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokendream.errors import TokendreamError
 from tokendream.nn.frozen import FrozenConv
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -39,7 +38,7 @@ _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
 
-class AssetError(TokendreamError):
+class AssetError(OSError):
     """A file of tokendream/assets is missing or is not the one that was shipped."""
 
 

@@ -9,8 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokendream.errors import ConfigError
-from tokendream.notice import once
+from tokendream.errors import ConfigError, once
 
 NAME = ".lock"
 

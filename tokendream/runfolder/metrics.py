@@ -15,8 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tokendream.errors import TokendreamError, shorten
-from tokendream.notice import once
+from tokendream.errors import TokendreamError, once, shorten
 from tokendream.runfolder import files
 
 LONGEST_LOG = 2**28

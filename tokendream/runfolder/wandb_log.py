@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokendream.config.config import Config, leaves
-from tokendream.errors import ConfigError, one_line
-from tokendream.notice import once
+from tokendream.errors import ConfigError, once, one_line
 from tokendream.runfolder.folder import read_facts
 from tokendream.runfolder.metrics import Record
 

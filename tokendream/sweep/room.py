@@ -8,8 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokendream.errors import ConfigError
-from tokendream.notice import once
+from tokendream.errors import ConfigError, once
 from tokendream.sweep.resources import Resources
 
 

@@ -20,8 +20,7 @@ from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, keep_freed_memory
 from tokendream.envs.registry import spaces_of
-from tokendream.errors import NonFiniteError, require
-from tokendream.notice import once
+from tokendream.errors import NonFiniteError, once, require
 from tokendream.runfolder.names import quoted
 from tokendream.stop import StopRequest
 from tokendream.training.synthetic import StillEnvs

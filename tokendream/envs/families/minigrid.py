@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from tokendream.config.env import EnvConfig
 from tokendream.envs.families.common import find, need, repeated
-from tokendream.notice import once
+from tokendream.errors import once
 
 
 def names() -> list[str]:
