@@ -25,8 +25,8 @@ from tokendream.data.batch import Segment
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import processor
 from tokendream.dream import imagine
-from tokendream.dream.curiosity import payment
 from tokendream.dream.objective import clipped_loss, dreamed
+from tokendream.dream.payment import payment
 from tokendream.runfolder.load import Trained
 
 WAYS = 4

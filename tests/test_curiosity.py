@@ -16,7 +16,7 @@ from tokendream.data.batch import Steps
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.dream import imagine
-from tokendream.dream.curiosity import payment
+from tokendream.dream.payment import payment
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 from tokendream.spaces.actions import Discrete

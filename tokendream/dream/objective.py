@@ -18,8 +18,8 @@ from tokendream.agent.agent import Agent
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
-from tokendream.dream.curiosity import payment
 from tokendream.dream.imagine import Rollout
+from tokendream.dream.payment import payment
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.nn.hl_gauss import HLGauss, value_error
 from tokendream.nn.losses import Losses
