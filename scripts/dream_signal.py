@@ -61,21 +61,27 @@ def shares(agent: Agent, segment: Segment, config: Config, generator: torch.Gene
 
 
 def likeness(agent: Agent, segments: list[Segment], config: Config, generator: torch.Generator) -> dict[str, float]:
-    """The mean cosine of two batches' policy gradients, by all pairs, and the size of both terms' gradients."""
+    """The mean cosine of two batches' policy gradients, by all pairs, with its jackknife error; and how large both
+    terms' gradients are, and the advantages before they are scaled."""
     gradients: dict[str, list[Tensor]] = {"policy": [], "value": []}
-    parameters = [p.requires_grad_() for p in agent.actor_critic.parameters()]
+    parameters, advantages = [p.requires_grad_() for p in agent.actor_critic.parameters()], []
     for segment in segments:
-        losses = clipped_loss(agent, dreamed(agent, *segment, config.dream, generator), config.dream)
+        experience = dreamed(agent, *segment, config.dream, generator)
+        advantages.append(experience.figures["advantage_scale"])
+        losses = clipped_loss(agent, experience, config.dream)
         for name, kept in gradients.items():
             found = torch.autograd.grad(
                 losses.terms[name], parameters, retain_graph=True, allow_unused=True, materialize_grads=True
             )
             kept.append(torch.cat([g.flatten() for g in found]))
-    g = torch.stack(gradients["policy"])
-    cosines = torch.nn.functional.cosine_similarity(g[:, None], g, dim=-1)
-    pairs = cosines[~torch.eye(len(g), dtype=torch.bool)]
-    sizes = {name: float(torch.stack(kept).norm(dim=1).mean()) for name, kept in gradients.items()}
-    return {"cosine": float(pairs.mean()), "policy_gradient": sizes["policy"], "value_gradient": sizes["value"]}
+    g, n = torch.nn.functional.normalize(torch.stack(gradients["policy"])), len(segments)
+    total, own = g.sum(0).square().sum() - n, g @ g.sum(0) - 1
+    without = (total - 2 * own) / ((n - 1) * (n - 2))
+    sizes = {name: torch.stack(kept).norm(dim=1).mean() for name, kept in gradients.items()}
+    figures = {"cosine": total / (n * (n - 1)), "cosine_error": (n - 1) ** 0.5 * without.std(correction=0),
+               "policy_gradient": sizes["policy"], "value_gradient": sizes["value"],
+               "advantage": torch.stack(advantages).mean()}  # fmt: skip
+    return {name: float(figure) for name, figure in figures.items()}
 
 
 def draw(agent: Agent, replay: ReplayBuffer, config: Config, n: int, rng: np.random.Generator) -> Segment:
