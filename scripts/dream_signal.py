@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 from world_model import collected
 
 from tokendream.agent.agent import Agent
@@ -25,7 +26,7 @@ from tokendream.data.batch import Segment
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import processor
 from tokendream.dream import imagine
-from tokendream.dream.objective import clipped_loss, dreamed
+from tokendream.dream.objective import clipped_loss, dreamed, lambda_returns
 from tokendream.dream.payment import payment
 from tokendream.runfolder.load import Trained
 
@@ -34,9 +35,9 @@ WAYS = 4
 
 
 def discounted(rewards: Float[Tensor, "B T"], ends: Bool[Tensor, "B T"], discount: float) -> Float[Tensor, " B"]:
-    """What the steps up to the first end pay."""
-    going_on = torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), 1).cumsum(1) == 0
-    return (rewards * going_on * discount ** torch.arange(rewards.shape[1])).sum(1)
+    """What the steps up to the first end pay: λ-returns with λ = 1, after which nothing comes."""
+    rewards, ends = F.pad(rewards, (0, 1)), F.pad(ends, (0, 1))
+    return lambda_returns(rewards, torch.zeros_like(rewards), ends, discount=discount, lam=1.0)[:, 0]
 
 
 @torch.no_grad()
@@ -46,11 +47,10 @@ def shares(agent: Agent, segment: Segment, config: Config, generator: torch.Gene
     Unbiased, by the nested analysis of variance; so one that is near 0 may come out below it.
     """
     dream, paid = config.dream, payment(agent, config.dream)
-    found = torch.empty(len(segment.tokens), WAYS, WAYS)
+    begin, found = imagine.start(agent, *segment, dream), torch.empty(len(segment.tokens), WAYS, WAYS)
     for way in range(WAYS):
         actions = None
         for again in range(WAYS):
-            begin = imagine.start(agent, *segment, dream)
             rollout = imagine.imagine(begin, agent, dream.horizon, generator, actions=actions, reward=paid)
             actions = rollout.actions
             found[:, way, again] = discounted(rollout.rewards, rollout.ends, dream.discount)
@@ -74,7 +74,7 @@ def likeness(agent: Agent, segments: list[Segment], config: Config, generator: t
                 losses.terms[name], parameters, retain_graph=True, allow_unused=True, materialize_grads=True
             )
             kept.append(torch.cat([g.flatten() for g in found]))
-    g, n = torch.nn.functional.normalize(torch.stack(gradients["policy"])), len(segments)
+    g, n = F.normalize(torch.stack(gradients["policy"])), len(segments)
     total, own = g.sum(0).square().sum() - n, g @ g.sum(0) - 1
     without = (total - 2 * own) / ((n - 1) * (n - 2))
     sizes = {name: torch.stack(kept).norm(dim=1).mean() for name, kept in gradients.items()}
