@@ -1,6 +1,7 @@
 """Results of a layer as it is installed and as it is plain, and how far they are apart."""
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import TypeVar
 
 import torch
@@ -24,10 +25,14 @@ def autocast(dtype: torch.dtype) -> torch.autocast:
 
 
 def results(
-    run: Callable[..., Sequence[torch.Tensor]], shapes: Sequence[tuple[int, ...]], module: nn.Module, dtype: torch.dtype
+    run: Callable[..., Sequence[torch.Tensor]],
+    shapes: Sequence[tuple[int, ...]],
+    module: nn.Module,
+    dtype: torch.dtype,
+    seed: int = 1,
 ) -> list[torch.Tensor]:
     """Outputs, then the gradients of all inputs and parameters, of a layer over large and small numbers."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     inputs = [(3 * torch.randn(shape)).to(dtype).requires_grad_() for shape in shapes]
     with autocast(dtype):
         outputs = run(*inputs)
@@ -41,3 +46,15 @@ def apart(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     """The largest distance of two tensors, as a share of their length."""
     assert [t.shape for t in a] == [t.shape for t in b]
     return max(float((p - q).detach().norm() / q.detach().norm()) for p, q in zip(a, b, strict=True))
+
+
+def draws(
+    run: Callable[..., Sequence[torch.Tensor]], shapes: Sequence[tuple[int, ...]], module: nn.Module, dtype: torch.dtype
+) -> list[list[torch.Tensor]]:
+    """`results` of eight seeds: the ratio of two `rounding`s deviates by .13 from seed to seed, by .045 over eight."""
+    return [results(run, shapes, module, dtype, seed) for seed in range(8)]
+
+
+def rounding(rough: list[list[torch.Tensor]], exact: list[list[torch.Tensor]]) -> float:
+    """How far `draws` in bf16 are from those in float32, on average."""
+    return fmean(apart(a, b) for a, b in zip(rough, exact, strict=True))

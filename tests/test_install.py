@@ -91,17 +91,17 @@ def test_the_method_needs_no_kernels():
 COMPILED = """
 import json, sys, torch
 sys.path.insert(0, {here!r})
-from comparing import apart, results
+from comparing import draws, rounding
 from test_fused import LAYERS
 from tokendream.device import Compute
 from tokendream.kernels.install import install
 cpu = torch.device("cpu")
 for name in {names}:
     run, shapes, module = LAYERS[name]
-    exact, plain = (results(run, shapes, module, dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact, plain = (draws(run, shapes, module, dtype) for dtype in (torch.float32, torch.bfloat16))
     install(module, Compute(cpu, torch.float32, compile=True))
-    made = [results(run, shapes, module, dtype) for dtype in (torch.float32, torch.bfloat16)]
-    print(json.dumps([name, apart(made[0], exact), apart(made[1], exact), apart(plain, exact)]))
+    made = [draws(run, shapes, module, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    print(json.dumps([name, *(rounding(rough, exact) for rough in (*made, plain))]))
 """
 
 
