@@ -5,7 +5,7 @@
 
 Run once; the result is committed. It reads the two pickles inside the package with an unpickler that admits numpy
 arrays and nothing else, turns their HWIO kernels into OIHW, rounds to fp16 (distances move by less than 1.5e-4) and
-prints the sha256 that `tokendream/nn/lpips.py` expects.
+prints the sha256 that `tokendream/tokenizers/perceptual.py` expects.
 """
 
 from __future__ import annotations

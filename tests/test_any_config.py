@@ -23,8 +23,8 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
-from tokendream.nn.lpips import LPIPS
 from tokendream.nn.retention import decay_scaling
+from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.training.trainer import Trainer
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
@@ -178,6 +178,6 @@ def test_the_longest_block_is_that_of_retention():
 
 
 def test_the_smallest_frames_are_those_of_the_networks():
-    assert {name: LPIPS(name).smallest for name in ("vgg16", "alexnet")} == {
+    assert {name: read_lpips(name).smallest for name in ("vgg16", "alexnet")} == {
         k: v for k, v in SMALLEST_FRAME.items() if k != "none"
     }

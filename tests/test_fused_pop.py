@@ -6,6 +6,9 @@ from comparing import apart, autocast, choose
 from torch import nn
 
 from tokendream.kernels.cpu import build, fused
+from tokendream.kernels.cpu import chunkwise as written
+from tokendream.nn import retnet
+from tokendream.nn.retention import decay_rates
 from tokendream.nn.retnet import RetNet
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=f"no kernels here: {build.why_not()}")
@@ -96,3 +99,17 @@ def test_tiles_leave_the_thread_as_it_was():
         with autocast(torch.bfloat16):
             net.pop(torch.randn(2, 1, 5, 64).bfloat16(), torch.randn(4, 64), net.initial_state(2))
         assert torch.equal(a @ a.T, before)
+
+
+@pytest.mark.parametrize(("T", "predict"), [(3, slice(None)), (3, slice(1, None)), (4, slice(1, 3)), (1, slice(0, 0))])
+def test_the_gradient_written_out_is_that_of_nn(T, predict):
+    P = len(range(T)[predict])
+    inputs = [torch.randn((T + P) * 2, 2, 5, 4, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    S, gamma = torch.randn(2, 2, 4, 4, dtype=torch.float64).requires_grad_(), decay_rates(2)
+
+    def outcome(form) -> list[torch.Tensor]:
+        y, leaving = form(*inputs, gamma, S, T, predict)
+        return [y, leaving, *torch.autograd.grad(y.sin().sum() + (3 * leaving).sin().sum(), (*inputs, S))]
+
+    ours, plain = outcome(written.chunkwise), outcome(retnet.chunkwise)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(ours, plain, strict=True))

@@ -19,10 +19,10 @@ from torture.tally import Tally
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.errors import TokendreamError
-from tokendream.nn import lpips
 from tokendream.reports.results import Folder
 from tokendream.runfolder import files
 from tokendream.runfolder.load import read_config
+from tokendream.tokenizers import perceptual
 from tokendream.training import run as experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -109,13 +109,13 @@ def test_a_malicious_pickle_under_every_name_that_is_read(finished, tmp_path, ca
 @pytest.mark.parametrize("damage", ["cut", "flipped", "pickle", "gone"])
 def test_damaged_lpips_weights_are_refused(network, damage, tmp_path, tally: Tally):
     name = f"lpips_{network}.safetensors"
-    data = (lpips.ASSETS / name).read_bytes()
+    data = (perceptual.ASSETS / name).read_bytes()
     marker = tmp_path / "unpickled"
     spoilt = {"cut": data[:-1], "flipped": data[:5000] + b"x" + data[5001:], "pickle": pickle.dumps(Bomb(marker))}
     if damage != "gone":
         (tmp_path / name).write_bytes(spoilt[damage])
-    with pytest.raises(lpips.AssetError, match=name):
-        lpips.LPIPS(network, tmp_path)
+    with pytest.raises(perceptual.AssetError, match=name):
+        perceptual.read_lpips(network, tmp_path)
     assert not marker.exists()
     tally("LPIPS weights damaged", 1, 0)
 

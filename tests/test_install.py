@@ -16,7 +16,7 @@ from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.kernels.cpu.fused import FUSED
 from tokendream.kernels.install import PLAIN, describe, install, uninstalled
-from tokendream.nn.lpips import LPIPS
+from tokendream.nn.lpips import LPIPS, FrozenConv
 from tokendream.nn.transformer import TransformerLayer
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ def classes(tree: torch.nn.Module) -> list[str]:
 def test_nothing_but_the_class_of_a_layer_changes():
     agent = Agent.from_config(TINY, 3)
     before, plain = agent.state_dict(), classes(agent)
-    assert set(FUSED) - {type(module) for module in agent.modules()} <= {LPIPS, TransformerLayer}
+    assert set(FUSED) - {type(module) for module in agent.modules()} <= {LPIPS, FrozenConv, TransformerLayer}
     for kernels in (True, True, False):
         choose(agent, kernels=kernels)
         after = agent.state_dict()

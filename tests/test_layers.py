@@ -25,7 +25,7 @@ DISK = {
     "runfolder",
     "reports",
     "evaluation.published",
-    "nn.lpips",
+    "tokenizers.perceptual",
     "kernels.cpu.build",
     "device",
     "kernels.kept",

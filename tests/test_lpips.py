@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tokendream.nn.lpips import ASSETS, LPIPS, AssetError
+from tokendream.nn.lpips import LPIPS
+from tokendream.tokenizers.perceptual import ASSETS, AssetError, read_lpips
 
 NETWORKS = ("vgg16", "alexnet")
 
@@ -59,7 +60,7 @@ def oracle(a: np.ndarray, b: np.ndarray, network: str) -> float:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def lpips(request: pytest.FixtureRequest) -> LPIPS:
-    return LPIPS(request.param)
+    return read_lpips(request.param)
 
 
 def ramps(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,7 +110,7 @@ def test_gradient_is_the_slope_and_finite_on_black(lpips: LPIPS) -> None:
     # Noise, not `ramps`: in a flat area the max pooling has ties, where there is no single slope.
     a, b = (torch.rand(1, 3, 32, 32) * 2 - 1 for _ in range(2))
     direction = torch.randn_like(b)
-    wide = LPIPS(lpips.network).double()
+    wide = read_lpips(lpips.network).double()
     wide_a, wide_b, wide_d = a.double(), b.double(), direction.double()
     b.requires_grad_()
     (gradient,) = torch.autograd.grad(lpips(a, b).sum(), b)
@@ -150,15 +151,15 @@ def test_the_smallest_image(lpips: LPIPS) -> None:
 def test_a_damaged_or_missing_asset_is_refused_by_name(tmp_path: Path) -> None:
     name = "lpips_alexnet.safetensors"
     with pytest.raises(AssetError, match=f"{name} cannot be read"):
-        LPIPS("alexnet", assets=tmp_path)
+        read_lpips("alexnet", assets=tmp_path)
     shutil.copy(ASSETS / name, tmp_path / name)
     data = bytearray((tmp_path / name).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / name).write_bytes(data)
     with pytest.raises(AssetError, match=f"{name} is damaged"):
-        LPIPS("alexnet", assets=tmp_path)
+        read_lpips("alexnet", assets=tmp_path)
 
 
 def test_an_unknown_network_is_refused() -> None:
     with pytest.raises(Exception, match="vgg19"):
-        LPIPS("vgg19")  # type: ignore[arg-type]
+        read_lpips("vgg19")  # type: ignore[arg-type]

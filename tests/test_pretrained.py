@@ -13,11 +13,11 @@ from tokendream.config.parts import TokenizerConfig
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
-from tokendream.nn.lpips import LPIPS
 from tokendream.spaces.layout import Layout, Part
 from tokendream.tokenizers import dictionary
 from tokendream.tokenizers.build import build
 from tokendream.tokenizers.dictionary import cut
+from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.pretrained import APART, PretrainedTokenizer
 from tokendream.tokenizers.protocol import Fitted, Trained
 from tokendream.tokenizers.vq import to_float
@@ -63,7 +63,7 @@ def test_shapes_for_any_leading_dimensions(lead):
 def test_a_cell_is_the_mean_of_the_unit_features_of_lpips(tap, channels):
     frame = frames(2)
     V = made(tap=tap)
-    feature = LPIPS("vgg16").features(to_float(frame))[tap - 1]
+    feature = read_lpips("vgg16").features(to_float(frame))[tap - 1]
     wanted = 255 * F.avg_pool2d(F.normalize(feature, dim=1), feature.shape[-1] // 3).flatten(2).mT
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cells = V._cells(frame)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tokendream.nn import retention as R
+from tokendream.nn import retnet
 from tokendream.nn.rotary import rotate, rotation
 
 B, H, L, D = 2, 4, 35, 8
@@ -22,9 +23,9 @@ def empty():
 
 
 def chunkwise(q, k, v, gamma, S):
-    """Parallel inside a chunk, the state carried in and out: `pop` of one block without predictions."""
+    """Parallel inside a chunk, the state carried in and out: one block without predictions."""
     decay, growth = (f[:, :, None] for f in R.decay_scaling(gamma, q.shape[2]))
-    return R.pop(q * decay, k * growth, v, gamma, S, 1, slice(0, 0))
+    return retnet.chunkwise(q * decay, k * growth, v, gamma, S, 1, slice(0, 0))
 
 
 def ragged(cuts, q, k, v, gamma, form=chunkwise):
@@ -36,7 +37,7 @@ def ragged(cuts, q, k, v, gamma, form=chunkwise):
 
 
 def attend(q, k, v, S):
-    """Outputs of a chunk that enters with state S, q and k scaled: the definition that `pop` is held to."""
+    """Outputs of a chunk that enters with state S, q and k scaled: the definition that `chunkwise` is held to."""
     return (q @ k.mT).tril() @ v + q @ S
 
 
@@ -86,15 +87,15 @@ def test_the_state_after_each_block_is_that_of_the_recurrent_form(qkv, gamma):
     q_t, k_t, v_t = (x.view(B, H, blocks, length, D).permute(2, 0, 1, 3, 4) for x in qkv)
     for t in range(1, blocks + 1):
         parts = (x.flatten(0, 1) for x in (q_t[:t] * decay, k_t[:t] * growth, v_t[:t]))
-        _, state = R.pop(*parts, gamma, empty(), t, slice(0, 0))
+        _, state = retnet.chunkwise(*parts, gamma, empty(), t, slice(0, 0))
         end = t * length
         _, S = R.recurrent(q[:, :, :end], k[:, :, :end], v[:, :, :end], gamma, empty())
         assert torch.allclose(state, S, atol=1e-12)
 
 
 @pytest.mark.parametrize(("T", "predict"), [(3, slice(None)), (3, slice(1, None)), (4, slice(1, 3)), (1, slice(0, 0))])
-def test_the_gradient_of_pop_is_that_of_its_parts(T, predict):
-    """Written out by hand; here every block and prediction by itself, and autograd."""
+def test_pop_and_its_gradient_are_those_of_its_parts(T, predict):
+    """Every block and prediction by itself."""
     P = len(range(T)[predict])
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn((T + P) * 2, 2, 5, 4, generator=rng, dtype=torch.float64).requires_grad_() for _ in range(3))
@@ -114,7 +115,7 @@ def test_the_gradient_of_pop_is_that_of_its_parts(T, predict):
     def gradients(y: torch.Tensor, leaving: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return y, leaving, *torch.autograd.grad((y.sin().sum() + (3 * leaving).sin().sum()), (q, k, v, S))
 
-    whole = gradients(*R.pop(q, k, v, gamma, S, T, predict))
+    whole = gradients(*retnet.chunkwise(q, k, v, gamma, S, T, predict))
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(whole, gradients(*parts()), strict=True))
 
 

@@ -15,8 +15,9 @@ from torch import nn
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.kernels.cpu.fused import FUSED
+from tokendream.kernels.frozen import KeptConv
 from tokendream.kernels.norms import STORED
-from tokendream.nn.lpips import LPIPS
+from tokendream.nn.lpips import LPIPS, FrozenConv
 
 PLAIN, COMPILED, TRITON = "PyTorch", "torch.compile", "Triton"
 """Ways to compute on a GPU: PyTorch's own operators, what torch.compile makes of them, a kernel of ours."""
@@ -40,7 +41,7 @@ def _layers(way: str, compute: Compute) -> dict[type[nn.Module], type[nn.Module]
         own = way == PLAIN and compute.kernels and build.library() is not None
         found: dict[type[nn.Module], type[nn.Module]] = FUSED if own else {}
     else:
-        found = STORED if compute.dtype is torch.bfloat16 else {}
+        found = STORED | {FrozenConv: KeptConv} if compute.dtype is torch.bfloat16 else {}
     if way == COMPILED:
         from tokendream.kernels import compiled
 

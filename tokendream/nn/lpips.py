@@ -1,31 +1,20 @@
-"""LPIPS, the perceptual distance of the tokenizer's loss: a frozen network and five learned heads, read from assets/.
+"""LPIPS, the perceptual distance of the tokenizer's loss: a frozen network and five learned heads.
 
     d(a, b) = Σ_l mean_{h,w} Σ_c w_lc (â_lchw - b̂_lchw)²
 
 over five taps l, with â the tap's relu output divided by its norm over channels.
-Source: Zhang et al., arXiv 1801.03924. The weights' origin stands in assets/README.md.
+Source: Zhang et al., arXiv 1801.03924.
 """
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from tokendream.nn.frozen import FrozenConv
-
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-
-SHA256 = {
-    "vgg16": "2fb9e57b09dad4bb3f270fd8dd289f1dc8d1d079e3d408217b3132d3298d5471",
-    "alexnet": "c14e4f2628ab5bde90e5768d62fb34d46ff75a6280a9981b7ad82c77d5fff5ce",
-}
 
 # Per network: (stride, padding) of each convolution; convolutions that a max pooling precedes; convolutions whose
 # relu is a tap; (kernel, stride) of the pooling; the smallest frame that leaves every pooling something to pool.
@@ -38,20 +27,21 @@ _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
 
-class AssetError(OSError):
-    """A file of tokendream/assets is missing or is not the one that was shipped."""
+class FrozenConv(nn.Module):
+    """A convolution whose weights are buffers: they follow `.to(device)`, no checkpoint carries them and no optimiser
+    sees them."""
 
+    weight: Tensor
+    bias: Tensor
 
-def read_asset(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file whose bytes have that digest. Raises AssetError naming the file if not."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AssetError(f"{path} cannot be read ({error.strerror}); reinstall tokendream") from None
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != sha256:
-        raise AssetError(f"{path} is damaged: sha256 {digest}, expected {sha256}; reinstall tokendream")
-    return load(data)
+    def __init__(self, weight: Float[Tensor, "M C k k"], bias: Float[Tensor, " M"], stride: int, padding: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B M h w"]:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
 def unit(tap: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -63,20 +53,22 @@ def unit(tap: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
 class LPIPS(nn.Module):
     """The frozen distance. No optimiser sees its weights, and no checkpoint carries their 28 MiB."""
 
-    def __init__(self, network: Literal["vgg16", "alexnet"] = "vgg16", assets: Path = ASSETS, *, taps: int = 5) -> None:
-        """The network as far as the first `taps` taps: fewer than five are features, and no LPIPS."""
+    def __init__(self, network: Literal["vgg16", "alexnet"], weights: Mapping[str, Tensor], *, taps: int = 5) -> None:
+        """The network as far as the first `taps` taps: fewer than five are features, and no LPIPS.
+
+        `weights`: conv0.weight, conv0.bias, ..., and head0 to head4, as `tokenizers.perceptual` reads them.
+        """
         super().__init__()
         self.network = network
         plan, self._pooled, every, self._pool, self.smallest = _PLANS[network]
         self._taps = sorted(every)[:taps]
         plan = plan[: self._taps[-1] + 1]
-        tensors = read_asset(assets / f"lpips_{network}.safetensors", SHA256[network])
         self.convolutions = nn.ModuleList(
-            FrozenConv(tensors[f"conv{i}.weight"].float(), tensors[f"conv{i}.bias"].float(), stride, padding)
+            FrozenConv(weights[f"conv{i}.weight"].float(), weights[f"conv{i}.bias"].float(), stride, padding)
             for i, (stride, padding) in enumerate(plan)
         )
         for i in range(len(self._taps)):
-            self.register_buffer(f"head{i}", tensors[f"head{i}"].float().flatten(), persistent=False)
+            self.register_buffer(f"head{i}", weights[f"head{i}"].float().flatten(), persistent=False)
         self.register_buffer("shift", torch.tensor(_SHIFT).view(3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE).view(3, 1, 1), persistent=False)
 

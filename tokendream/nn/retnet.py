@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
-from tokendream.nn.backbone import Backbone, Layer
+from tokendream.nn.backbone import Backbone
 from tokendream.nn.rotary import Rotary, rotate_blocks
 
 Form = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Any]]
@@ -45,6 +45,66 @@ class RetNetState:
     def one(self, i: int) -> RetNetState:
         """The past of the i-th sequence alone."""
         return RetNetState(self.S[:, i : i + 1], self.position)
+
+
+def chunkwise(
+    q: Float[Tensor, "G H L d"],
+    k: Float[Tensor, "G H L d"],
+    v: Float[Tensor, "G H L d"],
+    gamma: Float[Tensor, " H"],
+    S: Float[Tensor, "B H d d"],
+    blocks: int,
+    predict: slice,
+) -> tuple[Float[Tensor, "G H L d"], Float[Tensor, "B H d d"]]:
+    """Outputs of T blocks, then of the predictions after those that `predict` selects, and the state after the last.
+
+        y_n = Σ_{m<=n} (q̃_n · k̃_m) v_m + q̃_nᵀ S_{t-1};    S_t = γ^L (S_{t-1} + Σ_m k̃_m v_mᵀ)
+
+    Time first: G = (T + P) B. Block t enters with the state after the one before it; a prediction enters with the
+    state after its block, and what it adds to that is dropped. q̃ and k̃ are scaled by `retention.decay_scaling` within
+    their blocks. Sums of states run in S's precision (float32 under autocast): in bf16 the slowest head's decay rounds
+    to 1.
+    """
+    B, decay, states = len(S), (gamma.double() ** q.shape[2]).to(S.dtype)[:, None, None], [S]
+    for added in (k[: blocks * B].mT @ v[: blocks * B]).unflatten(0, (blocks, B)):
+        states.append(decay * (states[-1] + added))
+    entering = torch.cat((*states[:blocks], *states[1:][predict])).to(q.dtype)
+    return (q @ k.mT).tril() @ v + q @ entering, states[-1]
+
+
+class Layer(nn.Module):
+    """A pre-norm layer: what follows its retention, or a Transformer's attention, y.
+
+    x += out(y);    x += W2 f(W1 norm(x))
+    """
+
+    f: Callable[[Tensor], Tensor]
+    """The nonlinearity."""
+
+    def add_ffn(self, projection: nn.Linear, ffn_factor: int, dropout: float) -> None:
+        """The output projection and the feed-forward network behind `projection`, and the weights of all.
+
+        The output projection has a bias where `projection` has one.
+        """
+        width = projection.in_features
+        self.out = nn.Linear(width, width, bias=projection.bias is not None)
+        self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
+        self.ffn_in = nn.Linear(width, ffn_factor * width)
+        self.ffn_out = nn.Linear(ffn_factor * width, width)
+        self.drop = nn.Dropout(dropout)
+        for part in projection.weight.split(width):  # the paper's matrices in one product: each has its own fans
+            nn.init.xavier_normal_(part)
+        for linear in (self.out, self.ffn_in, self.ffn_out):
+            nn.init.xavier_normal_(linear.weight)
+        for linear in (projection, self.out, self.ffn_in, self.ffn_out):
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def ffn(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
+        """The output projection of y, and the feed-forward network, each added to what it came from."""
+        x = x + self.drop(self.out(y))
+        hidden = self.drop(self.f(self.ffn_in(self.norm_ffn(x))))
+        return x + self.drop(self.ffn_out(hidden))
 
 
 class RetNetLayer(Layer):
@@ -175,7 +235,7 @@ class RetNet(Backbone):
         rotary = self.rotary(first[:, None] + torch.arange(K1, device=x.device), x.dtype, scale_decay=True)
         states = []
         for layer, S in zip(self._stack, state.S.unbind(0), strict=True):
-            form = partial(retention.pop, gamma=self.gamma, S=S, blocks=T, predict=predict)
+            form = partial(chunkwise, gamma=self.gamma, S=S, blocks=T, predict=predict)
             y, S = layer.retain(blocks, rotary, form)
             states.append(S)
             if len(states) < len(self.layers):

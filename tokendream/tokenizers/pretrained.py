@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokendream.config.parts import TokenizerConfig
-from tokendream.nn.lpips import LPIPS, unit
+from tokendream.nn.lpips import unit
 from tokendream.tokenizers.dictionary import DictionaryTokenizer, cut, distances
+from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.protocol import Fit
 from tokendream.tokenizers.vq import to_float
 
@@ -53,7 +54,7 @@ class PretrainedTokenizer(DictionaryTokenizer):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
-        self.vgg = LPIPS("vgg16", taps=config.tap)
+        self.vgg = read_lpips("vgg16", taps=config.tap)
         V2, P = self.patches.shape
         for name, shape in (("count", (V2,)), ("features", (V2, P)), ("pixels", (V2, 3 * self.cell**2))):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from tokendream.config.parts import TokenizerConfig
 from tokendream.nn.conv import Decoder, Encoder
 from tokendream.nn.losses import Losses
-from tokendream.nn.lpips import LPIPS
 from tokendream.nn.patch import PatchDecoder, PatchEncoder
 from tokendream.nn.precision import raised
 from tokendream.ranks import averaged
+from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.quantizer import FiniteScalar, Quantizer, straight_through
 
 CHUNK = 128
@@ -53,7 +53,7 @@ class VQTokenizer(nn.Module):
         self.quantizer = grid or Quantizer(V, E, revive_after=config.revive_after)
         self.post = nn.Conv2d(self.quantizer.width, self.encoder.width, 1)
         self.decoder = PatchDecoder(*sizes) if patch else Decoder(*sizes)
-        self.lpips = None if config.perceptual == "none" else LPIPS(config.perceptual)
+        self.lpips = None if config.perceptual == "none" else read_lpips(config.perceptual)
         self.cell = 1 << config.downsamples
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokendream.evaluation.diagnosis.figures import Figure, Part, number
-from tokendream.nn.lpips import LPIPS
+from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import CHANGED, CHUNK, to_float
 
@@ -55,7 +55,7 @@ def vision(tokenizer: Tokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[
 
 
 def _lpips(x: Tensor, y: Tensor) -> float | None:
-    network = LPIPS("alexnet").to(x.device)
+    network = read_lpips("alexnet").to(x.device)
     if x.shape[-1] < network.smallest:
         return None
     distances = [network(a, b) for a, b in zip(x.split(CHUNK), y.split(CHUNK), strict=True)]

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from tokendream.kernels.cpu import images, layers, tiles
 from tokendream.kernels.cpu.call import STORED
-from tokendream.nn import retention
+from tokendream.kernels.cpu.chunkwise import chunkwise
+from tokendream.kernels.frozen import KeptConv
+from tokendream.nn import retnet
 from tokendream.nn.conv import NormSwish
-from tokendream.nn.lpips import LPIPS
+from tokendream.nn.lpips import LPIPS, FrozenConv
 from tokendream.nn.retnet import Form, RetNet, RetNetLayer
 from tokendream.nn.rotary import Rotary
 from tokendream.nn.sampling import Sampler
@@ -66,8 +68,10 @@ class FusedRetNetLayer(RetNetLayer):
             return super().retain(x, rotary, form)
         planes = (rotary if isinstance(rotary, PlanarRotary) else PlanarRotary(*rotary)).planes
         p, weight = _p(self.drop), self.qkvg.weight
-        if isinstance(form, partial) and form.func is retention.pop and self._one_call(x, p, form.keywords["S"]):
-            return tiles.pop(x, self.norm_retention, self.qkvg, planes, **form.keywords)
+        if isinstance(form, partial) and form.func is retnet.chunkwise:
+            if self._one_call(x, p, form.keywords["S"]):
+                return tiles.pop(x, self.norm_retention, self.qkvg, planes, **form.keywords)
+            form = partial(chunkwise, **form.keywords)
         q, k, v, gate = layers.split_heads(F.linear(self.norm_retention(x), weight), self.qkvg.bias, *planes)
         y, S = form(q, k, v)
         return layers.gated_norm(y, gate, p), S
@@ -166,6 +170,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: FusedLayerNorm,
     NormSwish: FusedNormSwish,
     LPIPS: FusedLPIPS,
+    FrozenConv: KeptConv,
     Sampler: FusedSampler,
 }
 """Which layer takes which one's place."""

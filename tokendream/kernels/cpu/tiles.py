@@ -31,7 +31,7 @@ def pop(
     blocks: int,
     predict: slice,
 ) -> tuple[Tensor, Tensor]:
-    """(x "G L D" in bf16, G = (T + P) B, ..., as `nn.retention.pop` takes them) -> gated "G L D", the last state."""
+    """(x "G L D" in bf16, G = (T + P) B, ..., as `nn.retnet.chunkwise` takes them) -> gated "G L D", the last state."""
     assert not torch.is_grad_enabled(), "this has no gradient"
     (B, H, d, _), (G, L, _) = S.shape, x.shape
     x = x.contiguous()

@@ -1,52 +1,42 @@
-"""A convolution whose weights never change, which saves more than their gradients."""
+"""LPIPS's frozen convolutions with weights rounded once and a gradient written out for x alone.
+
+Autocast would round the weights in every call, as they need no gradient.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
+from tokendream.nn.lpips import FrozenConv
 
-class FrozenConv(nn.Module):
-    """conv(x) with a gradient for x alone, in the precision of autocast.
 
-    Weights are non-persistent buffers: they follow `.to(device)`, no checkpoint carries them and no optimiser sees
-    them. They are rounded to autocast's type once: it would do so in every call, as they need no gradient.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Float[Tensor, "M C k k"], bias: Float[Tensor, " M"], stride: int, padding: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
-        self.stride, self.padding = stride, padding
-        self._kept: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenConv:
-        before = self.weight
-        super()._apply(fn, recurse)
-        if self.weight is not before:  # what reads the others, such as a captured graph, may go on where nothing moved
-            self._kept = {}
-        return self
+class KeptConv(FrozenConv):
+    """conv(x) in the precision of autocast; what was rounded is kept as long as the weight is the same."""
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B M h w"]:
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        if dtype not in self._kept:
-            # As the frames lie, channels last; on a CPU the library lays weights out by itself.
-            layout = torch.channels_last if kind == "cuda" else torch.contiguous_format
-            weight, bias = self.weight.to(dtype, memory_format=layout), self.bias.to(dtype)
-            self._kept[dtype] = weight, bias, weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=layout)
         with torch.autocast(kind, enabled=False):
-            return _Convolve.apply(x.to(dtype), *self._kept[dtype], self.stride, self.padding)
+            return _Convolve.apply(x.to(dtype), *self._rounded(dtype), self.stride, self.padding)
+
+    def _rounded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight, bias, and the weight as the gradient's convolution needs it."""
+        kept: dict[torch.dtype, tuple[Tensor, ...]] = self.__dict__.setdefault("_kept", {})
+        if dtype not in kept or kept[dtype][0] is not self.weight:
+            # As the frames lie, channels last; on a CPU the library lays weights out by itself.
+            layout = torch.channels_last if self.weight.device.type == "cuda" else torch.contiguous_format
+            weight, bias = self.weight.to(dtype, memory_format=layout), self.bias.to(dtype)
+            adjoint = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=layout)
+            kept[dtype] = self.weight, weight, bias, adjoint
+        _, weight, bias, adjoint = kept[dtype]
+        return weight, bias, adjoint
 
 
 class _Convolve(torch.autograd.Function):
