@@ -17,7 +17,7 @@ from tokendream.config.parts import CollectConfig, DreamConfig
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
-from tokendream.envs.vector import Envs, Transition
+from tokendream.envs.vector import Envs, Transition, play_again
 
 
 def game_seed(run_seed: int, game: int) -> int:
@@ -160,28 +160,28 @@ class Collector:
         frames that they lead to, None in checkpoints of older versions.
         """
         n, found = self._envs.n, dict[int, Difference]()
-        for left in range(max(len(game.actions) for game in games), 0, -1):  # a game of k actions begins with k left
-            self._open({i: OpenGame(game.number) for i, game in enumerate(games) if len(game.actions) == left})
-            actions, rows = np.zeros(n, np.int64), {}
+        self._games = [OpenGame(game.number) for game in games]
+        seeds = {i: (game_seed(self._seed, game.number), game.actions) for i, game in enumerate(games)}
+        for left, frame, transition in play_again(self._envs, seeds):
+            self._frame = frame
             for i, game in enumerate(games):
-                if len(game.actions) >= left and i not in found:
-                    actions[i] = game.actions[-left]
-                    rows[i] = self._recorded(self._replay.total - left * n + i, game.actions[-left])
-                    if rows[i] and not np.array_equal(rows[i]["frame"][0], self._frame[i]):
-                        found[i] = Difference(len(game.actions) - left, len(game.actions), "another frame")
+                taken = len(game.actions) - left
+                if taken < 0 or i in found:
+                    continue
+                if transition is None:
+                    what = "" if hashes[i] in (None, self._frame_hash(i)) else "another frame"
+                else:
+                    row = self._recorded(self._replay.total - left * n + i, game.actions[taken])
+                    if row and not np.array_equal(row["frame"][0], self._frame[i]):
+                        what = "another frame"
+                    elif what := _difference(transition, i, row):
+                        taken += 1
+                    self._games[i].actions.append(game.actions[-left])
+                    self._games[i].score += float(transition.reward[i])
+                if what:
+                    found[i] = Difference(taken, len(game.actions), what)
             if len(found) == n:
-                return found
-            transition = self._envs.step(actions)
-            self._frame = transition.frame
-            for i, row in rows.items():
-                if i not in found and (what := _difference(transition, i, row)):
-                    found[i] = Difference(len(games[i].actions) - left + 1, len(games[i].actions), what)
-                self._games[i].actions.append(int(actions[i]))
-                self._games[i].score += float(transition.reward[i])
-        self._open({i: OpenGame(game.number) for i, game in enumerate(games) if not game.actions})
-        for i, game in enumerate(games):
-            if i not in found and hashes[i] not in (None, self._frame_hash(i)):
-                found[i] = Difference(len(game.actions), len(game.actions), "another frame")
+                break
         return found
 
     def _recorded(self, row: int, action: int) -> dict[str, np.ndarray]:

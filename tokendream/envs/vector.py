@@ -6,7 +6,7 @@ come from is the business of `atari`, `gym` and `toy`; how a run chooses between
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -60,6 +60,30 @@ class Envs(Protocol):
 
     def close(self) -> None:
         """Free what the environments hold; closing twice is allowed."""
+
+
+def play_again(
+    envs: Envs, games: Mapping[int, tuple[int, Sequence[int]]]
+) -> Iterator[tuple[int, UInt8[np.ndarray, " n *O"], Transition | None]]:
+    """Take the actions of games from their seeds, side by side; `games` says seed and actions by environment.
+
+    They end together: one of k actions begins when k are left. Yields how many are left, the frames, and what the next
+    actions cause, None at the end; an environment whose game has not begun shows whatever it does.
+    """
+    for left in range(max(len(actions) for _, actions in games.values()), -1, -1):
+        begun = {i: seed for i, (seed, actions) in games.items() if len(actions) == left}
+        if begun:
+            frame = envs.reset([begun.get(i) for i in range(envs.n)])
+        if left == 0:
+            yield left, frame, None
+            return
+        taken = np.zeros(envs.n, np.int64)
+        for i, (_, actions) in games.items():
+            if len(actions) >= left:
+                taken[i] = actions[-left]
+        transition = envs.step(taken)
+        yield left, frame, transition
+        frame = transition.frame
 
 
 def check_seeds(seeds: Sequence[int | None], n: int) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
-from tokendream.envs.vector import EnvError, Envs, SeedError
+from tokendream.envs.vector import EnvError, Envs, SeedError, play_again
 
 
 @runtime_checkable
@@ -137,21 +137,15 @@ def replay_game(envs: Envs, game: Game) -> Iterator[UInt8[np.ndarray, "*O"]]:
     Raises SeedError where the game does not come out with the same score and, at its end, the same frames, which
     means that the environment does not obey its seed.
     """
-    rest: list[None] = [None] * (envs.n - 1)
-    frame = envs.reset([game.seed, *rest])[0]
-    score, checksum = 0.0, _checksum(frame)
-    yield frame
-    for i, action in enumerate(game.actions.tolist()):
-        actions = np.zeros(envs.n, np.int64)
-        actions[0] = action
-        transition = envs.step(actions)
-        score += float(transition.reward[0])
-        checksum = _checksum(transition.frame[0], checksum)
-        if bool(transition.over[0]) != (i == game.length - 1):
-            break
-        yield transition.frame[0]
-    else:
-        if score == game.score and game.checksum in (None, checksum):
+    score, checksum = 0.0, 0
+    for left, frame, transition in play_again(envs, {0: (game.seed, game.actions.tolist())}):
+        checksum = _checksum(frame[0], checksum)
+        yield frame[0]
+        if transition is not None:
+            score += float(transition.reward[0])
+            if bool(transition.over[0]) != (left == 1):
+                break
+        elif score == game.score and game.checksum in (None, checksum):
             return
     raise SeedError(
         f"the game with seed {game.seed} came out differently when played again: the environment does not obey its seed"

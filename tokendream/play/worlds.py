@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from tokendream.config.config import Config
 from tokendream.data.batch import Segments, Steps
 from tokendream.envs.registry import FAMILIES, make
+from tokendream.envs.vector import play_again
 from tokendream.play.library import Episode
 
 SCREEN = 210
@@ -66,10 +67,11 @@ class RealGame:
             envs.close()
 
     def _replay(self, actions: list[int]) -> None:
-        self._show([envs.reset([self._seed])[0] for envs in self._drawn])
-        self._actions: list[int] = []
-        for action in actions:
-            self.step(action)
+        self._actions, drawn = actions, []
+        for envs in self._drawn:
+            *_, (_, frame, _) = play_again(envs, {0: (self._seed, actions)})
+            drawn.append(frame[0])
+        self._show(drawn)
 
     def _show(self, drawn: list[UInt8[np.ndarray, "*_"]]) -> None:
         self.frame, self.screen = drawn[0], drawn[1] if len(drawn) > 1 else None
