@@ -74,7 +74,30 @@ class Remaining:
         return f"more than {clock(seconds)} left" if seconds else "time left unknown yet"
 
 
-class Display:
+class Lines:
+    """What there is to say, as lines of a log."""
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        print(line, flush=True)
+
+    def close(self) -> None:
+        """Leave the screen as it is."""
+
+
+class Redrawn(Lines):
+    """The same above a picture on the terminal that is redrawn in place."""
+
+    _live: Live
+
+    def say(self, line: str) -> None:
+        self._live.console.print(line, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+class Display(Lines):
     """Where a run reports what it does: one line an epoch, for logs."""
 
     def __init__(self, config: Config, phases: Sequence[Phase]) -> None:
@@ -97,17 +120,10 @@ class Display:
         parts = [f"epoch {int(record['epoch'])}/{self._epochs}", f"{int(record['env_steps'])} env steps", *figures]
         parts.append(f"{clock(record['seconds'])} trained")
         parts.append(self._remaining.describe(int(record["epoch"]) + 1))
-        print(", ".join(parts), flush=True)
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-        print(line, flush=True)
-
-    def close(self) -> None:
-        """Leave the screen as it is."""
+        self.say(", ".join(parts))
 
 
-class LiveDisplay(Display):
+class LiveDisplay(Redrawn, Display):
     """A panel that is redrawn in place, four times a second."""
 
     def __init__(self, config: Config, phases: Sequence[Phase]) -> None:
@@ -137,12 +153,6 @@ class LiveDisplay(Display):
         self._record |= record
         done = int(record["epoch"])
         self._bars.update(self._epoch, completed=done, beside=self._remaining.describe(done + 1))
-
-    def say(self, line: str) -> None:
-        self._live.console.print(line, highlight=False, markup=False)
-
-    def close(self) -> None:
-        self._live.stop()
 
     def _panel(self) -> Group:
         figures = Table.grid(padding=(0, 2))

@@ -22,7 +22,7 @@ from tokendream.config.config import Config
 from tokendream.config.schedule import schedule
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError
 from tokendream.reports import page
-from tokendream.reports.display import Remaining
+from tokendream.reports.display import Lines, Redrawn, Remaining
 from tokendream.runfolder.metrics import MetricsError, Record, read_metrics
 from tokendream.sweep.plan import Trial
 
@@ -79,7 +79,7 @@ def progress(config: Config, records: Sequence[Record], score: float | None = No
     )
 
 
-class Dashboard:
+class Dashboard(Lines):
     """Where a sweep shows its runs: lines for a log."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
@@ -98,21 +98,14 @@ class Dashboard:
                 if state == "failed":  # was said, with its reason
                     continue
                 beside = f", {note}" if note else ""
-                print(f"{trial.name}: {state}{_words(trial, self._readers[trial.name].read())}{beside}", flush=True)
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-        print(line, flush=True)
-
-    def close(self) -> None:
-        """Leave the screen as it is."""
+                self.say(f"{trial.name}: {state}{_words(trial, self._readers[trial.name].read())}{beside}")
 
 
-class LiveDashboard(Dashboard):
+class LiveDashboard(Redrawn, Dashboard):
     """A table: what runs and what failed above, then as many of the others as the screen holds."""
 
     def __init__(self, trials: Sequence[Trial], console: Console | None = None) -> None:
-        self._trials, self._readers = trials, {trial.name: Reader(trial) for trial in trials}
+        super().__init__(trials)
         self._live = Live(console=console or Console(), auto_refresh=False)
         self._live.start()
 
@@ -131,12 +124,6 @@ class LiveDashboard(Dashboard):
                 _figure(at.score), Text(notes.get(trial.name, ""), style="dim"),
             )  # fmt: skip
         self._live.update(Group(table, Text(_count(states), style="dim")), refresh=True)
-
-    def say(self, line: str) -> None:
-        self._live.console.print(line, highlight=False, markup=False)
-
-    def close(self) -> None:
-        self._live.stop()
 
 
 def dashboard_for(trials: Sequence[Trial]) -> Dashboard:
