@@ -1,7 +1,7 @@
 """`python -m benchmarks gpu`: what a GPU can say about this code in one command of at most eight minutes.
 
 The machine's limits, the tests that need a GPU, every phase and its variants, and one whole epoch, each by itself:
-what fails is written down, and the rest goes on. The JSON is written anew after every part, so that a machine that is
+what fails is written down, and the rest goes on. The JSON is written again after every part, so that a machine that is
 taken away leaves what it had found. Nothing is downloaded.
 """
 

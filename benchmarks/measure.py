@@ -96,7 +96,7 @@ class Effort:
 
 
 def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list[Row]:
-    """Time pieces of work in turn (a, b, a, b, ...), so that what befalls the machine befalls all of them.
+    """Time pieces of work in turn (a, b, a, b, ...), so that what slows the machine slows all of them.
 
     Two calls go before: one in which operations are counted, and one more, as allocators settle in the second (on a
     CPU a large update's second call took 0.8 s of 6 for page faults, its third a tenth of that); `effort` may spare it.

@@ -131,7 +131,7 @@ def _floors(data: Data) -> Iterator[str]:
 def _derivations(data: Data) -> Iterator[str]:
     """The counts of the three parts, derived from the config's sizes."""
     config = Config.from_json(json.dumps(data["config"]))
-    M, K1 = config.world_model, config.block_length
+    M, K1 = config.world_model, config.tokens_per_frame + 1
     weights = M.layers * (5 + 2 * M.ffn_factor) * M.width**2
     layers = f"{weights / 1e6:.2f} M weights, {M.layers} layers of {5 + 2 * M.ffn_factor} D² with D = {M.width}"
     if row := _first(data, "world_model"):

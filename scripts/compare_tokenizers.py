@@ -28,7 +28,7 @@ from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
 from tokendream.tokenizers.build import IMAGES
-from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
+from tokendream.tokenizers.protocol import Fitted, Learned, Tokenizer
 from tokendream.training.update import gradient_update, optimiser_for
 
 SHOWN, MEASURED, EPOCHS = 9_000, 3_000, 10
@@ -45,7 +45,7 @@ def fit(V: Fitted, frames: Tensor) -> list[int]:
     return [V.fit(third).changed for third in frames.chunk(3)]
 
 
-def train(V: Trained, config: Config, frames: Tensor, compute: Compute) -> None:
+def train(V: Learned, config: Config, frames: Tensor, compute: Compute) -> None:
     """Updates on frames drawn at random, as the trainer does them."""
     assert isinstance(V, torch.nn.Module)
     phase, rng = config.training.tokenizer, np.random.default_rng(config.seed)
@@ -65,7 +65,7 @@ def compare(config: Config) -> dict[str, Any]:
     began, changed = time.process_time(), None
     if isinstance(V, Fitted):
         changed = fit(V, frames)
-    elif isinstance(V, Trained):
+    elif isinstance(V, Learned):
         train(V, config, frames, compute)
     seconds = time.process_time() - began
     fresh, follows = frames_of(config, MEASURED, seed + 500)

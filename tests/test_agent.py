@@ -86,7 +86,7 @@ def test_a_policy_s_choice_may_be_captured(agent):
 
 
 def test_a_policy_forgets_its_lane_when_a_new_game_begins(agent):
-    """With the same random numbers, a lane that begins anew acts as if nothing had been before."""
+    """With the same random numbers, an environment that begins again acts as if nothing had been before."""
     old, new = frames(1).numpy(), frames(1).numpy()
     yes, no = np.array([True]), np.array([False])
     torch.nn.init.normal_(agent.actor_critic.actor.weight, std=20.0)  # nearly deterministic

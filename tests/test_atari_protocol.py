@@ -59,7 +59,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def check(game: str, steps: int, rng: np.random.Generator) -> Iterator[tuple[float, bool]]:
-    """Random steps of a lane and of the emulator; yields the reward of each and whether its frames flickered."""
+    """Random steps of an environment and of the emulator; yields each reward and whether the frames flickered."""
     envs, bare = AtariEnvs(protocol(game, noop_max=1), 1), emulator(game, seed=int(rng.integers(100)))
     first = envs.reset([0])[0]
     assert envs.spaces.actions.n == len(bare.getMinimalActionSet())
@@ -106,7 +106,7 @@ def test_noops_at_the_start_are_fewer_than_their_bound() -> None:
 
 @pytest.mark.parametrize("evaluation", [False, True])
 def test_boxing_is_that_of_ales_vector_environment(evaluation: bool, rng: np.random.Generator) -> None:
-    """Under the settings of training and of evaluation: our lanes add and lose nothing."""
+    """Under the settings of training and of evaluation: our environments add and lose nothing."""
     limits = {"noop_max": 1, "max_frames": 108_000} if evaluation else {"noop_max": 30, "max_frames": 20_000}
     ours = AtariEnvs(protocol("Boxing", life_loss_ends=not evaluation, **limits), 2)
     ale = AtariVectorEnv(

@@ -17,7 +17,7 @@ from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.tokenizers import dictionary as module
 from tokendream.tokenizers.dictionary import MARGIN, NEW, DictionaryTokenizer, cut, distances, join
-from tokendream.tokenizers.protocol import Fitted, Trained
+from tokendream.tokenizers.protocol import Fitted, Learned
 from tokendream.training.trainer import Trainer
 
 
@@ -54,7 +54,7 @@ def same(a: DictionaryTokenizer, b: DictionaryTokenizer) -> bool:
 def test_it_is_fitted_and_not_trained():
     V = made()
     assert isinstance(V, Fitted)
-    assert not isinstance(V, Trained)
+    assert not isinstance(V, Learned)
     assert list(V.parameters()) == []
 
 

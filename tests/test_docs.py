@@ -44,6 +44,14 @@ def test_what_the_page_names_exists(path, name):
     assert name in names(path)
 
 
+def test_files_that_a_page_names_exist():
+    """Paths stand from the clone, the package or its tests."""
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for path in re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text(encoding="utf-8")):
+            found = [folder for folder in (ROOT, ROOT / "tokendream") if (folder / path).is_file()]
+            assert found or page.name == "CHANGELOG.md" or "your" in path, (page.name, path)
+
+
 def test_every_row_names_code_and_a_test():
     """A row without a test would be a claim that nothing checks."""
     rows = [

@@ -19,13 +19,13 @@ def game(name: str, **env: Any) -> Config:
     return vary(REM, "env", id=name, atari=dataclasses.replace(REM.env.atari, **own), **env)
 
 
-def play(envs: Envs, seed: int, actions: np.ndarray, lane: int, rng: np.random.Generator) -> list[Transition]:
-    """The transitions of one lane, the other lanes acting at random."""
-    envs.reset([seed if i == lane else None for i in range(envs.n)])
+def play(envs: Envs, seed: int, actions: np.ndarray, one: int, rng: np.random.Generator) -> list[Transition]:
+    """The transitions of one environment, the others acting at random."""
+    envs.reset([seed if i == one else None for i in range(envs.n)])
     result = []
     for action in actions:
         others = rng.integers(envs.spaces.actions.n, size=envs.n)
-        others[lane] = action
+        others[one] = action
         result.append(envs.step(others))
     return result
 
@@ -52,7 +52,7 @@ def test_seed_and_actions_determine_the_game(config: Config, rng: np.random.Gene
         assert a.over[0] == b.over[0] == c.over[1]
 
 
-def test_partial_reset_leaves_the_other_lanes(rng: np.random.Generator) -> None:
+def test_partial_reset_leaves_the_other_environments(rng: np.random.Generator) -> None:
     envs = make(game("Breakout"), 3, evaluation=False)
     before = envs.reset([1, 2, 3])
     for _ in range(10):
@@ -68,7 +68,7 @@ def test_partial_reset_leaves_the_other_lanes(rng: np.random.Generator) -> None:
     [game("Breakout"), game("Breakout", frames="ale"), TINY],
     ids=lambda c: f"{c.env_name}, {c.env.atari.frames}",
 )
-def test_lanes_never_reset_are_over(config: Config, rng: np.random.Generator) -> None:
+def test_environments_never_reset_are_over(config: Config, rng: np.random.Generator) -> None:
     envs = make(config, 3, evaluation=True)
     frame = envs.reset([None, 4, None])
     assert not frame[[0, 2]].any()
@@ -99,7 +99,7 @@ def test_a_lost_life_ends_but_the_game_goes_on() -> None:
     overs = [i for i, transition in enumerate(played) if transition.over[0]]
     assert len(ends) == 5  # four lives lost, then the game
     assert overs == [ends[-1]] == [len(played) - 1]
-    # After a lost life the same game goes on: the bricks that were hit stay away, and the lane was never reset.
+    # After a lost life the same game goes on: the bricks that were hit stay away, and the environment was never reset.
     assert sum(float(transition.reward[0]) for transition in played[: ends[0]]) > 0
     bricks = slice(17, 29)
     assert (envs.reset([0])[0][:, bricks] != played[ends[3] + 1].frame[0][:, bricks]).any()
@@ -118,7 +118,7 @@ def test_without_life_loss_only_the_game_ends() -> None:
     assert [bool(t.end[0]) for t in steps] == [bool(t.end[0]) for t in played]
 
 
-def test_a_lane_that_is_over_stays() -> None:
+def test_an_environment_that_is_over_stays() -> None:
     envs, played = breakout(1000)
     last = played[-1]
     for _ in range(30):

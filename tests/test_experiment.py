@@ -100,7 +100,7 @@ def test_an_evaluation_is_repeated_from_what_its_own_file_says(finished):
             draw = trained.agent.actor_critic.actions.random
             policy = random_policy(draw, np.random.default_rng(said["seed"]))
         again, _ = evaluate(
-            trained.config, policy, n, said["seed"], lanes=said["envs"], temperature=said["temperature"]
+            trained.config, policy, n, said["seed"], together=said["envs"], temperature=said["temperature"]
         )
         assert (again.scores, again.lengths, again.seeds) == (told.scores, told.lengths, told.seeds)
 

@@ -80,7 +80,8 @@ def of(name: str, dtype: torch.dtype, *, kernels: bool) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_in_float32_a_fused_layer_is_the_plain_one(name):
-    assert apart(of(name, torch.float32, kernels=True), of(name, torch.float32, kernels=False)) < 3e-6
+    bound = 3e-6 if name.startswith("frozen") else 1e-6  # sums of 4,800 products in another order
+    assert apart(of(name, torch.float32, kernels=True), of(name, torch.float32, kernels=False)) < bound
 
 
 @pytest.mark.parametrize("name", LAYERS)

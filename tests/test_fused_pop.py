@@ -5,8 +5,8 @@ import torch
 from comparing import apart, autocast, choose
 from torch import nn
 
+from tokendream.kernels import chunkwise as written
 from tokendream.kernels.cpu import build, fused
-from tokendream.kernels.cpu import chunkwise as written
 from tokendream.nn import retnet
 from tokendream.nn.retention import decay_rates
 from tokendream.nn.retnet import RetNet

@@ -1,4 +1,4 @@
-"""Games: exactly those asked for, each by its seed, whatever the lanes, and the same when played again."""
+"""Games: exactly those asked for, each by its seed, in any number of environments, and the same when played again."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tokendream.agent.collect import game_seed
 from tokendream.config.env import AtariConfig, EnvConfig
 from tokendream.config.presets import REM, TINY
 from tokendream.envs.registry import make
-from tokendream.envs.vector import EnvError, Transition
+from tokendream.envs.vector import EnvError, Transition, play_again
 from tokendream.evaluation.games import Game, Policy, game_seeds, play_games, random_policy, replay_game
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.observations import image_spaces
@@ -27,10 +27,10 @@ class Fake:
         self.started: list[int] = []
 
     def reset(self, seeds: Sequence[int | None]) -> np.ndarray:
-        for lane, seed in enumerate(seeds):
+        for i, seed in enumerate(seeds):
             if seed is not None:
-                assert self.over[lane], "a game was cut short"
-                self.seeds[lane], self.t[lane], self.over[lane] = seed, 0, False
+                assert self.over[i], "a game was cut short"
+                self.seeds[i], self.t[i], self.over[i] = seed, 0, False
                 self.started.append(seed)
         return self.frame()
 
@@ -51,8 +51,21 @@ def length(seed: int) -> int:
     return 1 + seed % 13
 
 
+def test_games_that_are_played_again_end_together() -> None:
+    """Those with fewer actions begin later, one without any at the end, and an environment without a game never."""
+    envs, seen = Fake(4), []
+    games = {0: (12, [1, 2, 0]), 1: (11, [2]), 3: (10, [])}
+    for left, frame, transition in play_again(envs, games):
+        reward = None if transition is None else transition.reward[:2].tolist()
+        seen.append((left, frame[:2, 0, 0, 0].tolist(), reward))
+        assert (transition is None) == (left == 0)
+        assert envs.started == {3: [12], 2: [12], 1: [12, 11], 0: [12, 11, 10]}[left]
+    assert seen == [(3, [0, 0], [2, 0]), (2, [1, 0], [4, 0]), (1, [2, 0], [3, 3]), (0, [3, 1], None)]
+    assert envs.over.tolist() == [False, False, True, False]
+
+
 def by_frame(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """A deterministic policy that sees its own lane only."""
+    """A deterministic policy that sees its own environment only."""
     return frame.reshape(len(first), -1).sum(-1, dtype=np.int64) % 3
 
 
@@ -86,7 +99,7 @@ def test_first_marks_new_games_only() -> None:
         assert (frame[first] == 0).all()  # the first frame of its game, not the last of the one before
 
 
-def test_more_lanes_than_games_and_none_at_all() -> None:
+def test_more_environments_than_games_and_none_at_all() -> None:
     envs = Fake(8)
     assert len(play_games(envs, by_frame, 3, seed=1)) == 3
     assert len(envs.started) == 3
@@ -108,7 +121,7 @@ def same(a: list[Game], b: list[Game]) -> bool:
     )
 
 
-def test_lanes_do_not_matter_on_real_games() -> None:
+def test_the_number_of_environments_does_not_matter_on_real_games() -> None:
     short = dataclasses.replace(REM, env=EnvConfig("Boxing", eval_max_frames=100, atari=AtariConfig(eval_noop_max=30)))
     for config in (TINY, short):
         games = [play_games(make(config, n, evaluation=True), by_frame, 6, seed=2) for n in (1, 4)]

@@ -11,11 +11,12 @@ import torch
 from comparing import CPU, choose
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY
+from tokendream.config.presets import TINY, vary
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.kernels.cpu.fused import FUSED
-from tokendream.kernels.install import PLAIN, describe, install, uninstalled
+from tokendream.kernels.frozen import RoundedConv
+from tokendream.kernels.install import IN_BF16, PLAIN, describe, install, uninstalled
 from tokendream.nn.lpips import LPIPS, FrozenConv
 from tokendream.nn.transformer import TransformerLayer
 
@@ -60,6 +61,24 @@ def test_off_is_plain_and_a_gpu_has_no_kernels_of_ours():
     assert classes(agent) == plain
     assert "kernels" not in describe(Compute(CPU, torch.float32, kernels=False))
     assert "kernels" in describe(Compute(CPU, torch.float32))
+
+
+def test_a_gpu_in_bf16_has_what_is_stored_and_rounded_so():
+    agent = Agent.from_config(vary(TINY, "tokenizer", perceptual="alexnet"), 3)
+    install(agent, Compute(torch.device("cuda"), torch.bfloat16))
+    assert set(map(type, agent.modules())) >= set(IN_BF16.values())
+    assert not set(map(type, agent.modules())) & set(IN_BF16)
+
+
+def test_a_convolution_rounds_its_weight_again_where_that_is_another():
+    convolution = FrozenConv(torch.randn(4, 3, 3, 3), torch.randn(4), 1, 1)
+    x, plain = torch.randn(2, 3, 8, 8), type(convolution)
+    for _ in range(2):
+        expected = convolution(x)
+        convolution.__class__ = RoundedConv
+        assert torch.allclose(convolution(x), expected, atol=1e-5)
+        convolution.__class__ = plain
+        convolution.weight = convolution.weight + 1
 
 
 def test_each_part_of_an_agent_computes_in_the_way_that_tuning_found(monkeypatch):

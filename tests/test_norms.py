@@ -5,7 +5,7 @@ import torch
 from comparing import apart, results
 from torch import nn
 
-from tokendream.kernels.norms import STORED
+from tokendream.kernels.install import IN_BF16
 from tokendream.nn.conv import NormSwish
 
 NORMS = {"layer norm": (nn.LayerNorm(24, eps=1e-6), (3, 5, 24)), "norm and swish": (NormSwish(24), (3, 24, 4, 5))}
@@ -17,7 +17,7 @@ def swapped(name: str) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
     torch.manual_seed(0)
     for p in plain.parameters():
         nn.init.normal_(p)
-    stored = type(plain).__new__(STORED[type(plain)])
+    stored = type(plain).__new__(IN_BF16[type(plain)])
     stored.__dict__ = plain.__dict__
     return plain, stored, shape
 

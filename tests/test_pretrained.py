@@ -19,7 +19,7 @@ from tokendream.tokenizers.build import build
 from tokendream.tokenizers.dictionary import cut
 from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.pretrained import APART, PretrainedTokenizer
-from tokendream.tokenizers.protocol import Fitted, Trained
+from tokendream.tokenizers.protocol import Fitted, Learned
 from tokendream.tokenizers.vq import to_float
 
 
@@ -44,7 +44,7 @@ def same(a: PretrainedTokenizer, b: PretrainedTokenizer) -> bool:
 def test_it_is_fitted_and_not_trained_and_no_checkpoint_has_its_network():
     V = made()
     assert isinstance(V, Fitted)
-    assert not isinstance(V, Trained)
+    assert not isinstance(V, Learned)
     assert list(V.parameters()) == []
     assert not [name for name in V.state_dict() if name.startswith("vgg")]
     assert sum(x.numel() for x in V.vgg.buffers()) > 200_000

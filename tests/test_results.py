@@ -5,6 +5,7 @@ import importlib
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -95,6 +96,25 @@ def test_a_page_without_its_markers_is_refused(evidence):
     )
     with pytest.raises(ValueError, match="no <!-- y -->"):
         evidence.write_between("<!-- x -->\n<!-- /x -->", "y", "new")
+
+
+def test_a_preset_as_it_was_is_summed_up_where_today_s_has_not_reached_more(evidence, monkeypatch):
+    def runs(game, preset, mean):
+        one = SimpleNamespace(
+            config=SimpleNamespace(env_name=game, preset="cpu"), preset=preset, kind="AVX2",
+            final=SimpleNamespace(mean=mean), random_player=SimpleNamespace(mean=500.0), curve=[{"env_steps": 60_000}],
+        )  # fmt: skip
+        return [one, one]
+
+    old = "cpu as it was"
+    groups = [
+        *(runs("Krull", "cpu", 2_000.0), runs("Krull", old, 3_000.0)),
+        *(runs("KungFuMaster", "cpu", 5_000.0), runs("KungFuMaster", old, 2_000.0)),
+        runs("Boxing", old, 1.0),
+    ]
+    monkeypatch.setattr(evidence, "whole", lambda: groups)
+    shown = [line.split("|")[1].strip() for line in evidence.summary().splitlines()[2:]]
+    assert shown == ["Krull, cpu", f"Krull, {old}", "KungFuMaster, cpu", f"Boxing, {old}"]
 
 
 def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkeypatch):

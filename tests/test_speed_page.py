@@ -131,7 +131,7 @@ def test_nothing_is_said_of_what_was_not_measured(data):
 def test_the_floor_by_hand_is_nearly_what_was_counted(data):
     """The layers' matrices are most of it, and what the last layer saves is less than what the rest adds."""
     rows = {row["name"]: row for row in reversed(data["rows"]) if row["precision"] == "bf16"}
-    M, K1 = REM.world_model, REM.block_length
+    M, K1 = REM.world_model, REM.tokens_per_frame + 1
     weights = 13 * REM.world_model.width**2 * M.layers
     blocks = {"world_model": 3 * (2 * M.segment_length - M.context), "dream": 2 * REM.dream.horizon}
     for name, n in blocks.items():

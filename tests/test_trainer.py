@@ -163,7 +163,7 @@ def test_memory_is_cleared_at_every_epoch_and_warmed_on_the_last_steps():
     ids=lambda value: str(value) if isinstance(value, int) else "",
 )
 def test_going_on_from_a_snapshot_is_going_on(moment, config):
-    """Stop after any update, save, build everything anew, restore: all that follows is the same to the bit."""
+    """Stop after any update, save, build everything again, restore: all that follows is the same to the bit."""
     straight = trainer(config)
     records = []
     while not straight.finished:
@@ -384,3 +384,14 @@ def test_waiting_for_the_device_is_on_the_phase_s_account():
     assert record["tokenizer/seconds"] >= 0.1
     assert record["seconds"] >= record["tokenizer/seconds"]
     assert record["tokenizer/updates_per_s"] == pytest.approx(t.schedule[1].updates / record["tokenizer/seconds"])
+
+
+def test_a_machine_without_memory_is_no_damaged_checkpoint(monkeypatch):
+    t, snapshot = trainer(), trainer().snapshot()
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(t.agent, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        t.restore(snapshot)

@@ -77,9 +77,8 @@ def _check(options: Envs, name: str) -> int:
     compute = compute_for(config, threads=True)
     spaces, second = found.spaces, found.steps_per_second
     speed = timing.measure(config, compute, seconds=timing.GUESS, say=lambda phase: None, brief=True, spaces=spaces)
-    collected = config.collect.steps * min(config.epochs, config.collect.last_epoch)
     if speed.hours:
-        whole = f"{clock(3600 * speed.hours + collected / second)} on this machine, {collected:,} steps"
+        whole = f"{clock(3600 * speed.hours + config.env_steps / second)} on this machine, {config.env_steps:,} steps"
         print(f"training: about {whole} with preset {config.preset}; evaluation not counted")
     else:
         print(f"training: not timed ({'; '.join(speed.skipped)})")

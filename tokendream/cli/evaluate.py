@@ -14,8 +14,8 @@ class Eval:
 
     run_dir: tyro.conf.Positional[Path]
     """Folder of the run, or a file that `export` made of one."""
-    episodes: int = 100
-    """Games to play."""
+    episodes: int | None = None
+    """Games to play; by default as many as the run's own evaluation."""
     temperature: float | None = None
     """Temperature at which actions are sampled; by default that of the run's evaluation."""
     seed: int = 0

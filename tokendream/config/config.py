@@ -85,9 +85,9 @@ class Config:
         return self.grid**2
 
     @property
-    def block_length(self) -> int:
-        """K1 = K + 1: a frame's tokens and the action that follows them."""
-        return self.tokens_per_frame + 1
+    def env_steps(self) -> int:
+        """Env steps that the whole run collects."""
+        return self.collect.steps * min(self.epochs, self.collect.last_epoch)
 
     @property
     def env_name(self) -> str:

@@ -47,7 +47,7 @@ def lambda_returns(
         G_t = r_t + γ (1 - d_t) [(1 - λ) v_{t+1} + λ G_{t+1}],    G_{T-1} = v_{T-1}
 
     `rewards[:, t]` and `ends[:, t]` are caused by the action taken at t; `values[:, t]` is v(s_t). The last step
-    only bootstraps, hence T-1 returns, in reward units.
+    only bootstraps, so there are T-1 returns, in reward units.
 
     Source: Sutton & Barto (2018), eq. 12.18. Raises ValueError when T < 2.
     """

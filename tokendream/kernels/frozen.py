@@ -17,7 +17,7 @@ from torch.nn.grad import conv2d_input
 from tokendream.nn.lpips import FrozenConv
 
 
-class KeptConv(FrozenConv):
+class RoundedConv(FrozenConv):
     """conv(x) in the precision of autocast; what was rounded is kept as long as the weight is the same."""
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B M h w"]:

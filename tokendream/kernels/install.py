@@ -13,14 +13,25 @@ import torch
 from torch import nn
 
 from tokendream.device import Compute
+from tokendream.kernels.chunkwise import WrittenRetNet
 from tokendream.kernels.cpu import build
 from tokendream.kernels.cpu.fused import FUSED
-from tokendream.kernels.frozen import KeptConv
-from tokendream.kernels.norms import STORED
+from tokendream.kernels.frozen import RoundedConv
+from tokendream.kernels.norms import StoredLayerNorm, StoredNormSwish
+from tokendream.nn.conv import NormSwish
 from tokendream.nn.lpips import LPIPS, FrozenConv
+from tokendream.nn.retnet import RetNet
 
 PLAIN, COMPILED, TRITON = "PyTorch", "torch.compile", "Triton"
 """Ways to compute on a GPU: PyTorch's own operators, what torch.compile makes of them, a kernel of ours."""
+
+IN_BF16: dict[type[nn.Module], type[nn.Module]] = {
+    RetNet: WrittenRetNet,
+    nn.LayerNorm: StoredLayerNorm,
+    NormSwish: StoredNormSwish,
+    FrozenConv: RoundedConv,
+}
+"""Which layer takes which one's place on a GPU."""
 
 
 def install(tree: nn.Module, compute: Compute) -> None:
@@ -41,7 +52,7 @@ def _layers(way: str, compute: Compute) -> dict[type[nn.Module], type[nn.Module]
         own = way == PLAIN and compute.kernels and build.library() is not None
         found: dict[type[nn.Module], type[nn.Module]] = FUSED if own else {}
     else:
-        found = STORED | {FrozenConv: KeptConv} if compute.dtype is torch.bfloat16 else {}
+        found = IN_BF16 if compute.dtype is torch.bfloat16 else {}
     if way == COMPILED:
         from tokendream.kernels import compiled
 
@@ -73,8 +84,7 @@ def uninstalled(tree: nn.Module) -> Iterator[None]:
 
 def _plain(module: nn.Module) -> type[nn.Module]:
     """Its class, or the one that a class of this folder stands in for."""
-    kind = type(module)
-    return kind.__bases__[0] if kind.__module__.startswith(__package__ or "") else kind
+    return next(kind for kind in type(module).__mro__ if not kind.__module__.startswith(__package__ or ""))
 
 
 def describe(compute: Compute) -> str:

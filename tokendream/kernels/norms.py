@@ -29,7 +29,3 @@ class StoredNormSwish(NormSwish):
         with torch.autocast(x.device.type, enabled=False):
             y = F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
             return F.silu(y).contiguous(memory_format=torch.channels_last)
-
-
-STORED: dict[type[nn.Module], type[nn.Module]] = {nn.LayerNorm: StoredLayerNorm, NormSwish: StoredNormSwish}
-"""Which layer takes which one's place."""

@@ -1,5 +1,4 @@
-"""What the world model asks of a sequence backbone, whatever it is made of: state in, state out, and POP. And what
-RetNet and Transformer have in common.
+"""What the world model asks of a sequence backbone, whatever it is made of: state in, state out, and POP.
 
 RetNet's state has a fixed size, the Transformer's grows with every token. Both are values: a call returns a new one
 and leaves the old one as it was, so that a dream can be branched, repeated and thrown away.

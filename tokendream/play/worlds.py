@@ -5,6 +5,7 @@ The dream is no third kind: it is what `dream.imagine.step` makes of a moment, a
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -69,7 +70,7 @@ class RealGame:
     def _replay(self, actions: list[int]) -> None:
         self._actions, drawn = actions, []
         for envs in self._drawn:
-            *_, (_, frame, _) = play_again(envs, {0: (self._seed, actions)})
+            ((_, frame, _),) = deque(play_again(envs, {0: (self._seed, actions)}), maxlen=1)
             drawn.append(frame[0])
         self._show(drawn)
 

@@ -26,17 +26,17 @@ MOST_GAMES = 100_000
 
 
 def evaluate_run(
-    run_dir: Path, *, episodes: int, temperature: float | None, seed: int, device: str, films: bool
+    run_dir: Path, *, episodes: int | None, temperature: float | None, seed: int, device: str, films: bool
 ) -> int:
     """Evaluate a run's last checkpoint, or an exported agent: print the score, then write it, and films of two games,
     into `results_folder`.
 
-    `temperature` is by default that of the run's own evaluation.
+    `episodes` and `temperature` are by default those of the run's own evaluation.
     """
-    require(1 <= episodes <= MOST_GAMES, "episodes", f"in 1..{MOST_GAMES}", episodes)
+    require(episodes is None or 1 <= episodes <= MOST_GAMES, "episodes", f"in 1..{MOST_GAMES}", episodes)
     trained = Trained.load(run_dir, device)
     config = trained.config
-    temperature = temperature or config.evaluation.temperature
+    episodes, temperature = episodes or config.evaluation.episodes, temperature or config.evaluation.temperature
     policy = trained.policy(seed, temperature)
     display = display_for(config, ())
     try:

@@ -41,7 +41,7 @@ NEVER = ("AccountNotAllowed", "AssocMaxWallDurationPerJobLimit", "BadConstraints
 """SLURM's reasons for a job that waits in vain."""
 
 MEMORY = {"rem": 16, "cpu": 3, "toy": 3, "tiny": 2}
-"""GiB asked for by preset: half as much again as its runs were seen to need, at least 2; README.md has the figures."""
+"""GiB asked for by preset: half as much again as its runs were seen to need, at least 2; 16 for any other."""
 
 WARNING = 120
 """Seconds before the end of a job at which SLURM sends SIGUSR2, should the run still be there."""

@@ -11,7 +11,7 @@ from tokendream.tokenizers.dictionary import DictionaryTokenizer
 from tokendream.tokenizers.fixed import CategoricalTokenizer, VectorTokenizer
 from tokendream.tokenizers.parts import FittedParts, PartsTokenizer, TrainedParts
 from tokendream.tokenizers.pretrained import PretrainedTokenizer
-from tokendream.tokenizers.protocol import Fitted, Tokenizer, Trained
+from tokendream.tokenizers.protocol import Fitted, Learned, Tokenizer
 from tokendream.tokenizers.vq import VQTokenizer
 
 IMAGES: dict[str, type[VQTokenizer | DictionaryTokenizer]] = {
@@ -47,7 +47,7 @@ def build(config: TokenizerConfig, layout: Layout) -> tuple[Tokenizer, tuple[Slo
     if layout.is_image:
         return each[0], tuple(slots)
     kind = PartsTokenizer
-    if any(isinstance(V, Trained) for V in each):
+    if any(isinstance(V, Learned) for V in each):
         kind = TrainedParts
     elif any(isinstance(V, Fitted) for V in each):
         kind = FittedParts

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tokendream.nn.losses import Losses
 from tokendream.spaces.layout import Layout
 from tokendream.spaces.observations import Slot, parts_of
-from tokendream.tokenizers.protocol import Fit, Fitted, Tokenizer, Trained
+from tokendream.tokenizers.protocol import Fit, Fitted, Learned, Tokenizer
 
 
 class PartsTokenizer(nn.Module):
@@ -67,5 +67,5 @@ class TrainedParts(FittedParts):
 
     def loss(self, frame: UInt8[Tensor, "*N"]) -> Losses:
         """That of the images, all of them in one batch."""
-        images = [(V, part) for V, part in self._parts(frame) if isinstance(V, Trained)]
+        images = [(V, part) for V, part in self._parts(frame) if isinstance(V, Learned)]
         return images[0][0].loss(torch.cat([part for _, part in images]))

@@ -36,7 +36,7 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
-class Trained(Tokenizer, Protocol):
+class Learned(Tokenizer, Protocol):
     """One that learns by gradient, in a phase of its own."""
 
     def loss(self, frame: UInt8[Tensor, " B *O"]) -> Losses:

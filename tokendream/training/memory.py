@@ -13,14 +13,14 @@ from tokendream.config.config import Config
 from tokendream.data.batch import Steps
 from tokendream.nn.losses import Losses
 from tokendream.spaces.observations import Spaces
-from tokendream.tokenizers.protocol import Trained
+from tokendream.tokenizers.protocol import Learned
 
 PROCESS = 2**29
 """Bytes of Python, PyTorch and the rest of a process, or of a GPU's context: .46 GiB on a CPU, before any update."""
 
 BACKWARD = 2
 """So many times what a forward pass keeps for its gradient is taken at most: on a CPU 1.7 for M and 1.8 for V of
-preset `rem`. Its run is computed as 12.6 GiB, where 9.4 were measured beside a small replay and a whole one has 1.1;
+preset `rem`. Its run is computed as 13.1 GiB, where 9.4 were measured beside a small replay and a whole one has 1.1;
 1.3 were computed and measured for `cpu` as it was (docs/results.md, docs/speed.md)."""
 
 TRAINED = 20
@@ -33,13 +33,12 @@ def needed(config: Config, spaces: Spaces, *, bf16: bool) -> int:
     By shapes alone: tensors without content go through V's and M's losses at their full batches. What a GPU's libraries
     work in was not measured.
     """
-    collected = config.collect.steps * min(config.epochs, config.collect.last_epoch)
     with FakeTensorMode(allow_non_fake_inputs=True):
         agent = Agent.from_config(config, spaces)
         row = math.prod(spaces.observation.frame_shape) + 4 * agent.block.K + 25
         parameters = sum(p.numel() for p in agent.parameters() if p.requires_grad)
         kept = max(_kept(agent, config, spaces, part, bf16=bf16) for part in ("tokenizer", "world_model"))
-    return PROCESS + row * min(config.collect.capacity, collected) + TRAINED * parameters + BACKWARD * kept
+    return PROCESS + row * min(config.collect.capacity, config.env_steps) + TRAINED * parameters + BACKWARD * kept
 
 
 def _kept(agent: Agent, config: Config, spaces: Spaces, part: str, *, bf16: bool) -> int:
@@ -50,7 +49,7 @@ def _kept(agent: Agent, config: Config, spaces: Spaces, part: str, *, bf16: bool
         held[x.untyped_storage()._cdata] = x
         return x
 
-    if phase.updates == 0 or (part == "tokenizer" and not isinstance(agent.tokenizer, Trained)):
+    if phase.updates == 0 or (part == "tokenizer" and not isinstance(agent.tokenizer, Learned)):
         return 0
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
@@ -64,7 +63,7 @@ def _kept(agent: Agent, config: Config, spaces: Spaces, part: str, *, bf16: bool
 def _loss(agent: Agent, config: Config, spaces: Spaces, part: str, B: int) -> Losses:
     """Of a batch whose content does not matter."""
     if part == "tokenizer":
-        assert isinstance(agent.tokenizer, Trained)
+        assert isinstance(agent.tokenizer, Learned)
         return agent.tokenizer.loss(torch.zeros(B, *spaces.observation.frame_shape, dtype=torch.uint8))
     T, K = config.world_model.segment_length, agent.block.K
     tokens = torch.zeros(B, T, K, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The four phases of an epoch: collecting experience, then updates of V (two kinds), of M and of C.
+"""The four phases of an epoch: collecting experience, then updates of V (one of three kinds), of M and of C.
 
 Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
 """
@@ -27,7 +27,7 @@ from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
 from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.nn.losses import Losses
-from tokendream.tokenizers.protocol import Fitted, Trained
+from tokendream.tokenizers.protocol import Fitted, Learned
 from tokendream.training.phase import GradientPhase, Phase, Shared
 
 
@@ -118,7 +118,7 @@ class TokenizerPhase(GradientPhase):
 
     def loss(self, batch: UInt8[Tensor, " B *O"]) -> Losses:
         V = self.shared.agent.tokenizer
-        assert isinstance(V, Trained)
+        assert isinstance(V, Learned)
         return V.loss(batch)
 
 
@@ -236,9 +236,8 @@ class ActorCriticPhase(GradientPhase):
     def _settle(self) -> DreamConfig:
         """The config's settings, without curiosity once the last experience has been collected."""
         config = self.shared.config
-        collected = config.collect.steps * min(config.collect.last_epoch, config.epochs)
         dream = config.dream
-        if dream.curiosity and self.shared.replay.total >= collected:
+        if dream.curiosity and self.shared.replay.total >= config.env_steps:
             dream = dataclasses.replace(dream, curiosity=0.0)
         if dream != self._dream_settings:
             self._dream_settings = dream

@@ -251,7 +251,6 @@ def _resumed(moved: dict[str, tuple[str, str]], different: Difference | None) ->
 
 def _plan(config: Config, costs: Mapping[str, float]) -> str:
     """What a run is going to do and, by its updates' seconds, how long that takes here."""
-    collected = config.collect.steps * min(config.epochs, config.collect.last_epoch)
     phases = ", ".join(
         f"{phase.name.replace('_', ' ')} {phase.updates} x {getattr(config.training, phase.name).batch} "
         f"from epoch {phase.first_epoch}"
@@ -263,8 +262,8 @@ def _plan(config: Config, costs: Mapping[str, float]) -> str:
         remaining.expect(costs)
         known = f"Training takes about {clock(remaining.seconds(1)[0])} on this machine, by the first seconds' timing."
     return (
-        f"plan: {_count(config.epochs, 'epoch')}, {_count(collected, 'env step')}; updates an epoch: {phases}; then "
-        f"{_count(config.evaluation.episodes, 'game')} of evaluation and a report, refreshed on the way. {known}"
+        f"plan: {_count(config.epochs, 'epoch')}, {_count(config.env_steps, 'env step')}; updates an epoch: {phases}; "
+        f"then {_count(config.evaluation.episodes, 'game')} of evaluation and a report, refreshed on the way. {known}"
     )
 
 

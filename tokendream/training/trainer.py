@@ -31,7 +31,7 @@ from tokendream.kernels.install import install
 from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.metrics import Means, Record
 from tokendream.runfolder.snapshot import Snapshot, capture_random, optimiser_tensors, restore_optimiser, restore_random
-from tokendream.tokenizers.protocol import Fitted, Trained
+from tokendream.tokenizers.protocol import Fitted, Learned
 from tokendream.training import telling
 from tokendream.training.guard import Guard
 from tokendream.training.phase import GradientPhase, Phase, Shared
@@ -71,7 +71,7 @@ class Trainer:
         self.schedule = list(schedule.schedule(config))
         collect = Collect(self.shared, envs)
         self._collector = collect.collector
-        trained = isinstance(agent.tokenizer, Trained)
+        trained = isinstance(agent.tokenizer, Learned)
         untrained: list[Phase] = []
         if not trained:
             untrained = [(FitTokenizer if isinstance(agent.tokenizer, Fitted) else FixedTokenizer)(self.shared)]
@@ -173,6 +173,8 @@ class Trainer:
         except (CheckpointError, EnvError):
             raise
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(f"the checkpoint does not fit the config or is damaged: {one_line(error)}") from error
 
     def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Difference | None:

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from tokendream.kernels.chunkwise import WrittenRetNet, chunkwise
 from tokendream.kernels.cpu import images, layers, tiles
 from tokendream.kernels.cpu.call import STORED
-from tokendream.kernels.cpu.chunkwise import chunkwise
-from tokendream.kernels.frozen import KeptConv
-from tokendream.nn import retnet
+from tokendream.kernels.frozen import RoundedConv
 from tokendream.nn.conv import NormSwish
 from tokendream.nn.lpips import LPIPS, FrozenConv
 from tokendream.nn.retnet import Form, RetNet, RetNetLayer
@@ -52,7 +51,7 @@ class PlanarRotary(Rotary):
         return q, k
 
 
-class FusedRetNet(RetNet):
+class FusedRetNet(WrittenRetNet):
     """RetNet whose layers share their tables' planes."""
 
     def rotary(self, position: Int64[Tensor, "N L"], dtype: torch.dtype, *, scale_decay: bool = False) -> PlanarRotary:
@@ -68,10 +67,8 @@ class FusedRetNetLayer(RetNetLayer):
             return super().retain(x, rotary, form)
         planes = (rotary if isinstance(rotary, PlanarRotary) else PlanarRotary(*rotary)).planes
         p, weight = _p(self.drop), self.qkvg.weight
-        if isinstance(form, partial) and form.func is retnet.chunkwise:
-            if self._one_call(x, p, form.keywords["S"]):
-                return tiles.pop(x, self.norm_retention, self.qkvg, planes, **form.keywords)
-            form = partial(chunkwise, **form.keywords)
+        if isinstance(form, partial) and form.func is chunkwise and self._one_call(x, p, form.keywords["S"]):
+            return tiles.pop(x, self.norm_retention, self.qkvg, planes, **form.keywords)
         q, k, v, gate = layers.split_heads(F.linear(self.norm_retention(x), weight), self.qkvg.bias, *planes)
         y, S = form(q, k, v)
         return layers.gated_norm(y, gate, p), S
@@ -170,7 +167,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: FusedLayerNorm,
     NormSwish: FusedNormSwish,
     LPIPS: FusedLPIPS,
-    FrozenConv: KeptConv,
+    FrozenConv: RoundedConv,
     Sampler: FusedSampler,
 }
 """Which layer takes which one's place."""
