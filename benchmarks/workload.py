@@ -123,7 +123,7 @@ class Workload:
 
         def run() -> object:
             with compute.autocast():
-                return self._agent.act(frame, memory, generator)
+                return self._agent.act(frame, memory, generator, temperature=1.0)
 
         return self._work(Label("policy", dtype, batch, "1 frame" if batch == 1 else f"{batch} frames", batch), run)
 

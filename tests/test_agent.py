@@ -33,9 +33,9 @@ def test_an_action_is_uniformly_random_with_probability_epsilon(agent):
     n = 1000
     seen = frames(1).expand(n, -1, -1, -1)
     memory, generator = agent.actor_critic.initial_state(n), torch.Generator().manual_seed(0)
-    action, _ = agent.act(seen, memory, generator)
+    action, _ = agent.act(seen, memory, generator, temperature=1.0)
     assert (action == 2).all()
-    action, _ = agent.act(seen, memory, generator, epsilon=0.2)
+    action, _ = agent.act(seen, memory, generator, temperature=1.0, epsilon=0.2)
     share = action.bincount(minlength=A) / n
     expected = torch.tensor([0.05, 0.05, 0.85, 0.05])
     assert (share - expected).abs().max() < 0.045  # four standard errors
@@ -58,7 +58,7 @@ def test_acting_remembers_frame_and_action_as_burn_in_does(agent):
     seen, taken = [], []
     for _ in range(3):
         frame = frames(2)
-        action, state = agent.act(frame, state)
+        action, state = agent.act(frame, state, temperature=1.0)
         seen.append(agent.tokenizer.codes(agent.tokenizer.encode(frame)))
         taken.append(action)
     codes, action = torch.stack(seen, dim=1), torch.stack(taken, dim=1)

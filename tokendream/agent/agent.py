@@ -69,7 +69,7 @@ class Agent(nn.Module):
         state: PolicyState,
         generator: torch.Generator | None = None,
         *,
-        temperature: float = 1.0,
+        temperature: float,
         epsilon: float = 0.0,
     ) -> tuple[Int64[Tensor, " B"], PolicyState]:
         """Choose an action for each frame, uniformly random with probability ε, and remember it."""
