@@ -32,7 +32,7 @@ from benchmarks.speed import Item, items, take
 from benchmarks.workload import Workload
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
-from tokendream.config.schedule import PARTS, Phase
+from tokendream.config.schedule import PARTS, ScheduledPhase
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.errors import one_line
@@ -215,7 +215,7 @@ def epoch(config: Config, compute: Compute) -> dict[str, Any]:
     trainer.epoch = max(1, *(phase.first_epoch for phase in trainer.schedule))
     ends: list[tuple[str, float]] = []
 
-    def progress(phase: Phase, done: int) -> None:
+    def progress(phase: ScheduledPhase, done: int) -> None:
         if done == phase.updates:
             if compute.device.type == "cuda":
                 torch.cuda.synchronize(compute.device)

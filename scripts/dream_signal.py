@@ -27,7 +27,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import processor
 from tokendream.dream import imagine
 from tokendream.dream.objective import clipped_loss, dreamed, lambda_returns
-from tokendream.dream.payment import payment
+from tokendream.dream.reward import reward_function
 from tokendream.runfolder.load import Trained
 
 WAYS = 4
@@ -46,7 +46,7 @@ def shares(agent: Agent, segment: Segment, config: Config, generator: torch.Gene
 
     Unbiased, by the nested analysis of variance; so one that is near 0 may come out below it.
     """
-    dream, paid = config.dream, payment(agent, config.dream)
+    dream, paid = config.dream, reward_function(agent, config.dream)
     begin, found = imagine.start(agent, *segment, dream), torch.empty(len(segment.tokens), WAYS, WAYS)
     for way in range(WAYS):
         actions = None

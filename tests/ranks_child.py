@@ -98,7 +98,7 @@ def main() -> None:
                     assert error <= 1e-5 + 2e-4 * size, (name, what, float(error), float(size))
                 for p in t.agent.parameters():
                     mine = p.detach().clone()
-                    ranks.as_first(mine)
+                    ranks.broadcast(mine)
                     assert torch.equal(mine, p), "ranks hold other weights"
                 if ranks.number() == 0:
                     print(name, len(together), "equal")

@@ -16,7 +16,7 @@ from tokendream.data.batch import Steps
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.dream import imagine
-from tokendream.dream.payment import payment
+from tokendream.dream.reward import reward_function
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 from tokendream.spaces.actions import Discrete
@@ -106,21 +106,23 @@ def test_a_dreamed_step_pays_reward_and_disagreement():
     no = torch.zeros(2, 4, dtype=torch.bool)
     steps = Steps(torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 4), no, ~no)
     dream = imagine.start(agent, tokens, steps, CURIOUS.dream)
-    paid = imagine.imagine(dream, agent, 3, torch.Generator().manual_seed(0), reward=payment(agent, CURIOUS.dream))
+    paid = imagine.imagine(
+        dream, agent, 3, torch.Generator().manual_seed(0), reward=reward_function(agent, CURIOUS.dream)
+    )
     generator = torch.Generator().manual_seed(0)
     for t in range(3):
         dream, one = imagine.step(dream, agent, generator)
         disagreement = agent.world_model.ensemble.disagreement(one.prediction.hidden[:, 0])
         assert (disagreement > 0).all()
         assert torch.allclose(paid.rewards[:, t], 0.5 * one.outcome.reward + 2 * disagreement)
-    assert payment(agent, DreamConfig()) is None
+    assert reward_function(agent, DreamConfig()) is None
 
 
 @pytest.mark.parametrize("head", ["sign", "symlog"])
 def test_an_expected_reward_is_the_mean_of_drawn_ones(head):
     torch.manual_seed(0)
     agent = Agent.from_config(vary(TINY, "world_model", reward_head=head), 3).eval()
-    expected = payment(agent, DreamConfig(expected_reward=True))
+    expected = reward_function(agent, DreamConfig(expected_reward=True))
     M, n = agent.world_model, 4000
     tokens = torch.randint(TINY.tokenizer.codebook_size, (1, TINY.tokens_per_frame)).expand(n, -1)
     action, state = torch.zeros(n, dtype=torch.int64), M.initial_state(n)

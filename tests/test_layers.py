@@ -28,7 +28,7 @@ DISK = {
     "tokenizers.perceptual",
     "kernels.cpu.build",
     "device",
-    "kernels.kept",
+    "kernels.cache",
     "sweep",
     "play.library",
     "play.server",

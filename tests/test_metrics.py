@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokendream.config.presets import TINY
-from tokendream.config.schedule import Phase
+from tokendream.config.schedule import ScheduledPhase
 from tokendream.reports.display import Display, Remaining, clock, display_for
 from tokendream.runfolder.metrics import Means, MetricsError, RunLog, read_metrics
 
@@ -87,7 +87,7 @@ def test_no_file_is_no_record(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-PHASES = [Phase("collect", 1, 4, 100), Phase("late", 3, 9, 10)]
+PHASES = [ScheduledPhase("collect", 1, 4, 100), ScheduledPhase("late", 3, 9, 10)]
 
 
 def test_time_left_counts_the_phases_that_are_to_come():

@@ -10,7 +10,7 @@ import torch
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY, vary
 from tokendream.device import Compute
-from tokendream.kernels import kept, machine, tuned
+from tokendream.kernels import cache, machine, tuned
 from tokendream.kernels.cpu import build
 from tokendream.kernels.install import COMPILED, PLAIN, TRITON, describe
 from tokendream.kernels.tuned import Timed, decide
@@ -106,7 +106,7 @@ def test_the_command_times_every_way_and_goes_on_where_one_fails(gpu, monkeypatc
 
 
 def test_on_a_cpu_there_is_nothing_to_tune(capsys, monkeypatch):
-    monkeypatch.setattr(kept, "write", lambda *_, **__: pytest.fail("kept"))
+    monkeypatch.setattr(cache, "write", lambda *_, **__: pytest.fail("kept"))
     assert main(["machine", "--tune"]) == 0
     assert capsys.readouterr().out.count("\n") == 1
 

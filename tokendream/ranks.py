@@ -133,7 +133,7 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def as_first(*tensors: Tensor) -> None:
+def broadcast(*tensors: Tensor) -> None:
     """Put what rank 0 has into these tensors of every rank."""
     if _count > 1:
         with _reaching():
@@ -141,17 +141,17 @@ def as_first(*tensors: Tensor) -> None:
                 dist.broadcast(x.detach(), 0)
 
 
-def told(content: bytes = b"") -> bytes:
+def broadcast_bytes(content: bytes = b"") -> bytes:
     """What rank 0 tells the others, on every rank; rank 0 gives it."""
     if _count == 1:
         return content
     size = torch.tensor([len(content)])
-    as_first(size)
+    broadcast(size)
     message = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
     if _number > 0:
         message = torch.empty(int(size), dtype=torch.uint8)
     if len(message):
-        as_first(message)
+        broadcast(message)
     return message.numpy().tobytes()
 
 

@@ -17,7 +17,7 @@ PARTS = tuple(f.name for f in fields(TrainingConfig) if isinstance(f.default, Ph
 
 
 @dataclass(frozen=True)
-class Phase:
+class ScheduledPhase:
     """One share of an epoch: `updates` updates, from `first_epoch` to `last_epoch`."""
 
     name: str
@@ -30,15 +30,17 @@ class Phase:
         return self.first_epoch <= epoch <= self.last_epoch and self.updates > 0
 
 
-def schedule(config: Config) -> tuple[Phase, ...]:
+def schedule(config: Config) -> tuple[ScheduledPhase, ...]:
     """The phases of an epoch in their order: collecting, an update a step in every environment, and the parts.
 
     What is fitted is shown the frames that were collected in the same epoch, a batch an update.
     """
     collect, settings = config.collect, {name: getattr(config.training, name) for name in PARTS}
-    phases = {name: Phase(name, part.first_epoch, part.last_epoch, part.updates) for name, part in settings.items()}
+    phases = {
+        name: ScheduledPhase(name, part.first_epoch, part.last_epoch, part.updates) for name, part in settings.items()
+    }
     if config.tokenizer.kind in FITTED:
         V = config.training.tokenizer
         last_epoch, updates = min(V.last_epoch, collect.last_epoch), -(-collect.steps // V.batch)
-        phases["tokenizer"] = Phase("tokenizer", V.first_epoch, last_epoch, updates)
-    return (Phase("collect", 1, collect.last_epoch, collect.steps // collect.envs), *phases.values())
+        phases["tokenizer"] = ScheduledPhase("tokenizer", V.first_epoch, last_epoch, updates)
+    return (ScheduledPhase("collect", 1, collect.last_epoch, collect.steps // collect.envs), *phases.values())

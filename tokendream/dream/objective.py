@@ -19,8 +19,8 @@ from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
-from tokendream.dream.payment import payment
 from tokendream.dream.return_scale import ReturnScale
+from tokendream.dream.reward import reward_function
 from tokendream.nn.hl_gauss import HLGauss, value_error
 from tokendream.nn.losses import Losses
 from tokendream.nn.precision import raised
@@ -68,7 +68,7 @@ def _dream(
 ) -> tuple[PolicyState, Rollout]:
     """C's memory before the first frame of dreams that begin where these real segments end, and the dreams."""
     start = imagine.start(agent, tokens, steps, settings)
-    paid = payment(agent, settings)
+    paid = reward_function(agent, settings)
     return start.policy, imagine.imagine(start, agent, settings.horizon, generator, reward=paid, bootstrap=True)
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from tokendream.config.config import Config
 from tokendream.device import Compute, cpuinfo, processor
-from tokendream.kernels import kept, tuned
+from tokendream.kernels import cache, tuned
 from tokendream.kernels.cpu import build
 from tokendream.kernels.install import install
 from tokendream.nn.conv import Down, Up
@@ -126,19 +126,19 @@ def calibration(*, kernels: bool = True, again: bool = False) -> Calibration:
     info = [processor(), cpuinfo().get("flags", ""), cpuinfo().get("Features", "")]
     given = [os.environ.get(limit, "") for limit in ("OMP_NUM_THREADS", *LIMITS)]
     own = Path(library._name).name if library else ""
-    name = kept.name("machine", *info, *given, own, torch.__version__, str(os.cpu_count()), str(THREADS))
+    name = cache.name("machine", *info, *given, own, torch.__version__, str(os.cpu_count()), str(THREADS))
     if not again and (known := _known(name)):
         return known
     print("Measuring this machine (once, a second or two)", file=sys.stderr, flush=True)
     found = measure(kernels=library is not None)
-    kept.write(name, dataclasses.asdict(found), again=again)
+    cache.write(name, dataclasses.asdict(found), again=again)
     return _known(name) or found
 
 
 def _known(name: str) -> Calibration | None:
     """What an earlier process measured."""
     with contextlib.suppress(TypeError):
-        return Calibration(**(kept.read(name) or {}))
+        return Calibration(**(cache.read(name) or {}))
     return None
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from tokendream.device import Compute
-from tokendream.kernels import kept
+from tokendream.kernels import cache
 from tokendream.kernels.install import COMPILED, PLAIN, TRITON, has_triton
 
 PHASES = {"tokenizer": ("tokenizer",), "world_model": ("world_model", "actor_critic")}
@@ -68,14 +68,14 @@ def decide(timed: Mapping[str, Mapping[str, Timed]], updates: Mapping[str, int],
 
 def keep(compute: Compute, found: Tuned) -> None:
     """Let every later run on such a GPU compute by it."""
-    kept.write(_name(compute), dict(found), again=True)
+    cache.write(_name(compute), dict(found), again=True)
 
 
 def ways(compute: Compute, facts: Mapping[str, str]) -> Tuned:
     """What a run with these facts began with on such a GPU, or else what tuning found; empty where it was not tuned."""
     said = facts.get("device", "") if facts.get("torch") == torch.__version__ else ""
     began = re.fullmatch(re.escape(compute.describe()) + ", (?:not tuned|tuned: (.*))", said)
-    found = dict(re.findall(r"(\w+) by ([\w.]+)", began[1] or "")) if began else kept.read(_name(compute)) or {}
+    found = dict(re.findall(r"(\w+) by ([\w.]+)", began[1] or "")) if began else cache.read(_name(compute)) or {}
     if any(part not in PHASES or part not in WAYS.get(str(way), ()) for part, way in found.items()):
         return ()
     return tuple(found.items())
@@ -84,4 +84,4 @@ def ways(compute: Compute, facts: Mapping[str, str]) -> Tuned:
 def _name(compute: Compute) -> str:
     """Of the file, by all that the choice depends on."""
     triton = importlib.metadata.version("triton") if has_triton() else ""
-    return kept.name("gpu", compute.describe(), torch.__version__, triton)
+    return cache.name("gpu", compute.describe(), torch.__version__, triton)

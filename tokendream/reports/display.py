@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokendream.config.config import Config
-from tokendream.config.schedule import Phase
+from tokendream.config.schedule import ScheduledPhase
 from tokendream.device import peak_memory
 from tokendream.runfolder.metrics import Record
 
@@ -35,7 +35,7 @@ SHOWN = (
 class Remaining:
     """Time left, from the measured cost of an update of each phase and the updates still scheduled."""
 
-    def __init__(self, phases: Sequence[Phase], epochs: int) -> None:
+    def __init__(self, phases: Sequence[ScheduledPhase], epochs: int) -> None:
         self._phases, self._epochs = phases, epochs
         self._cost: dict[str, float] = {}
         self._guessed: set[str] = set()
@@ -100,14 +100,14 @@ class Redrawn(Lines):
 class Display(Lines):
     """Where a run reports what it does: one line an epoch, for logs."""
 
-    def __init__(self, config: Config, phases: Sequence[Phase]) -> None:
+    def __init__(self, config: Config, phases: Sequence[ScheduledPhase]) -> None:
         self._epochs, self._remaining = config.epochs, Remaining(phases, config.epochs)
 
     def expect(self, seconds: Mapping[str, float]) -> None:
         """What an update of each phase takes here, as far as that is known before the run."""
         self._remaining.expect(seconds)
 
-    def update(self, epoch: int, phase: Phase, done: int) -> None:
+    def update(self, epoch: int, phase: ScheduledPhase, done: int) -> None:
         """An update of a phase is done; a log has no use for it."""
 
     def games(self, what: str, done: int, total: int) -> None:
@@ -126,7 +126,7 @@ class Display(Lines):
 class LiveDisplay(Redrawn, Display):
     """A panel that is redrawn in place, four times a second."""
 
-    def __init__(self, config: Config, phases: Sequence[Phase]) -> None:
+    def __init__(self, config: Config, phases: Sequence[ScheduledPhase]) -> None:
         super().__init__(config, phases)
         self._record: Record = {}
         self._bars = Progress(
@@ -137,7 +137,7 @@ class LiveDisplay(Redrawn, Display):
         self._live = Live(get_renderable=self._panel, console=Console(), refresh_per_second=4)
         self._live.start()
 
-    def update(self, epoch: int, phase: Phase, done: int) -> None:
+    def update(self, epoch: int, phase: ScheduledPhase, done: int) -> None:
         self._bars.update(self._epoch, completed=epoch - 1, beside=self._remaining.describe(epoch))
         self.games(phase.name, done, phase.updates)
 
@@ -164,7 +164,7 @@ class LiveDisplay(Redrawn, Display):
         return Group(self._bars, figures, Text(foot, style="dim"))
 
 
-def display_for(config: Config, phases: Sequence[Phase]) -> Display:
+def display_for(config: Config, phases: Sequence[ScheduledPhase]) -> Display:
     """The live panel where there is a terminal, lines elsewhere."""
     return LiveDisplay(config, phases) if sys.stdout.isatty() else Display(config, phases)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokendream.ranks import as_first, gathered
+from tokendream.ranks import broadcast, gathered
 
 
 def straight_through(z: Float[Tensor, "*B E"], codes: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
@@ -103,7 +103,7 @@ class Quantizer(nn.Module):
         moved = torch.where(dead[:, None], z[race.topk(k).indices].to(self.codebook.dtype), self.codebook[candidate])
         self.codebook.index_copy_(0, candidate, moved)
         self.idle.index_copy_(0, candidate, torch.where(dead, 0, age))
-        as_first(self.codebook, self.idle)
+        broadcast(self.codebook, self.idle)
         return dead.sum()
 
 

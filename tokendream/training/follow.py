@@ -64,7 +64,7 @@ def lead(run_dir: Path, compute: Compute, trainer: Trainer) -> None:
     """On rank 0: tell the others all that they need to train along from here."""
     precision = "bf16" if compute.dtype is torch.bfloat16 else "float32"
     known = {"device": compute.device.type, "precision": precision, "kernels": compute.kernels, "run": str(run_dir)}
-    ranks.told(json.dumps(known | {"config": trainer.config.to_json()}).encode())
+    ranks.broadcast_bytes(json.dumps(known | {"config": trainer.config.to_json()}).encode())
     trainer.tell()
 
 
@@ -76,7 +76,7 @@ def follow() -> int:
     run_dir = None
     with StopRequest().listening() as stop:
         try:
-            known = json.loads(ranks.told())
+            known = json.loads(ranks.broadcast_bytes())
             run_dir = Path(known["run"])
             trainer = _trainer(known)
             while not trainer.finished and trainer.run_epoch(lambda: ranks.anyone(stop())):

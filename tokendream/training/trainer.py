@@ -32,7 +32,7 @@ from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.metrics import Means, Record
 from tokendream.runfolder.snapshot import Snapshot, capture_random, optimiser_tensors, restore_optimiser, restore_random
 from tokendream.tokenizers.protocol import Fitted, Learned
-from tokendream.training import telling
+from tokendream.training import broadcast
 from tokendream.training.guard import Guard
 from tokendream.training.phase import GradientPhase, Phase, Shared
 from tokendream.training.phases import (
@@ -88,12 +88,12 @@ class Trainer:
     def run_epoch(
         self,
         stop: Callable[[], bool] = lambda: False,
-        progress: Callable[[schedule.Phase, int], None] = lambda phase, done: None,
+        progress: Callable[[schedule.ScheduledPhase, int], None] = lambda phase, done: None,
     ) -> bool:
         """Do what is left of the current epoch. Returns False if `stop()` asked to break off between two updates."""
         while self._phase < len(self.schedule):
             phase = self.schedule[self._phase]
-            self._told = telling.rows(self.replay, self._told)
+            self._told = broadcast.rows(self.replay, self._told)
             while phase.due(self.epoch) and self._update < phase.updates:
                 if stop():
                     self._check_device()
@@ -122,8 +122,8 @@ class Trainer:
     def tell(self) -> None:
         """Of several ranks, bring all to where rank 0 is."""
         if ranks.count() > 1:
-            self._told = telling.rows(self.replay, self._told)
-            known = telling.snapshot(self.snapshot())
+            self._told = broadcast.rows(self.replay, self._told)
+            known = broadcast.snapshot(self.snapshot())
             if ranks.number() > 0:
                 self.restore(known)
 

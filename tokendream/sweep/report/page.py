@@ -12,7 +12,7 @@ from tokendream.evaluation import published, scores
 from tokendream.reports import page as frame
 from tokendream.reports.charts import svg
 from tokendream.reports.page import card, later, soft, table, tiles
-from tokendream.sweep.report import beside, charts
+from tokendream.sweep.report import charts, comparison
 from tokendream.sweep.report.results import Result, protocol_of
 from tokendream.sweep.report.summary import Agent, Point, Summary, curve
 
@@ -133,7 +133,7 @@ def _atari(summary: Summary) -> Iterator[str]:
     rows = [(game, *_published(game), *(game_cell(summary, agent, game) for agent in agents)) for game in ATARI_100K]
     yield table("l" + "r" * (len(heads) - 1), heads, rows, small=True)
     yield soft("Means of the final evaluations over runs, in the score units of the game.")
-    yield from beside.ablations(summary)
+    yield from comparison.ablations(summary)
 
 
 def _over_steps(
@@ -214,7 +214,7 @@ def _environment(summary: Summary, game: str) -> Iterator[str]:
     """An environment that is not of the 26: scores as they are."""
     results, random = summary.results, _random(summary, game)
     level = {} if random is None else {"random player": random}
-    level |= beside.levels([run for run in results.runs if run.game == game])
+    level |= comparison.levels([run for run in results.runs if run.game == game])
     drawn = _over_steps(_curves(summary, game), level, "score of a game, mean over seeds")
     yield f"<h2>{escape(game)}</h2>{drawn}"
     rows = []

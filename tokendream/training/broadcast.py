@@ -27,29 +27,29 @@ def rows(replay: ReplayBuffer, known: int) -> int:
     start = max(known, replay.oldest)
     told = np.arange(max(known - replay.envs, replay.oldest), known)
     last = replay.rows(told)["last"].tolist() if ranks.number() == 0 else []
-    start, total, last = json.loads(ranks.told(json.dumps([start, replay.total, last]).encode()))
+    start, total, last = json.loads(ranks.broadcast_bytes(json.dumps([start, replay.total, last]).encode()))
     for env, closed in enumerate(last):
         if closed and ranks.number() > 0:
             replay.close_episode(env)
     for first in range(start, total, ROWS):
         n = min(ROWS, total - first)
         if ranks.number() == 0:
-            ranks.told(safetensors.numpy.save(replay.export(first, first + n)))
+            ranks.broadcast_bytes(safetensors.numpy.save(replay.export(first, first + n)))
         else:
-            replay.restore(safetensors.numpy.load(ranks.told()), first)
+            replay.restore(safetensors.numpy.load(ranks.broadcast_bytes()), first)
     return total
 
 
 def snapshot(mine: Snapshot) -> Snapshot:
     """Rank 0's snapshot, on every rank, but for what only rank 0 needs: where its environments stand."""
     if ranks.number() > 0:
-        known, state = safetensors.torch.load(ranks.told()), json.loads(ranks.told())
+        known, state = safetensors.torch.load(ranks.broadcast_bytes()), json.loads(ranks.broadcast_bytes())
         tensors: dict[str, dict[str, torch.Tensor]] = {group: {} for group in mine.tensors}
         for name, tensor in known.items():
             group, _, key = name.partition("/")
             tensors[group][key] = tensor
         return Snapshot(tensors, state | {"collector": mine.state["collector"]})
-    ranks.told(
+    ranks.broadcast_bytes(
         safetensors.torch.save(
             {
                 f"{group}/{key}": tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -57,5 +57,5 @@ def snapshot(mine: Snapshot) -> Snapshot:
             }
         )
     )  # fmt: skip
-    ranks.told(json.dumps(mine.state).encode())
+    ranks.broadcast_bytes(json.dumps(mine.state).encode())
     return mine

@@ -14,7 +14,7 @@ from tokendream.config.parts import DreamConfig
 from tokendream.dream.imagine import Reward
 
 
-def payment(agent: Agent, settings: DreamConfig) -> Reward | None:
+def reward_function(agent: Agent, settings: DreamConfig) -> Reward | None:
     """w_ext · reward + w_int · disagreement; None where that is the drawn reward itself."""
     extrinsic, intrinsic, M = settings.reward_weight, settings.curiosity, agent.world_model
     if intrinsic == 0 and extrinsic == 1 and not settings.expected_reward:
