@@ -146,7 +146,7 @@ def summary() -> str:
     for (game, preset), runs in longest.items():
         mean, random_player, normalised = _means(runs)
         today = longest.get((game, runs[0].config.preset))
-        if today not in (None, runs) and _means(today)[0] > mean:
+        if today and _means(today)[0] > mean:
             continue
         lines.append(
             f"| {game}, {preset} | {' and '.join(sorted({run.kind for run in runs}))} | {len(runs)} "

@@ -74,7 +74,7 @@ def test_a_frame_and_an_action_are_a_block_row_by_row():
 def test_an_agent_s_block_is_that_of_its_config(name):
     config = preset(f"{name}")
     agent = Agent.from_config(config, 3)
-    assert config.tokens_per_frame == agent.block.K
+    assert (config.tokens_per_frame, config.tokens_per_frame + 1) == (agent.block.K, agent.block.K1)
     assert agent.block.vocabulary == config.tokenizer.codebook_size
     side = config.env.size
     frame = torch.zeros(1, 3, side, side, dtype=torch.uint8)

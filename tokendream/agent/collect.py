@@ -171,12 +171,13 @@ class Collector:
                 if transition is None:
                     what = "" if hashes[i] in (None, self._frame_hash(i)) else "another frame"
                 else:
-                    row = self._recorded(self._replay.total - left * n + i, game.actions[taken])
+                    action = game.actions[taken]
+                    row = self._recorded(self._replay.total - left * n + i, action)
                     if row and not np.array_equal(row["frame"][0], self._frame[i]):
                         what = "another frame"
                     elif what := _difference(transition, i, row):
                         taken += 1
-                    self._games[i].actions.append(game.actions[-left])
+                    self._games[i].actions.append(action)
                     self._games[i].score += float(transition.reward[i])
                 if what:
                     found[i] = Difference(taken, len(game.actions), what)
