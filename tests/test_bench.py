@@ -116,7 +116,7 @@ def test_pop_costs_its_analytic_operations():
     """13 D² multiply-adds a token for the layer's matrices, 2 K1 D + d D for retention, d D a token that is kept."""
     B, T, P, K, D, layers, heads = 2, 3, 2, 6, 32, 2, 4
     K1, d = K + 1, D // heads
-    net = RetNet(D, layers, heads).eval()
+    net = RetNet(D, layers, heads, 4, 0.0).eval()
     x, u = torch.randn(B, T, K1, D), torch.randn(K, D)
     counted = count_flops(lambda: net.pop(x, u, net.initial_state(B), slice(0, P)))
     each = B * (T + P) * K1 * (13 * D**2 + 2 * K1 * D + d * D) + B * T * K1 * d * D
@@ -124,7 +124,7 @@ def test_pop_costs_its_analytic_operations():
 
 
 def test_at_the_paper_sizes_pop_is_nearly_all_matrices():
-    net = RetNet(256, 1, 4).eval()
+    net = RetNet(256, 1, 4, 4, 0.0).eval()
     x, u = torch.randn(2, 1, 65, 256), torch.randn(64, 256)
     with torch.no_grad():
         counted = count_flops(lambda: net.pop(x, u, net.initial_state(2)))

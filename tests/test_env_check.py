@@ -11,7 +11,7 @@ from gymnasium import spaces
 from tokendream.cli.flags import parse_envs
 from tokendream.cli.main import main
 from tokendream.config.presets import CPU, vary
-from tokendream.reports.env_check import Row, check
+from tokendream.reports.env_check import TokenGroup, check
 from tokendream.training import timing
 
 MEASURE = timing.measure
@@ -61,9 +61,12 @@ def checked(steps=30, **fields):
 
 def test_a_step_in_tokens():
     assert checked().rows == [
-        Row("board", "map", 512, 324), Row("inner.0", "categorical", 4, 1), Row("inner.1", "vector", 125, 3),
-        Row("drive", "choice", 51, 2), Row("gear", "choice", 3, 1),
-    ]  # fmt: skip
+        TokenGroup("board", "map", 512, 324),
+        TokenGroup("inner.0", "categorical", 4, 1),
+        TokenGroup("inner.1", "vector", 125, 3),
+        TokenGroup("drive", "choice", 51, 2),
+        TokenGroup("gear", "choice", 3, 1),
+    ]
 
 
 def test_what_looks_wrong_is_said():

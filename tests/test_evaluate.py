@@ -9,7 +9,7 @@ import pytest
 
 from tokendream.config.presets import REM, TINY, vary
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError, evaluate, summarise
-from tokendream.evaluation.games import Game, random_policy
+from tokendream.evaluation.games import Game, random_player
 from tokendream.spaces.actions import Discrete
 
 
@@ -83,7 +83,7 @@ def test_json_refuses_other_text(text: str) -> None:
 
 def test_evaluate_a_random_player() -> None:
     def run(together: int) -> tuple[Evaluation, list[Game]]:
-        policy = random_policy(Discrete(3).random, np.random.default_rng(0))
+        policy = random_player(Discrete(3).random, np.random.default_rng(0))
         return evaluate(TINY, policy, 30, 1, together=together, policy_name="random")
 
     got, games = run(8)

@@ -15,7 +15,7 @@ from tokendream.config.presets import TINY
 from tokendream.device import processor
 from tokendream.errors import ConfigError
 from tokendream.evaluation.evaluation import Evaluation, evaluate
-from tokendream.evaluation.games import random_policy
+from tokendream.evaluation.games import random_player
 from tokendream.kernels.install import describe
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.folder import free_name, locked
@@ -98,7 +98,7 @@ def test_an_evaluation_is_repeated_from_what_its_own_file_says(finished):
             policy = AgentPolicy(trained.agent, trained.compute, temperature=said["temperature"], seed=said["seed"])
         else:
             draw = trained.agent.actor_critic.actions.random
-            policy = random_policy(draw, np.random.default_rng(said["seed"]))
+            policy = random_player(draw, np.random.default_rng(said["seed"]))
         again, _ = evaluate(
             trained.config, policy, n, said["seed"], together=said["envs"], temperature=said["temperature"]
         )

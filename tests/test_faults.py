@@ -34,7 +34,7 @@ from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.training.phase import GradientPhase
 from tokendream.training.phases import ActorCriticPhase
-from tokendream.training.results import Results
+from tokendream.training.results import RunResults
 from tokendream.training.trainer import GRADIENT_PHASES, Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -230,7 +230,7 @@ def test_no_memory_at_the_start_and_in_a_run(tmp_path, capsys, monkeypatch, tall
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Results, "_evaluate", full)
+    monkeypatch.setattr(RunResults, "_evaluate", full)
     said = stopped(tmp_path / "b", capsys)
     assert "out of memory in the evaluation" in said
     assert f"collect.capacity (1000) in {tmp_path / 'b' / 'config.json'}; epoch 4 and all" in said

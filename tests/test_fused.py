@@ -49,7 +49,7 @@ def attend(q, k, v):
     return q + 2 * k + 4 * v
 
 
-LAYER, NARROW, TRANSFORMER = RetNetLayer(D, H), RetNetLayer(24, H), TransformerLayer(D, H)
+LAYER, NARROW, TRANSFORMER = RetNetLayer(D, H, 4, 0.0), RetNetLayer(24, H, 4, 0.0), TransformerLayer(D, H, 4, 0.0)
 NORM, ROTARY = nn.LayerNorm(D, eps=1e-6), tables()
 IMAGES, SWISH, DOWN, UP, DISTANCE = (3, 48, 5, 7), NormSwish(48), Down(48), Up(48), read_lpips("alexnet")
 STRIDE_4, STRIDE_1 = DISTANCE.convolutions[:2]
@@ -97,7 +97,7 @@ def test_in_bf16_a_fused_layer_is_as_near_to_float32_as_the_plain_one(name):
 def test_rows_of_any_width_and_strides_are_taken():
     """Widths that fill no vector, and tensors that are slices of others."""
     for width in (2, 6, 50):
-        layer = RetNetLayer(width, 1)
+        layer = RetNetLayer(width, 1, 4, 0.0)
         x, y = (torch.randn(1, 5, 3 * width)[..., width : 2 * width] for _ in range(2))
         got = [choose(layer, kernels=kernels).ffn(x, y) for kernels in (True, False)]
         assert torch.allclose(*got, atol=1e-6)
@@ -184,7 +184,7 @@ def test_each_dropout_of_a_layer_draws_the_same_mask_on_its_way_back(site):
     """One dropout made visible at a time: what it lets through is the output, and the gradient of a bias of ones."""
     torch.manual_seed(0)
     n, p, grad = 64, 0.3, torch.randn(1, 64, D)
-    layer = choose(RetNetLayer(D, H, dropout=p), kernels=True)
+    layer = choose(RetNetLayer(D, H, 4, p), kernels=True)
     for linear in (layer.out, layer.ffn_in, layer.ffn_out):
         nn.init.zeros_(linear.weight)
     inside = site == "inside the feed-forward network"
@@ -241,9 +241,9 @@ def test_a_black_pixel_has_a_distance_and_no_gradient():
 def test_plain_is_taken_where_a_kernel_does_not_fit():
     """Double precision, parameters that are not float32, and tables in double precision."""
     x = torch.randn(X)
-    double = RetNetLayer(D, H).double()
+    double = RetNetLayer(D, H, 4, 0.0).double()
     assert choose(double, kernels=True).ffn(x.double(), x.double()).dtype is torch.float64
-    half = RetNetLayer(D, H).bfloat16()
+    half = RetNetLayer(D, H, 4, 0.0).bfloat16()
     a, b = (choose(half, kernels=k).ffn(x.bfloat16(), x.bfloat16()) for k in (True, False))
     assert torch.equal(a, b)
     table = rotation(torch.arange(T * L).view(T, L), D // H)[:, None].expand(-1, H, -1, -1)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=f"no kernels
 def test_pop_with_kernels_is_pop(dtype, width):
     """Outputs, states and gradients of a whole network, over several blocks and layers."""
     torch.manual_seed(0)
-    net, K1 = RetNet(width, 3, 4), 10
+    net, K1 = RetNet(width, 3, 4, 4, 0.0), 10
     x, u = torch.randn(2, 4, K1, width), torch.randn(K1 - 1, width)
 
     def outcome(kernels: bool) -> list[torch.Tensor]:
@@ -60,7 +60,7 @@ def test_pop_in_one_pass_is_as_near_to_float32_as_plain_pop(width, heads, K1, T,
 def _errors_in_bf16(seed, width, heads, K1, T, B, predict) -> tuple[float, float]:
     """How far a network of random weights is from float32, with kernels and without."""
     torch.manual_seed(seed)
-    net = RetNet(width, 3, heads).eval()
+    net = RetNet(width, 3, heads, 4, 0.0).eval()
     for layer in net.layers:
         nn.init.normal_(layer.qkvg.bias)
     x, u = torch.randn(B, T, K1, width), torch.randn(K1 - 1, width)
@@ -81,7 +81,7 @@ def _errors_in_bf16(seed, width, heads, K1, T, B, predict) -> tuple[float, float
 @torch.no_grad()
 def test_dropout_acts_without_a_gradient_too():
     torch.manual_seed(0)
-    net = choose(RetNet(64, 1, 2, dropout=0.5), kernels=True)
+    net = choose(RetNet(64, 1, 2, 4, 0.5), kernels=True)
     x, u = torch.randn(2, 1, 5, 64).bfloat16(), torch.randn(4, 64)
     with autocast(torch.bfloat16):
         once, again = (net.pop(x, u, net.initial_state(2))[0] for _ in range(2))
@@ -93,7 +93,7 @@ def test_dropout_acts_without_a_gradient_too():
 def test_tiles_leave_the_thread_as_it_was():
     """The library's own products use the same tiles; a product before and after must not differ."""
     torch.manual_seed(0)
-    a, net = torch.randn(200, 96).bfloat16(), choose(RetNet(64, 1, 2).eval(), kernels=True)
+    a, net = torch.randn(200, 96).bfloat16(), choose(RetNet(64, 1, 2, 4, 0.0).eval(), kernels=True)
     before = a @ a.T
     for _ in range(3):
         with autocast(torch.bfloat16):

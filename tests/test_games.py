@@ -11,7 +11,7 @@ from tokendream.config.env import AtariConfig, EnvConfig
 from tokendream.config.presets import REM, TINY
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Transition, play_again
-from tokendream.evaluation.games import Game, Policy, game_seeds, play_games, random_policy, replay_game
+from tokendream.evaluation.games import Game, Player, game_seeds, play_games, random_player, replay_game
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.observations import image_spaces
 
@@ -131,7 +131,7 @@ def test_the_number_of_environments_does_not_matter_on_real_games() -> None:
 def test_random_policy_is_reproducible() -> None:
     def games(n: int) -> list[Game]:
         return play_games(
-            make(TINY, n, evaluation=True), random_policy(Discrete(3).random, np.random.default_rng(5)), 5, seed=3
+            make(TINY, n, evaluation=True), random_player(Discrete(3).random, np.random.default_rng(5)), 5, seed=3
         )
 
     assert same(games(2), games(2))
@@ -142,7 +142,7 @@ def test_random_policy_is_reproducible() -> None:
 def test_replayed_frames_are_those_that_were_played(n: int) -> None:
     envs = make(TINY, n, evaluation=True)
     shown: list[np.ndarray] = []
-    policy = random_policy(Discrete(3).random, np.random.default_rng(0))
+    policy = random_player(Discrete(3).random, np.random.default_rng(0))
 
     def watching(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
         shown.append(frame[0])
@@ -173,4 +173,4 @@ def test_replay_notices_another_game(change: dict[str, object]) -> None:
 
 
 def test_a_function_is_a_policy() -> None:
-    assert isinstance(by_frame, Policy)
+    assert isinstance(by_frame, Player)

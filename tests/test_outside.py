@@ -12,7 +12,7 @@ import pytest
 
 from tokendream import errors
 from tokendream.cli import main, report
-from tokendream.cli.output import Spared
+from tokendream.cli.output import LossyStream
 from tokendream.errors import ConfigError
 from tokendream.runfolder import files, folder, lock, names
 
@@ -26,7 +26,7 @@ def _fresh() -> None:
 
 def test_a_reader_that_leaves_is_told_once_and_costs_nothing(capsys):
     reading, writing = os.pipe()
-    stream = Spared(writing, told=True)
+    stream = LossyStream(writing, told=True)
     assert stream.write(b"read") == 4
     os.close(reading)
     assert [stream.write(b"not read"), stream.write(b"not read")] == [8, 8]
@@ -39,7 +39,7 @@ def test_a_reader_that_leaves_is_told_once_and_costs_nothing(capsys):
 
 def test_a_full_disk_behind_the_output_costs_nothing(capsys):
     with open("/dev/full", "wb", buffering=0) as full:
-        stream = Spared(full.fileno(), told=False)
+        stream = LossyStream(full.fileno(), told=False)
         assert stream.write(b"x") == 1
     assert stream.lost is not None
     assert stream.lost.errno == errno.ENOSPC
@@ -49,7 +49,7 @@ def test_a_full_disk_behind_the_output_costs_nothing(capsys):
 def test_a_full_pipe_that_does_not_block_is_waited_for():
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    stream, data = Spared(writing, told=False), bytes(200_000)
+    stream, data = LossyStream(writing, told=False), bytes(200_000)
     with subprocess.Popen([sys.executable, "-c", "import sys; print(len(sys.stdin.buffer.read()))"], stdin=reading,
                           stdout=subprocess.PIPE) as reader:  # fmt: skip
         os.close(reading)

@@ -10,7 +10,7 @@ from tokendream.config.config import Config
 from tokendream.config.env import EnvConfig
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.registry import make
-from tokendream.play.keys import BUTTONS, SPARE, Layout
+from tokendream.play.keys import BUTTONS, SPARE, KeyLayout
 
 PAGE = Path(__file__).parents[1] / "tokendream" / "play" / "page"
 
@@ -20,7 +20,7 @@ def test_every_action_of_every_game_is_a_set_of_buttons(game):
     envs = make(Config(env=EnvConfig(game)), 1, evaluation=False)
     names = envs.spaces.action_names
     envs.close()
-    layout = Layout.of(names)
+    layout = KeyLayout.of(names)
     for action, buttons in enumerate(layout.actions):
         for held in itertools.permutations(buttons):
             assert layout.choose(held) == action, names[action]
@@ -31,14 +31,14 @@ def test_every_action_of_every_game_is_a_set_of_buttons(game):
 def test_a_game_with_all_18_actions_uses_five_buttons():
     names = ["NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"]
     names += [f"{name}FIRE" for name in names[2:]]
-    layout = Layout.of(names)
+    layout = KeyLayout.of(names)
     assert len(set(layout.actions)) == 18
     assert set(layout.keys) == set(BUTTONS)
     assert names[layout.choose(["FIRE", "LEFT", "UP"])] == "UPLEFTFIRE"
 
 
 def test_of_what_cannot_be_held_together_the_newest_counts():
-    layout = Layout.of(["NOOP", "LEFT", "RIGHT", "FIRE"])
+    layout = KeyLayout.of(["NOOP", "LEFT", "RIGHT", "FIRE"])
     assert layout.names[layout.choose(["LEFT", "RIGHT"])] == "RIGHT"
     assert layout.names[layout.choose(["RIGHT", "LEFT"])] == "LEFT"
     assert layout.names[layout.choose(["FIRE", "LEFT"])] == "LEFT"
@@ -46,13 +46,13 @@ def test_of_what_cannot_be_held_together_the_newest_counts():
 
 
 def test_names_that_say_nothing_get_a_letter_each():
-    layout = Layout.of(["0", "1", "2", "1", "Move_Left", "stay"])
+    layout = KeyLayout.of(["0", "1", "2", "1", "Move_Left", "stay"])
     assert layout.idle == 5
     assert len(set(layout.actions)) == 6
     letters = [keys for button, keys in layout.keys.items() if button not in BUTTONS]
     assert len(set(letters)) == 5
     assert layout.actions[4] == {"Move_Left"}
-    assert Layout.of([str(a) for a in range(40)]).choose(["39"]) == 39
+    assert KeyLayout.of([str(a) for a in range(40)]).choose(["39"]) == 39
 
 
 def test_no_key_is_a_button_and_a_command():

@@ -7,11 +7,11 @@ from tokendream.nn.rotary import Rotary
 
 def net(dtype=torch.float64, layers=2, width=32):
     torch.manual_seed(3)
-    return RetNet(width, layers, 4).to(dtype).eval()
+    return RetNet(width, layers, 4, 4, 0.0).to(dtype).eval()
 
 
 def test_a_paper_layer_has_the_published_size():
-    assert sum(p.numel() for p in RetNet(256, 1, 4).parameters()) == 855_552
+    assert sum(p.numel() for p in RetNet(256, 1, 4, 4, 0.0).parameters()) == 855_552
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
@@ -33,7 +33,7 @@ def test_low_precision_stays_near_float64_over_650_tokens_and_5_layers(dtype, bo
 
 def test_dropout_on_the_retention_comes_before_its_norm():
     """As in the published code: whatever was dropped, every head's output has mean 0 and variance 1."""
-    layer = RetNetLayer(64, 4, dropout=0.5).double().train()
+    layer = RetNetLayer(64, 4, 4, 0.5).double().train()
     torch.nn.init.zeros_(layer.qkvg.weight[-64:])
     torch.nn.init.ones_(layer.qkvg.bias[-64:])  # the gate: swish(1) for all
     x = torch.randn(2, 5, 64, dtype=torch.float64)

@@ -24,7 +24,7 @@ from tokendream.sweep.local import LocalEngine
 from tokendream.sweep.plan import Trial, expected, prepare
 from tokendream.sweep.progress import Dashboard, LiveDashboard, progress
 from tokendream.sweep.resources import Resources
-from tokendream.sweep.run import Sweep
+from tokendream.sweep.run import RunningSweep
 
 CATCH = "tokendream/Catch-v0"
 
@@ -184,7 +184,7 @@ def trials(tmp_path, n=4):
 
 def test_no_more_runs_at_a_time_than_asked_for(tmp_path, capsys):
     made, engine = trials(tmp_path, 5), Fake(jobs=2)
-    Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
+    RunningSweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
     assert [trial for trial, _ in engine.started] == made
     assert set(engine.slots) == {0, 1}
     assert all(trial.finished for trial in made)
@@ -194,7 +194,7 @@ def test_no_more_runs_at_a_time_than_asked_for(tmp_path, capsys):
 def test_a_failure_is_said_and_stops_nothing(tmp_path, capsys):
     failing = [{"finishes": False, "code": 2, "err": "tokendream: the disk is full\nsrun: error: task 0: Exited\n"}]
     made, engine = trials(tmp_path), Fake(2, {"Catch-seed1": failing})
-    runs = Sweep(made, engine, Dashboard(made))
+    runs = RunningSweep(made, engine, Dashboard(made))
     runs.go(StopRequest(), poll=0.0)
     assert runs.failed == {"Catch-seed1": "the disk is full"}
     assert [trial.finished for trial in made] == [True, False, True, True]
@@ -207,7 +207,7 @@ def test_a_run_out_of_time_is_queued_again_while_it_moves(tmp_path, end):
     late = {**end, "finishes": False, "err": "tokendream: words\n"}
     made = trials(tmp_path, 2)
     engine = Fake(1, {"Catch-seed0": [{**late, "epochs": 3}, {}], "Catch-seed1": [{**late, "epochs": 0}]})
-    runs = Sweep(made, engine, Dashboard(made))
+    runs = RunningSweep(made, engine, Dashboard(made))
     runs.go(StopRequest(), poll=0.0)
     assert [trial.config.seed for trial, _ in engine.started] == [0, 1, 0]
     assert made[0].finished
@@ -218,7 +218,7 @@ def test_a_run_out_of_time_is_queued_again_while_it_moves(tmp_path, end):
 def test_a_run_whose_machine_was_taken_away_is_queued_again(tmp_path, word):
     made = trials(tmp_path, 1)
     engine = Fake(1, {"Catch-seed0": [{"code": 143, "word": word, "finishes": False}, {}]})
-    Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
+    RunningSweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
     assert len(engine.started) == 2
     assert made[0].finished
 
@@ -228,7 +228,7 @@ def test_finished_runs_are_not_started(tmp_path):
     (made[2].run_dir / "evaluation").mkdir()
     (made[2].run_dir / "evaluation" / "final.json").write_text("{}")
     engine = Fake(4)
-    Sweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
+    RunningSweep(made, engine, Dashboard(made)).go(StopRequest(), poll=0.0)
     assert [trial.config.seed for trial, _ in engine.started] == [0, 1, 3]
 
 
@@ -240,7 +240,7 @@ def test_asked_to_stop_it_starts_nothing_and_asks_every_run(tmp_path):
         def show(self, states, notes):
             stop.reason = "SIGINT"
 
-    Sweep(made, engine, Interrupting(made)).go(stop, poll=0.0)
+    RunningSweep(made, engine, Interrupting(made)).go(stop, poll=0.0)
     assert len(engine.started) == 2
     assert all(job.asked for _, job in engine.started)
 

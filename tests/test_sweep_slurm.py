@@ -12,7 +12,7 @@ from tokendream.stop import StopRequest
 from tokendream.sweep import run, slurm
 from tokendream.sweep.progress import Dashboard
 from tokendream.sweep.resources import Resources
-from tokendream.sweep.run import Sweep
+from tokendream.sweep.run import RunningSweep
 from tokendream.sweep.slurm import SlurmEngine, SlurmError, call
 
 LIMIT = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)"
@@ -74,7 +74,7 @@ def sweep(tmp_path, monkeypatch, cluster, n=1, jobs=0, stop=None):
     monkeypatch.setattr(run, "RETRY", 0.0)
     monkeypatch.setattr("shutil.which", lambda name: name)
     made = trials(tmp_path, n)
-    runs = Sweep(made, SlurmEngine(tmp_path, Resources(cluster="slurm", minutes=60, jobs=jobs)), Dashboard(made))
+    runs = RunningSweep(made, SlurmEngine(tmp_path, Resources(cluster="slurm", minutes=60, jobs=jobs)), Dashboard(made))
     runs.go(stop or StopRequest(), poll=0.0)
     return made, runs
 

@@ -15,7 +15,7 @@ from tokendream.spaces.actions import Joint
 from tokendream.spaces.layout import Layout, Part
 from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import timing, workload
-from tokendream.training.timing import Row, Speed
+from tokendream.training.timing import PhaseSpeed, Speed
 
 NAMES = ["collect", *PARTS, "dream", "encode"]
 
@@ -35,7 +35,7 @@ def made(config=TINY):
     for name in NAMES:
         batch = getattr(config.training, name).batch if name in PARTS else 1
         each = sizes.get(name, 1)
-        speed.rows.append(Row(name, batch, batch, "frames", each, [1.0 * batch * each] * 3, float(each)))
+        speed.rows.append(PhaseSpeed(name, batch, batch, "frames", each, [1.0 * batch * each] * 3, float(each)))
     return speed
 
 
@@ -111,7 +111,7 @@ def test_an_epoch_and_a_run_by_hand():
     assert found["encode"] == workload.frames_encoded(TINY, TINY.epochs)
     assert speed.hours == pytest.approx(sum(sum(speed.epoch(e).values()) for e in range(1, TINY.epochs + 1)) / 3600)
     assert "tokenizer" not in speed.epoch(training.tokenizer.first_epoch - 1)
-    part = Row("tokenizer", 2, 8, "frames", 1, [3.0, 1.0, 2.0], 1.5)
+    part = PhaseSpeed("tokenizer", 2, 8, "frames", 1, [3.0, 1.0, 2.0], 1.5)
     assert (part.per_unit, part.full_update) == (1.0, 2.0 + 6 * 0.5)  # a call costs 1, a frame 0.5
     assert dataclasses.replace(part, alone=2.5).full_update == 2.0  # other work slowed the first: no less than timed
     assert dataclasses.replace(part, batch=1).full_update == 16.0

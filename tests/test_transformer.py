@@ -14,17 +14,17 @@ K, K1, d = 6, 7, D // HEADS
 @pytest.fixture
 def model():
     torch.manual_seed(3)
-    return Transformer(D, 2, HEADS).double().eval()
+    return Transformer(D, 2, HEADS, 4, 0.0).double().eval()
 
 
 def test_a_layer_has_twelve_squares_of_the_width():
-    assert sum(p.numel() for p in Transformer(256, 1, 4).parameters()) == 12 * 256**2 + 13 * 256
+    assert sum(p.numel() for p in Transformer(256, 1, 4, 4, 0.0).parameters()) == 12 * 256**2 + 13 * 256
 
 
 def test_attention_is_the_definition():
     """softmax(q kᵀ / √d) v over what came before, q and k rotated by their positions."""
     torch.manual_seed(1)
-    model = Transformer(D, 1, HEADS).double()
+    model = Transformer(D, 1, HEADS, 4, 0.0).double()
     layer = model.layers[0]
     x = torch.randn(B, L, D, dtype=torch.float64)
     q, k, v = (y.unflatten(2, (HEADS, d)).transpose(1, 2) for y in layer.qkv(layer.norm_attention(x)).chunk(3, dim=2))
@@ -56,11 +56,11 @@ def test_a_dream_is_written_into_one_cache_and_grows_by_a_block_a_step(model):
 def test_low_precision_stays_near_float64_over_650_tokens_and_5_layers(dtype, bound):
     width, blocks, k = 128, 10, 64
     torch.manual_seed(0)
-    exact = Transformer(width, 5, HEADS).double().eval()
+    exact = Transformer(width, 5, HEADS, 4, 0.0).double().eval()
     x, u = torch.randn(1, blocks, k + 1, width), torch.randn(k, width)
     with torch.no_grad():
         y64, next64, _ = exact.pop(x.double(), u.double(), exact.initial_state(1))
-        low = Transformer(width, 5, HEADS).eval()
+        low = Transformer(width, 5, HEADS, 4, 0.0).eval()
         low.load_state_dict(exact.state_dict())
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             y, y_next, _ = low.pop(x.to(dtype), u.to(dtype), low.initial_state(1))
@@ -71,7 +71,7 @@ def test_low_precision_stays_near_float64_over_650_tokens_and_5_layers(dtype, bo
 def test_a_post_norm_layer_is_its_definition():
     """Norms stand behind the branches, so what leaves a layer is normed; q, k, v and out have no bias."""
     torch.manual_seed(1)
-    layer = PostNormLayer(D, HEADS).double()
+    layer = PostNormLayer(D, HEADS, 4, 0.0).double()
     assert {n for n, _ in layer.named_parameters() if n.endswith("bias")} == {
         "norm_attention.bias", "norm_ffn.bias", "ffn_in.bias", "ffn_out.bias"
     }  # fmt: skip

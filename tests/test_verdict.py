@@ -11,7 +11,7 @@ from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
 from tokendream.config.config import leaves
 from tokendream.config.presets import CPU, REM, preset, vary
-from tokendream.evaluation.diagnosis.figures import Figure, Part
+from tokendream.evaluation.diagnosis.figures import Figure, PartFigures
 from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
 from tokendream.reports.diagnosis_page import why
 from tokendream.reports.results import Folder
@@ -23,9 +23,9 @@ TRAINED_V = vary(CPU, "tokenizer", kind="vq")
 STORED = Path(__file__).parents[1] / "results" / "two-cores"
 
 
-def part(title: str, **figures: tuple[float, ...]) -> Part:
+def part(title: str, **figures: tuple[float, ...]) -> PartFigures:
     """Value, bound and worst by a figure's name, `_` for a space."""
-    return Part(
+    return PartFigures(
         title,
         tuple(Figure(name.replace("_", " "), float(v), "…", float(b), float(w)) for name, (v, b, w) in figures.items()),
     )

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from tokendream import __version__
 from tokendream.cli.commands import COMMANDS, command
-from tokendream.cli.output import hold_descriptors, spare_streams
+from tokendream.cli.output import hold_descriptors, outlive_readers
 from tokendream.config.presets import ABLATIONS, CUTS, PRESETS
 from tokendream.errors import ConfigError, TokendreamError, nearest, once, one_line
 from tokendream.stop import Terminated
@@ -107,7 +107,7 @@ def entry() -> NoReturn:
             sys.path.append(here)
     hold_descriptors()
     goes_on = sys.argv[1:2] in (["train"], ["sweep"])
-    streams = spare_streams(told=goes_on)
+    streams = outlive_readers(told=goes_on)
     try:
         code = main()
     except Exception:  # a bug of ours

@@ -13,7 +13,7 @@ import select
 import sys
 
 
-class Spared(io.FileIO):
+class LossyStream(io.FileIO):
     """A file descriptor to write to, whatever comes of it. `lost` is the first error; `told` says it on stderr."""
 
     def __init__(self, descriptor: int, *, told: bool) -> None:
@@ -44,12 +44,12 @@ class Open(io.TextIOWrapper):
         self.flush()
 
 
-def spare_streams(*, told: bool) -> list[Spared]:
+def outlive_readers(*, told: bool) -> list[LossyStream]:
     """Put such streams in the place of standard output and error; letters that a terminal lacks become "?".
 
     `told`: say in one line, on standard error, when standard output is lost.
     """
-    spared = []
+    replaced = []
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed before the start
@@ -57,8 +57,8 @@ def spare_streams(*, told: bool) -> list[Spared]:
         elif isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(OSError):
                 stream.flush()
-            raw = Spared(stream.fileno(), told=told and name == "stdout")
-            spared.append(raw)
+            raw = LossyStream(stream.fileno(), told=told and name == "stdout")
+            replaced.append(raw)
             stream = Open(
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,
@@ -67,7 +67,7 @@ def spare_streams(*, told: bool) -> list[Spared]:
                 write_through=stream.write_through,
             )
         setattr(sys, name, stream)
-    return spared
+    return replaced
 
 
 def hold_descriptors() -> None:

@@ -52,15 +52,15 @@ def run(options: Sweep) -> int:
     trials = plan(options.suite, options.games, options.seeds, options.config, folder)
     engine = (SlurmEngine if options.resources.cluster == "slurm" else LocalEngine)(folder, options.resources)
     if isinstance(engine, LocalEngine) and engine.jobs > max(1, len(engine.gpus)):
-        _check_room(options.resources, engine, trials)
+        _check_memory(options.resources, engine, trials)
     return sweep(trials, folder, engine, dashboard_for(trials), again=f"tokendream {shlex.join(sys.argv[1:])}")
 
 
-def _check_room(resources: Resources, engine: LocalEngine, trials: Sequence[Trial]) -> None:
+def _check_memory(resources: Resources, engine: LocalEngine, trials: Sequence[Trial]) -> None:
     """Raise ConfigError where the runs at a time do not fit into memory; not where some of them run already."""
     from tokendream.envs.registry import spaces_of
     from tokendream.kernels.machine import compute_for
-    from tokendream.sweep import room
+    from tokendream.sweep import memory
     from tokendream.training.memory import needed
 
     left = [trial for trial in trials if not trial.finished]
@@ -69,4 +69,4 @@ def _check_room(resources: Resources, engine: LocalEngine, trials: Sequence[Tria
     config = left[0].config
     gpus = [] if config.device == "cpu" else engine.gpus
     bf16 = config.precision != "float32" if gpus else compute_for(config).dtype.itemsize == 2
-    room.check(resources, min(engine.jobs, len(left)), gpus, needed(config, spaces_of(config), bf16=bf16))
+    memory.check_fits(resources, min(engine.jobs, len(left)), gpus, needed(config, spaces_of(config), bf16=bf16))

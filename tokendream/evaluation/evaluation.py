@@ -20,7 +20,7 @@ from tokendream.envs.registry import evaluation_protocol, make
 from tokendream.envs.vector import EnvError
 from tokendream.errors import TokendreamError, shorten
 from tokendream.evaluation import scores
-from tokendream.evaluation.games import Game, Policy, play_games
+from tokendream.evaluation.games import Game, Player, play_games
 from tokendream.runfolder import files
 
 FORMAT = 1
@@ -195,7 +195,7 @@ def summarise(
 
 def evaluate(
     config: Config,
-    policy: Policy,
+    policy: Player,
     episodes: int,
     seed: int,
     *,

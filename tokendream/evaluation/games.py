@@ -1,7 +1,7 @@
 """Full games played by a policy, several at a time, and played again from what is kept of them.
 
 A finished game is its seed and its actions: whatever else is wanted of it, above all its frames, is played again
-from those (`replay_game`), because environments obey their seeds. Numpy only; the agent comes in as a `Policy`.
+from those (`replay_game`), because environments obey their seeds. Numpy only; the agent comes in as a `Player`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tokendream.envs.vector import EnvError, Envs, SeedError, play_again
 
 
 @runtime_checkable
-class Policy(Protocol):
+class Player(Protocol):
     """Chooses an action in every env; `first` marks those where a new game starts, whose memory is to be forgotten."""
 
     def __call__(self, frame: UInt8[np.ndarray, " n *O"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]: ...
 
 
-def random_policy(
+def random_player(
     draw: Callable[[np.random.Generator, int], Int64[np.ndarray, " n"]], rng: np.random.Generator
-) -> Policy:
+) -> Player:
     """Uniformly random actions, by `draw` of an action space."""
 
     def act(frame: UInt8[np.ndarray, " n *O"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -72,7 +72,7 @@ def game_seeds(seed: int, episodes: int) -> list[int]:
 
 def play_games(
     envs: Envs,
-    policy: Policy,
+    policy: Player,
     episodes: int,
     seed: int,
     *,

@@ -187,7 +187,7 @@ def _product(n: int, dtype: torch.dtype) -> Callable[[], object]:
 
 def _update(dtype: torch.dtype, own: bool) -> Callable[[], None]:
     """Forwards and backwards through a layer of M, with the dropout of preset `rem`, and two of V."""
-    M, V, compute = RetNet(256, 1, 4, dropout=0.1), nn.Sequential(Down(32), Up(64)), Compute(CPU, dtype, kernels=own)
+    M, V, compute = RetNet(256, 1, 4, 4, 0.1), nn.Sequential(Down(32), Up(64)), Compute(CPU, dtype, kernels=own)
     blocks, predicted, pixels = torch.randn(1, 2, 65, 256), torch.randn(64, 256), torch.randn(4, 32, 32, 32)
     for tree in (M, V):
         install(tree, compute)

@@ -42,8 +42,8 @@ class Backbone(nn.Module):
         width: int,
         layers: int,
         heads: int,
-        ffn_factor: int = 4,
-        dropout: float = 0.0,
+        ffn_factor: int,
+        dropout: float,
         *,
         places: Int64[Tensor, "K1 3"] | None = None,
     ) -> None:

@@ -117,7 +117,7 @@ class RetNetLayer(Layer):
 
     f = staticmethod(F.silu)
 
-    def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, heads: int, ffn_factor: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.norm_retention = nn.LayerNorm(width, eps=1e-6)
@@ -156,8 +156,8 @@ class RetNet(Backbone):
         width: int,
         layers: int,
         heads: int,
-        ffn_factor: int = 4,
-        dropout: float = 0.0,
+        ffn_factor: int,
+        dropout: float,
         *,
         places: Int64[Tensor, "K1 3"] | None = None,
         gamma: Float[Tensor, " H"] | None = None,

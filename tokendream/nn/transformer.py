@@ -82,7 +82,7 @@ class TransformerLayer(Layer):
     bias: ClassVar[bool] = True
     """Whether q, k, v and the output projection have one."""
 
-    def __init__(self, width: int, heads: int, ffn_factor: int = 4, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, heads: int, ffn_factor: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width, eps=1e-6)

@@ -38,7 +38,7 @@ _ALL = re.compile(r"(?:UP|DOWN|LEFT|RIGHT|FIRE)+")
 
 
 @dataclass(frozen=True)
-class Layout:
+class KeyLayout:
     """The buttons of a game. `actions[a]` are those of action a; `idle` is what no button means."""
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Layout:
     keys: dict[str, tuple[str, ...]]
 
     @staticmethod
-    def of(names: Sequence[str]) -> Layout:
+    def of(names: Sequence[str]) -> KeyLayout:
         """The layout of a game by its actions' names. A game without an idle action idles with its first one."""
         actions: list[frozenset[str]] = []
         keys: dict[str, tuple[str, ...]] = {}
@@ -63,7 +63,7 @@ class Layout:
         used = frozenset().union(*actions)
         keys = {button: BUTTONS[button] for button in BUTTONS if button in used} | keys
         idle = actions.index(frozenset()) if frozenset() in actions else 0
-        return Layout(tuple(names), tuple(actions), idle, keys)
+        return KeyLayout(tuple(names), tuple(actions), idle, keys)
 
     def choose(self, held: Sequence[str]) -> int:
         """The action of the buttons held, in the order in which they were pressed.
@@ -115,17 +115,17 @@ class JointLayout:
         return int(self.actions.action(components))
 
 
-def layout_of(spaces: Spaces) -> Layout | JointLayout:
+def layout_of(spaces: Spaces) -> KeyLayout | JointLayout:
     """The buttons for what an environment takes."""
     if isinstance(spaces.actions, Joint):
         return JointLayout.of(spaces.action_names, spaces.actions)
-    return Layout.of(spaces.action_names)
+    return KeyLayout.of(spaces.action_names)
 
 
 class HeldButtons:
     """What a person does: the buttons held, a tap that no step has seen yet, and an action asked for by name."""
 
-    def __init__(self, layout: Layout | JointLayout) -> None:
+    def __init__(self, layout: KeyLayout | JointLayout) -> None:
         self.layout = layout
         self.clear()
 

@@ -13,7 +13,7 @@ from tokendream.data.batch import Segment, Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.errors import ConfigError, require
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
-from tokendream.evaluation.diagnosis.figures import Part
+from tokendream.evaluation.diagnosis.figures import PartFigures
 from tokendream.evaluation.diagnosis.parts import look
 from tokendream.evaluation.diagnosis.world import DISTANCES, world
 from tokendream.kernels.install import describe
@@ -75,7 +75,7 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
     return 0
 
 
-def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed: int = 0) -> list[Part]:
+def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed: int = 0) -> list[PartFigures]:
     """The three parts on these steps; C's actions as they are sampled at `temperature`."""
     agent, config, rng = trained.agent, trained.config, np.random.default_rng(seed)
     burn_in = config.dream.burn_in

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tokendream.config.config import Config, leaves
-from tokendream.evaluation.diagnosis.figures import Bars, Curve, Part
+from tokendream.evaluation.diagnosis.figures import Bars, Curve, PartFigures
 from tokendream.evaluation.diagnosis.verdict import findings
 from tokendream.reports import page as frame
 from tokendream.reports.charts import BLUE, FAINT, GREEN, ORANGE, legend, svg
@@ -16,7 +16,7 @@ from tokendream.reports.charts import BLUE, FAINT, GREEN, ORANGE, legend, svg
 PARTS = {"Tokenizer": "the tokenizer, V", "World model": "the world model, M", "Controller": "the controller, C"}
 
 
-def why(parts: Sequence[Part], config: Config) -> list[str]:
+def why(parts: Sequence[PartFigures], config: Config) -> list[str]:
     """Why the agent is not better, in a sentence a part, the worst first; the last one says what to try."""
     found, said = findings(parts, config), []
     values = leaves(dataclasses.asdict(config))
@@ -36,7 +36,7 @@ def why(parts: Sequence[Part], config: Config) -> list[str]:
     return said
 
 
-def page(facts: Mapping[str, object], parts: Sequence[Part], said: Sequence[str]) -> str:
+def page(facts: Mapping[str, object], parts: Sequence[PartFigures], said: Sequence[str]) -> str:
     """One self-contained HTML page; `said` is what `why` says."""
     measured = (
         "Measured on fresh games that the agent was not trained on, played by the agent itself under the training "
@@ -46,7 +46,7 @@ def page(facts: Mapping[str, object], parts: Sequence[Part], said: Sequence[str]
     return frame.page("Diagnosis", [*head, frame.sentences(said), *_sections(parts)])
 
 
-def lines(parts: Sequence[Part]) -> Iterator[str]:
+def lines(parts: Sequence[PartFigures]) -> Iterator[str]:
     """The same figures for a terminal."""
     for part in parts:
         yield part.title
@@ -54,7 +54,7 @@ def lines(parts: Sequence[Part]) -> Iterator[str]:
             yield f"  {figure.name:44} {_shown(figure.value):>9}   healthy: {figure.healthy}"
 
 
-def _sections(parts: Sequence[Part]) -> Iterator[str]:
+def _sections(parts: Sequence[PartFigures]) -> Iterator[str]:
     for part in parts:
         yield f"<h2>{html.escape(part.title)}</h2>"
         rows = [(html.escape(f.name), _shown(f.value), html.escape(f.healthy)) for f in part.figures]

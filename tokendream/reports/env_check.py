@@ -51,7 +51,7 @@ class InSpace(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenGroup:
     """Tokens of one kind that are neighbours in a block."""
 
     part: str
@@ -65,7 +65,7 @@ class Check:
     """What random play showed."""
 
     spaces: Spaces
-    rows: list[Row]
+    rows: list[TokenGroup]
     steps_per_second: float
     rewards: list[float]
     games: int
@@ -130,15 +130,18 @@ def check(config: Config, steps: int, seed: int) -> Check:
     return Check(envs.spaces, rows, steps / max(seconds, 1e-9), rewards, games, suspicious)
 
 
-def token_rows(config: Config, spaces: Spaces) -> list[Row]:
+def token_rows(config: Config, spaces: Spaces) -> list[TokenGroup]:
     """The block of a step: the parts of the observation, then the components of the action."""
     _, slots = build(config.tokenizer, spaces.observation)
-    rows = [Row(part.part, part.modality, part.vocabulary, part.K) for part in parts_of(slots)]
+    rows = [TokenGroup(part.part, part.modality, part.vocabulary, part.K) for part in parts_of(slots)]
     sizes = getattr(spaces.actions, "sizes", None)
     if sizes is None:
-        return [*rows, Row("action", "choice", spaces.actions.n, 1)]
+        return [*rows, TokenGroup("action", "choice", spaces.actions.n, 1)]
     named = ((name.partition("[")[0], size) for name, size in zip(spaces.action_names, sizes, strict=True))
-    return [*rows, *(Row(part, "choice", size, len(list(own))) for (part, size), own in itertools.groupby(named))]
+    return [
+        *rows,
+        *(TokenGroup(part, "choice", size, len(list(own))) for (part, size), own in itertools.groupby(named)),
+    ]
 
 
 def constant(layout: Layout, frames: np.ndarray) -> list[str]:

@@ -22,7 +22,7 @@ RETRY = 30.0
 """Seconds until a job that was refused is submitted again."""
 
 
-class Sweep:
+class RunningSweep:
     """The runs of a sweep while they run."""
 
     def __init__(self, trials: Sequence[Trial], engine: Engine, dashboard: Dashboard) -> None:
@@ -133,7 +133,7 @@ def sweep(trials: Sequence[Trial], folder: Path, engine: Engine, dashboard: Dash
     stop = StopRequest()
     with lock.hold(folder, f"another sweep is running in {folder}"), stop.listening():
         prepare(trials, folder)
-        runs = Sweep(trials, engine, dashboard)
+        runs = RunningSweep(trials, engine, dashboard)
         try:
             runs.go(stop)
         except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from tokendream.device import Compute, peak_memory
 from tokendream.envs.pause import Pausable
 from tokendream.errors import one_line
 from tokendream.evaluation.evaluation import Evaluation, evaluate
-from tokendream.evaluation.games import Game, Policy, random_policy
+from tokendream.evaluation.games import Game, Player, random_player
 from tokendream.kernels.install import describe
 from tokendream.reports import pictures
 from tokendream.reports.display import Display
@@ -34,7 +34,7 @@ FIRST_REPORT = 45.0
 
 
 @dataclass
-class Results:
+class RunResults:
     """The results of a run in `run_dir`, whose training plays in `envs`. Raises Stopped out of an evaluation."""
 
     config: Config
@@ -66,8 +66,8 @@ class Results:
         self.envs.close()  # training is over, and some emulators exist once a process
         self.report()
         episodes, epochs = self.config.evaluation.episodes, self.config.epochs
-        random_player = random_policy(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
-        random, _ = self._evaluate(random_player, episodes, epochs, player="random")
+        uniform = random_player(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
+        random, _ = self._evaluate(uniform, episodes, epochs, player="random")
         random.write(path.with_name("random.json"))
         result, games = self._evaluate(self._policy(), episodes, epochs)
         self.display.say(f"random {random.describe()}")
@@ -100,13 +100,13 @@ class Results:
             self.display.say(f"the report was not refreshed: {one_line(error)}")
         self._reported = time.monotonic()
 
-    def _policy(self) -> Policy:
+    def _policy(self) -> Player:
         """The agent with the games' own seed, so that `tokendream eval` plays the same games again."""
         temperature, seed = self.config.evaluation.temperature, self.config.seed
         return player(self.agent, self.compute, seed=seed, temperature=temperature)
 
     def _evaluate(
-        self, policy: Policy, episodes: int, epoch: int, *, player: str = "agent"
+        self, policy: Player, episodes: int, epoch: int, *, player: str = "agent"
     ) -> tuple[Evaluation, list[Game]]:
         return evaluate(
             self.config,
@@ -122,7 +122,7 @@ class Results:
             device=describe(self.compute),
         )
 
-    def _asking(self, policy: Policy) -> Policy:
+    def _asking(self, policy: Player) -> Player:
         """The same policy, which leaves the game by an exception when the run is asked to stop."""
 
         def act(frame: np.ndarray, first: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ from tokendream.runfolder.wandb_log import WandbLog
 from tokendream.spaces.observations import Spaces
 from tokendream.stop import EXIT_CODES, Stopped, StopRequest
 from tokendream.training import follow, timing
-from tokendream.training.results import Results
+from tokendream.training.results import RunResults
 from tokendream.training.trainer import Trainer
 
 
@@ -119,7 +119,7 @@ class Run:
             self._display: Display = display_for(self.config, self._trainer.schedule)
             stack.callback(self._display.close)
             self._display.expect(costs)
-            self._results = Results(
+            self._results = RunResults(
                 self.config, self.run_dir, self.compute, self._agent, self._replay, envs, self._display, stop
             )
         except Exception as error:

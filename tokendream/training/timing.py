@@ -51,7 +51,7 @@ ROWS = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PhaseSpeed:
     """What was timed of one phase."""
 
     name: str
@@ -85,7 +85,7 @@ class Speed:
 
     config: Config
     compute: Compute
-    rows: list[Row] = dataclasses.field(default_factory=list)
+    rows: list[PhaseSpeed] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
 
     def epoch(self, epoch: int) -> dict[str, float]:
@@ -244,7 +244,7 @@ def measure(
                 raise
             speed.skipped.append(f"{name}: out of memory")
         else:
-            speed.rows.append(Row(name, batch, full, unit, each, timed, alone))
+            speed.rows.append(PhaseSpeed(name, batch, full, unit, each, timed, alone))
         gc.collect()  # a trainer and its phases refer to each other
     return speed
 

@@ -1,5 +1,5 @@
 """Each part of a trained agent measured on games that it was not trained on.
 
-`vision` measures the tokenizer, `world` the world model, `control` the controller; each returns a `Part` of `Figure`s,
+`vision` measures the tokenizer, `world` the world model, `control` the controller; each returns its `PartFigures`,
 which say what a healthy value looks like. `reports.diagnose` plays the games and writes the page.
 """

@@ -13,7 +13,7 @@ from torch import Tensor
 from tokendream.agent.agent import Agent
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
-from tokendream.evaluation.diagnosis.figures import Bars, Figure, Part, number
+from tokendream.evaluation.diagnosis.figures import Bars, Figure, PartFigures, number
 from tokendream.spaces.actions import Joint
 
 
@@ -39,7 +39,7 @@ def control(
     dream: DreamConfig,
     *,
     temperature: float,
-) -> Part:
+) -> PartFigures:
     """Measure C at the last frame of each segment, its memory warmed by the frames before as dreams warm it.
 
     `real_return[b]` is what really followed, NaN where it is not known. Actions are counted as they are sampled at
@@ -58,7 +58,7 @@ def control(
     nan, most = torch.tensor(math.nan), sum(map(math.log, sizes))
     spread, scale = (ahead.std(), (ahead - value).std()) if len(ahead) > 1 else (nan, nan)
     corr = torch.corrcoef(torch.stack((value, ahead)))[0, 1] if len(ahead) > 1 else nan
-    return Part(
+    return PartFigures(
         "Controller",
         (
             Figure("mean value", number(value.mean()), f"near {ahead.mean():.3g}, the mean return that followed"),

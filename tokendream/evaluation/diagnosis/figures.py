@@ -53,7 +53,7 @@ class Bars:
 
 
 @dataclass(frozen=True)
-class Part:
+class PartFigures:
     """All that was measured of one part of the agent."""
 
     title: str

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from tokendream.evaluation.diagnosis.figures import Figure, Part, number
+from tokendream.evaluation.diagnosis.figures import Figure, PartFigures, number
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.nn.hl_gauss import symlog
 from tokendream.tokenizers.fixed import FAR
@@ -18,7 +18,7 @@ from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import to_float
 
 
-def look(tokenizer: Tokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tensor, " N"]) -> Part:
+def look(tokenizer: Tokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tensor, " N"]) -> PartFigures:
     """Measure V on consecutive observations, whatever they are."""
     if isinstance(tokenizer, PartsTokenizer):
         return parts_vision(tokenizer, frame, follows)
@@ -26,7 +26,7 @@ def look(tokenizer: Tokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tens
 
 
 @torch.no_grad()
-def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tensor, " N"]) -> Part:
+def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tensor, " N"]) -> PartFigures:
     """Measure every part's tokens on consecutive observations: images as `vision` does, features in their units, maps
     by their cells. Choices are their own tokens."""
     decoded = tokenizer.decode(tokenizer.encode(frame))
@@ -48,7 +48,7 @@ def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, " N *O"], follo
             wrong = (real != shown).any(-3).float().mean()
             figures.append(Figure(f"{part.name}: cells that are another", number(wrong), "0: the book holds all", 0.0,
                                   0.1))  # fmt: skip
-    return Part("Tokenizer", tuple(figures))
+    return PartFigures("Tokenizer", tuple(figures))
 
 
 def values_of(tokenizer: Tokenizer, tokens: Int64[Tensor, "B K"]) -> Float[Tensor, "B N"]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tokendream.config.config import Config, leaves
 from tokendream.config.parts import FITTED
-from tokendream.evaluation.diagnosis.figures import Figure, Part
+from tokendream.evaluation.diagnosis.figures import Figure, PartFigures
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ USE = ("codebook perplexity", "codes never used")
 """How a codebook is used: a cause only where it is learned and things are lost, else a fact about the game."""
 
 
-def findings(parts: Sequence[Part], config: Config) -> list[Finding]:
+def findings(parts: Sequence[PartFigures], config: Config) -> list[Finding]:
     """What is not healthy, the worst first; of each part its worst figure alone. A cause whose field is already as it
     should be is none."""
     found, values = [], leaves(dataclasses.asdict(config))

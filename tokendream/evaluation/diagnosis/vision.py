@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokendream.evaluation.diagnosis.figures import Figure, Part, number
+from tokendream.evaluation.diagnosis.figures import Figure, PartFigures, number
 from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import CHANGED, CHUNK, to_float
@@ -19,7 +19,7 @@ STILL = 1 / 255
 
 
 @torch.no_grad()
-def vision(tokenizer: Tokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[Tensor, " N"]) -> Part:
+def vision(tokenizer: Tokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[Tensor, " N"]) -> PartFigures:
     """Measure V on consecutive frames; `follows[n]` says whether frame n came after frame n-1 in the same game.
 
     The caller chooses the precision with autocast.
@@ -35,7 +35,7 @@ def vision(tokenizer: Tokenizer, frame: UInt8[Tensor, "N 3 S S"], follows: Bool[
     turned = tokens[after] != tokens[after - 1]
     frequency = torch.bincount(tokens.flatten(), minlength=tokenizer.vocabulary) / tokens.numel()
     moved, blind = error[after][moving].mean(), ignorant[after][moving].mean()
-    return Part(
+    return PartFigures(
         "Tokenizer",
         (
             Figure("PSNR, dB", number(10 * (4 / error.mean()).log10()), "above 25", 25.0, 10.0),

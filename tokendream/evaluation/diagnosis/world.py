@@ -9,7 +9,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Segment
 from tokendream.dream import imagine
-from tokendream.evaluation.diagnosis.figures import Curve, Figure, Part, classification, number
+from tokendream.evaluation.diagnosis.figures import Curve, Figure, PartFigures, classification, number
 from tokendream.evaluation.diagnosis.parts import values_of
 
 DISTANCES = (1, 2, 5, 10, 20)
@@ -17,7 +17,7 @@ DISTANCES = (1, 2, 5, 10, 20)
 
 
 @torch.no_grad()
-def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamConfig, *, seed: int = 0) -> Part:
+def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamConfig, *, seed: int = 0) -> PartFigures:
     """Measure M: one step ahead on segments as it was trained on, and over `long` ones, whose first `dream.burn_in` + 1
     frames are seen and whose rest is dreamed under the actions that were really taken.
 
@@ -60,7 +60,7 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
     end = steps.end[:, scored].long().flatten()
     ends = classification(prediction.end[:, known].flatten(0, 1), end, ("no", "yes"), "end", worst=-0.5)
     curves = () if long is None else drift(agent, long, dream, seed=seed)
-    return Part("World model", (*shares, *rewards, *ends), curves)
+    return PartFigures("World model", (*shares, *rewards, *ends), curves)
 
 
 @torch.no_grad()

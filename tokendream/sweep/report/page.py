@@ -14,7 +14,7 @@ from tokendream.reports.charts import svg
 from tokendream.reports.page import card, later, soft, table, tiles
 from tokendream.sweep.report import charts, comparison
 from tokendream.sweep.report.results import Result, protocol_of
-from tokendream.sweep.report.summary import Agent, Point, Summary, curve
+from tokendream.sweep.report.summary import AgentScores, Point, Summary, curve
 
 COLUMNS = (("iqm", "IQM"), ("median", "median"), ("mean", "mean"), ("optimality_gap", "optimality gap"))
 """Aggregates of the table, in its order; the number of superhuman games follows."""
@@ -96,7 +96,7 @@ def _missing(summary: Summary) -> Iterator[str]:
         yield f'<div class="missing">{said}</div>'
 
 
-def _interval(agent: Agent, name: str) -> str:
+def _interval(agent: AgentScores, name: str) -> str:
     return "{:.3f} to {:.3f}".format(*agent.intervals[name]) if agent.intervals else ""
 
 
@@ -149,7 +149,7 @@ def _over_steps(
     return card(svg(charts.over_steps, width, min(3.2, 0.7 * width), curves, levels, what), title) if several else ""
 
 
-def _aggregates(agent: Agent) -> list[str]:
+def _aggregates(agent: AgentScores) -> list[str]:
     cells = [f"{getattr(agent.figures, name):.3f}<small>{_interval(agent, name)}</small>" for name, _ in COLUMNS]
     cells = [str(len(agent.runs)), *cells, f"{agent.figures.superhuman:.0f}"]
     return [f"<b>{escape(agent.name)}</b>" if agent.ours else escape(agent.name), *cells]

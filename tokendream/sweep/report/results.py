@@ -34,7 +34,7 @@ PER_RUN = {"seed", "epoch", "player", "device", "envs"}
 
 
 class ResultError(TokendreamError):
-    """Results that cannot be reported together; the message names what differs and where."""
+    """SweepResults that cannot be reported together; the message names what differs and where."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Results:
+class SweepResults:
     """All runs, and the (agent, game, seed) that were meant to be there."""
 
     runs: tuple[Result, ...]
@@ -131,7 +131,7 @@ class Results:
         ]
 
 
-def read_results(paths: Sequence[Path]) -> Results:
+def read_results(paths: Sequence[Path]) -> SweepResults:
     """Read run folders, sweeps and folders of run folders.
 
     Raises ResultError where protocols are mixed or a run is there twice, and a ValueError for what is no result.
@@ -153,7 +153,7 @@ def read_results(paths: Sequence[Path]) -> Results:
         wanted += [(agent, game, seed) for game in games for seed in seeds]
     _refuse_twice(runs)
     _refuse_mixed(runs)
-    return Results(tuple(runs), tuple(dict.fromkeys(wanted)))
+    return SweepResults(tuple(runs), tuple(dict.fromkeys(wanted)))
 
 
 def label(config: Config) -> str:

@@ -14,14 +14,14 @@ from jaxtyping import Float64
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
 from tokendream.evaluation.scores import Aggregate, Interval, human_normalised
-from tokendream.sweep.report.results import Result, Results
+from tokendream.sweep.report.results import Result, SweepResults
 
 LEVELS = np.linspace(0, 8**0.5, 161) ** 2
 """Human-normalised scores at which performance profiles are drawn: 0 to 8, denser where most runs are."""
 
 
 @dataclass(frozen=True)
-class Agent:
+class AgentScores:
     """An agent on the compared games. Intervals are None with a single run a game: there is nothing to resample."""
 
     name: str
@@ -56,19 +56,19 @@ class Point:
 class Summary:
     """Everything that the report says."""
 
-    results: Results
+    results: SweepResults
     games: tuple[str, ...]
-    agents: tuple[Agent, ...]
+    agents: tuple[AgentScores, ...]
     improvements: tuple[Improvement, ...]
     curves: Mapping[str, tuple[Point, ...]]
 
     @property
-    def ours(self) -> tuple[Agent, ...]:
+    def ours(self) -> tuple[AgentScores, ...]:
         """The agents that were measured here."""
         return tuple(agent for agent in self.agents if agent.ours)
 
 
-def summarise(results: Results) -> Summary:
+def summarise(results: SweepResults) -> Summary:
     """All figures. With no results at all, those of the published agents on the 26 games."""
     complete = {agent: results.complete(agent) for agent in results.agents}
     compared = [agent for agent in results.agents if complete[agent]]
@@ -82,13 +82,13 @@ def summarise(results: Results) -> Summary:
     return Summary(results, games, tuple(agents), tuple(_improvements(agents)), shown)
 
 
-def _matrix(results: Results, agent: str, games: Sequence[str]) -> Float64[np.ndarray, "runs games"]:
+def _matrix(results: SweepResults, agent: str, games: Sequence[str]) -> Float64[np.ndarray, "runs games"]:
     return np.array([[human_normalised(g, s) for s in results.scores(agent, g).values()] for g in games]).T
 
 
-def _agent(name: str, ours: bool, runs: Float64[np.ndarray, "runs games"]) -> Agent:
+def _agent(name: str, ours: bool, runs: Float64[np.ndarray, "runs games"]) -> AgentScores:
     several = len(runs) > 1
-    return Agent(
+    return AgentScores(
         name,
         ours,
         runs,
@@ -99,7 +99,7 @@ def _agent(name: str, ours: bool, runs: Float64[np.ndarray, "runs games"]) -> Ag
     )
 
 
-def _improvements(agents: Sequence[Agent]) -> list[Improvement]:
+def _improvements(agents: Sequence[AgentScores]) -> list[Improvement]:
     """Each of our agents against the published ones and against those of ours that come after it; REM leads where
     there is none of ours."""
     leading = [a for a in agents if a.ours] or [a for a in agents if a.name == "REM, published"]
@@ -114,7 +114,7 @@ def _improvements(agents: Sequence[Agent]) -> list[Improvement]:
     return found
 
 
-def _of(results: Results, agent: str, games: Sequence[str]) -> list[Result]:
+def _of(results: SweepResults, agent: str, games: Sequence[str]) -> list[Result]:
     return [run for run in results.runs if run.agent == agent and run.game in games and run.score is not None]
 
 

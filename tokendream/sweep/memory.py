@@ -12,7 +12,7 @@ from tokendream.errors import ConfigError, once
 from tokendream.sweep.resources import Resources
 
 
-def check(resources: Resources, jobs: int, gpus: Sequence[str], need: int) -> None:
+def check_fits(resources: Resources, jobs: int, gpus: Sequence[str], need: int) -> None:
     """Raise ConfigError where `jobs` runs at a time, each of `need` bytes, do not fit: it names the number that would.
 
     A single run is not refused: it may be started without a sweep, too.

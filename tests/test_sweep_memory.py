@@ -8,7 +8,7 @@ from tokendream.cli.main import main
 from tokendream.config.presets import CPU, TINY, preset, vary
 from tokendream.errors import ConfigError
 from tokendream.spaces.observations import image_spaces
-from tokendream.sweep import room
+from tokendream.sweep import memory
 from tokendream.sweep.local import LocalEngine
 from tokendream.sweep.resources import Resources
 from tokendream.training.memory import needed
@@ -32,27 +32,27 @@ def test_it_is_computed_with_every_tokenizer(kind):
 
 
 def test_what_does_not_fit_is_refused_with_the_number_that_would(monkeypatch, capsys):
-    monkeypatch.setattr(room, "free_here", lambda: 4 * GIB)
-    monkeypatch.setattr(room, "free_on_gpu", lambda gpu: {"0": 70, "1": 30}[gpu] * GIB)
-    monkeypatch.setattr(room, "mps_runs", lambda: False)
-    room.check(Resources(jobs=3), 3, [], GIB)
-    room.check(Resources(), 2, ["0", "1"], 100 * GIB)  # one a GPU is never refused
+    monkeypatch.setattr(memory, "free_here", lambda: 4 * GIB)
+    monkeypatch.setattr(memory, "free_on_gpu", lambda gpu: {"0": 70, "1": 30}[gpu] * GIB)
+    monkeypatch.setattr(memory, "mps_runs", lambda: False)
+    memory.check_fits(Resources(jobs=3), 3, [], GIB)
+    memory.check_fits(Resources(), 2, ["0", "1"], 100 * GIB)  # one a GPU is never refused
     assert capsys.readouterr().err == ""
-    room.check(Resources(runs_per_gpu=2), 4, ["0", "1"], 11 * GIB)
+    memory.check_fits(Resources(runs_per_gpu=2), 4, ["0", "1"], 11 * GIB)
     assert "CUDA MPS does not run: the 2 runs of a GPU take turns on it" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"--jobs must be at most 2: .* about 1.5 GiB \(computed\), and 4.0 are free"):
-        room.check(Resources(jobs=3), 3, [], 3 * GIB // 2)
+        memory.check_fits(Resources(jobs=3), 3, [], 3 * GIB // 2)
     with pytest.raises(ConfigError, match=r"--runs-per-gpu must be at most 2: .* about 11.0 GiB .* 30.0 are free"):
-        room.check(Resources(runs_per_gpu=3), 6, ["0", "1"], 11 * GIB)
+        memory.check_fits(Resources(runs_per_gpu=3), 6, ["0", "1"], 11 * GIB)
     with pytest.raises(ConfigError, match="--jobs must be at most 4: "):
-        room.check(Resources(jobs=6), 6, ["0", "1"], 11 * GIB)
+        memory.check_fits(Resources(jobs=6), 6, ["0", "1"], 11 * GIB)
 
 
 def test_memory_that_is_not_known_is_not_checked(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
-    room.check(Resources(runs_per_gpu=5), 5, ["0"], 11 * GIB)
+    memory.check_fits(Resources(runs_per_gpu=5), 5, ["0"], 11 * GIB)
     assert "whether 5 runs fit was not checked" in capsys.readouterr().err
-    assert 0 < room.free_here() < 2**50
+    assert 0 < memory.free_here() < 2**50
 
 
 def test_runs_of_a_gpu_are_started_on_it(tmp_path, monkeypatch):
@@ -67,7 +67,7 @@ def test_runs_of_a_gpu_are_started_on_it(tmp_path, monkeypatch):
 
 def test_a_sweep_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(room, "free_here", lambda: GIB)
+    monkeypatch.setattr(memory, "free_here", lambda: GIB)
     assert main(["sweep", "--games", TINY.env.id, "--jobs", "3", "--preset", "tiny"]) == 2
     assert "--jobs must be at most 1: a run of this config takes about 0.5 GiB" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
