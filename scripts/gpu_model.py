@@ -24,6 +24,7 @@ from tokendream.config.presets import preset
 from tokendream.config.schedule import PARTS
 from tokendream.spaces.observations import image_spaces
 from tokendream.tokenizers.vq import CHUNK
+from tokendream.training.phase import GradientPhase
 from tokendream.training.synthetic import ACTIONS
 from tokendream.training.workload import frames_encoded
 
@@ -84,8 +85,9 @@ def main(name: str) -> None:
             cache.encode(frames)
         found["encode 128 frames"] = counted, frames_encoded(config, config.epochs) / CHUNK
         cache.refresh()
-        drawn = {part: trainer.phases[part].draw()[1] for part in reversed(PARTS)}
-        for part in PARTS:
+        updated = [part for part in PARTS if isinstance(trainer.phases[part], GradientPhase)]
+        drawn = {part: trainer.phases[part].draw()[1] for part in reversed(updated)}
+        for part in updated:
             with Counted() as counted:
                 trainer.phases[part].captured(drawn[part])
             found[part.replace("_", "-")] = counted, getattr(config.training, part).updates
