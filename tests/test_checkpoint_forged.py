@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 from checkpoints import SHAPE, damage_pickle, loaded, reseal, run_of_two
 
+from tokendream.cli.main import main
 from tokendream.data.replay import ReplayBuffer
 from tokendream.runfolder import files
 from tokendream.runfolder.checkpoint import Checkpoints
@@ -59,6 +60,16 @@ def test_a_manifest_that_lies_is_passed_over(run, change):
     epoch, *_, said = loaded(run)
     assert (epoch, len(said)) == (10, 1)
     assert "manifest" in said[0]
+
+
+def test_a_checkpoint_without_an_agent_is_refused_in_one_line(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", "tiny", "--epochs", "2", "--evaluation.episodes", "1", "--run-dir", str(run)]) == 0
+    (run / "evaluation" / "final.json").unlink()
+    reseal(run / "checkpoints/epoch-000002/manifest.json", lambda m: m["files"].pop("agent.safetensors"))
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "the checkpoint does not fit the config or is damaged: 'agent'" in capsys.readouterr().err
 
 
 def disguise_link(path: Path) -> None:

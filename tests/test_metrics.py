@@ -71,6 +71,9 @@ def test_what_is_not_finite_becomes_null(tmp_path):
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert line["bad"] is None
     assert line["good"] == 1.0
+    RunLog(tmp_path, after_epoch=1).close()
+    assert board(tmp_path)["good"] == [(10, 1.0)]
+    assert "bad" not in board(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import SHAPE, collect, rows_of
 from torture.runs import Cut, Ended, digest, process
 
 from tokendream import ranks
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY, vary
+from tokendream.data.replay import ReplayBuffer
 from tokendream.errors import ConfigError
 from tokendream.runfolder.metrics import read_metrics
-from tokendream.training import follow
+from tokendream.training import broadcast, follow
 
 RUN = ("tiny", "--epochs", "3", "--checkpoint-every", "1", "--evaluation.every", "0", "--evaluation.episodes", "1")
 RUN = (*RUN, "--training.actor-critic.first-epoch", "2", "--world-model.dropout", "0.1")
@@ -113,3 +115,21 @@ def test_a_rank_of_many_begins_each_update_at_a_seed_of_its_own(monkeypatch):
             ranks.seed(generator, 7, update)
             drawn |= {float(torch.rand((), generator=generator)), float(torch.rand(()))}
     assert len(drawn) == 8
+
+
+def test_a_game_that_closed_is_known_to_others_where_old_rows_are_gone(monkeypatch):
+    """Two environments and room for three rows: of the two that were told last, one is left."""
+    replays = [ReplayBuffer(3, SHAPE, envs=2) for _ in range(2)]
+    for replay in replays:
+        collect(replay, 4)
+    told = []
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(ranks, "number", lambda: 0)
+    monkeypatch.setattr(ranks, "broadcast_bytes", lambda data=None: told.append(data) or data)
+    replays[0].close_episode(1)
+    collect(replays[0], 2)
+    broadcast.rows(replays[0], 4)
+    monkeypatch.setattr(ranks, "number", lambda: 1)
+    monkeypatch.setattr(ranks, "broadcast_bytes", lambda data=None: told.pop(0))
+    assert broadcast.rows(replays[1], 4) == 6
+    assert rows_of(replays[1]) == rows_of(replays[0])

@@ -13,6 +13,7 @@ from tokendream.agent import ablated
 from tokendream.agent.actor_critic import ActorCritic, PolicyState, View
 from tokendream.agent.world_model import WorldModel
 from tokendream.config.config import Config
+from tokendream.config.limits import LONGEST_BLOCK
 from tokendream.device import Compute
 from tokendream.errors import require
 from tokendream.spaces.layout import Layout
@@ -46,7 +47,7 @@ class Agent(nn.Module):
         """A fresh agent for an environment's spaces, in training mode; a number stands for one RGB image and so many
         actions.
 
-        Raises ConfigError for an ablation that there is for one image alone.
+        Raises ConfigError for an ablation that there is for one image alone, and for more tokens than M can take.
         """
         if isinstance(spaces, int):
             spaces = image_spaces(config.env.size, spaces)
@@ -54,6 +55,8 @@ class Agent(nn.Module):
             require(config.actor_critic.sees == "codes", "actor_critic.sees", "codes for these observations", "pixels")
         V, slots = build(config.tokenizer, spaces.observation)
         block, E, control = Block(slots, spaces.actions), V.code_width, config.control
+        require(block.K1 <= LONGEST_BLOCK, "tokens of a step", f"at most {LONGEST_BLOCK} (fewer --env.keys, a smaller "
+                "--env.size or more --tokenizer.downsamples)", block.K1)  # fmt: skip
         M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E, V.codes)
         kind = ablated.ACTOR_CRITICS[control == "blind-policy", config.actor_critic.separate]
         return cls(V, M, kind(config.actor_critic, block, E, config.tokenizer.downsamples))

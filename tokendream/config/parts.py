@@ -38,8 +38,8 @@ class TokenizerConfig:
     code_width: Annotated[int, Range(4)] = 256
     """E, the width of a code."""
     map_cells: Count = 1
-    """Cells along the side of the square of a map that one token stands for; codebook_size says how many squares the
-    book of a map holds."""
+    """Cells along the side of the square of a map that one token stands for, 1 for a map that does not divide into such
+    squares; codebook_size says how many the book of a map holds."""
     network: Network = "conv"
     """Encoder and decoder: conv is the paper's; patch sees each cell of the grid by itself (not published)."""
     perceptual: Perceptual = "vgg16"

@@ -155,7 +155,7 @@ class RunLog:
             return
         for record in records:
             for name, value in record.items():
-                if name not in ("epoch", "env_steps"):
+                if name not in ("epoch", "env_steps") and value is not None:  # not finite
                     self._board.add_scalar(name, value, global_step=int(record["env_steps"]))
         self._board.flush()
 

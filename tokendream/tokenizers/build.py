@@ -59,4 +59,6 @@ def _fixed(config: TokenizerConfig, part: Part) -> VectorTokenizer | Categorical
         return VectorTokenizer(part, config.code_width)
     if part.modality == "categorical":
         return CategoricalTokenizer(part, config.code_width)
-    return CellTokenizer(part, config.codebook_size, config.code_width, config.map_cells)
+    _, *cells = part.shape
+    side = config.map_cells if all(n % config.map_cells == 0 for n in cells) else 1
+    return CellTokenizer(part, config.codebook_size, config.code_width, side)

@@ -28,7 +28,7 @@ def rows(replay: ReplayBuffer, known: int) -> int:
     told = np.arange(max(known - replay.envs, replay.oldest), known)
     last = replay.rows(told)["last"].tolist() if ranks.number() == 0 else []
     start, total, last = json.loads(ranks.broadcast_bytes(json.dumps([start, replay.total, last]).encode()))
-    for env, closed in enumerate(last):
+    for env, closed in enumerate(last, start=replay.envs - len(last)):
         if closed and ranks.number() > 0:
             replay.close_episode(env)
     for first in range(start, total, ROWS):

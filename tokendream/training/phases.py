@@ -19,6 +19,7 @@ from tokendream.agent.collect import Collector
 from tokendream.agent.events import changes, images_of
 from tokendream.config.config import Config
 from tokendream.config.parts import DreamConfig
+from tokendream.config.schedule import schedule
 from tokendream.data.batch import Segment, Segments, SegmentWithChanges
 from tokendream.data.priorities import Priorities
 from tokendream.data.replay import ReplayBuffer
@@ -58,26 +59,31 @@ BATCH = 256
 """Frames taken in at once by what is built from them beside a tokenizer that is trained."""
 
 
-def newest(replay: ReplayBuffer, config: Config) -> Int64[np.ndarray, " n"]:
-    """The rows that an epoch has collected."""
-    return np.arange(max(replay.oldest, replay.total - config.collect.steps), replay.total)
+def unseen(replay: ReplayBuffer, config: Config) -> Int64[np.ndarray, " n"]:
+    """The rows that an epoch has collected; in V's first epoch all that there are."""
+    steps = config.collect.steps
+    first = replay.total - steps if replay.total > steps * config.training.tokenizer.first_epoch else 0
+    return np.arange(max(replay.oldest, first), replay.total)
 
 
 class FitTokenizer(Phase):
-    """V where nothing of it is trained: it is shown the frames that this epoch collected, once and in their order."""
+    """V where nothing of it is trained: its updates share the frames that it has not seen, once and in their order."""
 
     name: ClassVar[str] = "tokenizer"
 
     def __init__(self, shared: Shared) -> None:
         assert isinstance(shared.agent.tokenizer, Fitted)
-        self._shared, self._batch = shared, shared.config.training.tokenizer.batch
-        self.memory_field = f"training.tokenizer.batch ({self._batch})"
+        self._shared = shared
+        self._updates = next(phase.updates for phase in schedule(shared.config) if phase.name == self.name)
+        self.memory_field = f"training.tokenizer.batch ({shared.config.training.tokenizer.batch})"
         # No graph: what is done depends on how many patches are new.
         self.captured = Captured(shared.agent.tokenizer.fit, dataclasses.replace(shared.compute, capture=False))
 
     def update(self, number: int) -> Mapping[str, Tensor]:
         replay, cache = self._shared.replay, self._shared.cache
-        row = newest(replay, self._shared.config)[number * self._batch :][: self._batch]
+        row = np.array_split(unseen(replay, self._shared.config), self._updates)[number]
+        if not len(row):
+            return {}
         fit = self.captured(replay.frames(row))
         if fit.changed:
             cache.forget()
@@ -105,7 +111,7 @@ class TokenizerPhase(GradientPhase):
     def update(self, number: int) -> Mapping[str, Tensor]:
         V, replay = self.shared.agent.tokenizer, self.shared.replay
         if number == 0 and isinstance(V, Fitted):
-            rows = newest(replay, self.shared.config)
+            rows = unseen(replay, self.shared.config)
             for first in range(0, len(rows), BATCH):
                 V.fit(replay.frames(rows[first : first + BATCH]))
         return super().update(number)

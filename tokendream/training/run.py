@@ -50,7 +50,8 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
         if config.log == "wandb":
             wandb_log.load()
         follow.check(config)
-        _envs(config).close()  # a misspelt game must not leave a folder behind
+        with contextlib.closing(_envs(config)) as envs:  # a misspelt game must not leave a folder behind
+            Agent.from_config(config, envs.spaces)  # nor a config that does not go with it
         compute = follow.for_ranks(compute_for(config, threads=True))
         files.replace_text(run_dir / "config.json", config.to_json())  # from here on it can be resumed
         return Run(config, run_dir, compute).go(stop, resumed=False)
@@ -109,7 +110,7 @@ class Run:
             self._trainer = Trainer(self.config, self._agent, envs, self._replay, self.compute)
             if resumed:
                 epoch, snapshot = self._store.load()
-                check_actions(self.config, envs.spaces.actions, snapshot.tensors["agent"])
+                check_actions(self.config, envs.spaces.actions, snapshot.tensors.get("agent", {}))
                 self._store.load_replay(epoch, self._replay)
                 said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
             follow.lead(self.run_dir, self.compute, self._trainer)
