@@ -83,7 +83,7 @@ def run(
         config.preset, quick, clock_name(effort.clock),
         environment(compute), bench.tokens(bench.own), bench.parameters(),
         frames=M.updates * M.batch * config.world_model.segment_length,
-        steps=C.updates * C.batch * config.dream.horizon,
+        steps=C.updates * C.batch * config.dream.group * config.dream.horizon,
     )  # fmt: skip
     for title, found in bench.items(quick=quick):
         if effort.clock() - began > effort.total:

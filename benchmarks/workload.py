@@ -142,7 +142,7 @@ class Workload:
             tokens = batch * (T * K1 + (T - config.world_model.context) * K)
             return Label(name, dtype, batch, f"{batch} segments x {T}", batch * T, 0, tokens)
         if name == "actor_critic":
-            horizon = config.dream.horizon
-            tokens = batch * horizon * (K1 + K)
-            return Label(name, dtype, batch, f"{batch} dreams x {horizon}", 0, batch * horizon, tokens)
+            dreams, horizon = batch * config.dream.group, config.dream.horizon
+            tokens = dreams * horizon * (K1 + K)
+            return Label(name, dtype, batch, f"{dreams} dreams x {horizon}", 0, dreams * horizon, tokens)
         return Label(name, dtype, 1, "1 env step", 1)

@@ -11,6 +11,7 @@ batch, and C learns from those steps by the loss that it has for dreams.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -77,7 +78,7 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 memory = memory.keep(~ended)
                 frame = envs.reset([next(seeds) if over else None for over in transition.over])
             rollout = Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))
-            experience = Experience.of(rollout, start, C.actions, config.dream)
+            experience = Experience.of(rollout, start, C.actions, dataclasses.replace(config.dream, group=1))
         yield experience
 
 

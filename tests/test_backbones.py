@@ -31,7 +31,7 @@ KINDS = {
 @pytest.fixture(params=KINDS)
 def model(request):
     torch.manual_seed(3)
-    return KINDS[request.param](D, LAYERS, HEADS).double().eval()
+    return KINDS[request.param](D, LAYERS, HEADS, 4, 0.0).double().eval()
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_absorbing_is_pop_without_predictions(model, x, u, past, tail):
 
 def test_dropout_acts_in_training_only(model, x, u):
     torch.manual_seed(0)
-    model = type(model)(D, 1, HEADS, dropout=0.5).double()
+    model = type(model)(D, 1, HEADS, 4, 0.5).double()
     a, b = (model.pop(x, u, model.initial_state(B))[0] for _ in range(2))
     assert not torch.equal(a, b)
     model.eval()

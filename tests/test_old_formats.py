@@ -45,6 +45,7 @@ SINCE_1 = {
     "dream.curiosity": 0.0,
     "dream.reward_weight": 1.0,
     "dream.expected_reward": False,
+    "dream.group": 1,
     "world_model.backbone": "retnet",
     "world_model.decoding": "pop",
     "world_model.own_embedding": False,

@@ -32,7 +32,7 @@ class Mean(NamedTuple):
         return Mean(self.total * mask[:, None], self.count * mask[:, None])
 
     def expand(self, n):
-        return Mean(self.total.expand(n, -1), self.count.expand(n, -1))
+        return Mean(self.total.repeat_interleave(n, 0), self.count.repeat_interleave(n, 0))
 
     def one(self, i):
         return Mean(self.total[i : i + 1], self.count[i : i + 1])

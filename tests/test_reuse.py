@@ -104,7 +104,8 @@ def test_minibatches_share_all_dreams_out_each_time(agent, segment):
 
 def test_dreams_that_cannot_be_shared_out_evenly_are_refused():
     with pytest.raises(
-        ConfigError, match=r"dream\.minibatches must be a divisor of training\.actor_critic\.batch \(2\)"
+        ConfigError,
+        match=r"dream\.minibatches must be a divisor of training\.actor_critic\.batch times dream\.group \(2\)",
     ):
         vary(TINY, "dream", minibatches=3)
 

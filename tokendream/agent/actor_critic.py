@@ -35,8 +35,8 @@ class PolicyState(NamedTuple):
         return PolicyState(*(x * mask[:, None] for x in self))
 
     def expand(self, n: int) -> PolicyState:
-        """One row's past as that of n."""
-        return PolicyState(*(x.expand(n, -1) for x in self))
+        """The past of each row as that of n neighbours."""
+        return PolicyState(*(x.repeat_interleave(n, 0) for x in self))
 
     def one(self, i: int) -> PolicyState:
         """The past of the i-th row alone."""

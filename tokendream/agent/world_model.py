@@ -158,24 +158,28 @@ class WorldModel(nn.Module):
         generator: torch.Generator | None = None,
         *,
         embed: Embed,
+        alike: int = 1,
     ) -> tuple[Outcome, Prediction, State]:
         """One step of the world: absorb (frame, action), sample the reward, the end and the next frame.
 
         Also what they were drawn from (T = P = 1): the frame's tokens at `token_temperature`, the rest as predicted.
         The state has absorbed the block and nothing of the next frame. `embed` gives the codes of sampled tokens
-        where they are needed at once.
+        where they are needed at once. Chance falls alike in each `alike` neighbours of the batch.
         """
+        temperature = self.config.token_temperature
+        draw = partial(self.draw_tokens, generator=generator, temperature=temperature, alike=alike)
         if self.config.decoding == "pop":
             prediction, state = self(codes[:, None], tokens[:, None], action[:, None], state)
-            frame = self.draw_tokens(prediction.next_frame[:, 0], generator, temperature=self.config.token_temperature)
+            frame = draw(prediction.next_frame[:, 0])
         else:
             blocks = self._blocks(codes[:, None], tokens[:, None], action[:, None])
             y, state = self.backbone.absorb(blocks, state, tail=1)
-            frame, logits, hidden = self._token_by_token(y[:, 0, 0], tokens, state, generator, embed)
+            frame, logits, hidden = self._token_by_token(y[:, 0, 0], tokens, state, draw, embed)
             outcome = y[:, :, 0]
             prediction = Prediction(logits[:, None], self.reward(outcome), self.end(outcome), hidden[:, None])
         reward, end = prediction.reward[:, 0], prediction.end[:, 0]
-        drawn = Outcome(frame, self.rewards.sample(reward, generator), sample(end, generator).bool())
+        paid = self.rewards.sample(reward, generator, alike)
+        drawn = Outcome(frame, paid, sample(end, generator, alike=alike).bool())
         return drawn, prediction, state
 
     def _token_by_token(
@@ -183,7 +187,7 @@ class WorldModel(nn.Module):
         y: Float[Tensor, "B D"],
         before: Int64[Tensor, "B K"],
         state: State,
-        generator: torch.Generator | None,
+        draw: Callable[[Float[Tensor, "B V"]], Int64[Tensor, " B"]],
         embed: Embed,
     ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K V"], Float[Tensor, "B K D"]]:
         """Sample the frame after `before`, whose action token gave y, in K - 1 sequential calls.
@@ -196,7 +200,7 @@ class WorldModel(nn.Module):
                 y, state = self.backbone.step(self._newest(frame, embed), state)
             hidden.append(y)
             logits.append(self._next_frame(y, before[:, k], k))
-            frame.append(self.draw_tokens(logits[-1], generator, temperature=self.config.token_temperature))
+            frame.append(draw(logits[-1]))
         return torch.stack(frame, dim=1), torch.stack(logits, dim=1), torch.stack(hidden, dim=1)
 
     def _newest(self, frame: list[Tensor], embed: Embed) -> Float[Tensor, "B D"]:

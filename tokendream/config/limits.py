@@ -86,10 +86,11 @@ def check_dream(dream: DreamConfig, world_model: WorldModelConfig, batch: int) -
     """Raise ConfigError for advantages that would be scaled twice, a context longer than the burn-in, uneven shares,
     an ensemble of one, and curiosity without an ensemble.
 
-    `batch`: the dreams of an update of C.
+    `batch`: the starts of an update of C.
     """
-    require(batch % dream.minibatches == 0, "dream.minibatches",
-            f"a divisor of training.actor_critic.batch ({batch})", dream.minibatches)  # fmt: skip
+    dreams = batch * dream.group
+    require(dreams % dream.minibatches == 0, "dream.minibatches",
+            f"a divisor of training.actor_critic.batch times dream.group ({dreams})", dream.minibatches)  # fmt: skip
     require(dream.context_blocks <= dream.burn_in, "dream.context_blocks",
             f"at most dream.burn_in ({dream.burn_in})", dream.context_blocks)  # fmt: skip
     require(not (dream.scale_advantage and dream.scale_by_quantiles), "dream.scale_by_quantiles",

@@ -176,6 +176,10 @@ class DreamConfig:
     average, with less of chance in it (not published)."""
     mask_after_end: bool = False
     """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
+    group: Count = 1
+    """Dreams from each start. From 2 on they differ in C's actions alone, as chance falls alike in all of them, and an
+    advantage is what a dream has beyond the others of its group (common random numbers and leave-one-out, not
+    published)."""
     centre_advantage: bool = False
     """Subtract the batch's mean advantage, so that values that lag behind favour no action (not published)."""
     reuse: Count = 1

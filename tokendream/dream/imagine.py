@@ -34,10 +34,13 @@ class Dream:
     policy: PolicyState
     begun: bool = False
     """Whether this frame was dreamed: what follows may then copy tokens of it, where M has a `correspondence`."""
+    alike: int = 1
+    """So many neighbours are dreamed on by the same random numbers, but for those of their actions."""
 
-    def expand(self, n: int) -> Dream:
-        """n times the same moment, to be dreamed on in n ways; from a batch of one."""
-        return Dream(self.tokens.expand(n, -1), self.world.expand(n), self.policy.expand(n), self.begun)
+    def expand(self, n: int, *, alike: bool = False) -> Dream:
+        """n times each moment, to be dreamed on in n ways; `alike`: chance falls alike in all of them."""
+        tokens, world, policy = self.tokens.repeat_interleave(n, 0), self.world.expand(n), self.policy.expand(n)
+        return Dream(tokens, world, policy, self.begun, n if alike else 1)
 
     def one(self, i: int) -> Dream:
         """The i-th dream of the batch, alone."""
@@ -116,13 +119,15 @@ def step(
     if action is None:
         action = agent.actor_critic.actions.sample(output.logits, generator, temperature=temperature)
     policy = agent.actor_critic.absorb_action(action, policy)
-    outcome, prediction, world = M.imagine(codes, dream.tokens, action, dream.world, generator, embed=V.codes)
+    outcome, prediction, world = M.imagine(
+        codes, dream.tokens, action, dream.world, generator, embed=V.codes, alike=dream.alike
+    )
     if M.correspondence is not None and dream.begun:
         logits, temperature = prediction.next_frame[:, 0], M.config.token_temperature
         frame = M.correspondence(logits, dream.tokens, outcome.tokens, temperature=temperature)
         outcome = outcome._replace(tokens=frame)
     one = Step(output.logits, output.value, action, outcome, prediction, output.critic)
-    return Dream(outcome.tokens, world, policy, begun=True), one
+    return Dream(outcome.tokens, world, policy, begun=True, alike=dream.alike), one
 
 
 def imagine(

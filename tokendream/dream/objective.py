@@ -68,6 +68,8 @@ def _dream(
 ) -> tuple[PolicyState, Rollout]:
     """C's memory before the first frame of dreams that begin where these real segments end, and the dreams."""
     start = imagine.start(agent, tokens, steps, settings)
+    if settings.group > 1:
+        start = start.expand(settings.group, alike=True)
     paid = reward_function(agent, settings)
     return start.policy, imagine.imagine(start, agent, settings.horizon, generator, reward=paid, bootstrap=True)
 
@@ -126,6 +128,8 @@ def targets(
     """Returns and advantages of a rollout, and figures about it for the log.
 
     `mask_after_end` leaves out the steps that were dreamed after an end (the published code keeps them).
+    In a `group` of dreams from one start each advantage has the mean of the others' at the same step subtracted: what
+    the start and chance did to all of them, which no action of this one decides (leave-one-out; not published).
     `centre_advantage` subtracts the batch's mean advantage (not published): while the values still lag behind the
     returns, every action looks good or every one looks bad, and a young policy settles on whatever it tried first.
     `scale_advantage` divides it by its root mean square over the batch (not published), so that one entropy weight
@@ -139,6 +143,8 @@ def targets(
         ended = rollout.ends[:, :-2].cumsum(dim=1) > 0
         weight[:, 1:] = (~ended).to(weight.dtype)
     found = Targets(returns, returns - values[:, :-1], weight)
+    if settings.group > 1:
+        found = found._replace(advantage=found.advantage - _of_the_others(found, settings.group))
     if settings.centre_advantage:
         found = found._replace(advantage=found.advantage - averaged(found.mean(found.advantage)))
     size = found.mean(found.advantage.abs())
@@ -154,6 +160,15 @@ def targets(
         "end_rate": rollout.ends[:, :-1].float().mean(),
     }
     return found, figures
+
+
+def _of_the_others(found: Targets, group: int) -> Float[Tensor, "B N"]:
+    """The mean advantage of a group's other dreams at each step, of those for which the step counts; 0 if of none."""
+    weight = found.weight.unflatten(0, (-1, group))
+    advantage = found.advantage.unflatten(0, (-1, group)) * weight
+    others = advantage.sum(1, keepdim=True) - advantage
+    count = weight.sum(1, keepdim=True) - weight
+    return (others / count.clamp(min=1)).flatten(0, 1)
 
 
 class Experience(NamedTuple):

@@ -23,7 +23,7 @@ class State(Protocol):
         """Forget the past of those sequences whose mask is False."""
 
     def expand(self, n: int) -> Any:
-        """The past of one sequence as that of n."""
+        """The past of each sequence as that of n neighbours."""
 
     def one(self, i: int) -> Any:
         """The past of the i-th sequence alone."""

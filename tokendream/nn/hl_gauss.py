@@ -69,7 +69,9 @@ class HLGauss(nn.Module):
         """The number that is predicted."""
         return symexp((raised(logits).softmax(-1) * self.centres).sum(-1))
 
-    def sample(self, logits: Float[Tensor, "*B N"], generator: torch.Generator | None) -> Float[Tensor, "*B"]:
+    def sample(
+        self, logits: Float[Tensor, "*B N"], generator: torch.Generator | None, alike: int = 1
+    ) -> Float[Tensor, "*B"]:
         """What a dream takes for it: the number itself, nothing is drawn."""
         return self.number(logits)
 

@@ -39,8 +39,8 @@ class RetNetState:
         return RetNetState(self.S * mask[None, :, None, None, None], self.position)
 
     def expand(self, n: int) -> RetNetState:
-        """The past of one sequence as that of n."""
-        return RetNetState(self.S.expand(-1, n, -1, -1, -1), self.position)
+        """The past of each sequence as that of n neighbours."""
+        return RetNetState(self.S.repeat_interleave(n, 1), self.position)
 
     def one(self, i: int) -> RetNetState:
         """The past of the i-th sequence alone."""

@@ -27,9 +27,11 @@ class Sign(nn.Module):
         p = raised(logits).softmax(-1)
         return p[..., 2] - p[..., 0]
 
-    def sample(self, logits: Float[Tensor, "*B 3"], generator: torch.Generator | None) -> Float[Tensor, "*B"]:
-        """A sign that is drawn: -1, 0 or 1."""
-        return sample(logits, generator).float() - 1
+    def sample(
+        self, logits: Float[Tensor, "*B 3"], generator: torch.Generator | None, alike: int = 1
+    ) -> Float[Tensor, "*B"]:
+        """A sign that is drawn, by the same chance in `alike` neighbours: -1, 0 or 1."""
+        return sample(logits, generator, alike=alike).float() - 1
 
     def paid(self, x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """What is learned of a number: its sign."""

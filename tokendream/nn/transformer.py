@@ -59,9 +59,9 @@ class TransformerState:
         return TransformerState(self.cache, self.length, self.first.where(mask, self.length))
 
     def expand(self, n: int) -> TransformerState:
-        """The past of one sequence as that of n."""
-        keys, values = ([x.expand(n, -1, -1, -1) for x in xs] for xs in (self.cache.keys, self.cache.values))
-        return TransformerState(Cache(keys, values), self.length, self.first.expand(n))
+        """The past of each sequence as that of n neighbours."""
+        keys, values = ([x.repeat_interleave(n, 0) for x in xs] for xs in (self.cache.keys, self.cache.values))
+        return TransformerState(Cache(keys, values), self.length, self.first.repeat_interleave(n))
 
     def one(self, i: int) -> TransformerState:
         """The past of the i-th sequence alone."""

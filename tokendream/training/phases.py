@@ -195,7 +195,7 @@ class ActorCriticPhase(GradientPhase):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._dream_settings = dream = shared.config.dream
-        returns = self.settings.batch * (dream.horizon - 1)
+        returns = self.settings.batch * dream.group * (dream.horizon - 1)
         self._scale = ReturnScale(returns, shared.compute.device) if dream.scale_by_quantiles else None
         self._dreaming = Captured(self._dream, shared.compute, [shared.dreaming], "dreams to learn from")
 

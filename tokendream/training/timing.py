@@ -212,7 +212,7 @@ def measure(
     agent = Agent.from_config(config, spaces).to(compute.device).eval()
     install(agent, compute)
     replay = synthetic_replay(max(ROWS, config.training.tokenizer.batch), spaces, compute.device)
-    training, horizon = config.training, config.dream.horizon
+    training, horizon, group = config.training, config.dream.horizon, config.dream.group
 
     def phase(name: str) -> Callable[[int], Callable[[], object]]:
         return lambda batch: workload.phase(name, batch, config, agent, replay, compute, spaces)
@@ -224,11 +224,12 @@ def measure(
     def encode(batch: int) -> Callable[[], object]:
         return workload.encode(batch, agent, replay, compute)
 
-    units = {"world_model": ("frames", config.world_model.segment_length), "actor_critic": ("imagined steps", horizon)}
+    length, imagined = config.world_model.segment_length, group * horizon
+    units = {"world_model": ("frames", length), "actor_critic": ("imagined steps", imagined)}
     kinds = [
         ("collect", phase("collect"), 1, "env steps", config.collect.envs),
         *((part, phase(part), getattr(training, part).batch, *units.get(part, ("frames", 1))) for part in PARTS),
-        ("dream", dream, training.actor_critic.batch, "imagined steps", horizon),
+        ("dream", dream, training.actor_critic.batch * group, "imagined steps", horizon),
         ("encode", encode, training.tokenizer.batch, "frames", 1),
     ]
     if brief:
