@@ -9,8 +9,10 @@ those of its last checkpoint. Nothing is trained.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,14 +92,20 @@ def draw(agent: Agent, replay: ReplayBuffer, config: Config, n: int, rng: np.ran
     return Segment(agent.tokenizer.encode(replay.frames(segments.row)), replay.steps(segments))
 
 
+def changed(config: Config, changes: Sequence[str]) -> Config:
+    """The config with other fields, each as part.field=JSON."""
+    data = json.loads(config.to_json())
+    for change in changes:
+        name, _, value = change.partition("=")
+        *parts, field = name.split(".")
+        functools.reduce(dict.__getitem__, parts, data)[field] = json.loads(value)
+    return Config.from_json(json.dumps(data))
+
+
 def main(run: str, batches: str, *changes: str) -> None:
     """Measure a run, with other fields of its config."""
     trained = Trained.load(Path(run), "cpu")
-    data = json.loads(trained.config.to_json())
-    for change in changes:
-        part, _, field = change.partition("=")[0].partition(".")
-        data[part][field] = json.loads(change.partition("=")[2])
-    config, agent = Config.from_json(json.dumps(data)), trained.agent
+    config, agent = changed(trained.config, changes), trained.agent
     agent.world_model.config = config.world_model
     replay, rng = collected(Path(run), config), np.random.default_rng(0)
     generator, n = torch.Generator().manual_seed(0), config.training.actor_critic.batch

@@ -30,7 +30,7 @@ from tokendream.play.view import pack
 from tokendream.runfolder import agent_file
 from tokendream.runfolder.agent_file import SavedAgent
 from tokendream.runfolder.checkpoint import Checkpoints
-from tokendream.spaces.actions import ActionSpace, Joint
+from tokendream.spaces.actions import ActionSpace
 from tokendream.spaces.layout import Layout, Part, image
 from tokendream.tokenizers.build import build
 from tokendream.tokenizers.cells import CellTokenizer
@@ -161,7 +161,7 @@ def test_actions_that_cannot_be_chosen_are_refused(space, said):
 
 
 def test_a_joint_action_is_the_number_of_its_components():
-    actions = Joint((3, 51, 2))
+    actions = ActionSpace((3, 51, 2))
     assert isinstance(actions, ActionSpace)
     every = torch.arange(actions.n)
     parts = actions.components(every)
@@ -171,7 +171,7 @@ def test_a_joint_action_is_the_number_of_its_components():
 
 
 def test_a_joint_policy_is_the_product_of_its_components():
-    actions, logits = Joint((3, 4)), torch.randn(5, 7)
+    actions, logits = ActionSpace((3, 4)), torch.randn(5, 7)
     every = torch.arange(12).expand(5, 12)
     policy = actions.policy(logits[:, None].expand(5, 12, 7))
     p = policy.log_prob(every).exp()

@@ -11,7 +11,7 @@ from tokendream.config.presets import REM, TINY
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.errors import NonFiniteError
-from tokendream.spaces.actions import Joint
+from tokendream.spaces.actions import ActionSpace
 from tokendream.spaces.layout import Layout, Part
 from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import timing, workload
@@ -158,7 +158,7 @@ def test_before_a_run_an_update_of_each_phase_is_known_by_hand(monkeypatch):
 
 def test_the_seconds_of_an_update_are_those_of_what_the_environment_shows():
     """A vector of five features has no frames to halve: every phase is timed on what the agent will see."""
-    vector = Spaces(Layout((Part("x", "vector", (5,)),)), Joint((51, 51)), ("a", "b"))
+    vector = Spaces(Layout((Part("x", "vector", (5,)),)), ActionSpace((51, 51)), ("a", "b"))
     speed = timing.measure(TINY, Compute.resolve("cpu", "float32"), seconds=0.0, say=lambda _: None, brief=True,
                            spaces=vector)  # fmt: skip
     assert [row.name for row in speed.rows] == ["collect", *PARTS, "encode"]

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from tokendream.envs import adapt
 from tokendream.envs.vector import EnvError
 from tokendream.errors import once, one_line
-from tokendream.spaces.actions import LARGEST_JOINT, ActionSpace, Discrete, Joint
+from tokendream.spaces.actions import LARGEST_JOINT, ActionSpace, Discrete
 
 BINS = 51
 """Values of a number of a Box, unless its action has so many that fewer must do. Source: Simulus (arXiv 2502.11537)."""
@@ -55,7 +55,7 @@ class Choices:
     @property
     def space(self) -> ActionSpace:
         """The same as the agent sees it."""
-        return Discrete(self.sizes[0]) if self.is_choice else Joint(self.sizes)
+        return Discrete(self.sizes[0]) if self.is_choice else ActionSpace(self.sizes)
 
     def to_env(self, action: int) -> Any:
         """What the environment receives: what its space samples, of the same type and shape."""

@@ -15,7 +15,7 @@ import torch
 
 from tokendream.errors import nearest
 from tokendream.play.view import PlayError
-from tokendream.spaces.actions import Joint
+from tokendream.spaces.actions import ActionSpace, Discrete
 from tokendream.spaces.observations import Spaces
 
 BUTTONS = {
@@ -86,13 +86,13 @@ class JointLayout:
     """The buttons of an action of several components, each by itself: `buttons[name]` is (component, choice)."""
 
     names: tuple[str, ...]
-    actions: Joint
+    actions: ActionSpace
     idle: int
     buttons: dict[str, tuple[int, int]]
     keys: dict[str, tuple[str, ...]]
 
     @staticmethod
-    def of(names: Sequence[str], actions: Joint) -> JointLayout:
+    def of(names: Sequence[str], actions: ActionSpace) -> JointLayout:
         """Two buttons for a number, one for every choice but the first of anything else."""
         buttons: dict[str, tuple[int, int]] = {}
         rest = []
@@ -117,7 +117,7 @@ class JointLayout:
 
 def layout_of(spaces: Spaces) -> KeyLayout | JointLayout:
     """The buttons for what an environment takes."""
-    if isinstance(spaces.actions, Joint):
+    if not isinstance(spaces.actions, Discrete):
         return JointLayout.of(spaces.action_names, spaces.actions)
     return KeyLayout.of(spaces.action_names)
 

@@ -14,7 +14,7 @@ from tokendream.dream import imagine
 from tokendream.dream.imagine import Dream
 from tokendream.reports.paint import paint, paint_each
 from tokendream.runfolder.load import Trained
-from tokendream.spaces.actions import Joint
+from tokendream.spaces.actions import Discrete
 
 
 class PolicyValue(NamedTuple):
@@ -71,7 +71,7 @@ class PlayingAgent:
             view = self._agent.view(dream.tokens, self._agent.tokenizer.codes(dream.tokens))
             output, _ = self._agent.actor_critic(view, dream.policy)
         logits, actions = output.logits[0].float() / self.temperature, self._agent.actor_critic.actions
-        if isinstance(actions, Joint):
+        if not isinstance(actions, Discrete):
             parts = [part.softmax(-1) for part in logits.split(actions.sizes)]
             probs = torch.stack([(p * torch.linspace(0, 1, len(p), device=p.device)).sum() for p in parts])
         else:

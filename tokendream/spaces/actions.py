@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,160 +15,31 @@ from tokendream.nn.precision import raised
 from tokendream.nn.sampling import sample
 from tokendream.nn.tables import StackedTables
 
-
-@runtime_checkable
-class Policy(Protocol):
-    """π(· | s), a distribution over actions."""
-
-    def log_prob(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, " *B"]:
-        """log π(a), float32."""
-
-    def entropy(self) -> Float[Tensor, " *B"]:
-        """H[π], in nats, float32."""
-
-
-@runtime_checkable
-class ActionSpace(Protocol):
-    """The actions of an environment, and how C's outputs (`logits`) are a policy over them."""
-
-    @property
-    def n(self) -> int:
-        """How many actions there are: 0 .. n-1."""
-
-    @property
-    def tokens(self) -> int:
-        """A, the tokens of an action in a block."""
-
-    @property
-    def logits(self) -> int:
-        """How many numbers C gives for one action."""
-
-    def sample(
-        self,
-        logits: Float[Tensor, "*B L"],
-        generator: torch.Generator | None = None,
-        *,
-        temperature: float = 1.0,
-        epsilon: float = 0.0,
-    ) -> Int64[Tensor, " *B"]:
-        """An action of each policy at a temperature; with probability ε one that is uniformly random."""
-
-    def policy(self, logits: Float[Tensor, "*B L"]) -> Policy:
-        """The distribution that C's outputs describe."""
-
-    def embedding(self, width: int) -> nn.Module:
-        """A trainable table: actions "*B" -> tokens "*B A width"."""
-
-    def to_env(self, action: Int64[Tensor, " B"]) -> Int64[np.ndarray, " B"]:
-        """What the environments receive. Waits for the device."""
-
-    def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
-        """Uniformly random actions for n environments."""
-
-
-class Categorical(NamedTuple):
-    """A policy over n actions by its log π."""
-
-    log_pi: Float[Tensor, "*B n"]
-
-    def log_prob(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, " *B"]:
-        """log π(a)."""
-        return self.log_pi.gather(-1, action[..., None]).squeeze(-1)
-
-    def entropy(self) -> Float[Tensor, " *B"]:
-        """H[π] = -Σ π log π."""
-        return -(self.log_pi.exp() * self.log_pi).sum(-1)
-
-
-class _Numbered:
-    """Actions that are numbers, 0 .. n-1, to the environments too."""
-
-    n: int
-
-    def to_env(self, action: Int64[Tensor, " B"]) -> Int64[np.ndarray, " B"]:
-        """The numbers of the actions, on the host."""
-        return action.cpu().numpy()
-
-    def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
-        """Uniformly random actions, one draw for all environments together."""
-        return rng.integers(self.n, size=n)
-
-
-@dataclass(frozen=True)
-class Discrete(_Numbered):
-    """Actions 0 .. n-1: one token, and one categorical distribution of n logits."""
-
-    n: int
-    tokens = 1
-
-    @property
-    def logits(self) -> int:
-        """One for each action."""
-        return self.n
-
-    def sample(
-        self,
-        logits: Float[Tensor, "*B n"],
-        generator: torch.Generator | None = None,
-        *,
-        temperature: float = 1.0,
-        epsilon: float = 0.0,
-    ) -> Int64[Tensor, " *B"]:
-        """An action from softmax(logits / temperature); with probability ε one that is uniformly random."""
-        action = sample(logits.detach(), generator, temperature=temperature)
-        if epsilon > 0:
-            u = torch.rand((2, *action.shape), device=logits.device, generator=generator)
-            uniform = (u[0] * self.n).long().clamp(max=self.n - 1)
-            action = torch.where(u[1] < epsilon, uniform, action)
-        return action
-
-    def policy(self, logits: Float[Tensor, "*B n"]) -> Categorical:
-        """softmax(logits)."""
-        return Categorical(F.log_softmax(raised(logits), dim=-1))
-
-    def embedding(self, width: int) -> nn.Module:
-        """One vector for each action: "*B" -> "*B 1 width"."""
-        return _Table(self.n, width)
-
-
-class Factored(NamedTuple):
-    """A policy over several components, independent of each other: one log π for each."""
-
-    actions: Joint
-    log_pi: tuple[Float[Tensor, "*B n"], ...]
-
-    def log_prob(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, " *B"]:
-        """log π(a), the sum over its components."""
-        parts = self.actions.components(action).unbind(-1)
-        chosen = [p.gather(-1, a[..., None]).squeeze(-1) for p, a in zip(self.log_pi, parts, strict=True)]
-        return torch.stack(chosen).sum(0)
-
-    def entropy(self) -> Float[Tensor, " *B"]:
-        """H[π], the sum over the components."""
-        return torch.stack([Categorical(p).entropy() for p in self.log_pi]).sum(0)
-
-
 LARGEST_JOINT = 2**62
 """Most combinations of an action's components: an action is one int64."""
 
 
-@dataclass(frozen=True)
-class Joint(_Numbered):
-    """Actions of several components, component i one of `sizes[i]` choices; an action is their mixed-radix number.
+class ActionSpace:
+    """Actions of A components, component i one of `sizes[i]` choices; an action is their mixed-radix number.
 
         a = c_1 + sizes[1] (c_2 + sizes[2] (c_3 + ...))
 
     One token and one categorical distribution a component. So an action is one integer wherever it is only passed on.
     """
 
-    sizes: tuple[int, ...]
-
-    def __post_init__(self) -> None:
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self.sizes = sizes
         assert self.n <= LARGEST_JOINT, f"{self.n} actions do not fit an int64"
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.sizes == other.sizes
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.sizes))
+
     @property
-    def n(self) -> int:  # type: ignore[override]
-        """All combinations."""
+    def n(self) -> int:
+        """How many actions there are: all combinations, 0 .. n-1."""
         return math.prod(self.sizes)
 
     @property
@@ -211,33 +81,58 @@ class Joint(_Numbered):
         if epsilon > 0:
             u = torch.rand((len(self.sizes) + 1, *chosen.shape[:-1]), device=logits.device, generator=generator)
             sizes = torch.tensor(self.sizes, device=logits.device)
-            uniform = (u[1:].movedim(0, -1) * sizes).long().minimum(sizes - 1)
-            chosen = torch.where((u[0] < epsilon)[..., None], uniform, chosen)
+            uniform = (u[:-1].movedim(0, -1) * sizes).long().minimum(sizes - 1)
+            chosen = torch.where((u[-1] < epsilon)[..., None], uniform, chosen)
         return self.action(chosen)
 
-    def policy(self, logits: Float[Tensor, "*B L"]) -> Factored:
+    def policy(self, logits: Float[Tensor, "*B L"]) -> Policy:
         """softmax(logits), component by component."""
         parts = raised(logits).split(self.sizes, dim=-1)
-        return Factored(self, tuple(F.log_softmax(part, dim=-1) for part in parts))
+        return Policy(self, tuple(F.log_softmax(part, dim=-1) for part in parts))
 
     def embedding(self, width: int) -> nn.Module:
         """One vector for each choice of each component: "*B" -> "*B A width"."""
-        return _JointTable(self, width)
+        return _Table(self, width)
+
+    def to_env(self, action: Int64[Tensor, " B"]) -> Int64[np.ndarray, " B"]:
+        """What the environments receive: the numbers of the actions. Waits for the device."""
+        return action.cpu().numpy()
+
+    def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
+        """Uniformly random actions for n environments, one draw for all together."""
+        return rng.integers(self.n, size=n)
 
 
-class _JointTable(StackedTables):
-    """A table of each component's choices."""
+class Discrete(ActionSpace):
+    """Actions 0 .. n-1 of one component, each with a name of its own."""
 
-    def __init__(self, actions: Joint, width: int) -> None:
+    def __init__(self, n: int) -> None:
+        super().__init__((n,))
+
+
+class Policy(NamedTuple):
+    """π(· | s) over actions whose components are independent of each other: one log π for each, float32."""
+
+    actions: ActionSpace
+    log_pi: tuple[Float[Tensor, "*B n"], ...]
+
+    def log_prob(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, " *B"]:
+        """log π(a), the sum over its components."""
+        parts = self.actions.components(action).unbind(-1)
+        chosen = [p.gather(-1, a[..., None]).squeeze(-1) for p, a in zip(self.log_pi, parts, strict=True)]
+        return torch.stack(chosen).sum(0)
+
+    def entropy(self) -> Float[Tensor, " *B"]:
+        """H[π] = -Σ π log π in nats, the sum over the components."""
+        return torch.stack([-(p.exp() * p).sum(-1) for p in self.log_pi]).sum(0)
+
+
+class _Table(StackedTables):
+    """A table of each component's choices, whose rows are tokens of a block."""
+
+    def __init__(self, actions: ActionSpace, width: int) -> None:
         super().__init__(actions.sizes, range(len(actions.sizes)), width)
         self.actions = actions
 
     def forward(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, "*B A D"]:
         return super().forward(self.actions.components(action))
-
-
-class _Table(nn.Embedding):
-    """A table whose rows are tokens of a block."""
-
-    def forward(self, action: Int64[Tensor, " *B"]) -> Float[Tensor, "*B 1 D"]:
-        return super().forward(action)[..., None, :]

@@ -14,7 +14,6 @@ from tokendream.agent.agent import Agent
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Steps
 from tokendream.evaluation.diagnosis.figures import Bars, Figure, PartFigures, number
-from tokendream.spaces.actions import Joint
 
 
 def returns_ahead(
@@ -50,7 +49,7 @@ def control(
     output, _ = C(view[:, -1], memory)
     logits = output.logits.float()
     # Of an action of several components all are listed, and the likeliest choice is that of any of them.
-    sizes = C.actions.sizes if isinstance(C.actions, Joint) else (C.actions.logits,)
+    sizes = C.actions.sizes
     pi = torch.cat([(part / temperature).softmax(-1) for part in logits.split(sizes, dim=-1)], dim=-1)
     entropy = C.actions.policy(logits).entropy().mean()
     known = ~real_return.isnan()

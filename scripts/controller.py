@@ -1,0 +1,81 @@
+"""C alone, in dreams of a run whose V, M and replay stay as they are: what dreams pay it, every so many batches.
+
+    python scripts/controller.py runs/krull own 0 60 20
+    python scripts/controller.py runs/krull new 0 60 20 dream.group=8 training.actor_critic.batch=8
+
+A run folder, its own C or a new one, a seed, batches of dreams, batches between two measurements, other fields of the
+run's config. Dreams begin anywhere in the replay: `newest` counts for nothing.
+What they pay is undiscounted, over 40 steps from the same 512 moments each time. One JSON line a measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from dream_signal import changed, discounted, draw
+from world_model import collected
+
+from tokendream.agent.agent import Agent
+from tokendream.data.batch import Segment
+from tokendream.device import processor
+from tokendream.dream import imagine
+from tokendream.dream.objective import clipped_loss, dreamed, parts
+from tokendream.kernels.install import install
+from tokendream.runfolder.load import Trained
+from tokendream.training.update import gradient_update, optimiser_for
+
+STEPS, MOMENTS, AT_ONCE = 40, 512, 128
+
+
+@torch.no_grad()
+def pays(trained: Trained, moments: list[Segment]) -> torch.Tensor:
+    """What a dream from each of these moments pays."""
+    agent, found = trained.agent, []
+    for i, segment in enumerate(moments):
+        generator = torch.Generator().manual_seed(i)
+        with trained.compute.autocast():
+            begin = imagine.start(agent, *segment, trained.config.dream)
+            rollout = imagine.imagine(begin, agent, STEPS, generator)
+        found.append(discounted(rollout.rewards, rollout.ends, 1.0))
+    return torch.cat(found)
+
+
+def main(run: str, which: str, seed: str, batches: str, every: str, *changes: str) -> None:
+    """Train C and measure it."""
+    trained = Trained.load(Path(run), "cpu")
+    config, agent, compute = changed(trained.config, changes), trained.agent, trained.compute
+    replay, rng = collected(Path(run), config), np.random.default_rng(int(seed))
+    moments = [draw(agent, replay, config, AT_ONCE, np.random.default_rng(i)) for i in range(MOMENTS // AT_ONCE)]
+    torch.manual_seed(int(seed))
+    if which == "new":
+        agent.actor_critic = Agent.from_config(config, trained.spaces).actor_critic
+        install(agent, compute)
+    C, phase, dream = agent.actor_critic, config.training.actor_critic, config.dream
+    optimiser, generator = optimiser_for(C, phase), torch.Generator().manual_seed(int(seed))
+    line, seconds = {"run": Path(run).name, "c": which, "seed": int(seed), "changes": changes}, 0.0
+    for n in range(int(batches) + 1):
+        if n % int(every) == 0:
+            paid = pays(trained, moments)
+            measured = {"batches": n, "paid": float(paid.mean()), "error": float(paid.std() / len(paid) ** 0.5)}
+            print(json.dumps(line | measured | {"cpu_seconds": round(seconds), "processor": processor()}), flush=True)
+        if n == int(batches):
+            break
+        began = time.process_time()
+        segment = draw(agent, replay, config, phase.batch, rng)
+        with compute.autocast():
+            experience = dreamed(agent, *segment, dream, generator)
+        for share in parts(experience, dream, rng):
+            gradient_update(
+                share, loss=lambda batch: clipped_loss(agent, batch, dream), module=C, optimiser=optimiser,
+                clip=phase.clip, compute=compute,
+            )  # fmt: skip
+        seconds += time.process_time() - began
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
