@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import random_player
 from tokendream.kernels.install import describe
 from tokendream.runfolder.checkpoint import Checkpoints
-from tokendream.runfolder.folder import free_name, locked
+from tokendream.runfolder.folder import commit, free_name, locked
 from tokendream.runfolder.load import Trained, read_config
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.training import results, timing
@@ -162,6 +163,31 @@ def test_default_names_are_free(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "tokendream-Catch-v0-tiny-seed0").mkdir(parents=True)
     assert free_name(TINY).name == "tokendream-Catch-v0-tiny-seed0-2"
+
+
+def test_the_commit_is_that_of_the_code_alone(tmp_path):
+    package = tmp_path / "tokendream"
+    package.mkdir()
+    module = package / "__init__.py"
+    module.write_text("")
+    assert commit(package) == ""
+
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        return subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True)
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    clean = commit(package)
+    assert git("rev-parse", "HEAD").stdout.startswith(clean)
+    (tmp_path / "speed.json").write_text("{}")
+    assert commit(package) == clean
+    module.write_text("changed")
+    assert commit(package) == f"{clean}-dirty"
+    installed = tmp_path / "site-packages" / "tokendream"
+    installed.mkdir(parents=True)
+    assert commit(installed) == ""  # the repository around it is another's
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
