@@ -14,14 +14,17 @@ from tokendream.agent.agent import AgentPolicy
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.device import processor
+from tokendream.envs.vector import EnvError
 from tokendream.errors import ConfigError
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import random_player
 from tokendream.kernels.install import describe
+from tokendream.reports import evaluate as filming
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.folder import commit, free_name, locked
 from tokendream.runfolder.load import Trained, read_config
 from tokendream.runfolder.metrics import read_metrics
+from tokendream.spaces.actions import Discrete
 from tokendream.training import results, timing
 from tokendream.training import run as experiment
 
@@ -139,6 +142,20 @@ def test_without_ffmpeg_there_is_a_page_and_no_film(tmp_path, monkeypatch, capsy
         "codes.png", "dream.png", "real.png", "reconstruction.png",
     ]  # fmt: skip
     assert not list(run.glob("films/*"))
+
+
+def test_an_environment_that_breaks_while_it_is_filmed_costs_no_score(tmp_path, monkeypatch):
+    uniform = random_player(Discrete(3).random, np.random.default_rng(0))
+    result, games = evaluate(TINY, uniform, 2, 0)
+
+    def broken(envs, game):
+        raise EnvError("the wheel came off")
+        yield
+
+    monkeypatch.setattr(filming, "replay_game", broken)
+    said = []
+    filming.write_films(TINY, result, games, tmp_path, said.append)
+    assert said == [f"no films: the wheel came off; tokendream eval {tmp_path} makes them"]
 
 
 def test_a_report_that_could_not_be_written_is_not_named(tmp_path, monkeypatch, capsys):
