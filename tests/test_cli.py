@@ -100,6 +100,13 @@ def test_two_environments_are_refused(capsys):
     assert "name one environment" in err
 
 
+@pytest.mark.parametrize("words", [["cpu", "--preset", "rem"], ["--preset", "rem", "--preset=toy"]])
+def test_two_presets_are_refused(capsys, words):
+    code, _, err = run(capsys, "train", *words)
+    assert code == 2
+    assert "name one preset" in err
+
+
 def test_the_preset_follows_the_machine_and_is_said(capsys, monkeypatch):
     import torch
 

@@ -89,10 +89,12 @@ def _env_id(argv: list[str]) -> list[str]:
 
 
 def _preset_name(argv: list[str], *, positional: bool) -> tuple[str | None, list[str]]:
-    """The preset that is named, if one is, and the other words."""
+    """The preset that is named, if one is, and the other words. Raises ConfigError where two are."""
     name = None
     if positional and argv and not argv[0].startswith("-"):
         name, argv = argv[0], argv[1:]
+    if sum(word.split("=")[0] == "--preset" for word in argv) + (name is not None) > 1:
+        raise ConfigError(f"name one preset: {'the first word and --preset are one flag' if name else '--preset once'}")
     for i, word in enumerate(argv):
         if word == "--preset" and i + 1 < len(argv):
             return argv[i + 1], argv[:i] + argv[i + 2 :]
