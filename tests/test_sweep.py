@@ -276,6 +276,7 @@ def test_why_a_run_ended(tmp_path, code, word, err, line):
         (["--games", "tokendream/Cach-v0"], "tokendream/Catch-v0"),
         (["--games", ","], "no game is named"),
         (["--games", CATCH, "--seeds", "0"], "seeds must be at least 1, not 0"),
+        (["--games", "Pong", "--games", CATCH], "name all games after one, as in --games Pong Boxing"),
         (["--games", CATCH, "--seed", "3"], "a sweep has no --seed: it takes --games and --seeds"),
         (["--games", CATCH, "--gmaes", "3"], "unknown flag --gmaes; nearest: --games"),
         (["--games", CATCH, "--jobs", "-1"], "jobs must be at least 0, not -1"),

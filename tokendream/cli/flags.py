@@ -55,6 +55,8 @@ def parse_sweep(argv: list[str]) -> Sweep:
         flag = word.split("=")[0].replace("_", "-")
         if flag in (*ENV_FLAGS, "--env.id", "--seed"):
             raise ConfigError(f"a sweep has no {flag}: it takes --games and --seeds")
+    if sum(word.split("=")[0] == "--games" for word in argv) > 1:
+        raise ConfigError("--games is there twice: name all games after one, as in --games Pong Boxing")
     base, said = _base(name, argv)
     default = Sweep(resources=Resources(), config=base)
     if said:
