@@ -5,14 +5,16 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure as Drawing
 from playing import make_run
 
 from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
 from tokendream.config.config import leaves
 from tokendream.config.presets import CPU, REM, preset, vary
-from tokendream.evaluation.diagnosis.figures import Figure, PartFigures
+from tokendream.evaluation.diagnosis.figures import Bars, Figure, PartFigures
 from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
+from tokendream.reports import diagnosis_page
 from tokendream.reports.diagnosis_page import why
 from tokendream.reports.results import Folder
 from tokendream.reports.run_page import write_report
@@ -134,6 +136,13 @@ def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys
         text = page.read_text()
         assert "Why is it not better?" in text
         assert text.count("To try first: ") == len(said)
+
+
+def test_actions_of_one_name_have_a_bar_each():
+    axes = Drawing().subplots()
+    diagnosis_page._bars(axes, Bars("actions", ("up", "up", "down"), (0.2, 0.3, 0.5), "…"))
+    assert len({bar.get_x() for bar in axes.patches}) == 3
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["up", "up", "down"]
 
 
 @pytest.mark.parametrize("text", ['{"why": 3}', "{}", '{"parts": []}'])

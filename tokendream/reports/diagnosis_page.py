@@ -88,5 +88,5 @@ def _curve(axes: Any, curve: Curve) -> None:
 
 
 def _bars(axes: Any, bars: Bars) -> None:
-    axes.bar(bars.labels, bars.values, color=BLUE)
+    axes.bar(range(len(bars.values)), bars.values, tick_label=bars.labels, color=BLUE)  # labels may be equal
     axes.tick_params(axis="x", labelrotation=30)
