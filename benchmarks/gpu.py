@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks import speed
-from benchmarks.command import Progress, prepare, save
+from benchmarks.command import Progress, save
 from benchmarks.machine import copy_bandwidth, environment, matmul_peak, precisions
 from benchmarks.measure import Effort, Work
 from benchmarks.page import head, line, short
@@ -37,6 +37,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.errors import one_line
 from tokendream.kernels.machine import compute_for
+from tokendream.runfolder import files
 from tokendream.training.synthetic import ACTIONS, EPISODE, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
@@ -73,7 +74,7 @@ def main(config: Config, device: str, *, out: Path | None) -> int:
     name = torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "cpu"
     if out is None:
         out = Path("results") / f"gpu-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}" / "bench.json"
-    prepare("--out", out)
+    files.make_place("--out", out)
     progress = Progress()
     bench = Bench(config, compute, out, progress)
     bench.run()
@@ -253,8 +254,8 @@ def run_tests(compute: Compute) -> dict[str, Any]:
     if compute.device.type != "cuda":
         return {"outcome": "not run: they need a GPU"}
     # Files without such tests may import what the machine lacks.
-    files = [str(path) for path in sorted(TESTS.glob("test_*.py")) if b"pytest.mark.gpu" in path.read_bytes()]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--maxfail=20", *files]
+    marked = [str(path) for path in sorted(TESTS.glob("test_*.py")) if b"pytest.mark.gpu" in path.read_bytes()]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--maxfail=20", *marked]
     environ = {**os.environ, "GPU_TESTS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONUNBUFFERED": "1"}
     try:
         ran = subprocess.run(
