@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 import tokendream
-from benchmarks.clock import best_of
 from tokendream.config.config import Config
 from tokendream.device import Compute, peak_memory, processor
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
 from tokendream.runfolder.folder import commit
+from tokendream.training.timing import elapsed
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 """The names of the precisions in tables and JSON."""
@@ -51,6 +51,18 @@ def copy_bandwidth(device: torch.device, seconds: float = 0.5, clock: Callable[[
     a = torch.zeros(COPIED, dtype=torch.uint8, device=device)
     out = torch.empty_like(a)
     return 2 * COPIED / best_of(lambda: out.copy_(a), device, seconds, clock)
+
+
+def best_of(
+    run: Callable[[], object], device: torch.device, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The shortest of as many calls as fit into `seconds`, at least three, the first left out."""
+    run()
+    began, best, calls = time.perf_counter(), float("inf"), 0
+    while calls < 3 or time.perf_counter() - began < seconds:
+        best = min(best, elapsed(run, device, clock=clock))
+        calls += 1
+    return best
 
 
 def give_back_freed_memory() -> None:

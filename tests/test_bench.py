@@ -173,7 +173,7 @@ def test_work_is_timed_in_turn_after_a_warm_up():
 
 
 def test_a_batch_is_halved_until_its_update_is_short_enough(monkeypatch):
-    monkeypatch.setattr("benchmarks.measure.seconds_of", lambda run, device, times=1, clock=None: run())
+    monkeypatch.setattr("benchmarks.measure.elapsed", lambda run, device, times=1, clock=None: run())
     effort = Effort(least=1, most=1, seconds=0.0, longest=8.0)
     assert fitting_batch(lambda batch: work(lambda: 0.1 * batch), 64, CPU, effort) == 64
     assert fitting_batch(lambda batch: work(lambda: 0.2 * batch), 128, CPU, effort) == 32

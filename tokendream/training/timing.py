@@ -285,12 +285,15 @@ def _each(alone: float, seconds: float, batch: int) -> float:
     return seconds if batch == 1 else max(0.0, seconds - alone) / (batch - 1)
 
 
-def elapsed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call; a GPU is waited for at both ends."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+def elapsed(
+    run: Callable[[], object], device: torch.device, times: int = 1, clock: Callable[[], float] | None = None
+) -> float:
+    """Seconds that one of `times` calls in a row took; a GPU is idle before the first and after the last."""
+    clock = clock or time.perf_counter
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
+    wait(device)
+    began = clock()
+    for _ in range(times):
+        run()
+    wait(device)
+    return (clock() - began) / times
