@@ -79,7 +79,7 @@ def time_of(name: str, where: str, benched: dict[str, Any]) -> str:
     """How long training takes: as runs took it, else computed by the bench, else unknown."""
     if runs := [run for run in runs_of(name, where) if run.alone]:
         minutes = sorted(run.minutes for run in runs)
-        devices = {_short(json.loads((run.path / "facts.json").read_text())["device"]) for run in runs}
+        devices = {_short(run.facts["device"]) for run in runs}
         return f"{minutes[0]:.0f} to {minutes[-1]:.0f} min ({len(runs)} runs, {' or '.join(sorted(devices))})"
     if name in benched:
         hours = benched[name]["run_hours"]
