@@ -29,8 +29,8 @@ def begin(
     compute = compute_for(config, device)
     if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
         raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {describe(compute)}")
-    prepare("--out", out)
-    prepare("--page", page)
+    files.make_place("--out", out)
+    files.make_place("--page", page)
     section.check(page)
     keep_freed_memory()  # as in training
     return compute
@@ -39,14 +39,6 @@ def begin(
 def chosen_effort(effort: Effort, cpu_time: bool) -> Effort:
     """The effort by the clock that was asked for; by processor time, one thread has the work of two."""
     return dataclasses.replace(effort, clock=time.process_time, total=2 * effort.total) if cpu_time else effort
-
-
-def prepare(flag: str, path: Path | None) -> None:
-    """Make the folder of a file to be written. Raises ConfigError if the file is a folder."""
-    if path is not None:
-        if path.is_dir():
-            raise ConfigError(f"{flag} must be a file, and {path} is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def save(figures: dict[str, Any], out: Path | None) -> None:

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import speed
-from benchmarks.command import Progress, prepare, save
+from benchmarks.command import Progress, save
 from benchmarks.machine import copy_bandwidth, environment, matmul_peak, precisions
 from benchmarks.measure import Effort, Work
-from benchmarks.report import Findings, short
+from benchmarks.page import head, line, short
+from benchmarks.report import Findings
 from benchmarks.speed import Item, items, take
+from benchmarks.speed_page import markdown
 from benchmarks.workload import Workload
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
@@ -37,6 +37,7 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.errors import one_line
 from tokendream.kernels.machine import compute_for
+from tokendream.runfolder import files
 from tokendream.training.synthetic import ACTIONS, EPISODE, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
@@ -73,12 +74,12 @@ def main(config: Config, device: str, *, out: Path | None) -> int:
     name = torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "cpu"
     if out is None:
         out = Path("results") / f"gpu-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}" / "bench.json"
-    prepare("--out", out)
+    files.make_place("--out", out)
     progress = Progress()
     bench = Bench(config, compute, out, progress)
     bench.run()
     progress.close()
-    bench.show(Console() if Console().is_terminal else Console(width=170))
+    print("\n".join(bench.lines()))
     print(f"Written to {out}")
     return 0
 
@@ -88,7 +89,7 @@ class Bench:
 
     def __init__(self, config: Config, compute: Compute, out: Path, say: Callable[[str], object]) -> None:
         self.config, self.compute, self._out, self._say = config, compute, out, say
-        self.findings = Findings(config, True, environment(compute), compute.device, compute.dtype)
+        self.findings = Findings(config, False, environment(compute), compute.device, compute.dtype)
         self.facts: dict[str, Any] = {}
         """What the parts other than the phases returned, by their names."""
         self.errors: dict[str, str] = {}
@@ -185,22 +186,20 @@ class Bench:
         }
         save(data, self._out)
 
-    def show(self, console: Console) -> None:
-        """Print everything for people, the targets last."""
+    def lines(self) -> Iterator[str]:
+        """Everything for people, as lines of Markdown, the targets last."""
         if self.findings.peaks:
-            self.findings.show(console)
+            yield from markdown(self.findings.to_json(), "gpu")
         for name in ("epoch", "epoch, compiled", "tests"):
             if name in self.facts:
-                console.print(f"{name}: {json.dumps({k: v for k, v in self.facts[name].items() if k != 'said'})}")
+                yield f"{name}: {json.dumps({k: v for k, v in self.facts[name].items() if k != 'said'})}"
         for name, error in self.errors.items():
-            console.print(f"failed: {name}: {error}", markup=False)
-        table = Table(title=f"Targets, {self.findings.environment['device']}")
-        for column in ("figure", "wanted", "found", "met"):
-            table.add_column(column)
+            yield f"failed: {name}: {error}"
+        yield from ("", f"### Targets, {self.findings.environment['device']}", "")
+        yield from head("figure", "wanted", "found", "met")
         for t in self.targets():
             found = "not measured" if t.found is None else short(t.found)
-            table.add_row(t.name, t.wanted, found, {True: "yes", False: "NO", None: ""}[t.met])
-        console.print(table)
+            yield line(t.name, t.wanted, found, {True: "yes", False: "NO", None: ""}[t.met])
 
 
 def epoch(config: Config, compute: Compute) -> dict[str, Any]:
@@ -255,8 +254,8 @@ def run_tests(compute: Compute) -> dict[str, Any]:
     if compute.device.type != "cuda":
         return {"outcome": "not run: they need a GPU"}
     # Files without such tests may import what the machine lacks.
-    files = [str(path) for path in sorted(TESTS.glob("test_*.py")) if b"pytest.mark.gpu" in path.read_bytes()]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--maxfail=20", *files]
+    marked = [str(path) for path in sorted(TESTS.glob("test_*.py")) if b"pytest.mark.gpu" in path.read_bytes()]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--maxfail=20", *marked]
     environ = {**os.environ, "GPU_TESTS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONUNBUFFERED": "1"}
     try:
         ran = subprocess.run(

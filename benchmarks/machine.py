@@ -7,7 +7,6 @@ import ctypes
 import datetime
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,11 +16,12 @@ from typing import Any
 import torch
 
 import tokendream
-from benchmarks.clock import best_of
 from tokendream.config.config import Config
 from tokendream.device import Compute, peak_memory, processor
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
+from tokendream.runfolder.folder import commit
+from tokendream.training.timing import elapsed
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
 """The names of the precisions in tables and JSON."""
@@ -51,6 +51,18 @@ def copy_bandwidth(device: torch.device, seconds: float = 0.5, clock: Callable[[
     a = torch.zeros(COPIED, dtype=torch.uint8, device=device)
     out = torch.empty_like(a)
     return 2 * COPIED / best_of(lambda: out.copy_(a), device, seconds, clock)
+
+
+def best_of(
+    run: Callable[[], object], device: torch.device, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The shortest of as many calls as fit into `seconds`, at least three, the first left out."""
+    run()
+    began, best, calls = time.perf_counter(), float("inf"), 0
+    while calls < 3 or time.perf_counter() - began < seconds:
+        best = min(best, elapsed(run, device, clock=clock))
+        calls += 1
+    return best
 
 
 def give_back_freed_memory() -> None:
@@ -85,7 +97,7 @@ def environment(compute: Compute) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "tokendream": tokendream.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "cores": os.cpu_count(),
     }
     with contextlib.suppress(OSError, AttributeError):  # processes that wanted a core, on average of the last minute
@@ -95,22 +107,3 @@ def environment(compute: Compute) -> dict[str, Any]:
         facts["cuda"] = torch.version.cuda
         facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
     return facts
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this package runs from, marked if the package differs from it; None outside of one."""
-    package = Path(tokendream.__file__).resolve().parent
-    if not (package.parent / ".git").exists():  # an installed copy may lie inside somebody else's repository
-        return None
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(package), *words]
-        return subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
-        ).stdout.strip()
-
-    try:
-        # Only the package is compared: a command may just have written figures of its own.
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from benchmarks.clock import seconds_of
 from benchmarks.counting import count
 from benchmarks.machine import most_memory, watch_memory
 from tokendream.kernels.cuda_graph import WARM_UP
+from tokendream.training.timing import elapsed
 
 SHORTEST = 0.05
 """Seconds of one repetition at least: shorter work is done several times in a row."""
@@ -110,18 +110,18 @@ def measure(works: Sequence[Work], device: torch.device, effort: Effort) -> list
         memory.append(0)
         if device.type == "cuda":
             watch_memory(device)
-            seconds_of(work.run, device)  # not captured yet: what a replayed graph works in would count as free
+            elapsed(work.run, device)  # not captured yet: what a replayed graph works in would count as free
             memory[-1] = most_memory(device)
-            seconds_of(work.run, device, WARM_UP + 1)  # these tune, capture and allocate
+            elapsed(work.run, device, WARM_UP + 1)  # these tune, capture and allocate
         if once < effort.settle:
-            once = seconds_of(work.run, device)
+            once = elapsed(work.run, device)
         times.append(max(1, math.ceil(SHORTEST / once)))
     seconds: list[list[float]] = [[] for _ in works]
     began, rounds = time.perf_counter(), 0
     while rounds < effort.least or (rounds < effort.most and time.perf_counter() - began < effort.seconds * len(works)):
         for i, work in enumerate(works):
             watch_memory(device)
-            seconds[i].append(seconds_of(work.run, device, times[i], effort.clock))
+            seconds[i].append(elapsed(work.run, device, times[i], effort.clock))
             memory[i] = max(memory[i], most_memory(device))
         rounds += 1
     return [Row(w.label, tuple(s), f, m, t) for w, s, (f, t), m in zip(works, seconds, counts, memory, strict=True)]
@@ -141,8 +141,8 @@ def fitting_batch(build: Callable[[int], Work], batch: int, device: torch.device
         return batch
     eighth = max(1, batch // 8)
     probe = build(eighth)
-    seconds_of(probe.run, device)
-    each = seconds_of(probe.run, device, 1, effort.clock) / eighth
+    elapsed(probe.run, device)
+    each = elapsed(probe.run, device, 1, effort.clock) / eighth
     while batch > 1 and each * batch > effort.longest:
         batch //= 2
     return batch

@@ -1,20 +1,17 @@
-"""What was found, as a table and as JSON."""
+"""What was found, as plain data for JSON and for `speed_page`."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.machine import PRECISIONS
 from benchmarks.measure import Row
-from benchmarks.page import WALL, short
+from benchmarks.page import WALL
 from benchmarks.profiling import Operator
 from benchmarks.reference import PUBLISHED, PUBLISHED_MACHINE, TARGETS
 from tokendream.config.config import Config
@@ -42,10 +39,6 @@ class Comparison:
     fast: str
     slow: str
     ratios: tuple[float, ...]
-
-    def __str__(self) -> str:
-        middle, low, high = statistics.median(self.ratios), min(self.ratios), max(self.ratios)
-        return f"{self.title}: {self.fast} is {middle:.2f}x as fast as {self.slow} ({low:.2f} to {high:.2f})"
 
 
 @dataclass
@@ -149,71 +142,3 @@ class Findings:
             target = TARGETS.get((label.name, label.batch))
             data["published"] = {"rate": published, "machine": PUBLISHED_MACHINE, "target": target}
         return data
-
-    def show(self, console: Console) -> None:
-        """Print everything for people."""
-        facts = self.environment
-        console.print(
-            f"[bold]benchmarks speed, preset {self.config.preset}[/]: {facts['device']}, {facts['processor']}, "
-            f"torch {facts['torch']}, commit {facts['commit'] or 'unknown'}, {facts['date']}"
-        )
-        peaks = ", ".join(f"{peak / 1e12:.3g} TFLOP/s {PRECISIONS[dtype]}" for dtype, peak in self.peaks.items())
-        console.print(
-            f"Matrix products reach {peaks} here, copies {self.bandwidth / 1e9:.3g} GB/s; '% peak' is the share of the "
-            f"former. Timed by {self.clock}."
-        )
-        console.print(self._table())
-        for comparison in self.comparisons:
-            console.print(str(comparison), highlight=False)
-        epoch = self.epoch()
-        if epoch:
-            parts = ", ".join(f"{name} {short(seconds)}" for name, seconds in epoch.items())
-            console.print(f"Seconds of an epoch with all phases and a full replay, computed from the rows: {parts}")
-        for name, operators in self.profiles.items():
-            console.print(f"{name}: operators by their own time in one update")
-            console.print(_operator_table(operators))
-        if self.skipped:
-            console.print(f"Left out for lack of time: {'; '.join(self.skipped)}")
-
-    def _table(self) -> Table:
-        published = [self.published(entry.row) for entry in self.entries]
-        table = Table(caption=self._caption(any(p is not None for p in published)), caption_justify="left")
-        table.add_column("work")
-        table.add_column("batch")
-        names = ("ms/update", "updates/s", "frames/s", "imagined/s", "tokens/s", "TFLOP/s", "% peak", "GiB")
-        for name in (*names, *(("published",) if any(p is not None for p in published) else ())):
-            table.add_column(name, justify="right", no_wrap=True)
-        for entry, reference in zip(self.entries, published, strict=True):
-            row, label = entry.row, entry.row.label
-            table.add_row(
-                f"{label.name}, {PRECISIONS[label.precision]}",
-                label.sizes + (f" (not {entry.batch})" if label.batch != entry.batch else ""),
-                f"{short(1e3 * row.median)} ({short(1e3 * min(row.seconds))}–{short(1e3 * max(row.seconds))})",
-                short(row.rate(1)),
-                *(short(row.rate(n)) if n else "" for n in (label.frames, label.imagined, label.tokens)),
-                short(row.rate(row.flops) / 1e12),
-                short(100 * row.rate(row.flops) / self.peaks[label.precision]),
-                short(row.memory / 2**30),
-                *((("" if reference is None else short(reference)),) if len(table.columns) == 11 else ()),
-            )
-        return table
-
-    def _caption(self, published: bool) -> str:
-        memory = "allocated on the GPU" if self.device.type == "cuda" else "resident, whole process"
-        lines = [
-            f"ms: median of repetitions (min–max). FLOP: products and convolutions, counted. GiB: peak, {memory}.",
-            "world_model and actor_critic find their frames encoded; encode times that.",
-            "dream by tokens: world_model.decoding = token: a call for the block, then one a token but the last.",
-        ]
-        if published:
-            lines.append(f"published: REM's code, frames/s or imagined steps/s, on {PUBLISHED_MACHINE}.")
-        return "\n".join(lines)
-
-
-def _operator_table(operators: Sequence[Operator]) -> Table:
-    table = Table()
-    for column in ("operator", "ms", "%", "calls"):
-        table.add_column(column, justify="left" if column == "operator" else "right", no_wrap=True)
-    for o in operators:
-        table.add_row(o.name[:70], short(1e3 * o.seconds), f"{100 * o.share:.1f}", str(o.calls))
-    return table

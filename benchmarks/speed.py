@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
 from benchmarks.machine import (
@@ -79,12 +78,9 @@ def main(
         config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, profile=profile, say=progress
     )
     progress.close()
-    console = Console()
-    findings.show(console if console.is_terminal else Console(width=170))
     figures = findings.to_json()
     save(figures, out)
-    if page is not None:
-        publish(SECTION, page, {}, lambda plots: markdown(figures))
+    publish(SECTION, page, {}, lambda plots: markdown(figures))
     return 0
 
 

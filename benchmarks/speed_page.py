@@ -16,11 +16,11 @@ SECTION = Section("speed")
 Data = Mapping[str, Any]
 
 
-def markdown(data: Data) -> Iterator[str]:
-    """Everything that was found, as lines of Markdown."""
+def markdown(data: Data, command: str = SECTION.command) -> Iterator[str]:
+    """Everything that was found by this command, as lines of Markdown."""
     facts = data["environment"]
     yield header(
-        SECTION.command, data["preset"], facts, quick=data["quick"], profile=bool(data["profiles"]),
+        command, data["preset"], facts, quick=data["quick"], profile=bool(data["profiles"]),
         clock=data["clock"], how="variants in turn in one process",
     )  # fmt: skip
     yield ""

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.clock import seconds_of
 from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
 from benchmarks.growth import Curve, Point, Sweeps
 from benchmarks.machine import PRECISIONS, environment, give_back_freed_memory
@@ -25,6 +24,7 @@ from tokendream.config.config import Config
 from tokendream.config.presets import vary
 from tokendream.device import Compute
 from tokendream.training.synthetic import synthetic_replay
+from tokendream.training.timing import elapsed
 
 QUICK = Effort(least=3, most=5, seconds=0.5, longest=2.5, total=240.0)
 FULL = Effort(least=5, most=20, seconds=4.0, longest=30.0)
@@ -134,8 +134,8 @@ def _within(
         made = work(sweep.phase, at)
         if longest * max(x / last, made.label.tokens / tokens) > effort.longest:
             return works, [other for other in sweep.settings if other >= x]
-        seconds_of(made.run, device)  # the first call is slower
-        works[x], longest, tokens, last = made, seconds_of(made.run, device, 1, effort.clock), made.label.tokens, x
+        elapsed(made.run, device)  # the first call is slower
+        works[x], longest, tokens, last = made, elapsed(made.run, device, 1, effort.clock), made.label.tokens, x
     return works, []
 
 

@@ -23,7 +23,8 @@ from tokendream.config.config import Config
 from tokendream.envs import atari100k
 from tokendream.evaluation import scores
 from tokendream.evaluation.evaluation import Evaluation
-from tokendream.runfolder.metrics import Record, read_metrics
+from tokendream.reports.results import Folder
+from tokendream.runfolder.metrics import Record
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -54,17 +55,15 @@ class Result:
     final: Evaluation
     random_player: Evaluation
     curve: list[Record]
+    facts: dict[str, str]
 
     @staticmethod
     def read(path: Path) -> Result:
         """Read a folder of results/. Raises ValueError or OSError where a file is missing or damaged."""
-        return Result(
-            path,
-            Config.from_json((path / "config.json").read_text()),
-            Evaluation.from_json((path / "final.json").read_text()),
-            Evaluation.from_json((path / "random.json").read_text()),
-            read_metrics(path / "metrics.jsonl"),
-        )
+        found = Folder.read(path)
+        if found.final is None or found.random_player is None:
+            raise ValueError(f"{path} lacks final.json or random.json")
+        return Result(path, found.config, found.final, found.random_player, found.records, found.facts)
 
     @property
     def minutes(self) -> float:
@@ -79,10 +78,9 @@ class Result:
     @property
     def kind(self) -> str:
         """The kind of processor that it was made on, by its facts; what chose bf16 on a CPU so far had AMX."""
-        facts = json.loads((self.path / "facts.json").read_text())
-        if not facts["device"].startswith("CPU"):
+        if not self.facts["device"].startswith("CPU"):
             return "GPU"
-        found = "AMX" if ", bf16" in facts["device"] else facts["instructions"]
+        found = "AMX" if ", bf16" in self.facts["device"] else self.facts["instructions"]
         return {"AVX512": "AVX-512"}.get(found, found)
 
     @property

@@ -43,6 +43,9 @@ KINDS = {
 
 NONE = "not measured"
 
+read_once = functools.cache(whole)
+"""Whole runs, those of one game and the same settings together."""
+
 
 def kind() -> str:
     """The kind of this machine's processor; of a GPU, where there is one."""
@@ -69,20 +72,14 @@ def bench() -> None:
 
 def runs_of(name: str, where: str) -> list[Result]:
     """Whole runs of a preset as it is today."""
-    return [run for runs in _whole() for run in runs if run.preset == name and run.kind == where]
-
-
-@functools.cache
-def _whole() -> list[list[Result]]:
-    """All of them, read once."""
-    return whole()
+    return [run for runs in read_once() for run in runs if run.preset == name and run.kind == where]
 
 
 def time_of(name: str, where: str, benched: dict[str, Any]) -> str:
     """How long training takes: as runs took it, else computed by the bench, else unknown."""
     if runs := [run for run in runs_of(name, where) if run.alone]:
         minutes = sorted(run.minutes for run in runs)
-        devices = {_short(json.loads((run.path / "facts.json").read_text())["device"]) for run in runs}
+        devices = {_short(run.facts["device"]) for run in runs}
         return f"{minutes[0]:.0f} to {minutes[-1]:.0f} min ({len(runs)} runs, {' or '.join(sorted(devices))})"
     if name in benched:
         hours = benched[name]["run_hours"]
@@ -136,7 +133,7 @@ def curves() -> str:
     """A row for each preset and game: scores on the way, over seeds, beside a random player's."""
     lines = ["| preset, game | seeds | random player | mean over seeds (lowest to highest) after env steps |"]
     lines.append("|---|---|---|---|")
-    for runs in _whole():
+    for runs in read_once():
         first = runs[0]
         if first.preset == first.config.preset and len(runs) > 1:
             player = sum(run.random_player.mean for run in runs) / len(runs)

@@ -46,7 +46,7 @@ def make_run(folder: Path, config: Config = PLAIN, *, steps: int = 100, epoch: i
     agent = Agent.from_config(config, envs.spaces).eval()
     with torch.no_grad():
         agent.world_model.end[-1].bias.copy_(torch.tensor([9.0, -9.0]))  # else every other dreamed step is the last
-    replay = ReplayBuffer(config.collect.capacity, (3, config.env.size, config.env.size))
+    replay = ReplayBuffer(config.collect.capacity, envs.spaces.observation.frame_shape)
     compute, generator = Compute.resolve("cpu", config.precision), torch.Generator().manual_seed(seed)
     settings = dataclasses.replace(config.collect, epsilon=1.0)
     collector = Collector(envs, replay, agent, compute, settings, seed=0, generator=generator)

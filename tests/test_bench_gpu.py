@@ -63,8 +63,9 @@ def test_every_part_is_measured_and_every_target_judged(tmp_path, capsys):
         assert target["found"] > 0
         assert math.isfinite(target["found"])
         assert type(target["met"]) is bool
+    assert "`python -m benchmarks gpu --preset tiny`" in said
     assert "Targets" in said
-    assert "not measured" not in said
+    assert "| not measured |" not in said
 
 
 def test_a_part_that_fails_takes_no_other_with_it(tmp_path, capsys, monkeypatch):
@@ -78,7 +79,7 @@ def test_a_part_that_fails_takes_no_other_with_it(tmp_path, capsys, monkeypatch)
     assert data["errors"] == {"epoch": said_of_both, "epoch, compiled": said_of_both}
     assert len(data["rows"]) == 14
     assert [t["found"] is None for t in data["targets"]] == [True] * 4
-    assert "not measured" in said
+    assert "| not measured |" in said
     assert "failed: epoch: RuntimeError" in said
 
 
@@ -99,7 +100,7 @@ def test_what_no_time_is_left_for_is_named(tmp_path, capsys, monkeypatch):
     data, said = bench(tmp_path / "bench.json", capsys)
     assert data["skipped"][:2] == ["machine", "epoch"]
     assert data["rows"] == []
-    assert "not measured" in said
+    assert "| not measured |" in said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -1,6 +1,7 @@
 """`tokendream envs check`: the table of tokens, and what looks wrong in random play."""
 
 import re
+import tracemalloc
 from dataclasses import replace
 
 import gymnasium
@@ -92,6 +93,17 @@ def test_rewards_of_several_sizes_and_a_head_that_learns_their_sign():
 def test_other_environments_have_nothing_suspicious_but_their_rewards(id):
     found = check(replace(CPU, env=replace(CPU.env, id=id)), 60, 0)
     assert all("reward" in line for line in found.suspicious)
+
+
+def test_frames_are_compared_as_they_come_and_not_kept():
+    config, steps = replace(CPU, env=replace(CPU.env, id="tokendream/Catch-v0")), 1000
+    check(config, 1, 0)  # what is loaded and built once
+    tracemalloc.start()
+    try:
+        check(config, steps, 0)
+        assert tracemalloc.get_traced_memory()[1] < steps * 3 * 64**2 / 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_command_prints_slots_and_lines(capsys, monkeypatch):

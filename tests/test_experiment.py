@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -13,14 +14,17 @@ from tokendream.agent.agent import AgentPolicy
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.device import processor
+from tokendream.envs.vector import EnvError
 from tokendream.errors import ConfigError
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import random_player
 from tokendream.kernels.install import describe
+from tokendream.reports import evaluate as filming
 from tokendream.runfolder.checkpoint import Checkpoints
-from tokendream.runfolder.folder import free_name, locked
+from tokendream.runfolder.folder import commit, free_name, locked
 from tokendream.runfolder.load import Trained, read_config
 from tokendream.runfolder.metrics import read_metrics
+from tokendream.spaces.actions import Discrete
 from tokendream.training import results, timing
 from tokendream.training import run as experiment
 
@@ -140,6 +144,20 @@ def test_without_ffmpeg_there_is_a_page_and_no_film(tmp_path, monkeypatch, capsy
     assert not list(run.glob("films/*"))
 
 
+def test_an_environment_that_breaks_while_it_is_filmed_costs_no_score(tmp_path, monkeypatch):
+    uniform = random_player(Discrete(3).random, np.random.default_rng(0))
+    result, games = evaluate(TINY, uniform, 2, 0)
+
+    def broken(envs, game):
+        raise EnvError("the wheel came off")
+        yield
+
+    monkeypatch.setattr(filming, "replay_game", broken)
+    said = []
+    filming.write_films(TINY, result, games, tmp_path, said.append)
+    assert said == [f"no films: the wheel came off; tokendream eval {tmp_path} makes them"]
+
+
 def test_a_report_that_could_not_be_written_is_not_named(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
 
@@ -162,6 +180,31 @@ def test_default_names_are_free(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "tokendream-Catch-v0-tiny-seed0").mkdir(parents=True)
     assert free_name(TINY).name == "tokendream-Catch-v0-tiny-seed0-2"
+
+
+def test_the_commit_is_that_of_the_code_alone(tmp_path):
+    package = tmp_path / "tokendream"
+    package.mkdir()
+    module = package / "__init__.py"
+    module.write_text("")
+    assert commit(package) == ""
+
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        return subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True)
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    clean = commit(package)
+    assert git("rev-parse", "HEAD").stdout.startswith(clean)
+    (tmp_path / "speed.json").write_text("{}")
+    assert commit(package) == clean
+    module.write_text("changed")
+    assert commit(package) == f"{clean}-dirty"
+    installed = tmp_path / "site-packages" / "tokendream"
+    installed.mkdir(parents=True)
+    assert commit(installed) == ""  # the repository around it is another's
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):

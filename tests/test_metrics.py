@@ -130,11 +130,17 @@ def test_lines_for_logs(capsys):
     assert "something" in out
 
 
-def test_a_terminal_shows_a_panel_and_lines_as_they_are(monkeypatch):
+def terminal(monkeypatch):
+    """What is written where there is a terminal."""
     screen = io.StringIO()
     screen.isatty = lambda: True
     monkeypatch.setattr("sys.stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
+    return screen
+
+
+def test_a_terminal_shows_a_panel_and_lines_as_they_are(monkeypatch):
+    screen = terminal(monkeypatch)
     display = display_for(TINY, PHASES)
     display.say("in runs/[toy]")
     display.update(2, PHASES[0], 3)
@@ -146,6 +152,16 @@ def test_a_terminal_shows_a_panel_and_lines_as_they_are(monkeypatch):
     assert re.search(r"epoch .* 2/4 .*left", shown)
     assert re.search(r"evaluation .* 1/2", shown)
     assert "20 env steps, 2s trained, peak memory" in shown
+
+
+def test_where_nothing_trains_there_are_games_alone(monkeypatch):
+    screen = terminal(monkeypatch)
+    display = display_for(TINY, ())
+    display.games("evaluation", 1, 2)
+    display.close()
+    assert re.search(r"evaluation .* 1/2", re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue()))
+    assert "epoch" not in screen.getvalue()
+    assert "trained" not in screen.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.9, "3s"), (61.0, "1m01s"), (3725.0, "1h02m")])

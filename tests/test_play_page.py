@@ -177,6 +177,23 @@ def test_the_screen_of_atari_stands_beside_what_the_agent_sees(page, tmp_path):
         page.until("document.body.dataset.mode && !document.body.classList.contains('lost')")
 
 
+def test_uncertainty_is_shown_of_tokens_that_are_no_grid(page, tmp_path):
+    run = make_run(tmp_path / "run", vary(PLAIN, "env", id="CartPole-v1"), steps=8)
+    with serving(run, tmp_path / "recordings") as server:
+        page.goto(server.url)
+        page.until("document.body.dataset.mode === 'agent-game'")
+        pause(page, True)
+        page.key("KeyG")  # before the first step there is no uncertainty yet
+        page.until("document.body.dataset.step === '0'")
+        mean = "document.getElementById('entropy-mean').textContent"
+        page.until(f"{mean}.startsWith('0.00 nats a token')")
+        assert page.js("document.querySelectorAll('#entropy .glow span').length") == 4
+        pause(page, False)
+        page.until(f"/^[0-9.]+ nats a token/.test({mean}) && !{mean}.startsWith('0.00')")
+        page.goto(page.server.url)
+        page.until("document.body.dataset.mode && !document.body.classList.contains('lost')")
+
+
 @pytest.mark.parametrize(("number", "mode"), [(6, "person-both"), (4, "person-dream"), (8, "replay-both")])
 def test_a_phone_holds_all_of_it(page, number, mode):
     page.size(390, 844, 2, mobile=True)

@@ -258,7 +258,9 @@ def test_a_moment_of_a_replay_is_warm_as_a_dream_of_training(session, trained, r
     assert torch.equal(session.now.dream.tokens, expected.tokens)
     tick(session)
     session.set_mode("replay")
-    assert session.view().state["replay"]["at"] == 9
+    state = session.view().state
+    assert state["replay"]["at"] == state["step"] == 9
+    assert state["score"] == episode.replay.rows(np.array(episode.rows[:9]))["reward"].sum()
     session.seek(10**9)
     assert session.view().state["replay"]["at"] == episode.length - 1
 

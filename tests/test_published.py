@@ -9,7 +9,6 @@ from rem_published import REM_PUBLISHED
 from tokendream.config.presets import ABLATIONS
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
-from tokendream.evaluation.scores import ScoreError
 
 GAMES = tuple(ATARI_100K)
 
@@ -124,8 +123,3 @@ def test_the_probability_of_improvement_is_rliables() -> None:
     figure, low, high = RLIABLE_IMPROVEMENT
     assert scores.probability_of_improvement(rem, iris) == pytest.approx(figure, abs=1e-12)
     assert scores.improvement_interval(rem, iris, np.random.default_rng(0)) == pytest.approx((low, high), abs=0.006)
-
-
-def test_an_unknown_game_is_named() -> None:
-    with pytest.raises(ScoreError, match="'Boxng'; nearest: Boxing"):
-        published.agents()["IRIS"].matrix(["Pong", "Boxng"])

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,29 +69,6 @@ def test_copies_are_timed_by_the_clock_that_is_given(monkeypatch):
     monkeypatch.setattr(machine, "COPIED", 1000)
     ticks = iter(range(1000))
     assert machine.copy_bandwidth(torch.device("cpu"), 0.0, clock=lambda: float(next(ticks))) == 2000
-
-
-def test_the_commit_is_that_of_the_code_alone(tmp_path, monkeypatch):
-    package = tmp_path / "tokendream"
-    package.mkdir()
-    module = package / "__init__.py"
-    module.write_text("")
-    monkeypatch.setattr(machine.tokendream, "__file__", str(module))
-    assert machine._commit() is None
-
-    def git(*words):
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
-        return subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True)
-
-    git("init", "--quiet")
-    git("add", ".")
-    git("commit", "--quiet", "-m", "first")
-    clean = machine._commit()
-    assert git("rev-parse", "HEAD").stdout.startswith(clean)
-    (tmp_path / "speed.json").write_text("{}")
-    assert machine._commit() == clean
-    module.write_text("changed")
-    assert machine._commit() == f"{clean}-dirty"
 
 
 def test_ours_published_ratio_and_target_by_hand(data):

@@ -24,7 +24,7 @@ from tokendream.sweep.local import LocalEngine
 from tokendream.sweep.plan import Trial, expected, prepare
 from tokendream.sweep.progress import Dashboard, LiveDashboard, progress
 from tokendream.sweep.resources import Resources
-from tokendream.sweep.run import RunningSweep
+from tokendream.sweep.run import RunningSweep, sweep
 
 CATCH = "tokendream/Catch-v0"
 
@@ -276,6 +276,7 @@ def test_why_a_run_ended(tmp_path, code, word, err, line):
         (["--games", "tokendream/Cach-v0"], "tokendream/Catch-v0"),
         (["--games", ","], "no game is named"),
         (["--games", CATCH, "--seeds", "0"], "seeds must be at least 1, not 0"),
+        (["--games", "Pong", "--games", CATCH], "name all games after one, as in --games Pong Boxing"),
         (["--games", CATCH, "--seed", "3"], "a sweep has no --seed: it takes --games and --seeds"),
         (["--games", CATCH, "--gmaes", "3"], "unknown flag --gmaes; nearest: --games"),
         (["--games", CATCH, "--jobs", "-1"], "jobs must be at least 0, not -1"),
@@ -365,6 +366,14 @@ def test_the_table_shows_what_runs_first(tmp_path):
     assert " ".join(rows[2]).endswith("job 7 PENDING (Priority)")
     assert rows[0][1:6] == ["1", "running", "2/4", "1,240", "-3.5"]
     assert "3 runs: 1 waiting, 1 running, 1 finished" in out
+
+
+def test_a_sweep_that_does_not_begin_leaves_the_terminal_as_it_is(tmp_path):
+    made, screen = trials(tmp_path, 1), io.StringIO()
+    board = LiveDashboard(made, Console(file=screen, force_terminal=True))
+    with lock.hold(tmp_path, "taken"), pytest.raises(ConfigError, match="another sweep"):
+        sweep(made, tmp_path, Fake(1), board, again="")
+    assert screen.getvalue() == ""  # a cursor that is hidden would stay so
 
 
 def test_a_run_on_another_machine_is_not_waited_for(tmp_path):

@@ -155,7 +155,7 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path, monkeypatch):
 def test_sizes_that_take_too_long_are_left_out_by_name(monkeypatch):
     sweep = next(s for s in module.sweeps(REM) if (s.curve.axis, s.phase) == ("length", "dream"))
     label = measure_module.Label("dream", torch.float32, 1, "", tokens=1)
-    monkeypatch.setattr(module, "seconds_of", lambda *_: 1.0)
+    monkeypatch.setattr(module, "elapsed", lambda *_: 1.0)
     effort = Effort(least=1, most=1, seconds=0.0, longest=5.0)
     works, too_long = module._within(
         sweep, lambda *_: measure_module.Work(label, lambda: None), torch.device("cpu"), effort

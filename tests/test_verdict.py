@@ -5,14 +5,16 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure as Drawing
 from playing import make_run
 
 from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
 from tokendream.config.config import leaves
 from tokendream.config.presets import CPU, REM, preset, vary
-from tokendream.evaluation.diagnosis.figures import Figure, PartFigures
+from tokendream.evaluation.diagnosis.figures import Bars, Figure, PartFigures
 from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
+from tokendream.reports import diagnosis_page
 from tokendream.reports.diagnosis_page import why
 from tokendream.reports.results import Folder
 from tokendream.reports.run_page import write_report
@@ -62,7 +64,31 @@ def test_of_two_as_bad_the_earlier_part_comes_first():
 
 def test_an_agent_without_a_fault_is_told_its_budget():
     (only,) = why([part("Tokenizer", moving_pixels_lost=(0.1, 0.3, 1))], TRAINED_V)
+    assert only.startswith("No figure is outside what is healthy: ")
     assert "--epochs more (now 60)" in only
+
+
+def test_what_is_unhealthy_is_named_whatever_is_known_of_it():
+    (few,) = why([part("Tokenizer", codebook_perplexity=(1, 10, 1))], REM)
+    assert few.startswith("codebook perplexity is 1 (healthy: …), which no flag mends here: ")
+    beyond = Figure("arm: features beyond ±402", 0.1, "0", 0.0, 0.1)
+    accuracy = Figure("token accuracy", 0.3, "…", 0.5, 0.0)
+    said = why([PartFigures("Tokenizer", (beyond,)), PartFigures("World model", (accuracy,))], REM)
+    assert said[0] == "Worst: the tokenizer, V. arm: features beyond ±402 is 0.1 (healthy: 0)."
+    assert said[1].startswith("Then: the world model, M. token accuracy is 0.3")
+
+
+def test_a_figure_of_one_part_of_an_observation_has_its_cause():
+    lost = Figure("screen: moving pixels lost", 1.0, "…", 0.3, 1.0)
+    few = Figure("screen: codebook perplexity", 1.0, "…", 10.0, 1.0)
+    (only,) = why([PartFigures("Tokenizer", (lost,))], TRAINED_V)
+    assert "what moves is not in the tokens" in only
+    assert "--tokenizer.lost-weight larger" in only
+    assert findings([PartFigures("Tokenizer", (few,))], REM) == []
+    lossy = dataclasses.replace(lost, value=0.4)
+    assert findings([PartFigures("Tokenizer", (lossy, few))], REM)[0].figure == few
+    cells = Figure("map: cells that are another", 0.05, "0", 0.0, 0.1)
+    assert "--tokenizer.codebook-size larger" in why([PartFigures("Tokenizer", (cells,))], preset("grid"))[0]
 
 
 def test_a_tokenizer_that_is_not_trained_has_other_flags():
@@ -94,7 +120,7 @@ def test_every_cause_names_a_figure_and_a_flag_that_there_are():
         assert cause.field in fields
     stored = [json.loads(path.read_text()) for path in STORED.glob("*/diagnosis.json")]
     known = {figure["name"] for one in stored for p in one["parts"] for figure in p["figures"]}
-    assert CAUSES.keys() <= known | {"reward negative: recall"}
+    assert CAUSES.keys() <= known | {"reward negative: recall", "cells that are another"}
 
 
 def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys):
@@ -110,6 +136,13 @@ def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys
         text = page.read_text()
         assert "Why is it not better?" in text
         assert text.count("To try first: ") == len(said)
+
+
+def test_actions_of_one_name_have_a_bar_each():
+    axes = Drawing().subplots()
+    diagnosis_page._bars(axes, Bars("actions", ("up", "up", "down"), (0.2, 0.3, 0.5), "…"))
+    assert len({bar.get_x() for bar in axes.patches}) == 3
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["up", "up", "down"]
 
 
 @pytest.mark.parametrize("text", ['{"why": 3}', "{}", '{"parts": []}'])

@@ -5,21 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from tokendream.config.presets import preset
-from tokendream.errors import ConfigError
-
-LABORATORY = ("speed", "claims", "sweeps", "gpu")
-"""What `python -m benchmarks` takes in a clone."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Time every phase of a run as this machine would do it, and compute what an epoch and a run take."""
+    """Time every phase of a run as this machine would do it, and compute what an epoch and a run take.
 
-    laboratory: tyro.conf.Positional[str] = ""
-    """No word; speed, claims, sweeps and gpu are measured in a clone, by python -m benchmarks."""
+    More is measured in a clone, by python -m benchmarks."""
+
     preset: str = ""
     """Preset whose sizes are timed; by default the one that train would take: rem where there is a GPU, else cpu."""
     device: str = "auto"
@@ -31,10 +25,6 @@ class Bench:
 
 
 def run(options: Bench) -> int:
-    if word := options.laboratory:
-        if word in LABORATORY:
-            raise ConfigError(f"run in a clone, as `python -m benchmarks {word} ...`: bench itself takes no word")
-        raise ConfigError(f"bench takes no word {word!r}")
     config = preset(options.preset) if options.preset else None
     from tokendream.training import timing
 

@@ -55,6 +55,8 @@ def parse_sweep(argv: list[str]) -> Sweep:
         flag = word.split("=")[0].replace("_", "-")
         if flag in (*ENV_FLAGS, "--env.id", "--seed"):
             raise ConfigError(f"a sweep has no {flag}: it takes --games and --seeds")
+    if sum(word.split("=")[0] == "--games" for word in argv) > 1:
+        raise ConfigError("--games is there twice: name all games after one, as in --games Pong Boxing")
     base, said = _base(name, argv)
     default = Sweep(resources=Resources(), config=base)
     if said:
@@ -89,10 +91,12 @@ def _env_id(argv: list[str]) -> list[str]:
 
 
 def _preset_name(argv: list[str], *, positional: bool) -> tuple[str | None, list[str]]:
-    """The preset that is named, if one is, and the other words."""
+    """The preset that is named, if one is, and the other words. Raises ConfigError where two are."""
     name = None
     if positional and argv and not argv[0].startswith("-"):
         name, argv = argv[0], argv[1:]
+    if sum(word.split("=")[0] == "--preset" for word in argv) + (name is not None) > 1:
+        raise ConfigError(f"name one preset: {'the first word and --preset are one flag' if name else '--preset once'}")
     for i, word in enumerate(argv):
         if word == "--preset" and i + 1 < len(argv):
             return argv[i + 1], argv[:i] + argv[i + 2 :]

@@ -37,18 +37,8 @@ class Play:
 
 
 def run(options: Play) -> int:
-    run = chosen(options.run, demo=options.demo)
+    flags = vars(options) | {"run": chosen(options.run, demo=options.demo)}
+    flags["mode"] = "agent-both" if flags.pop("demo") else "agent-game"
     from tokendream.play.run import play
 
-    return play(
-        run,
-        host=options.host,
-        port=options.port,
-        recordings=options.recordings,
-        recording=options.recording,
-        temperature=options.temperature,
-        seed=options.seed,
-        device=options.device,
-        ask_token=options.token,
-        mode="agent-both" if options.demo else "agent-game",
-    )
+    return play(**flags)

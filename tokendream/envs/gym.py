@@ -29,13 +29,13 @@ Maker = Callable[[], gymnasium.Env[Any, Any]]
 
 
 class GymEnvs:
-    """`n` environments of one Gymnasium id, or made by `maker`, stepped one after the other.
+    """`n` environments of one Gymnasium id, made by `maker`, stepped one after the other.
 
     The config's `max_frames` truncates games that would not end by themselves; an env step counts as one frame here.
     Determinism is the environment's promise: it must obey the seed of its reset.
     """
 
-    def __init__(self, config: EnvConfig, n: int, maker: Maker | None = None) -> None:
+    def __init__(self, config: EnvConfig, n: int, maker: Maker) -> None:
         self.env_id = env_id = config.name
         self.n = n
         self._max_frames = config.max_frames
@@ -113,11 +113,11 @@ class GymEnvs:
             self._brightest = max(self._brightest, int(self._frame[i].max()))
 
 
-def _make(env_id: str, maker: Maker | None) -> gymnasium.Env[Any, Any]:
+def _make(env_id: str, maker: Maker) -> gymnasium.Env[Any, Any]:
     if env_id.startswith("ALE/"):
         import ale_py  # noqa: F401  (importing it registers its ids)
     try:
-        return maker() if maker else gymnasium.make(env_id, disable_env_checker=True)
+        return maker()
     except (KeyboardInterrupt, Terminated, EnvError):
         raise
     except gymnasium.error.DependencyNotInstalled as error:

@@ -25,16 +25,16 @@ from tokendream.runfolder.load import Trained
 
 
 def play(
-    run_dir: Path,
+    run: Path,
     *,
     host: str,
     port: int,
-    recordings: Path | None,
+    token: bool,
     recording: Path | None,
+    recordings: Path | None,
     temperature: float | None,
     seed: int,
     device: str,
-    ask_token: bool,
     mode: str,
 ) -> int:
     """Serve a run, or an exported agent, until SIGINT or SIGTERM; it begins in `mode`. Raises ConfigError,
@@ -44,10 +44,10 @@ def play(
     # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
     torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) - 1, torch.get_num_threads())))
     # From the root: an environment may change the working folder.
-    name = run_dir.stem if run_dir.is_file() else run_dir.resolve().name
+    name = run.stem if run.is_file() else run.resolve().name
     folder = (recordings or Path("recordings") / name).absolute()
-    trained = Trained.load(run_dir, device)
-    known = library.episodes(run_dir, folder, trained, _say)
+    trained = Trained.load(run, device)
+    known = library.episodes(run, folder, trained, _say)
     opened = library.open_recording(recording, trained) if recording else []
     hub = Hub()
     session = Session(trained, [*opened, *known], seed=seed, temperature=temperature)
@@ -56,17 +56,17 @@ def play(
         raise ConfigError(f"{recording} holds no episode of {library.SHORTEST} steps or more")
     if opened:
         session.open_episode(0)
-    token = secrets.token_urlsafe(18) if ask_token or not is_loopback(host) else None
+    secret = secrets.token_urlsafe(18) if token or not is_loopback(host) else None
     listening = listen(host, port)
     bound = listening.getsockname()[1]
     if port not in (0, bound):
         _say(f"port {port} is in use: {bound} is taken instead")
-    player = Player(session, hub, run_dir, folder, device)
-    server = serve(application(hub, player, Access(host, token)), listening)
+    player = Player(session, hub, run, folder, device)
+    server = serve(application(hub, player, Access(host, secret)), listening)
     _say(f"{trained.config.env_name}, epoch {trained.epoch}, {describe(trained.compute)}")
     if facts := facts_line(trained.facts):
         _say(facts)
-    for line in addresses(host, bound, token):
+    for line in addresses(host, bound, secret):
         _say(line)
     _say(f"recordings and pictures go to {folder}; Ctrl-C ends it")
     return asyncio.run(host_until_stopped(server, listening, player))

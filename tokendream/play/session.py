@@ -76,7 +76,8 @@ class Session:
             assert self._left is not None
             now, self._recorded = self._left, None
         if mode.truth is not None:
-            self._begin(now.seen, now.seen if mode.free else None, now.score, now.step)
+            score, step = (now.score, now.step) if (r := self._recorded) is None else (r.score, r.at)
+            self._begin(now.seen, now.seen if mode.free else None, score, step)
         else:
             self._begin(now.seen, now.dream if before.free else now.seen)
 
@@ -169,7 +170,7 @@ class Session:
             raise PlayError("only a replay has other moments to go to")
         self._recorded.at = min(max(0, frame), self._recorded.episode.length - 1)
         seen = self.agent.warm(*self._recorded.before(self.agent.trained.config.dream.burn_in))
-        self._begin(seen, seen if self.mode.free else None, step=self._recorded.at)
+        self._begin(seen, seen if self.mode.free else None, self._recorded.score, self._recorded.at)
 
     def show_futures(self, on: bool, first: int | None = None) -> None:
         """Dream FUTURES futures of what is shown, each with actions of the agent's choice; or no longer."""
@@ -292,9 +293,8 @@ class Session:
         if last is not None:
             state |= {"action": last.action, "reward": last.reward, "end": last.end, "over": last.over}
             state |= {"expected": list(last.reward_probs), "end_prob": last.end_prob}
-        if self._recorded is not None and self.mode.truth == "recording":
-            length = self._recorded.episode.length
-            state["replay"] = {"episode": self._episode, "at": self._recorded.at, "length": length}
+        if (r := self._recorded) is not None and self.mode.truth == "recording":
+            state["replay"] = {"episode": self._episode, "at": r.at, "length": r.episode.length}
         if (f := self._futures) is not None:
             state["futures"] = {"at": f.at, "first": f.first, "returns": f.returns.tolist(), "ends": f.ends.tolist()}
         return state

@@ -93,6 +93,11 @@ class RecordedEpisode:
         return self._frames[self.at]
 
     @property
+    def score(self) -> float:
+        """The rewards up to here."""
+        return float(self._reward[: self.at].sum(dtype=np.float64))
+
+    @property
     def action(self) -> int | None:
         """The action taken here; None at the last frame, of which nothing follows."""
         return int(self._actions[self.at]) if self.at + 1 < self.episode.length else None

@@ -14,7 +14,8 @@ from tokendream.data.replay import ReplayBuffer
 from tokendream.errors import ConfigError, require
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import PartFigures
-from tokendream.evaluation.diagnosis.parts import look
+from tokendream.evaluation.diagnosis.parts import parts_vision
+from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.evaluation.diagnosis.world import DISTANCES, world
 from tokendream.kernels.install import describe
 from tokendream.reports.diagnosis_page import lines, page, why
@@ -22,6 +23,7 @@ from tokendream.reports.display import display_for
 from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained, results_folder
 from tokendream.runfolder.names import shown
+from tokendream.tokenizers.parts import PartsTokenizer
 
 FORMAT = 1
 """Version of a diagnosis's JSON."""
@@ -94,9 +96,10 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
         paid = agent.world_model.rewards.paid(torch.from_numpy(steps["reward"])).numpy()  # as C's dreams are paid
         ahead[rows] = returns_ahead(paid, config.dream.discount, over=over, ahead=AHEAD)
     real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
-    tokens = agent.tokenizer.encode(replay.frames(moments.row))
+    V, frame = agent.tokenizer, replay.frames(row)
+    tokens = V.encode(replay.frames(moments.row))
     return [
-        look(agent.tokenizer, replay.frames(row), follows),
+        parts_vision(V, frame, follows) if isinstance(V, PartsTokenizer) else vision(V, frame, follows),
         world(agent, one_step, long, config.dream, seed=seed),
         control(
             agent, tokens, replay.steps(moments), real, trained.action_names, config.dream, temperature=temperature

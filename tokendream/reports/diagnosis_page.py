@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tokendream.config.config import Config, leaves
-from tokendream.evaluation.diagnosis.figures import Bars, Curve, PartFigures
+from tokendream.evaluation.diagnosis.figures import Bars, Curve, Figure, PartFigures
 from tokendream.evaluation.diagnosis.verdict import findings
 from tokendream.reports import page as frame
 from tokendream.reports.charts import BLUE, FAINT, GREEN, ORANGE, legend, svg
@@ -17,23 +17,28 @@ PARTS = {"Tokenizer": "the tokenizer, V", "World model": "the world model, M", "
 
 
 def why(parts: Sequence[PartFigures], config: Config) -> list[str]:
-    """Why the agent is not better, in a sentence a part, the worst first; the last one says what to try."""
+    """Why the agent is not better, in a sentence a part, the worst first; what to try first where that is known."""
     found, said = findings(parts, config), []
     values = leaves(dataclasses.asdict(config))
     for i, finding in enumerate(found):
-        figure, cause = finding.figure, finding.cause
-        flag = f"--{cause.field.replace('_', '-')}"
-        said.append(
-            f"{'Worst' if i == 0 else 'Then'}: {PARTS.get(finding.part, finding.part)}. {figure.name} is "
-            f"{_shown(figure.value)} (healthy: {figure.healthy}): {cause.meaning}. To try first: {flag} {cause.change} "
-            f"(now {values[cause.field]})."
-        )
+        cause, sentence = finding.cause, _sentence(finding.figure)
+        if cause is not None:
+            flag = f"--{cause.field.replace('_', '-')}"
+            sentence += f": {cause.meaning}. To try first: {flag} {cause.change} (now {values[cause.field]})"
+        said.append(f"{'Worst' if i == 0 else 'Then'}: {PARTS.get(finding.part, finding.part)}. {sentence}.")
     if not found:
+        worst = max((f for part in parts for f in part.figures), key=lambda figure: figure.shortfall)
+        none = "No figure is outside what is healthy"
+        outside = f"{_sentence(worst)}, which no flag mends here" if worst.shortfall > 0 else none
         said.append(
-            "No figure is outside what is healthy: what holds the agent back is its budget, or something that these "
-            f"figures do not measure. To try first: --epochs more (now {config.epochs})."
+            f"{outside}: what holds the agent back is its budget, or something that these figures do not measure. To "
+            f"try first: --epochs more (now {config.epochs})."
         )
     return said
+
+
+def _sentence(figure: Figure) -> str:
+    return f"{figure.name} is {_shown(figure.value)} (healthy: {figure.healthy})"
 
 
 def page(facts: Mapping[str, object], parts: Sequence[PartFigures], said: Sequence[str]) -> str:
@@ -83,5 +88,5 @@ def _curve(axes: Any, curve: Curve) -> None:
 
 
 def _bars(axes: Any, bars: Bars) -> None:
-    axes.bar(bars.labels, bars.values, color=BLUE)
+    axes.bar(range(len(bars.values)), bars.values, tick_label=bars.labels, color=BLUE)  # labels may be equal
     axes.tick_params(axis="x", labelrotation=30)

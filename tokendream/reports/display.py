@@ -124,15 +124,16 @@ class Display(Lines):
 
 
 class LiveDisplay(Redrawn, Display):
-    """A panel that is redrawn in place, four times a second."""
+    """A panel that is redrawn in place, four times a second; of games alone where there are no phases of training."""
 
     def __init__(self, config: Config, phases: Sequence[ScheduledPhase]) -> None:
         super().__init__(config, phases)
         self._record: Record = {}
+        self._trains = bool(phases)
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(36), MofNCompleteColumn(), TextColumn("{task.fields[beside]}")
         )
-        self._epoch = self._bars.add_task("epoch", total=config.epochs, beside="")
+        self._epoch = self._bars.add_task("epoch", total=config.epochs, beside="", visible=self._trains)
         self._phase = self._bars.add_task("", beside="")
         self._live = Live(get_renderable=self._panel, console=Console(), refresh_per_second=4)
         self._live.start()
@@ -155,6 +156,8 @@ class LiveDisplay(Redrawn, Display):
         self._bars.update(self._epoch, completed=done, beside=self._remaining.describe(done + 1))
 
     def _panel(self) -> Group:
+        if not self._trains:
+            return Group(self._bars)
         figures = Table.grid(padding=(0, 2))
         shown = {label: f"{self._record[key]:.4g}" for key, label in SHOWN if self._record.get(key) is not None}
         figures.add_row(*(Text(label, style="dim") for label in shown))

@@ -60,6 +60,29 @@ class TokenGroup:
     count: int
 
 
+class Unchanged:
+    """What of an observation is in every frame as it was in the first: no frame but that one is kept."""
+
+    def __init__(self, layout: Layout, first: np.ndarray) -> None:
+        self._layout, self._first = layout, layout.unpack(first)
+        self._same = {name: np.ones_like(values, bool) for name, values in self._first.items()}
+
+    def see(self, frame: np.ndarray) -> None:
+        """Compare one more frame."""
+        for name, values in self._layout.unpack(frame).items():
+            self._same[name] &= values == self._first[name]
+
+    def lines(self) -> list[str]:
+        """What never changed: whole images and maps, single features and fields."""
+        found = []
+        for name, same in self._same.items():
+            if same.all():
+                found.append(f"{name} never changed")
+            elif same.ndim == 1 and same.any():
+                found.append(f"{name} never changed in {', '.join(map(str, np.flatnonzero(same)))}")
+        return found
+
+
 @dataclass(frozen=True)
 class Check:
     """What random play showed."""
@@ -102,23 +125,24 @@ def check(config: Config, steps: int, seed: int) -> Check:
     envs = make(config, 1, evaluation=False)
     try:
         rng, seeds = np.random.default_rng(seed), itertools.count(seed)
-        frames, rewards, games, seconds = [envs.reset([next(seeds)])[0]], [], 0, 0.0
+        unchanged = Unchanged(envs.spaces.observation, envs.reset([next(seeds)])[0])
+        rewards, games, seconds = [], 0, 0.0
         for _ in range(steps):
             action = envs.spaces.actions.random(rng, 1)
             began = time.perf_counter()
             now = envs.step(action)
             seconds += time.perf_counter() - began
-            frames.append(now.frame[0])
+            unchanged.see(now.frame[0])
             rewards.append(float(now.reward[0]))
             if now.over[0]:
                 games += 1
-                frames.append(envs.reset([next(seeds)])[0])
+                unchanged.see(envs.reset([next(seeds)])[0])
     finally:
         envs.close()
     rows = token_rows(config, envs.spaces)
     length = sum(row.count for row in rows)
     suspicious = [f"{name} lay outside its space: {_brief(value)}" for name, value in InSpace.outside.items()]
-    suspicious += constant(envs.spaces.observation, np.stack(frames))
+    suspicious += unchanged.lines()
     if not any(rewards):
         suspicious.append(f"no reward in {steps} random steps: an agent may never find one by chance")
     if len({abs(reward) for reward in rewards if reward}) > 1 and config.world_model.reward_head == "sign":
@@ -142,18 +166,6 @@ def token_rows(config: Config, spaces: Spaces) -> list[TokenGroup]:
         *rows,
         *(TokenGroup(part, "choice", size, len(list(own))) for (part, size), own in itertools.groupby(named)),
     ]
-
-
-def constant(layout: Layout, frames: np.ndarray) -> list[str]:
-    """What never changed: whole images and maps, single features and fields."""
-    found = []
-    for name, values in layout.unpack(frames).items():
-        same = (values == values[:1]).all(0)
-        if same.all():
-            found.append(f"{name} never changed")
-        elif same.ndim == 1 and same.any():
-            found.append(f"{name} never changed in {', '.join(map(str, np.flatnonzero(same)))}")
-    return found
 
 
 def _brief(value: Any) -> str:

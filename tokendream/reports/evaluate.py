@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokendream.config.config import Config
 from tokendream.envs.registry import make
-from tokendream.envs.vector import SeedError
+from tokendream.envs.vector import EnvError, SeedError
 from tokendream.errors import one_line, require
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import Game, replay_game
@@ -76,7 +76,7 @@ def write_films(
                 envs.close()
     except SeedError as error:
         say(f"no films: {error}")
-    except OSError as error:
+    except (EnvError, OSError) as error:
         say(f"no films: {one_line(error)}; tokendream eval {quoted(run_dir)} makes them")
     else:
         say(f"films of the best and the median game: {shown(films)}")

@@ -8,10 +8,10 @@ from pathlib import Path
 from tokendream.config.config import Config
 from tokendream.envs import atari100k
 from tokendream.envs.atari100k import Reference
-from tokendream.errors import ConfigError
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError
 from tokendream.runfolder import files
 from tokendream.runfolder.folder import read_facts
+from tokendream.runfolder.load import read_config
 from tokendream.runfolder.metrics import Record, read_metrics
 
 
@@ -51,13 +51,7 @@ class Folder:
     @staticmethod
     def read(path: Path) -> Folder:
         """Raises ConfigError for a folder that is no run; half-finished runs are welcome."""
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"{path} is no run folder: it has no config.json")
-        try:
-            files.refuse_links(path)
-            config = Config.from_json(files.read_text(path / "config.json"))
-        except ConfigError as error:
-            raise ConfigError(f"{path / 'config.json'}: {error}") from None
+        config = read_config(path)
         evaluations = path / "evaluation"
         during = [_evaluation(p) for p in sorted(evaluations.glob("epoch-*.json"))]
         return Folder(

@@ -100,6 +100,14 @@ def make_folder(path: Path) -> None:
         sync(path.parent)
 
 
+def make_place(flag: str, path: Path | None) -> None:
+    """Make the folder of a file to be written, where one was asked for. Raises ConfigError if it is a folder."""
+    if path is not None:
+        if path.is_dir():
+            raise ConfigError(f"{flag} must be a file, and {path} is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def size_on_disk(path: Path) -> int:
     """The size of a regular file; -1 if there is none."""
     try:

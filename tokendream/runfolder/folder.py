@@ -20,6 +20,8 @@ from tokendream.kernels.install import describe
 from tokendream.runfolder import files, lock
 from tokendream.runfolder.names import quoted, shown
 
+PACKAGE = Path(__file__).resolve().parents[1]
+
 
 def free_name(config: Config) -> Path:
     """A folder under runs/ that does not exist yet, named after the game, the preset and the seed."""
@@ -96,16 +98,24 @@ def facts(compute: Compute) -> dict[str, str]:
         "deterministic": "yes" if compute.deterministic or compute.device.type == "cpu" else "no",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "precision": str(compute.dtype).removeprefix("torch."),
-        "commit": _commit(),
+        "commit": commit(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-def _commit() -> str:
-    """The commit of the code, or nothing where there is no git or it does not answer."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
+def commit(package: Path = PACKAGE) -> str:
+    """The commit of the checkout this package is in, marked where the package differs from it; "" outside of one."""
+    if not (package.parent / ".git").exists():  # an installed copy may lie inside somebody else's repository
+        return ""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
         return subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=10,
-        ).stdout.strip()  # fmt: skip
-    return ""
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        # Only the package is compared: a command may just have written figures of its own.
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -102,12 +102,14 @@ class Dashboard(Lines):
 
 
 class LiveDashboard(Redrawn, Dashboard):
-    """A table: what runs and what failed above, then as many of the others as the screen holds."""
+    """A table: what runs and what failed above, then as many of the others as the screen holds.
+
+    The screen is its own from the first `show` on: until then a sweep may be refused, and nobody closes it.
+    """
 
     def __init__(self, trials: Sequence[Trial], console: Console | None = None) -> None:
         super().__init__(trials)
         self._live = Live(console=console or Console(), auto_refresh=False)
-        self._live.start()
 
     def show(self, states: Mapping[str, str], notes: Mapping[str, str]) -> None:
         order = {"running": 0, "failed": 1, "stopped": 1, "finished": 2, "waiting": 3}
@@ -123,6 +125,7 @@ class LiveDashboard(Redrawn, Dashboard):
                 f"{at.epoch}/{trial.config.epochs}", f"{at.env_steps:,}", _figure(at.last_return), at.left,
                 _figure(at.score), Text(notes.get(trial.name, ""), style="dim"),
             )  # fmt: skip
+        self._live.start()
         self._live.update(Group(table, Text(_count(states), style="dim")), refresh=True)
 
 

@@ -24,7 +24,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory, peak_memory
-from tokendream.errors import ConfigError, TokendreamError
+from tokendream.errors import TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
@@ -160,10 +160,7 @@ class Speed:
 def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     """Time, print, and write JSON where asked. Raises ConfigError for a device or a file that cannot be."""
     compute = compute_for(config, device, threads=True)
-    if out is not None:
-        if out.is_dir():
-            raise ConfigError(f"--out must be a file, and {out} is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
+    files.make_place("--out", out)
     console = Console()
     keep_freed_memory()  # as in training
     with console.status("timing ...") as status:
@@ -289,12 +286,15 @@ def _each(alone: float, seconds: float, batch: int) -> float:
     return seconds if batch == 1 else max(0.0, seconds - alone) / (batch - 1)
 
 
-def elapsed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call; a GPU is waited for at both ends."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+def elapsed(
+    run: Callable[[], object], device: torch.device, times: int = 1, clock: Callable[[], float] | None = None
+) -> float:
+    """Seconds that one of `times` calls in a row took; a GPU is idle before the first and after the last."""
+    clock = clock or time.perf_counter
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
+    wait(device)
+    began = clock()
+    for _ in range(times):
+        run()
+    wait(device)
+    return (clock() - began) / times

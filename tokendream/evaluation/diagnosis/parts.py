@@ -18,13 +18,6 @@ from tokendream.tokenizers.protocol import Tokenizer
 from tokendream.tokenizers.vq import to_float
 
 
-def look(tokenizer: Tokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tensor, " N"]) -> PartFigures:
-    """Measure V on consecutive observations, whatever they are."""
-    if isinstance(tokenizer, PartsTokenizer):
-        return parts_vision(tokenizer, frame, follows)
-    return vision(tokenizer, frame, follows)
-
-
 @torch.no_grad()
 def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, " N *O"], follows: Bool[Tensor, " N"]) -> PartFigures:
     """Measure every part's tokens on consecutive observations: images as `vision` does, features in their units, maps

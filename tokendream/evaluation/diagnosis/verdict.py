@@ -36,10 +36,13 @@ CAUSES = {
     "still tokens that flicker": Cause("tokens change where nothing moves, which M cannot foresee",
                                        "tokenizer.network", "patch"),
     "moving tokens that turn": Cause("things move and their tokens stay", "tokenizer.codebook_size", "larger"),
+    "cells that are another": Cause("the book of a map lacks what is seen", "tokenizer.codebook_size", "larger"),
     "token accuracy": Cause("M foresees less than a frozen frame would", *MORE_M),
     "token accuracy where tokens change": Cause("M does not foresee what moves, so dreams drift at once", *MORE_M),
     "reward cross-entropy": Cause("M knows little more of rewards than how often they come", *MORE_M),
     "reward calibration error": Cause("dreams pay more or less often than the game", *MORE_M),
+    "end cross-entropy": Cause("M knows little more of ends than how often they come", *MORE_M),
+    "end calibration error": Cause("dreams end more or less often than the game", *MORE_M),
     "reward positive: recall": Cause("M does not expect most of the rewards that come, so dreams hardly pay for what "
                                      "the game pays for", *MORE_M),
     "reward negative: recall": Cause("M does not expect most of the punishments that come, so dreams do not teach to "
@@ -49,7 +52,7 @@ CAUSES = {
     "scale of the advantage, G - v": Cause("values are further from the returns than a constant would be", *MORE_C),
     "likeliest action's share": Cause("the policy presses one key", "dream.entropy_weight", "larger"),
 }  # fmt: skip
-"""By the names of figures; one that is not here is not called a cause."""
+"""By the names of figures, without the name of the part of an observation that may stand before."""
 
 TIMID = Cause(
     "the policy hardly prefers any action", "training.actor_critic.updates", "more, or a smaller entropy weight"
@@ -59,11 +62,11 @@ STUCK = Cause("the policy no longer tries anything else", "dream.entropy_weight"
 
 @dataclass(frozen=True)
 class Finding:
-    """A figure that is not healthy, of which part, and its cause."""
+    """A figure that is not healthy, of which part, and its cause where one is known."""
 
     part: str
     figure: Figure
-    cause: Cause
+    cause: Cause | None
 
 
 USE = ("codebook perplexity", "codes never used")
@@ -71,28 +74,32 @@ USE = ("codebook perplexity", "codes never used")
 
 
 def findings(parts: Sequence[PartFigures], config: Config) -> list[Finding]:
-    """What is not healthy, the worst first; of each part its worst figure alone. A cause whose field is already as it
-    should be is none."""
+    """What is not healthy, the worst first; of each part its worst figure alone. Left out are a figure whose field is
+    already as it should be, and how a codebook is used where that is no cause."""
     found, values = [], leaves(dataclasses.asdict(config))
     for part in parts:
-        lossy = any(f.name == "moving pixels lost" and f.shortfall > 0 for f in part.figures)
+        lossy = any(_plain(f.name) == "moving pixels lost" and f.shortfall > 0 for f in part.figures)
         known = []
         for figure in part.figures:
-            cause = _cause(figure, part.title, config.tokenizer.kind, lossy=lossy)
-            if cause is not None and figure.shortfall > 0 and str(values[cause.field]) != cause.change:
-                known.append((figure, cause))
+            if figure.shortfall == 0 or (_plain(figure.name) in USE and (config.tokenizer.kind != "vq" or not lossy)):
+                continue
+            cause = _cause(figure, part.title, config.tokenizer.kind)
+            if cause is None or str(values[cause.field]) != cause.change:
+                known.append(Finding(part.title, figure, cause))
         if known:
-            figure, cause = max(known, key=lambda pair: pair[0].shortfall)
-            found.append(Finding(part.title, figure, cause))
+            found.append(max(known, key=lambda finding: (finding.figure.shortfall, finding.cause is not None)))
     return sorted(found, key=lambda finding: -finding.figure.shortfall)
 
 
-def _cause(figure: Figure, part: str, tokenizer: str, *, lossy: bool) -> Cause | None:
+def _cause(figure: Figure, part: str, tokenizer: str) -> Cause | None:
     if figure.name == "policy entropy":
         return STUCK if figure.worst == 0 else TIMID
-    cause = CAUSES.get(figure.name)
-    if cause is None or (figure.name in USE and (tokenizer != "vq" or not lossy)):
-        return None
-    if part == "Tokenizer" and tokenizer in FITTED:
+    cause = CAUSES.get(_plain(figure.name))
+    if cause is not None and part == "Tokenizer" and tokenizer in FITTED:
         return Cause(cause.meaning, "tokenizer.codebook_size", "larger")
     return cause
+
+
+def _plain(name: str) -> str:
+    """A figure's name as `CAUSES` has it: "moving pixels lost" for that of a part, "screen: moving pixels lost"."""
+    return next((known for known in CAUSES if name.endswith(f": {known}")), name)

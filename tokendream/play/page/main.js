@@ -125,7 +125,7 @@ function show({ state, panels, tokens, probs, trace, entropy }) {
     $("futures").querySelector("img").src = panels.futures;
     draw.futures($("futures").querySelector(".grid"), state.futures, (i) => send("choose", i));
     $("futures-step").textContent = `${state.futures.at} steps on; click one to go on in it`;
-  } else showPanels(panels, tokens, (setup.grid && entropy) || new Array(setup.grid ** 2).fill(0));
+  } else showPanels(panels, tokens, entropy || (tokens.dream || tokens.reconstruction).map(() => 0));
   $("dream-kind").textContent = kind && kind !== "game" ? "goes on by itself" : "each next frame, predicted";
   showNumbers(state, probs, dreaming);
   draw.plot($("plot"), trace, TRACE);
@@ -161,7 +161,7 @@ function showPanels(panels, { reconstruction: real, dream: dreamt }, nats) {
   $("tokens-kind").textContent = real && dreamt ? `of the dream; ${differ} of ${dreamt.length} differ` : "of the dream";
   const most = Math.log(setup.codes);
   for (const grid of document.querySelectorAll(".glow")) draw.glow(grid, nats, most);
-  $("veil").hidden = !shown.entropy;
+  $("veil").hidden = !shown.entropy || nats.length !== setup.grid ** 2; // it lies over a square grid only
   const mean = nats.reduce((sum, h) => sum + h, 0) / nats.length;
   $("entropy-mean").textContent = `${mean.toFixed(2)} nats a token, of ${most.toFixed(1)}`;
 }

@@ -76,7 +76,7 @@ def _games(summary: Summary) -> list[str]:
 def _mean(summary: Summary, agent: str, game: str) -> str:
     """The mean of all seeds, or nothing."""
     found = summary.results.scores(agent, game)
-    return number(float(np.mean(list(found.values())))) if tuple(found) == summary.results.seeds(agent) != () else "--"
+    return number(float(np.mean(list(found.values())))) if summary.results.has_all_seeds(agent, game) else "--"
 
 
 def _escaped(text: str) -> str:

@@ -206,7 +206,7 @@ def _curves(summary: Summary, game: str) -> dict[str, tuple[Point, ...]]:
     return {
         agent: curve([run for run in runs if run.agent == agent], normalised=False)
         for agent in results.agents
-        if tuple(results.scores(agent, game)) == results.seeds(agent) != ()
+        if results.has_all_seeds(agent, game)
     }
 
 

@@ -112,9 +112,13 @@ class SweepResults:
         found = {run.seed: run.score for run in self.runs if (run.agent, run.game) == (agent, game)}
         return {seed: score for seed, score in sorted(found.items()) if score is not None}
 
+    def has_all_seeds(self, agent: str, game: str) -> bool:
+        """Whether an agent has a score of a game for every one of its seeds."""
+        return tuple(self.scores(agent, game)) == self.seeds(agent) != ()
+
     def complete(self, agent: str) -> list[str]:
         """The games of the 26 that an agent has with every one of its seeds."""
-        return [game for game in ATARI_100K if tuple(self.scores(agent, game)) == self.seeds(agent) != ()]
+        return [game for game in ATARI_100K if self.has_all_seeds(agent, game)]
 
     def not_played(self, agent: str) -> list[str]:
         """The games of the 26 that an agent was never meant to play."""
