@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import logging
 import re
 import socket
 import threading
@@ -310,3 +311,16 @@ def test_a_blocked_viewer_slows_nobody(server, monkeypatch):
     assert sent == WINDOW
     for client in [blocked, *clients]:
         client.close()
+
+
+def test_a_server_closes_nobody_s_log(run, tmp_path):
+    """absl's handler, which TensorBoard brings along, closes standard error when it is closed."""
+    closed = []
+    handler = logging.NullHandler()
+    handler.close = lambda: closed.append(handler)
+    try:
+        with serving(run, tmp_path / "recordings"):
+            pass
+    finally:
+        del handler.close
+    assert not closed

@@ -168,6 +168,7 @@ def serve(app: Starlette, listening: socket.socket) -> Server:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     config = uvicorn.Config(
         app,
+        log_config=None,  # or it closes the handlers of others, and absl's takes standard error with it
         log_level="error",
         access_log=False,
         server_header=False,
