@@ -205,7 +205,7 @@ class _Bench:
             fit(lambda n: work.phase("tokenizer", n, dtype), training.tokenizer.batch),
             fit(lambda n: work.encode(n, dtype), training.tokenizer.batch),
             update,
-            work.dream(update.label.batch, dtype, config.dream.horizon),
+            work.dream(update.label.batch * config.dream.group, dtype, config.dream.horizon),
         ]
         collect, tokenizer, encode, actor_critic, dream = measure(works, device, self._effort)
         # What C costs beside its dreams is the difference of two figures that were timed in turn.

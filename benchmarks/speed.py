@@ -136,7 +136,7 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     replay = synthetic_replay(QUICK_ROWS if quick else ROWS, config.env.size, device)
     work = Workload(config, device, replay)
     batches = {name: getattr(config.training, name).batch for name in PARTS}
-    batches["dream"] = batches["actor_critic"]
+    batches["dream"] = batches["actor_critic"] * config.dream.group
     small = {name: min(batch, batches[name]) for name, batch in SMALL.items()}
 
     def update(name: str, dtype: torch.dtype = compute.dtype, work: Workload = work) -> Build:

@@ -67,7 +67,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CurvePlan:
     """A curve to be measured, and what each of its sizes, in rising order, means."""
 
     curve: Curve
@@ -122,7 +122,7 @@ def run(config: Config, compute: Compute, effort: Effort, *, quick: bool, say: C
 
 
 def _within(
-    sweep: Measured, work: Callable[[str, Setting], Work], device: torch.device, effort: Effort
+    sweep: CurvePlan, work: Callable[[str, Setting], Work], device: torch.device, effort: Effort
 ) -> tuple[dict[int, Work], list[int]]:
     """The work at every size whose update is expected to last no longer than `effort` allows, and the sizes beyond.
 
@@ -139,12 +139,12 @@ def _within(
     return works, []
 
 
-def sweeps(config: Config) -> Iterator[Measured]:
+def sweeps(config: Config) -> Iterator[CurvePlan]:
     """What is measured, tokens a frame first."""
     cheap = grids(config)
     own, M = cheap[1], config.world_model
 
-    def over(axis: str, phase: str, size: str, settings: dict[int, Setting]) -> Measured:
+    def over(axis: str, phase: str, size: str, settings: dict[int, Setting]) -> CurvePlan:
         held = {
             "tokens": f"K = {config.tokens_per_frame}",
             "batch": f"batch {BATCH.get(phase)}",
@@ -156,7 +156,7 @@ def sweeps(config: Config) -> Iterator[Measured]:
             held["layers"] = f"LPIPS {config.tokenizer.perceptual}"
         work, unit = NAMES[phase]
         fixed = ", ".join(text for name, text in held.items() if text and name != axis)
-        return Measured(Curve(axis, work, size, unit, fixed), phase, settings)
+        return CurvePlan(Curve(axis, work, size, unit, fixed), phase, settings)
 
     for phase, batch in BATCH.items():
         yield over("tokens", phase, "K = {}", {c.tokens_per_frame: Setting(c, batch) for c in cheap})

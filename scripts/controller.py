@@ -49,6 +49,7 @@ def main(run: str, which: str, seed: str, batches: str, every: str, *changes: st
     """Train C and measure it."""
     trained = Trained.load(Path(run), "cpu")
     config, agent, compute = changed(trained.config, changes), trained.agent, trained.compute
+    agent.world_model.config = config.world_model
     replay, rng = collected(Path(run), config), np.random.default_rng(int(seed))
     moments = [draw(agent, replay, config, AT_ONCE, np.random.default_rng(i)) for i in range(MOMENTS // AT_ONCE)]
     torch.manual_seed(int(seed))

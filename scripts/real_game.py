@@ -11,7 +11,6 @@ batch, and C learns from those steps by the loss that it has for dreams.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import time
@@ -25,6 +24,7 @@ from torch import Tensor
 from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.cli.flags import parse_train
 from tokendream.config.config import Config
+from tokendream.config.presets import vary
 from tokendream.device import Compute, processor
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import Experience, clipped_loss, parts
@@ -78,13 +78,13 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 memory = memory.keep(~ended)
                 frame = envs.reset([next(seeds) if over else None for over in transition.over])
             rollout = Rollout(*(torch.stack(column, dim=1) for column in zip(*kept, strict=True)))
-            experience = Experience.of(rollout, start, C.actions, dataclasses.replace(config.dream, group=1))
+            experience = Experience.of(rollout, start, C.actions, config.dream)
         yield experience
 
 
 def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *flags: str) -> None:
     """Train, and evaluate so many times on the way."""
-    config = parse_train([preset, "--seed", seed, "--env", game, *flags]).config
+    config = vary(parse_train([preset, "--seed", seed, "--env", game, *flags]).config, "dream", group=1)
     compute, phase = compute_for(config), config.training.actor_critic
     torch.manual_seed(config.seed)
     envs = make(config, phase.batch, evaluation=False)

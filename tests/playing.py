@@ -25,8 +25,8 @@ from tokendream.device import Compute
 from tokendream.envs.registry import make
 from tokendream.play.hub import Hub
 from tokendream.play.library import episodes
-from tokendream.play.player import Player
 from tokendream.play.run import host_until_stopped
+from tokendream.play.runner import SessionRunner
 from tokendream.play.server import Access, application, listen, serve
 from tokendream.play.session import Session
 from tokendream.play.view import View
@@ -126,7 +126,7 @@ class Client:
 class Serving:
     """A running server and what a test needs of it."""
 
-    def __init__(self, player: Player, hub: Hub, port: int) -> None:
+    def __init__(self, player: SessionRunner, hub: Hub, port: int) -> None:
         self.player, self.hub, self.port = player, hub, port
         self.url = f"http://127.0.0.1:{port}/"
 
@@ -145,7 +145,7 @@ def serving(run: Path, recordings: Path, token: str | None = None, host: str = "
     trained = load(run)
     hub = Hub()
     session = Session(trained, episodes(run, recordings, trained, print))
-    player = Player(session, hub, run, recordings, "cpu")
+    player = SessionRunner(session, hub, run, recordings, "cpu")
     listening = listen("127.0.0.1", 0)
     server = serve(application(hub, player, Access(host, token)), listening)
     failed: list[BaseException] = []

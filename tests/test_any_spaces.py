@@ -162,7 +162,6 @@ def test_actions_that_cannot_be_chosen_are_refused(space, said):
 
 def test_a_joint_action_is_the_number_of_its_components():
     actions = ActionSpace((3, 51, 2))
-    assert isinstance(actions, ActionSpace)
     every = torch.arange(actions.n)
     parts = actions.components(every)
     assert torch.equal(actions.action(parts), every)

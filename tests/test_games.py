@@ -128,7 +128,7 @@ def test_the_number_of_environments_does_not_matter_on_real_games() -> None:
         assert same(*games)
 
 
-def test_random_policy_is_reproducible() -> None:
+def test_a_random_player_is_reproducible() -> None:
     def games(n: int) -> list[Game]:
         return play_games(
             make(TINY, n, evaluation=True), random_player(Discrete(3).random, np.random.default_rng(5)), 5, seed=3
@@ -172,5 +172,5 @@ def test_replay_notices_another_game(change: dict[str, object]) -> None:
         list(replay_game(envs, dataclasses.replace(game, **change)))  # type: ignore[arg-type]
 
 
-def test_a_function_is_a_policy() -> None:
+def test_a_function_is_a_player() -> None:
     assert isinstance(by_frame, Player)

@@ -91,7 +91,7 @@ def test_what_all_dreams_of_a_start_share_teaches_nothing():
     assert found.returns.abs().max() > 5
 
 
-def test_a_group_of_one_draws_what_it_always_drew(agent):
+def test_a_group_of_one_is_a_plain_dream(agent):
     begun = start(agent)
     one = dreamed(agent, *begun, TINY.dream, torch.Generator().manual_seed(3))
     plain = imagine.imagine(

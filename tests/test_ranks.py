@@ -89,14 +89,19 @@ def two(monkeypatch) -> None:
     [
         ("training", {"world_model": TINY.training.world_model.__class__(1, 1, 1, 1e-3, 0.0, 1.0)},
          r"training.world_model.batch must be a multiple of the number of ranks \(2\), not 1"),
-        ("dream", {"minibatches": 2},
-         r"actor_critic.batch must be a multiple of the number of ranks times dream.minibatches \(2 x 2\), not 2"),
+        ("dream", {"minibatches": 2}, r"dream.minibatches must be a divisor of a rank's dreams \(1\), not 2"),
+        ("dream", {"minibatches": 4, "group": 2}, r"dream.minibatches must be a divisor of a rank's dreams \(2\), not 4"),
         ("collect", {"capacity": 15}, r"collect.capacity must be at least collect.steps \(20\)"),
     ],
 )  # fmt: skip
 def test_what_ranks_cannot_share_is_refused(part, changes, said):
     with pytest.raises(ConfigError, match=said):
         follow.check(vary(TINY, part, **changes))
+
+
+@pytest.mark.usefixtures("two")
+def test_ranks_share_starts_and_each_the_dreams_of_its_own():
+    follow.check(vary(TINY, "dream", minibatches=2, group=2))
 
 
 @pytest.mark.usefixtures("two")

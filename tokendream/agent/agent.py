@@ -55,8 +55,9 @@ class Agent(nn.Module):
             require(config.actor_critic.sees == "codes", "actor_critic.sees", "codes for these observations", "pixels")
         V, slots = build(config.tokenizer, spaces.observation)
         block, E, control = Block(slots, spaces.actions), V.code_width, config.control
-        require(block.K1 <= LONGEST_BLOCK, "tokens of a step", f"at most {LONGEST_BLOCK} (fewer --env.keys, a smaller "
-                "--env.size or more --tokenizer.downsamples)", block.K1)  # fmt: skip
+        require(block.K1 <= LONGEST_BLOCK or config.world_model.backbone != "retnet", "tokens of a step",
+                f"at most {LONGEST_BLOCK} for a RetNet (fewer --env.keys, a smaller --env.size or more "
+                "--tokenizer.downsamples)", block.K1)  # fmt: skip
         M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E, V.codes)
         kind = ablated.ACTOR_CRITICS[control == "blind-policy", config.actor_critic.separate]
         return cls(V, M, kind(config.actor_critic, block, E, config.tokenizer.downsamples))

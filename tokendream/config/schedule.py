@@ -33,7 +33,7 @@ class ScheduledPhase:
 def schedule(config: Config) -> tuple[ScheduledPhase, ...]:
     """The phases of an epoch in their order: collecting, an update a step in every environment, and the parts.
 
-    What is fitted is shown the frames that were collected in the same epoch, a batch an update.
+    What is fitted is shown each frame once: those of its epoch, in its first epoch those of all before, too.
     """
     collect, settings = config.collect, {name: getattr(config.training, name) for name in PARTS}
     phases = {
@@ -41,6 +41,7 @@ def schedule(config: Config) -> tuple[ScheduledPhase, ...]:
     }
     if config.tokenizer.kind in FITTED:
         V = config.training.tokenizer
-        last_epoch, updates = min(V.last_epoch, collect.last_epoch), -(-collect.steps // V.batch)
+        last_epoch = max(V.first_epoch, min(V.last_epoch, collect.last_epoch))
+        updates = -(-collect.steps // V.batch)
         phases["tokenizer"] = ScheduledPhase("tokenizer", V.first_epoch, last_epoch, updates)
     return (ScheduledPhase("collect", 1, collect.last_epoch, collect.steps // collect.envs), *phases.values())

@@ -17,7 +17,7 @@ from tokendream.errors import ConfigError, require
 from tokendream.kernels.install import describe
 from tokendream.play import library
 from tokendream.play.hub import Hub
-from tokendream.play.player import Player
+from tokendream.play.runner import SessionRunner
 from tokendream.play.server import Access, Server, application, is_loopback, listen, serve
 from tokendream.play.session import Session
 from tokendream.play.view import facts_line
@@ -61,7 +61,7 @@ def play(
     bound = listening.getsockname()[1]
     if port not in (0, bound):
         _say(f"port {port} is in use: {bound} is taken instead")
-    player = Player(session, hub, run, folder, device)
+    player = SessionRunner(session, hub, run, folder, device)
     server = serve(application(hub, player, Access(host, secret)), listening)
     _say(f"{trained.config.env_name}, epoch {trained.epoch}, {describe(trained.compute)}")
     if facts := facts_line(trained.facts):
@@ -72,7 +72,7 @@ def play(
     return asyncio.run(host_until_stopped(server, listening, player))
 
 
-async def host_until_stopped(server: Server, listening: socket.socket, player: Player) -> int:
+async def host_until_stopped(server: Server, listening: socket.socket, player: SessionRunner) -> int:
     """Run the player in its thread and the server here, until a signal comes or one of them ends."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tokendream.play.commands import LARGEST, parse
 from tokendream.play.hub import Hub, Viewer
-from tokendream.play.player import Player
+from tokendream.play.runner import SessionRunner
 from tokendream.play.view import PlayError
 
 HEADERS = {
@@ -76,7 +76,7 @@ class Access:
         return name in self._names or _address(name) is not None
 
 
-def application(hub: Hub, player: Player, access: Access) -> Starlette:
+def application(hub: Hub, player: SessionRunner, access: Access) -> Starlette:
     """The routes."""
     pages = {file.name: file.read_bytes() for file in (resources.files("tokendream.play") / "page").iterdir()}
 
@@ -128,7 +128,7 @@ async def _send(socket: WebSocket, viewer: Viewer) -> None:
             await socket.send_text(await viewer.outgoing.get())
 
 
-async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, player: Player) -> None:
+async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, player: SessionRunner) -> None:
     """Obey a viewer until it is gone, or says more than it may."""
     while (message := await socket.receive())["type"] != "websocket.disconnect":
         cost = 1.0
@@ -143,7 +143,7 @@ async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, player: Player) 
             return
 
 
-def obey(command: str, arguments: list[Any], viewer: Viewer, hub: Hub, player: Player) -> None:
+def obey(command: str, arguments: list[Any], viewer: Viewer, hub: Hub, player: SessionRunner) -> None:
     """Do what a viewer says, or have the player do it if the viewer holds the controls."""
     if command == "ack":
         viewer.acknowledge(*arguments)

@@ -16,6 +16,7 @@ from rich.table import Table
 from tokendream.config.config import Config
 from tokendream.envs.observe import LONG
 from tokendream.envs.registry import make
+from tokendream.spaces.actions import Discrete
 from tokendream.spaces.layout import Layout
 from tokendream.spaces.observations import Spaces, parts_of
 from tokendream.tokenizers.build import build
@@ -158,10 +159,11 @@ def token_rows(config: Config, spaces: Spaces) -> list[TokenGroup]:
     """The block of a step: the parts of the observation, then the components of the action."""
     _, slots = build(config.tokenizer, spaces.observation)
     rows = [TokenGroup(part.part, part.modality, part.vocabulary, part.K) for part in parts_of(slots)]
-    sizes = getattr(spaces.actions, "sizes", None)
-    if sizes is None:
+    if isinstance(spaces.actions, Discrete):
         return [*rows, TokenGroup("action", "choice", spaces.actions.n, 1)]
-    named = ((name.partition("[")[0], size) for name, size in zip(spaces.action_names, sizes, strict=True))
+    named = (
+        (name.partition("[")[0], size) for name, size in zip(spaces.action_names, spaces.actions.sizes, strict=True)
+    )
     return [
         *rows,
         *(TokenGroup(part, "choice", size, len(list(own))) for (part, size), own in itertools.groupby(named)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ LARGEST_JOINT = 2**62
 """Most combinations of an action's components: an action is one int64."""
 
 
+@dataclass(frozen=True)
 class ActionSpace:
     """Actions of A components, component i one of `sizes[i]` choices; an action is their mixed-radix number.
 
@@ -27,15 +29,10 @@ class ActionSpace:
     One token and one categorical distribution a component. So an action is one integer wherever it is only passed on.
     """
 
-    def __init__(self, sizes: tuple[int, ...]) -> None:
-        self.sizes = sizes
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
         assert self.n <= LARGEST_JOINT, f"{self.n} actions do not fit an int64"
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.sizes == other.sizes
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.sizes))
 
     @property
     def n(self) -> int:
@@ -55,16 +52,16 @@ class ActionSpace:
     def components(self, action: Int64[Tensor, " *B"]) -> Int64[Tensor, "*B A"]:
         """The choices that an action stands for."""
         found = []
-        for size in self.sizes:
+        for size in self.sizes[:-1]:
             found.append(action % size)
             action = action // size
-        return torch.stack(found, dim=-1)
+        return torch.stack([*found, action], dim=-1)
 
     def action(self, components: Int64[Tensor, "*B A"]) -> Int64[Tensor, " *B"]:
         """The inverse of `components`."""
-        found = torch.zeros_like(components[..., 0])
-        for i in reversed(range(len(self.sizes))):
-            found = found * self.sizes[i] + components[..., i]
+        *others, found = components.unbind(-1)
+        for size, choice in zip(self.sizes[-2::-1], others[::-1], strict=True):
+            found = found * size + choice
         return found
 
     def sample(
@@ -80,8 +77,7 @@ class ActionSpace:
         chosen = torch.stack([sample(part, generator, temperature=temperature) for part in parts], dim=-1)
         if epsilon > 0:
             u = torch.rand((len(self.sizes) + 1, *chosen.shape[:-1]), device=logits.device, generator=generator)
-            sizes = torch.tensor(self.sizes, device=logits.device)
-            uniform = (u[:-1].movedim(0, -1) * sizes).long().minimum(sizes - 1)
+            uniform = torch.stack([(u[i] * n).long().clamp(max=n - 1) for i, n in enumerate(self.sizes)], dim=-1)
             chosen = torch.where((u[-1] < epsilon)[..., None], uniform, chosen)
         return self.action(chosen)
 
@@ -104,7 +100,7 @@ class ActionSpace:
 
 
 class Discrete(ActionSpace):
-    """Actions 0 .. n-1 of one component, each with a name of its own."""
+    """Actions 0 .. n-1 of one component, where an environment names the actions and not the components."""
 
     def __init__(self, n: int) -> None:
         super().__init__((n,))

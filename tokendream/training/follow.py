@@ -34,10 +34,12 @@ def check(config: Config) -> None:
         return
     for name in PARTS:
         phase = getattr(config.training, name)
-        shares = n * config.dream.minibatches if name == "actor_critic" else n
-        said = f"({n})" if shares == n else f"times dream.minibatches ({n} x {config.dream.minibatches})"
-        require(phase.updates == 0 or phase.batch % shares == 0, f"training.{name}.batch",
-                f"a multiple of the number of ranks {said}", phase.batch)  # fmt: skip
+        require(phase.updates == 0 or phase.batch % n == 0, f"training.{name}.batch",
+                f"a multiple of the number of ranks ({n})", phase.batch)  # fmt: skip
+    C, dream = config.training.actor_critic, config.dream
+    dreams = C.batch // n * dream.group
+    require(C.updates == 0 or dreams % dream.minibatches == 0, "dream.minibatches",
+            f"a divisor of a rank's dreams ({dreams})", dream.minibatches)  # fmt: skip
     steps, capacity = config.collect.steps, config.collect.capacity
     require(capacity >= steps, "collect.capacity", f"at least collect.steps ({steps}) where ranks share it", capacity)
     require(":" not in config.device, "device", "auto, cpu or cuda where torchrun gives each rank a GPU", config.device)

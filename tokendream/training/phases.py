@@ -104,7 +104,7 @@ class FixedTokenizer(Phase):
 
 
 class TokenizerPhase(GradientPhase):
-    """V, on single random frames. What of it is built from what is seen takes in this epoch's frames first."""
+    """V, on single random frames. What of it is built from what is seen takes in the frames it has not seen first."""
 
     name = "tokenizer"
 

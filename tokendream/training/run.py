@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tokendream import ranks
 from tokendream.agent.agent import Agent
@@ -50,8 +51,8 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
         if config.log == "wandb":
             wandb_log.load()
         follow.check(config)
-        with contextlib.closing(_envs(config)) as envs:  # a misspelt game must not leave a folder behind
-            Agent.from_config(config, envs.spaces)  # nor a config that does not go with it
+        with contextlib.closing(_envs(config)) as envs, FakeTensorMode(allow_non_fake_inputs=True):
+            Agent.from_config(config, envs.spaces)  # what cannot be, a misspelt game above all, leaves no folder
         compute = follow.for_ranks(compute_for(config, threads=True))
         files.replace_text(run_dir / "config.json", config.to_json())  # from here on it can be resumed
         return Run(config, run_dir, compute).go(stop, resumed=False)

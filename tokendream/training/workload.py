@@ -37,7 +37,7 @@ def phase(
     if name in PARTS:
         settings = dataclasses.replace(getattr(config.training, name), batch=batch)
         if name == "actor_critic":
-            config = vary(config, "dream", minibatches=math.gcd(batch, config.dream.minibatches))
+            config = vary(config, "dream", minibatches=math.gcd(batch * config.dream.group, config.dream.minibatches))
         config = vary(config, "training", **{name: settings})
     else:  # collecting writes into the replay buffer: it gets its own
         replay = ReplayBuffer.of(spaces, EPISODE * config.collect.envs, compute.device, config.collect.envs)

@@ -34,7 +34,7 @@ PER_RUN = {"seed", "epoch", "player", "device", "envs"}
 
 
 class ResultError(TokendreamError):
-    """SweepResults that cannot be reported together; the message names what differs and where."""
+    """Results that cannot be reported together; the message names what differs and where."""
 
 
 @dataclass(frozen=True)

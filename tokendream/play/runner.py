@@ -32,7 +32,7 @@ WAITING = 256
 """Most commands that wait to be obeyed; more are dropped."""
 
 
-class Player:
+class SessionRunner:
     """Runs a session for its viewers."""
 
     def __init__(self, session: Session, hub: Hub, run_dir: Path, recordings: Path, device: str) -> None:
