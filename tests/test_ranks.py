@@ -90,7 +90,7 @@ def two(monkeypatch) -> None:
         ("training", {"world_model": TINY.training.world_model.__class__(1, 1, 1, 1e-3, 0.0, 1.0)},
          r"training.world_model.batch must be a multiple of the number of ranks \(2\), not 1"),
         ("dream", {"minibatches": 2}, r"dream.minibatches must be a divisor of a rank's dreams \(1\), not 2"),
-        ("dream", {"minibatches": 4, "group": 2}, r"dream.minibatches must be a divisor of a rank's dreams \(2\), not 4"),
+        ("dream", {"minibatches": 4, "group": 2}, r"must be a divisor of a rank's dreams \(2\), not 4"),
         ("collect", {"capacity": 15}, r"collect.capacity must be at least collect.steps \(20\)"),
     ],
 )  # fmt: skip
