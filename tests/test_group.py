@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY, vary
+from tokendream.config.presets import CPU, TINY, preset, vary
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout
@@ -109,3 +109,9 @@ def test_shares_are_of_all_dreams_of_all_groups():
         ConfigError, match=rf"a divisor of training.actor_critic.batch times dream.group \({2 * batch}\)"
     ):
         vary(TINY, "dream", group=2, minibatches=3)
+
+
+def test_without_groups_there_are_as_many_dreams():
+    alone = preset("cpu-no-group")
+    assert (alone.dream.group, alone.training.actor_critic.batch) == (1, 64)
+    assert CPU.training.actor_critic.batch * CPU.dream.group == 64

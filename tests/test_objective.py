@@ -6,7 +6,7 @@ from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss, lambda_returns
 from tokendream.spaces.actions import Discrete
 
-SPACE = Discrete(3)
+SPACE, TWO = Discrete(3), Discrete(2)
 
 
 def random_case(B=3, T=6, ends=False):
@@ -78,7 +78,7 @@ def test_the_loss_raises_what_paid_off_and_fits_values():
 def test_entropy_bonus_flattens_the_policy():
     logits = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]], requires_grad=True)
     r = rollout(logits, torch.zeros(1, 2), rewards=torch.zeros(1, 2))
-    actor_critic_loss(r, SPACE, DreamConfig(discount=0.9, lam=0.9, entropy_weight=1.0)).total.backward()
+    actor_critic_loss(r, TWO, DreamConfig(discount=0.9, lam=0.9, entropy_weight=1.0)).total.backward()
     assert logits.grad[0, 0, 0] > 0 > logits.grad[0, 0, 1]
 
 
@@ -102,7 +102,7 @@ def test_centring_takes_out_what_all_actions_share(centre):
     logits, values = torch.zeros(4, 3, 2, requires_grad=True), torch.zeros(4, 3, requires_grad=True)
     r = rollout(logits, values, rewards=torch.ones(4, 3))
     settings = DreamConfig(discount=0.0, lam=0.9, entropy_weight=0.0, centre_advantage=centre)
-    losses = actor_critic_loss(r, SPACE, settings)
+    losses = actor_critic_loss(r, TWO, settings)
     losses.terms["policy"].backward()
     assert bool(logits.grad.any()) is not centre
     assert losses.terms["value"] == 1.0  # the critic learns as before

@@ -47,13 +47,13 @@ CPU = Config(
     # A short horizon of value and a centred advantage: values do not catch up with γ = 0.995 in so few updates.
     dream=DreamConfig(
         context_starts=False, discount=0.98, mask_after_end=True, centre_advantage=True, scale_advantage=True,
-        entropy_weight=0.02, reuse=4, minibatches=4,
+        entropy_weight=0.02, reuse=4, minibatches=4, group=8, expected_reward=True,
     ),
     collect=CollectConfig(steps=1000, last_epoch=1_000_000, capacity=60_000),
     training=TrainingConfig(
         tokenizer=PhaseConfig(1, 200, 64, 1e-3, 0.01, 10.0, last_epoch=15),
         world_model=PhaseConfig(2, 50, 16, 1.5e-3, 0.05, 100.0, decayed="matrices", newest=0.5, optimiser="muon"),
-        actor_critic=PhaseConfig(8, 10, 64, 3e-4, 0.01, 3.0, newest=0.5),
+        actor_critic=PhaseConfig(8, 10, 8, 3e-4, 0.01, 3.0),  # 64 dreams
     ),
     evaluation=EvalConfig(episodes=50, every=20, episodes_during=8),
 )  # fmt: skip
@@ -223,9 +223,16 @@ ABLATIONS: dict[str, Callable[[Config], Config]] = {
 }
 """The paper's ablations, the other backbone and the other tokenizers: a change of one field, and what goes with it."""
 
+
+def _alone(config: Config) -> Config:
+    """As many dreams, each from a start of its own."""
+    C = config.training.actor_critic
+    alone = dataclasses.replace(C, batch=C.batch * config.dream.group)
+    return vary(vary(config, "dream", group=1), "training", actor_critic=alone)
+
+
 CUTS: dict[str, Callable[[Config], Config]] = {
     "no-windows": lambda c: vary(c, "world_model", **NO_WINDOWS),
-    "no-grid-positions": lambda c: vary(c, "world_model", positions="running"),
     "no-slot-embedding": lambda c: vary(c, "world_model", slot_embedding=False),
     "no-symlog": lambda c: vary(vary(c, "world_model", reward_head="sign"), "actor_critic", value_head="scalar"),
     "no-late-outcome": lambda c: vary(c, "world_model", outcome_from="action"),
@@ -234,6 +241,7 @@ CUTS: dict[str, Callable[[Config], Config]] = {
     "no-events": lambda c: vary(c, "world_model", events=False),
     "no-curiosity": lambda c: vary(vary(c, "dream", curiosity=0.0), "world_model", ensemble=0),
     "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
+    "no-group": _alone,
     "no-norms": lambda c: vary(vary(c, "world_model", head="relu"), "actor_critic", trunk="silu"),
 }
 """What cuts one ingredient out of a preset that has it."""

@@ -18,7 +18,7 @@ from tokendream import ranks
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
-from tokendream.config.schedule import schedule
+from tokendream.config.schedule import PARTS, schedule
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
 from tokendream.envs.pause import Pausable
@@ -253,9 +253,10 @@ def _resumed(moved: dict[str, tuple[str, str]], different: Difference | None) ->
 
 def _plan(config: Config, costs: Mapping[str, float]) -> str:
     """What a run is going to do and, by its updates' seconds, how long that takes here."""
+    batch = {part: getattr(config.training, part).batch for part in PARTS}
+    batch["actor_critic"] *= config.dream.group
     phases = ", ".join(
-        f"{phase.name.replace('_', ' ')} {phase.updates} x {getattr(config.training, phase.name).batch} "
-        f"from epoch {phase.first_epoch}"
+        f"{phase.name.replace('_', ' ')} {phase.updates} x {batch[phase.name]} from epoch {phase.first_epoch}"
         for phase in schedule(config)[1:]
     )
     known = "The time left is shown as the phases are timed."
