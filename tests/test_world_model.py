@@ -75,7 +75,7 @@ def test_training_logits_are_imagination_logits(case, monkeypatch, how, extras):
         return tokens[:, t + 1] if logits.ndim == 3 else tokens[:, t + 1, len(dreamed) - 1]
 
     monkeypatch.setattr("tokendream.agent.world_model.sample", replay)
-    monkeypatch.setattr(M.rewards, "sample", lambda logits, generator, alike: replay(logits, generator).to(torch.float64))
+    monkeypatch.setattr(M.rewards, "sample", lambda logits, *_: replay(logits, None).to(torch.float64))
     monkeypatch.setattr(M.draw_tokens, "forward", replay)
     whole, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
     state = M.initial_state(B)
