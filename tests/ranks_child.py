@@ -31,7 +31,9 @@ WITH_ALL = dataclasses.replace(
 CONFIGS = {
     "all": WITH_ALL,
     "scaled": vary(
-        vary(WITH_ALL, "dream", scale_by_quantiles=False, scale_advantage=True, reuse=2), "world_model", by_loss=0.0
+        vary(WITH_ALL, "dream", scale_by_quantiles=False, scale_advantage=True, reuse=2, group=2),
+        "world_model",
+        by_loss=0.0,
     ),
 }
 
@@ -56,8 +58,8 @@ def trainer(config: Config) -> Trainer:
 def same_draws() -> Iterator[None]:
     """Each dream draws by its place in the whole batch, whatever the part of it that a rank has."""
 
-    def by_place(logits: torch.Tensor, generator: object) -> torch.Tensor:
-        place = torch.arange(len(logits)) + ranks.number() * len(logits)
+    def by_place(logits: torch.Tensor, generator: object, alike: int = 1) -> torch.Tensor:
+        place = (torch.arange(len(logits)) + ranks.number() * len(logits)) // alike
         return (0.1 + 0.618 * place).frac().view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
 
     before, sampling.uniform = sampling.uniform, by_place
