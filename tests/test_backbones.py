@@ -69,7 +69,7 @@ def same_state(model, a: State, b: State) -> bool:
 
 def test_an_indivisible_width_is_refused(model):
     with pytest.raises(ValueError, match="multiple of 8"):
-        type(model)(30, 1, 4)
+        type(model)(30, 1, 4, 4, 0.0)
 
 
 @pytest.mark.parametrize("seed", range(4))

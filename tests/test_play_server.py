@@ -244,9 +244,9 @@ def test_a_recording_is_written_fetched_and_opened_again(server, tmp_path):
 
 
 def test_a_newer_checkpoint_is_said_and_read_on_demand(tmp_path, monkeypatch):
-    from tokendream.play import player
+    from tokendream.play import runner
 
-    monkeypatch.setattr(player, "LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(runner, "LOOK_AGAIN", 0.0)
     run = make_run(tmp_path / "run", epoch=3)
     with serving(run, tmp_path / "recordings") as server:
         client = Client(server).until(lambda c: c.state)

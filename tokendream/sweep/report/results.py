@@ -21,8 +21,8 @@ from tokendream.errors import ConfigError, TokendreamError
 from tokendream.reports.results import Folder
 from tokendream.sweep.plan import expected, fields_that_differ
 
-MOST_NAMED = 4
-"""Fields that an agent's name may list: a table and a plot must have room for it."""
+MOST_NAMED, LONGEST = 4, 80
+"""Fields that an agent's name may list, and their letters: a table and a plot must have room for it."""
 
 NOT_THE_AGENT = {"preset", "seed", "device", "precision", "kernels", "capture", "compile",
                  "deterministic", "log", "checkpoint_every", "training.cache_tokens"}  # fmt: skip
@@ -163,7 +163,7 @@ def read_results(paths: Sequence[Path]) -> SweepResults:
 def label(config: Config) -> str:
     """Name of the agent that a config describes: its preset, and the fields in which it differs from that.
 
-    Of many fields the first two are named, and a number stands for all of them, so that no two agents share a name.
+    Of many or long fields the first two are named, and a number stands for all, so that no two agents share a name.
     """
     try:
         base = preset(config.preset)
@@ -174,7 +174,7 @@ def label(config: Config) -> str:
         for name, value, _ in fields_that_differ(config, base)
         if name not in NOT_THE_AGENT and not name.startswith(("env.", "evaluation."))
     ]
-    if len(changed) > MOST_NAMED:
+    if len(changed) > MOST_NAMED or len(", ".join(changed)) > LONGEST:
         number = zlib.crc32(", ".join(changed).encode()) % 10_000
         changed = [*changed[:2], f"{len(changed) - 2} more ({number:04})"]
     return ", ".join([config.preset, *changed])
