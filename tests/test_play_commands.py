@@ -74,7 +74,7 @@ def test_one_picture_of_a_view(rng):
     grid = picture(view(rng, futures=futures))
     assert grid.shape == (3, 16, 24)
     assert np.array_equal(grid[:, 8:, :8], futures[3])
-    assert len(np.unique(grid[:, 8:, 16:])) == 1  # nothing is there
+    assert not grid[:, 8:, 16:].any()
 
 
 @given(st.text(max_size=60) | ANYTHING.map(lambda value: json.dumps(value)))

@@ -147,7 +147,7 @@ def picture(view: View) -> UInt8[np.ndarray, "3 H W"]:
     """The view as one picture: its panels but the screen in a row, or the futures in as square a grid as they make."""
     if view.futures is None:
         return np.concatenate([panel for name, panel in view.panels.items() if name != "screen"], axis=-1)
-    return media.sheet(view.futures, across=math.ceil(len(view.futures) ** 0.5), gap=0)
+    return media.sheet(view.futures, across=math.ceil(len(view.futures) ** 0.5), gap=0, ground=0)
 
 
 def pack(view: View, **state: Any) -> str:

@@ -30,10 +30,12 @@ def strip(frames: UInt8[np.ndarray, "T 3 S W"], gap: int = 2) -> UInt8[np.ndarra
     return columns(*(frame[None] for frame in frames), gap=gap)[0]
 
 
-def sheet(tiles: UInt8[np.ndarray, "n 3 S W"], across: int, gap: int = 1) -> UInt8[np.ndarray, "3 H W2"]:
-    """Small pictures in rows of `across`; what the last row lacks stays grey."""
+def sheet(
+    tiles: UInt8[np.ndarray, "n 3 S W"], across: int, gap: int = 1, ground: int = GAP
+) -> UInt8[np.ndarray, "3 H W2"]:
+    """Small pictures in rows of `across`; gaps, and what the last row lacks, are of the grey `ground`."""
     (n, _, S, W), down = tiles.shape, -(-len(tiles) // across)
-    wall = np.full((down * across, 3, S + gap, W + gap), GAP, np.uint8)
+    wall = np.full((down * across, 3, S + gap, W + gap), ground, np.uint8)
     wall[:n, :, :S, :W] = tiles
     return wall.reshape(down, across, 3, S + gap, W + gap).transpose(2, 0, 3, 1, 4).reshape(3, down * (S + gap), -1)
 

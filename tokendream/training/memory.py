@@ -30,7 +30,7 @@ TRAINED = 20
 def needed(config: Config, spaces: Spaces, *, bf16: bool) -> int:
     """Bytes that a run takes on the device where it trains: replay, weights and the larger update of V and M.
 
-    C's update, smaller in every preset, is not computed.
+    C's update is not computed.
 
     By shapes alone: tensors without content go through V's and M's losses at their full batches. What a GPU's libraries
     work in was not measured.
