@@ -219,7 +219,7 @@ def _together(runs: list[Result]) -> str:
     """The mean over seeds, with the interval from drawing the games of each again, and the one from drawing seeds."""
     game, finals = runs[0].config.env_name, [run.final for run in runs]
     mean, random_player, normalised = _means(runs)
-    low, high = scores.mean_interval([final.mean for final in finals], np.random.default_rng(0))
+    low, high = scores.mean_interval([[final.mean for final in finals]], np.random.default_rng(0))
     random_players = [run.random_player for run in runs]
     count = sum(run.above_random for run in runs)
     return (
@@ -239,7 +239,7 @@ def _means(runs: list[Result]) -> tuple[float, float, float | None]:
 
 
 def _over_games(evaluations: list[Evaluation]) -> str:
-    low, high = scores.stratified_mean_interval([e.scores for e in evaluations], np.random.default_rng(0))
+    low, high = scores.mean_interval([e.scores for e in evaluations], np.random.default_rng(0))
     return f"{low:,.1f} to {high:,.1f}"
 
 

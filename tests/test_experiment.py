@@ -154,8 +154,9 @@ def test_an_environment_that_breaks_while_it_is_filmed_costs_no_score(tmp_path, 
 
     monkeypatch.setattr(filming, "replay_game", broken)
     said = []
+    filming.write_films(TINY, result, games, tmp_path, said.append, again="tokendream eval runs/x")
     filming.write_films(TINY, result, games, tmp_path, said.append)
-    assert said == [f"no films: the wheel came off; tokendream eval {tmp_path} makes them"]
+    assert said == ["no films: the wheel came off; tokendream eval runs/x makes them", "no films: the wheel came off"]
 
 
 def test_a_report_that_could_not_be_written_is_not_named(tmp_path, monkeypatch, capsys):

@@ -94,11 +94,11 @@ def test_a_late_moment_needs_the_last_frames_only(run, tmp_path, monkeypatch):
 
 
 def test_a_grid_is_as_square_as_it_can_be():
-    five = [np.full((2, 3, 4, 4), i + 1, np.uint8) for i in range(5)]
-    grid = films._grid(five)
-    assert grid.shape == (2, 3, 8, 3 * 4 + 2 * 2)
-    assert (grid[:, :, 4:, :4] == 4).all()
-    assert (grid[:, :, 4:, -4:] == 0).all()
+    five = np.stack([np.full((2, 3, 4, 4), i + 1, np.uint8) for i in range(5)])
+    grid = np.stack(list(films._grid(five)))
+    assert grid.shape == (2, 3, 2 * 6, 3 * 6)
+    assert (grid[:, :, 6:10, :4] == 4).all()
+    assert (grid[:, :, 6:, 12:] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -107,11 +107,11 @@ def test_stratified_coverage() -> None:
 
 def test_mean_interval(rng: np.random.Generator) -> None:
     episodes = rng.normal(10, 2, 400).tolist()
-    low, high = scores.mean_interval(episodes, rng)
+    low, high = scores.mean_interval([episodes], rng)
     error = 1.96 * np.std(episodes) / 20
     assert low == pytest.approx(np.mean(episodes) - error, abs=0.03)
     assert high == pytest.approx(np.mean(episodes) + error, abs=0.03)
-    assert scores.mean_interval([3.0], rng) == (3.0, 3.0)
+    assert scores.mean_interval([[3.0]], rng) == (3.0, 3.0)
 
 
 def test_runs_apart_widen_no_interval_over_their_episodes() -> None:
@@ -119,13 +119,13 @@ def test_runs_apart_widen_no_interval_over_their_episodes() -> None:
     rng = np.random.default_rng(0)
     episodes = rng.normal(size=(3, 40))
     apart = episodes + 100 * np.arange(3)[:, None]
-    near = scores.stratified_mean_interval(episodes.tolist(), np.random.default_rng(1))
-    far = scores.stratified_mean_interval(apart.tolist(), np.random.default_rng(1))
+    near = scores.mean_interval(episodes.tolist(), np.random.default_rng(1))
+    far = scores.mean_interval(apart.tolist(), np.random.default_rng(1))
     assert np.allclose(np.array(far) - 100, near)
     expected = 1.96 * np.sqrt((episodes.var(1) / 40).sum()) / 3
     assert abs((near[1] - near[0]) / 2 / expected - 1) < 0.1
     with pytest.raises(scores.ScoreError):
-        scores.stratified_mean_interval([[1.0], []], rng)
+        scores.mean_interval([[1.0], []], rng)
 
 
 @pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.array([[np.nan]]), np.array([[np.inf, 1.0]])])
@@ -135,7 +135,7 @@ def test_refuses(bad: np.ndarray, rng: np.random.Generator) -> None:
     with pytest.raises(ScoreError):
         scores.stratified_intervals(bad, rng)
     with pytest.raises(ScoreError):
-        scores.mean_interval(bad.ravel().tolist(), rng)
+        scores.mean_interval([bad.ravel().tolist()], rng)
 
 
 @given(MATRIX)

@@ -17,6 +17,8 @@ def test_all_is_the_26_games(tmp_path):
     assert len({trial.run_dir for trial in made}) == 52
     assert (made[0].game, made[0].config.seed, made[1].config.seed) == ("Alien", 0, 1)
     assert [c.game for c in plan("atari100k", ["ms_pacman,Pong", "Pong"], 1, TINY, tmp_path)] == ["MsPacman", "Pong"]
+    alike = ["Pong", "pong", "atari:Pong", "tokendream/Catch-v0", "gym:tokendream/Catch-v0"]
+    assert [c.name for c in plan("atari100k", alike, 1, TINY, tmp_path)] == ["Pong-seed0", "tokendream-Catch-v0-seed0"]
 
 
 def test_any_environment_can_be_swept(tmp_path):
@@ -31,6 +33,13 @@ def test_a_folder_of_another_config_is_refused(tmp_path):
     other = [Trial(dataclasses.replace(made[0].config, epochs=9), made[0].run_dir)]
     with pytest.raises(ConfigError, match=r"Catch-seed0 was started with epochs 4, not 9; name another folder"):
         prepare(other, tmp_path)
+    new = [Trial(dataclasses.replace(other[0].config, seed=7), tmp_path / "runs" / "Catch-seed7")]
+    with pytest.raises(ConfigError, match=r"Catch-seed0 was started with epochs 4, not 9"):  # though no run is the same
+        prepare(new, tmp_path)
+    assert not new[0].run_dir.exists()
+    (made[1].run_dir / "config.json").rename(made[1].run_dir / "config.json.part")  # as a full disk leaves it
+    prepare(made, tmp_path)
+    assert (made[1].run_dir / "config.json").exists()
     deep = dataclasses.replace(TINY, dream=dataclasses.replace(TINY.dream, lam=0.5))
     assert list(fields_that_differ(TINY, deep)) == [("dream.lam", 0.95, 0.5)]
 

@@ -21,7 +21,7 @@ class Dream:
     out: Path = Path("dream.mp4")
     """File to write: .mp4 or .gif for a film, .png for a picture of some of its moments."""
     at: int = 300
-    """Step of a fresh game, played by the agent, at which the dream starts."""
+    """Steps of fresh games, played by the agent, near whose end the dream starts."""
     length: int = 32
     """Dreamed steps."""
     futures: int = 0

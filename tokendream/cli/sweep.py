@@ -41,17 +41,18 @@ class Sweep:
 def run(options: Sweep) -> int:
     from tokendream.runfolder import wandb_log
     from tokendream.sweep.local import LocalEngine
-    from tokendream.sweep.plan import default_folder, plan
+    from tokendream.sweep.plan import plan
     from tokendream.sweep.progress import dashboard_for
     from tokendream.sweep.run import sweep
     from tokendream.sweep.slurm import SlurmEngine
 
     if options.config.log == "wandb":
         wandb_log.load()  # before any run has begun
-    folder = options.out or default_folder(options.suite, options.config)
+    # The same command finds the same folder. An environment may change the working folder.
+    folder = (options.out or Path("sweeps") / f"{options.suite}-{options.config.preset}").absolute()
     trials = plan(options.suite, options.games, options.seeds, options.config, folder)
     engine = (SlurmEngine if options.resources.cluster == "slurm" else LocalEngine)(folder, options.resources)
-    if isinstance(engine, LocalEngine) and engine.jobs > max(1, len(engine.gpus)):
+    if isinstance(engine, LocalEngine):
         _check_memory(options.resources, engine, trials)
     return sweep(trials, folder, engine, dashboard_for(trials), again=f"tokendream {shlex.join(sys.argv[1:])}")
 
@@ -63,10 +64,9 @@ def _check_memory(resources: Resources, engine: LocalEngine, trials: Sequence[Tr
     from tokendream.sweep import memory
     from tokendream.training.memory import needed
 
-    left = [trial for trial in trials if not trial.finished]
-    if not left or any(engine.found(trial) for trial in left):
-        return
-    config = left[0].config
+    config, left = trials[0].config, [trial for trial in trials if not trial.finished]
     gpus = [] if config.device == "cpu" else engine.gpus
+    if not left or engine.jobs <= max(1, len(gpus)) or any(engine.found(trial) for trial in left):
+        return
     bf16 = config.precision != "float32" if gpus else compute_for(config).dtype.itemsize == 2
     memory.check_fits(resources, min(engine.jobs, len(left)), gpus, needed(config, spaces_of(config), bf16=bf16))

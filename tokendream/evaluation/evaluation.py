@@ -76,7 +76,7 @@ class Evaluation:
     @property
     def interval(self) -> tuple[float, float]:
         """95% percentile bootstrap interval of the mean, always from the same draws."""
-        return scores.mean_interval(self.scores, np.random.default_rng(0))
+        return scores.mean_interval([self.scores], np.random.default_rng(0))
 
     @property
     def human_normalised(self) -> float | None:

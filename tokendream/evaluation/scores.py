@@ -1,8 +1,8 @@
 """Scores of the Atari 100K benchmark and their statistics, in numpy only.
 
-The reference scores and REM's are those of REM's table of results; the aggregates and
-their intervals follow "Deep RL at the Edge of the Statistical Precipice" (arXiv 2108.13264). A matrix of scores is
-`runs x games` of human-normalised scores; every aggregate reduces the last two axes.
+The aggregates and their intervals follow "Deep RL at the Edge of the Statistical Precipice" (arXiv 2108.13264). A
+matrix of scores is `runs x games` of human-normalised scores (reference scores: envs/atari100k.py); every aggregate
+reduces the last two axes.
 """
 
 from __future__ import annotations
@@ -148,26 +148,16 @@ def improvement_interval(
     return _percentiles(probability_of_improvement(a, b))
 
 
-def mean_interval(scores: Sequence[float], rng: np.random.Generator, *, resamples: int = 2000) -> Interval:
-    """Percentile bootstrap interval of the mean score of one run's episodes, in score units.
+def mean_interval(groups: Sequence[Sequence[float]], rng: np.random.Generator, *, resamples: int = 2000) -> Interval:
+    """Percentile bootstrap interval of the mean over groups of the mean over each group's scores, in score units.
 
-    Raises ScoreError where there are no scores or one is not finite.
-    """
-    return stratified_mean_interval([scores], rng, resamples=resamples)
-
-
-def stratified_mean_interval(
-    runs: Sequence[Sequence[float]], rng: np.random.Generator, *, resamples: int = 2000
-) -> Interval:
-    """Percentile bootstrap interval of the mean over runs of the mean over each run's episodes.
-
-    The episodes of each run are drawn again separately: it says how well these runs are known, not how another seed
-    would do. Raises ScoreError where a run has no scores or one is not finite.
+    The scores of each group are drawn again separately. Of the episodes of runs it says how well these runs are known,
+    not how another seed would do. Raises ScoreError where a group has no scores or one is not finite.
     """
     means = np.zeros(resamples)
-    for scores in runs:
+    for scores in groups:
         values = _checked(np.asarray(scores, np.float64)[None])[0]
-        means += values[rng.integers(len(values), size=(resamples, len(values)))].mean(-1) / len(runs)
+        means += values[rng.integers(len(values), size=(resamples, len(values)))].mean(-1) / len(groups)
     return _percentiles(means)
 
 

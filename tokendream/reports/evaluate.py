@@ -16,13 +16,13 @@ from tokendream.reports import media
 from tokendream.reports.display import display_for
 from tokendream.reports.paint import painted
 from tokendream.runfolder.load import Trained, results_folder
-from tokendream.runfolder.names import quoted, shown
+from tokendream.runfolder.names import shown
 
 FILM_STEPS = 1200
 """Steps of a game that its film shows; Atari games can last an hour."""
 
-MOST_GAMES = 100_000
-"""Most games of an evaluation."""
+MOST_GAMES = 10_000
+"""Most games of an evaluation: the interval of their mean then takes 320 MB."""
 
 
 def evaluate_run(
@@ -58,11 +58,12 @@ def evaluate_run(
 
 
 def write_films(
-    config: Config, result: Evaluation, games: list[Game], run_dir: Path, say: Callable[[str], None]
+    config: Config, result: Evaluation, games: list[Game], run_dir: Path, say: Callable[[str], None], again: str = ""
 ) -> None:
     """Films of the best and of the median game, played again from their seeds and actions.
 
-    `say` gets one line: where they are, or why there are none, for which no scores should be lost.
+    `say` gets one line: where they are, or why there are none, for which no scores should be lost; `again`
+    is the command that would make them then.
     """
     films = run_dir / "films"
     try:
@@ -77,6 +78,6 @@ def write_films(
     except SeedError as error:
         say(f"no films: {error}")
     except (EnvError, OSError) as error:
-        say(f"no films: {one_line(error)}; tokendream eval {quoted(run_dir)} makes them")
+        say(f"no films: {one_line(error)}{f'; {again} makes them' if again else ''}")
     else:
         say(f"films of the best and the median game: {shown(films)}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +34,7 @@ def film(
 ) -> int:
     """Write a dream of a run's last checkpoint to `out`: an MP4 or a GIF, or a PNG of some of its moments.
 
-    It starts at step `at` of fresh games, or a little beside it where an episode begins or ends there. Without
+    It starts near step `at` of fresh games, in the last episode of those that is long enough, else the longest. Without
     `futures`, three columns (rows in a picture): what happened, its reconstruction, and the dream under the same
     actions. With it, that many dreams of one moment, each choosing its own actions. The games are played at the
     config's collecting temperature, the futures dreamed at that of its evaluation, or both at `temperature`. Raises
@@ -51,13 +54,9 @@ def film(
     keep = max(KEPT, 2 * (config.dream.burn_in + length))
     replay = trained.play(at + length, seed, temperature=collecting, keep=keep)
     what = trained.agent, replay, config, trained.compute
-    if futures:
-        several = pictures.futures(*what, n=futures, length=length, temperature=dreaming, seed=seed)
-        rows = [] if several is None else list(several)
-    else:
-        drawn = pictures.draw(*what, length=length, seed=seed)
-        rows = [] if drawn is None else list(drawn)
-    if not rows:
+    draw = functools.partial(pictures.futures, n=futures, temperature=dreaming) if futures else pictures.draw
+    rows = draw(*what, length=length, seed=seed)
+    if rows is None:
         raise ConfigError("every episode of the fresh games was shorter than 4 steps: try another --seed")
     if out.suffix == ".png":
         shown = np.linspace(0, len(rows[0]) - 1, min(MOMENTS, len(rows[0]))).astype(int)
@@ -69,9 +68,7 @@ def film(
     return 0
 
 
-def _grid(rows: list[UInt8[np.ndarray, "T 3 S W"]]) -> UInt8[np.ndarray, "T 3 H W2"]:
-    """Films in as square a grid as their number allows; what is left over stays black."""
-    side = int(np.ceil(len(rows) ** 0.5))
-    black = np.zeros_like(rows[0])
-    rows = rows + [black] * (-len(rows) % side)
-    return np.concatenate([media.columns(*rows[i : i + side]) for i in range(0, len(rows), side)], axis=-2)
+def _grid(films: UInt8[np.ndarray, "n T 3 S W"]) -> Iterator[UInt8[np.ndarray, "3 H W2"]]:
+    """The frames of one film: several in as square a grid as their number allows."""
+    side = math.ceil(len(films) ** 0.5)
+    return (media.sheet(moment, side, gap=2, ground=0) for moment in films.swapaxes(0, 1))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
@@ -18,21 +16,14 @@ from tokendream.dream import imagine
 from tokendream.reports.paint import paint
 
 
-class Pictures(NamedTuple):
-    """Three films of the same moments. `dream` sees the first frame and from there on only the recorded actions."""
-
-    real: UInt8[np.ndarray, "T 3 H W"]
-    reconstruction: UInt8[np.ndarray, "T 3 H W"]
-    dream: UInt8[np.ndarray, "T 3 H W"]
-
-
 @torch.no_grad()
 def draw(
     agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, *, length: int = 32, seed: int = 0
-) -> Pictures | None:
-    """Pictures of the end of the newest episode that is long enough, else of the longest; None where none has 4 steps.
+) -> UInt8[np.ndarray, "3 T 3 H W"] | None:
+    """Three films of the end of the newest episode that is long enough, else of the longest; None with none of 4 steps.
 
-    The dream starts like those that the agent trains in: the LSTM warm, M with one block before the start.
+    They are what happened, its reconstruction and a dream, which sees the first frame and from there on the recorded
+    actions only; it starts like those that the agent trains in: the LSTM warm, M with one block before the start.
     """
     if (moment := _moment(agent, replay, config, compute, length)) is None:
         return None
@@ -41,7 +32,7 @@ def draw(
     with compute.autocast():
         rollout = imagine.imagine(dream, agent, actions.shape[1], generator, actions=actions)
         reconstruction, dreamed = agent.tokenizer.decode(tokens), agent.tokenizer.decode(rollout.tokens[0])
-    return Pictures(*(paint(x.cpu().numpy(), agent.layout) for x in (frames, reconstruction, dreamed)))
+    return np.stack([paint(x.cpu().numpy(), agent.layout) for x in (frames, reconstruction, dreamed)])
 
 
 @torch.no_grad()

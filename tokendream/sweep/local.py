@@ -60,7 +60,7 @@ class LocalEngine:
     """Starts runs here."""
 
     def __init__(self, folder: Path, resources: Resources) -> None:
-        self._folder, self.gpus = folder.absolute(), visible_gpus()
+        self._folder, self.gpus = folder, visible_gpus()
         if resources.runs_per_gpu > 1 and not self.gpus:
             raise ConfigError("runs-per-gpu is for GPUs, of which this machine has none: --jobs is for its cores")
         self.jobs = resources.jobs or max(1, resources.runs_per_gpu * len(self.gpus))

@@ -52,11 +52,6 @@ class Trial:
         return (self.run_dir / "evaluation" / "final.json").is_file()
 
 
-def default_folder(suite: str, config: Config) -> Path:
-    """The same command finds the same folder, and so goes on where it was."""
-    return Path("sweeps") / f"{suite}-{config.preset}"
-
-
 def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Path) -> list[Trial]:
     """The runs, all seeds of a game before the next game's. Raises ConfigError or EnvError for what cannot be run.
 
@@ -69,25 +64,26 @@ def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Pat
     if base.device.startswith("cuda:"):
         raise ConfigError(f"device must be auto, cpu or cuda, not {base.device!r}: a sweep assigns the GPUs itself")
     trials = []
-    for game in _games(suite, games):
-        config = _playing(base, game)
+    named = [_playing(base, game) for game in _games(suite, games)]
+    for config in {config.env_name: config for config in named}.values():  # a game may be spelt in several ways
         make(config, 1, evaluation=False).close()
         stem = re.sub(r"[^\w.-]+", "-", config.env_name)
         for seed in range(seeds):
-            run_dir = folder.absolute() / "runs" / f"{stem}-seed{seed}"
+            run_dir = folder / "runs" / f"{stem}-seed{seed}"
             trials.append(Trial(dataclasses.replace(config, seed=seed), run_dir))
     return trials
 
 
 def prepare(trials: Sequence[Trial], folder: Path) -> None:
     """Write the runs' configs and the list of runs. Raises ConfigError, before any of it, where one has another."""
-    for trial in trials:
-        if trial.run_dir.exists() and any(trial.run_dir.iterdir()):
-            there = read_config(trial.run_dir)
-            for name, old, new in fields_that_differ(there, trial.config):
-                raise ConfigError(
-                    f"{trial.run_dir} was started with {name} {old}, not {new}; name another folder with --out"
-                )
+    ours = {trial.run_dir: trial for trial in trials}
+    for run_dir in ours | dict.fromkeys(folder / "runs" / name for name, _ in expected(folder)):
+        if run_dir.exists() and {path.name for path in run_dir.iterdir()} - {"config.json.part"}:
+            trial, may_differ = (ours[run_dir], ()) if run_dir in ours else (trials[0], ("seed", "env.id"))
+            for name, old, new in fields_that_differ(read_config(run_dir), trial.config):
+                if name not in may_differ:
+                    raise ConfigError(f"{run_dir} was started with {name} {old}, not {new}; "
+                                      "name another folder with --out")  # fmt: skip
     for trial in trials:
         if not (trial.run_dir / "config.json").exists():
             files.replace_text(trial.run_dir / "config.json", trial.config.to_json())
@@ -127,12 +123,11 @@ def _name(value: object) -> str:
 
 
 def _games(suite: str, games: Sequence[str]) -> list[str]:
-    """The games asked for, each once, in their order; commas separate as spaces do."""
+    """The games asked for, in their order; commas separate as spaces do."""
     words = [word for game in games for word in game.split(",") if word]
     if not words:
         raise ConfigError("no game is named: give names after --games, or all")
-    named = [game for word in words for game in (SUITES[suite] if word == "all" else (word,))]
-    return list(dict.fromkeys(named))
+    return [game for word in words for game in (SUITES[suite] if word == "all" else (word,))]
 
 
 def _playing(base: Config, game: str) -> Config:

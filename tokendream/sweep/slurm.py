@@ -137,7 +137,7 @@ class SlurmEngine:
     def __init__(self, folder: Path, resources: Resources) -> None:
         if shutil.which("sbatch") is None:
             raise ConfigError("--cluster slurm needs SLURM's commands, and there is no sbatch here")
-        self._folder, self._resources, self._queue = folder.absolute(), resources, Queue()
+        self._folder, self._resources, self._queue = folder, resources, Queue()
         self.jobs = resources.jobs or sys.maxsize
 
     def trouble(self) -> str:

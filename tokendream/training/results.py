@@ -23,7 +23,7 @@ from tokendream.reports.evaluate import write_films
 from tokendream.reports.run_page import write_codes, write_pictures, write_report
 from tokendream.runfolder.load import player
 from tokendream.runfolder.metrics import Record
-from tokendream.runfolder.names import shown
+from tokendream.runfolder.names import quoted, shown
 from tokendream.stop import StopRequest
 
 REPORT_EVERY = 120.0
@@ -72,7 +72,8 @@ class RunResults:
         result, games = self._evaluate(self._policy(), episodes, epochs)
         self.display.say(f"random {random.describe()}")
         self.display.say(f"agent  {result.describe()}")
-        write_films(self.config, result, games, self.run_dir, self.display.say)
+        write_films(self.config, result, games, self.run_dir, self.display.say,
+                    again=f"tokendream eval {quoted(self.run_dir)}")  # fmt: skip
         result.write(path)
         self.report()
         self.display.say(f"peak memory of this process: {peak_memory() / 2**30:.2f} GiB")

@@ -12,7 +12,7 @@ from tokendream.evaluation import published
 from tokendream.evaluation.scores import Interval, human_normalised
 from tokendream.reports.charts import BLUE, FAINT, GREEN, INK, ORANGE, RED, VIOLET, legend, level
 from tokendream.reports.page import score
-from tokendream.sweep.report.summary import LEVELS, Improvement, Point, Summary
+from tokendream.sweep.report.summary import LEVELS, Improvement, Point, Summary, shortened
 
 OURS = (BLUE, GREEN, RED)
 DASHES: tuple[Any, ...] = (
@@ -21,18 +21,10 @@ DASHES: tuple[Any, ...] = (
 )  # fmt: skip
 """How the published agents of one colour are told from each other."""
 
-AXES = {
-    "iqm": ("Interquartile mean", "higher is better"),
-    "median": ("Median", "higher is better"),
-    "mean": ("Mean", "higher is better"),
-    "optimality_gap": ("Optimality gap", "lower is better"),
-}
-"""The aggregates that are drawn, with their title."""
-
 
 def colours(summary: Summary) -> dict[str, str]:
     """Our agents in colours of their own, REM in orange, its successors in violet, the others in ink."""
-    found = {agent.name: OURS[i % len(OURS)] for i, agent in enumerate(summary.ours)}
+    found = {name: OURS[i % len(OURS)] for i, name in enumerate(summary.results.agents)}
     later = {f"{a.name}, published": VIOLET for a in published.agents().values() if a.later}
     return {a.name: INK for a in summary.agents} | later | {"REM, published": ORANGE} | found
 
@@ -116,10 +108,16 @@ def games(axes: Any, summary: Summary) -> None:
     legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
 
 
-def over_steps(axes: Any, curves: Mapping[str, Sequence[Point]], levels: Mapping[str, float], what: str) -> None:
+def over_steps(
+    axes: Any,
+    curves: Mapping[str, Sequence[Point]],
+    levels: Mapping[str, float],
+    what: str,
+    colour_of: Mapping[str, str],
+) -> None:
     """Curves over env steps with their intervals, and levels to compare with as lines."""
-    for i, (name, points) in enumerate(curves.items()):
-        x, colour = [p.env_steps for p in points], OURS[i % len(OURS)]
+    for name, points in curves.items():
+        x, colour = [p.env_steps for p in points], colour_of[name]
         axes.plot(x, [p.value for p in points], "o-", color=colour, markersize=4, linewidth=1.6, label=name)
         bands = [p.interval for p in points if p.interval]
         if len(bands) == len(points) > 0:
@@ -134,5 +132,4 @@ def over_steps(axes: Any, curves: Mapping[str, Sequence[Point]], levels: Mapping
 
 def short(name: str) -> str:
     """An agent's name where there is little room; only REM is ours and published both."""
-    name = name if name == "REM, published" else name.removesuffix(", published")
-    return name if len(name) <= 26 else name[:25] + "…"
+    return shortened(name if name == "REM, published" else name.removesuffix(", published"))

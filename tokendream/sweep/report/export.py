@@ -13,9 +13,9 @@ import numpy as np
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published
 from tokendream.runfolder import files
-from tokendream.sweep.report.page import COLUMNS, number, page
+from tokendream.sweep.report.page import page
 from tokendream.sweep.report.results import protocol_of, read_results
-from tokendream.sweep.report.summary import Summary, summarise
+from tokendream.sweep.report.summary import AGGREGATES, Summary, summarise
 
 FORMAT = 1
 """Version of report.json."""
@@ -46,11 +46,11 @@ def latex(summary: Summary) -> str:
 
 
 def _aggregates(summary: Summary) -> list[str]:
-    heads = " & ".join(title for _, title in COLUMNS)
+    heads = " & ".join(title for _, title, _ in AGGREGATES)
     lines = [r"\begin{tabular}{lrrrrr}", r"\toprule", rf"agent & {heads} & superhuman \\", r"\midrule"]
     for agent in summary.agents:
         cells = []
-        for name, _ in COLUMNS:
+        for name, *_ in AGGREGATES:
             value = f"{getattr(agent.figures, name):.3f}"
             if agent.intervals:
                 low, high = agent.intervals[name]
@@ -66,8 +66,8 @@ def _games(summary: Summary) -> list[str]:
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule",
              rf"{' & '.join(map(_escaped, names))} \\", r"\midrule"]  # fmt: skip
     for game, reference in ATARI_100K.items():
-        cells = [number(reference.random), number(reference.human)]
-        cells += [number(float(np.mean(other.runs[game]))) for other in others.values()]
+        cells = [_score(reference.random), _score(reference.human)]
+        cells += [_score(float(np.mean(other.runs[game]))) for other in others.values()]
         cells += [_mean(summary, agent, game) for agent in agents]
         lines.append(rf"{game} & {' & '.join(cells)} \\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
@@ -76,7 +76,12 @@ def _games(summary: Summary) -> list[str]:
 def _mean(summary: Summary, agent: str, game: str) -> str:
     """The mean of all seeds, or nothing."""
     found = summary.results.scores(agent, game)
-    return number(float(np.mean(list(found.values())))) if summary.results.has_all_seeds(agent, game) else "--"
+    return _score(float(np.mean(list(found.values())))) if summary.results.has_all_seeds(agent, game) else "--"
+
+
+def _score(value: float) -> str:
+    """One decimal as the literature has it, none above a thousand."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
 def _escaped(text: str) -> str:

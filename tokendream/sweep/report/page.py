@@ -11,13 +11,10 @@ from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
 from tokendream.reports import page as frame
 from tokendream.reports.charts import svg
-from tokendream.reports.page import card, later, soft, table, tiles
+from tokendream.reports.page import card, later, score, soft, table, tiles
 from tokendream.sweep.report import charts, comparison
 from tokendream.sweep.report.results import Result, protocol_of
-from tokendream.sweep.report.summary import AgentScores, Point, Summary, curve
-
-COLUMNS = (("iqm", "IQM"), ("median", "median"), ("mean", "mean"), ("optimality_gap", "optimality gap"))
-"""Aggregates of the table, in its order; the number of superhuman games follows."""
+from tokendream.sweep.report.summary import AGGREGATES, AgentScores, Point, Summary, curve
 
 
 def page(summary: Summary) -> str:
@@ -34,7 +31,7 @@ def _sections(summary: Summary) -> Iterator[str]:
     games = len(summary.games)
     for agent in summary.ours:
         figures = [(f"{getattr(agent.figures, name):.3f}", f"{title}, {_interval(agent, name) or 'one seed'}")
-                   for name, title in COLUMNS]  # fmt: skip
+                   for name, title, _ in AGGREGATES]  # fmt: skip
         human = (f"{agent.figures.superhuman:.0f}", f"of {games} games at or above a human")
         yield f'<h3 class="agent">{escape(agent.name)}, over {games} of the 26 games</h3>{tiles([*figures, human])}'
     if summary.games:
@@ -108,9 +105,9 @@ def _atari(summary: Summary) -> Iterator[str]:
     )
     height = 0.5 + 0.24 * len(summary.agents)
     cells = [card(svg(charts.aggregate, 3.9, height, summary, name), title, better)
-             for name, (title, better) in charts.AXES.items()]  # fmt: skip
+             for name, title, better in AGGREGATES]  # fmt: skip
     yield f'<div class="multiples wide">{"".join(cells)}</div>'
-    heads = ("agent", "runs a game", *(title for _, title in COLUMNS), f"superhuman, of {len(summary.games)}")
+    heads = ("agent", "runs a game", *(title for _, title, _ in AGGREGATES), f"superhuman, of {len(summary.games)}")
     yield table("lrrrrrr", heads, map(_aggregates, summary.agents))
     yield "<h2>Performance profile</h2>" + card(svg(charts.profiles, 8.0, 3.8, summary))
     yield soft(
@@ -125,7 +122,7 @@ def _atari(summary: Summary) -> Iterator[str]:
         # The curve holds evaluations during training too, which have fewer games; the level is the final one.
         rem = next(agent.figures.iqm for agent in summary.agents if agent.name == "REM, published")
         level = {f"REM, published, after {published.ENV_STEPS:,} steps": rem}
-        drawn = _over_steps(summary.curves, level, "IQM of human-normalised scores")
+        drawn = _over_steps(summary, summary.curves, level, "IQM of human-normalised scores")
         yield "<h2>Sample efficiency</h2>" + (drawn or later("two evaluations at the same env steps"))
     yield "<h2>Game by game</h2>" + card(svg(charts.games, 8.0, 1.0 + 0.23 * len(summary.games), summary))
     agents, others = summary.results.players, published.agents()
@@ -137,6 +134,7 @@ def _atari(summary: Summary) -> Iterator[str]:
 
 
 def _over_steps(
+    summary: Summary,
     curves: Mapping[str, Sequence[Point]],
     levels: Mapping[str, float],
     what: str,
@@ -145,12 +143,14 @@ def _over_steps(
     width: float = 8.0,
 ) -> str:
     """The chart, where a curve has two points."""
-    several = any(len(points) > 1 for points in curves.values())
-    return card(svg(charts.over_steps, width, min(3.2, 0.7 * width), curves, levels, what), title) if several else ""
+    if not any(len(points) > 1 for points in curves.values()):
+        return ""
+    drawn = curves, levels, what, charts.colours(summary)
+    return card(svg(charts.over_steps, width, min(3.2, 0.7 * width), *drawn), title)
 
 
 def _aggregates(agent: AgentScores) -> list[str]:
-    cells = [f"{getattr(agent.figures, name):.3f}<small>{_interval(agent, name)}</small>" for name, _ in COLUMNS]
+    cells = [f"{getattr(agent.figures, name):.3f}<small>{_interval(agent, name)}</small>" for name, *_ in AGGREGATES]
     cells = [str(len(agent.runs)), *cells, f"{agent.figures.superhuman:.0f}"]
     return [f"<b>{escape(agent.name)}</b>" if agent.ours else escape(agent.name), *cells]
 
@@ -158,8 +158,8 @@ def _aggregates(agent: AgentScores) -> list[str]:
 def _published(game: str) -> list[str]:
     """Scores of random play, a human and the published agents, of whose means the best is bold."""
     means = [float(np.mean(agent.runs[game])) for agent in published.agents().values()]
-    reference = [number(ATARI_100K[game].random), number(ATARI_100K[game].human)]
-    return reference + [f"<b>{number(mean)}</b>" if mean == max(means) else number(mean) for mean in means]
+    reference = [score(ATARI_100K[game].random), score(ATARI_100K[game].human)]
+    return reference + [f"<b>{score(mean)}</b>" if mean == max(means) else score(mean) for mean in means]
 
 
 def game_cell(summary: Summary, agent: str, game: str) -> str:
@@ -169,11 +169,11 @@ def game_cell(summary: Summary, agent: str, game: str) -> str:
         return '<span class="gone">missing</span>'
     if tuple(found) != seeds:
         lacking = ", ".join(str(seed) for seed in seeds if seed not in found)
-        values = ", ".join(number(score) for score in found.values())
+        values = ", ".join(score(value) for value in found.values())
         return f'{values}<small class="gone">seed {lacking} missing</small>'
-    low, high = scores.mean_interval(list(found.values()), np.random.default_rng(0))
-    spread = f"{number(low)} to {number(high)}" if len(found) > 1 else "one seed"
-    return f"{number(float(np.mean(list(found.values()))))}<small>{spread}</small>"
+    low, high = scores.mean_interval([list(found.values())], np.random.default_rng(0))
+    spread = f"{score(low)} to {score(high)}" if len(found) > 1 else "one seed"
+    return f"{score(float(np.mean(list(found.values()))))}<small>{spread}</small>"
 
 
 def _learning(summary: Summary) -> Iterator[str]:
@@ -182,7 +182,7 @@ def _learning(summary: Summary) -> Iterator[str]:
     for game, reference in ATARI_100K.items():
         random = _random(summary, game)
         levels = {"random player": reference.random if random is None else random, "REM, published": reference.rem}
-        drawn = _over_steps(_curves(summary, game), levels, "score", title=game, width=3.9)
+        drawn = _over_steps(summary, _curves(summary, game), levels, "score", title=game, width=3.9)
         cells += [drawn] if drawn else []
     if cells:
         yield f'<h2>Learning curves</h2><div class="multiples wide">{"".join(cells)}</div>'
@@ -215,13 +215,13 @@ def _environment(summary: Summary, game: str) -> Iterator[str]:
     results, random = summary.results, _random(summary, game)
     level = {} if random is None else {"random player": random}
     level |= comparison.levels([run for run in results.runs if run.game == game])
-    drawn = _over_steps(_curves(summary, game), level, "score of a game, mean over seeds")
+    drawn = _over_steps(summary, _curves(summary, game), level, "score of a game, mean over seeds")
     yield f"<h2>{escape(game)}</h2>{drawn}"
     rows = []
     for agent in dict.fromkeys(agent for agent, name, _ in results.wanted if name == game):
-        each = ", ".join(number(score) for score in results.scores(agent, game).values()) or "–"
+        each = ", ".join(score(value) for value in results.scores(agent, game).values()) or "–"
         rows.append((escape(agent), each, game_cell(summary, agent, game)))
-    rows += [(name, "", number(value)) for name, value in level.items()]
+    rows += [(name, "", score(value)) for name, value in level.items()]
     yield table("lrr", ("agent", "of each seed", "mean over seeds"), rows)
 
 
@@ -231,15 +231,10 @@ def _run(run: Result) -> tuple[str, ...]:
         escape(run.game),
         escape(run.agent),
         str(run.seed),
-        number(final.mean) if final else f'<span class="gone">{escape(run.state)}</span>',
-        " to ".join(number(value) for value in final.interval) if final else "",
-        number(random.mean) if random else "",
+        score(final.mean) if final else f'<span class="gone">{escape(run.state)}</span>',
+        " to ".join(score(value) for value in final.interval) if final else "",
+        score(random.mean) if random else "",
         f"{records[-1].get('seconds', 0) / 60 if records else 0:,.0f} min",
         escape(facts.get("device", "")),
         escape(facts.get("commit", "")),
     )
-
-
-def number(value: float) -> str:
-    """A score: one decimal as the literature has it, none above a thousand."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"

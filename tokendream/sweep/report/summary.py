@@ -16,6 +16,14 @@ from tokendream.evaluation import published, scores
 from tokendream.evaluation.scores import Aggregate, Interval, human_normalised
 from tokendream.sweep.report.results import Result, SweepResults
 
+AGGREGATES = (
+    ("iqm", "IQM", "higher is better"),
+    ("median", "median", "higher is better"),
+    ("mean", "mean", "higher is better"),
+    ("optimality_gap", "optimality gap", "lower is better"),
+)
+"""Aggregates that are drawn and tabled, with their title; the number of superhuman games follows in tables."""
+
 LEVELS = np.linspace(0, 8**0.5, 161) ** 2
 """Human-normalised scores at which performance profiles are drawn: 0 to 8, denser where most runs are."""
 
@@ -45,7 +53,7 @@ class Improvement:
 
 @dataclass(frozen=True)
 class Point:
-    """A place on a curve over env steps: the mean or the IQM of `runs` runs, and its interval where there is one."""
+    """A place on a curve over env steps: the mean or the IQM of runs, and its interval where there is one."""
 
     env_steps: float
     value: float
@@ -135,7 +143,7 @@ def curve(runs: Sequence[Result], *, normalised: bool) -> tuple[Point, ...]:
             points.append(Point(steps, float(scores.iqm(matrix)), (low, high) if len(matrix) > 1 else None))
         else:
             (only,) = values.values()
-            low, high = scores.mean_interval(only, np.random.default_rng(0), resamples=500)
+            low, high = scores.mean_interval([only], np.random.default_rng(0), resamples=500)
             points.append(Point(steps, float(np.mean(only)), (low, high) if len(only) > 1 else None))
     return tuple(points)
 
@@ -149,6 +157,11 @@ def _evaluations(run: Result) -> dict[float, float]:
     return found
 
 
+def shortened(name: str) -> str:
+    """A name in 26 letters at most, cut in the middle: agents differ at the end."""
+    return name if len(name) <= 26 else f"{name[:12]}…{name[-13:]}"
+
+
 def text(summary: Summary) -> str:
     """The figures that fit on a terminal."""
     results, lines = summary.results, []
@@ -158,7 +171,7 @@ def text(summary: Summary) -> str:
     for agent in summary.agents:
         f = agent.figures
         lines.append(
-            f"{agent.name[:27]:28}{f.mean:8.3f}{f.median:8.3f}{f.iqm:8.3f}{f.optimality_gap:8.3f}  "
+            f"{shortened(agent.name):28}{f.mean:8.3f}{f.median:8.3f}{f.iqm:8.3f}{f.optimality_gap:8.3f}  "
             f"{f.superhuman:.0f} of {len(summary.games)}"
         )
     for name in results.players:
