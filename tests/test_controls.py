@@ -37,17 +37,18 @@ def behaviour(made: Agent, tokens, steps):
     with torch.no_grad():
         loss = M.loss(codes, tokens, steps).total
         draws = torch.Generator().manual_seed(3)
-        outcome, _, _ = M.imagine(
+        outcome, prediction, _ = M.imagine(
             codes[:, 0], tokens[:, 0], steps.action[:, 0], M.initial_state(B), draws, embed=made.tokenizer.codes
         )
+        expected = M.rewards.number(prediction.reward[:, 0])
         memory = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], TINY.dream)
         output, _ = C(codes[:, -1], memory)
-    return loss, outcome, output
+    return loss, outcome, output, expected
 
 
 def test_shuffled_actions_reach_the_training_of_M_only(moment):
-    loss, outcome, output = behaviour(agent("none"), *moment)
-    other_loss, other_outcome, other_output = behaviour(agent("shuffled-actions"), *moment)
+    loss, outcome, output, _ = behaviour(agent("none"), *moment)
+    other_loss, other_outcome, other_output, _ = behaviour(agent("shuffled-actions"), *moment)
     assert other_loss != loss
     assert torch.equal(other_outcome.tokens, outcome.tokens)
     assert torch.equal(other_output.logits, output.logits)
@@ -57,18 +58,21 @@ def test_shuffled_actions_reach_the_training_of_M_only(moment):
 
 
 def test_rewards_are_shuffled_or_not_paid(moment):
-    _, outcome, output = behaviour(agent("none"), *moment)
+    _, outcome, output, expected = behaviour(agent("none"), *moment)
     assert len(outcome.reward.unique()) == 3  # an untrained M
     for control in ("shuffled-rewards", "zero-rewards"):
-        _, other, other_output = behaviour(agent(control), *moment)
+        _, other, other_output, paid = behaviour(agent(control), *moment)
         assert torch.equal(other.tokens, outcome.tokens)
         assert torch.equal(other.end, outcome.end)
         assert torch.equal(other_output.logits, output.logits)
         assert not torch.equal(other.reward, outcome.reward)
         if control == "shuffled-rewards":
             assert torch.equal(other.reward.sort().values, outcome.reward.sort().values)
+            assert torch.equal(paid.sort().values, expected.sort().values)  # as `dream.expected_reward` pays
+            assert not torch.equal(paid, expected)
         else:
             assert not other.reward.any()
+            assert not paid.any()
 
 
 def test_a_blind_policy_sees_no_frame_but_hears_its_actions(moment):

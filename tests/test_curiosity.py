@@ -168,6 +168,8 @@ def test_curiosity_ends_with_the_last_experience():
 def test_curiosity_needs_an_ensemble_and_an_ensemble_two():
     with pytest.raises(ConfigError, match=r"dream.curiosity must be 0 without"):
         vary(TINY, "dream", curiosity=1.0)
+    with pytest.raises(ConfigError, match=r"dream.curiosity must be 0 with control zero-rewards"):
+        dataclasses.replace(CURIOUS, control="zero-rewards")
     with pytest.raises(ConfigError, match=r"world_model.ensemble must be 0 or at least 2"):
         vary(TINY, "world_model", ensemble=1)
     assert WorldModelConfig().ensemble == 0

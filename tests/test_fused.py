@@ -238,6 +238,17 @@ def test_a_black_pixel_has_a_distance_and_no_gradient():
     assert DISTANCE.unit_distance(torch.zeros(1, 48, 2, 2), b, HEAD).item() == 0
 
 
+def test_the_gradient_of_a_sum_of_distances_is_the_plain_one():
+    """Autograd hands it over as one number for all images, expanded."""
+    a, b = torch.rand(2, 3, 48, 2, 2).unbind(0)
+    b.requires_grad_()
+    own, plain = (
+        torch.autograd.grad(choose(DISTANCE, kernels=kernels).unit_distance(a, b, HEAD).sum(), b)[0]
+        for kernels in (True, False)
+    )
+    assert torch.allclose(own, plain, atol=1e-7)
+
+
 def test_plain_is_taken_where_a_kernel_does_not_fit():
     """Double precision, parameters that are not float32, and tables in double precision."""
     x = torch.randn(X)

@@ -184,6 +184,9 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(tmp_path, capsys, monkeypat
     assert f"on {began['device']}, in" in (out := capsys.readouterr().out)
     assert "bit for bit" not in out
     assert describe(Trained.load(run_dir).compute) == began["device"]
+    without = began | {"device": f"{began['device']}, no kernels (no C++ compiler)"}  # since then there is one
+    assert not machine.compute_for(TINY, facts=without).kernels
+    assert machine.compute_for(TINY, facts=began | {"device": began["device"] + OWN}).kernels
     (run_dir / "facts.json").write_text(json.dumps(began | {"processor": "Some Processor"}))
     experiment.resume(run_dir, time_limit=0.0)
     assert "begun with device" in (out := capsys.readouterr().out)

@@ -1,6 +1,6 @@
 """Controls: one link of the agent cut on purpose, all else as it was, to see that nothing is learnt without it.
 
-A learning curve proves little unless the same training with a broken part stays at the random player's. A sixth
+A learning curve proves little unless the same training with a broken part stays at the random player's. A fifth
 control, a world model that stays random, needs nothing from here: `--training.world-model.updates 0`. Random numbers
 are torch's global ones, which a checkpoint holds.
 """
@@ -41,7 +41,8 @@ class ZeroRewards(WorldModel):
 
     def imagine(self, *args: Any, **kwargs: Any) -> tuple[Outcome, Prediction, Any]:
         outcome, prediction, state = super().imagine(*args, **kwargs)
-        return outcome._replace(reward=torch.zeros_like(outcome.reward)), prediction, state
+        nothing = torch.zeros_like(prediction.reward)  # as logits they are the reward 0 to either head
+        return outcome._replace(reward=torch.zeros_like(outcome.reward)), prediction._replace(reward=nothing), state
 
 
 class ShuffledRewards(WorldModel):
@@ -49,8 +50,9 @@ class ShuffledRewards(WorldModel):
 
     def imagine(self, *args: Any, **kwargs: Any) -> tuple[Outcome, Prediction, Any]:
         outcome, prediction, state = super().imagine(*args, **kwargs)
-        reward = outcome.reward
-        return outcome._replace(reward=reward[torch.randperm(len(reward), device=reward.device)]), prediction, state
+        order = torch.randperm(len(outcome.reward), device=outcome.reward.device)
+        shuffled = prediction._replace(reward=prediction.reward[order])
+        return outcome._replace(reward=outcome.reward[order]), shuffled, state
 
 
 class Blind(ActorCritic):

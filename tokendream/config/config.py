@@ -100,6 +100,7 @@ class Config:
         limits.check_env(self.env)
         limits.check_world_model(self.world_model)
         limits.check_dream(self.dream, self.world_model, self.training.actor_critic.batch)
+        limits.check_control(self.control, self.dream)
         limits.check_training(self.training, self.world_model)
         limits.check_capacity(self.collect, self.dream, self.world_model)
 

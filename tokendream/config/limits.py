@@ -100,6 +100,12 @@ def check_dream(dream: DreamConfig, world_model: WorldModelConfig, batch: int) -
     require(heads > 0 or dream.curiosity == 0, "dream.curiosity", "0 without a world_model.ensemble", dream.curiosity)
 
 
+def check_control(control: str, dream: DreamConfig) -> None:
+    """Raise ConfigError for rewards that are cut while dreams pay something else too."""
+    if control in ("zero-rewards", "shuffled-rewards"):
+        require(dream.curiosity == 0, "dream.curiosity", f"0 with control {control}", dream.curiosity)
+
+
 def check_training(training: TrainingConfig, world_model: WorldModelConfig) -> None:
     """Raise ConfigError for Muon where there is no backbone, and for segments that would be drawn by two rules."""
     for name in ("tokenizer", "actor_critic"):

@@ -98,7 +98,7 @@ def compute_for(
     if compute.device.type != "cpu" or not (config.kernels or config.precision == "auto"):
         return compute
     if began := _began(facts or {}):
-        count, precision, kernels = min(int(began[1]), THREADS), began[2], began[3] != ""
+        count, precision, kernels = min(int(began[1]), THREADS), began[2], began[3].startswith(OWN)
     else:
         found = calibration(kernels=config.kernels)
         bf16 = found.bf16 if config.precision == "auto" else config.precision == "bf16"

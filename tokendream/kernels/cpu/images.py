@@ -16,7 +16,7 @@ def _last(x: Tensor) -> Tensor:
 
 def _norm_swish(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Any:
     x = _last(x)
-    y, sizes = torch.empty_like(x), (len(x), x[0, 0].numel(), x.shape[1], groups)
+    y, sizes = torch.empty_like(x), (len(x), x.shape[2] * x.shape[3], x.shape[1], groups)
     call("norm_swish", x, weight, bias, y, *sizes)
     return y, (x, weight, bias), sizes
 
@@ -34,14 +34,14 @@ norm_swish = differentiable(_norm_swish, _norm_swish_back)
 
 def _distance(a: Tensor, b: Tensor, weight: Tensor) -> Any:
     a, b, out = _last(a), _last(b), torch.empty(len(a))
-    call("distance", a, b, weight, out, len(a), a[0, 0].numel(), a.shape[1])
+    call("distance", a, b, weight, out, len(a), a.shape[2] * a.shape[3], a.shape[1])
     return out, (a, b, weight), ()
 
 
 def _distance_back(kept: tuple[Tensor, ...], _: Any, grad: Tensor) -> Grads:
     a, b, weight = kept
     grad_b = torch.empty_like(b)
-    call("distance_back", a, b, weight, grad, grad_b, len(a), a[0, 0].numel(), a.shape[1])
+    call("distance_back", a, b, weight, grad.contiguous(), grad_b, len(a), a.shape[2] * a.shape[3], a.shape[1])
     return None, grad_b, None
 
 
