@@ -204,6 +204,7 @@ HUGE = [
     vary(TINY, "tokenizer", codebook_size=2**31 - 1),
     vary(TINY, "tokenizer", code_width=2**31 - 1),
     vary(TINY, "tokenizer", channels=2**30),
+    vary(TINY, "tokenizer", channels=40),  # 23 times the file's numbers
     vary(TINY, "actor_critic", lstm_width=2**31 - 1),
     large(2**17, downsamples=16),
     large(2**11, downsamples=7, kind="dictionary", code_width=4),

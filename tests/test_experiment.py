@@ -20,11 +20,13 @@ from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import random_player
 from tokendream.kernels.install import describe
 from tokendream.reports import evaluate as filming
+from tokendream.runfolder import lock
 from tokendream.runfolder.checkpoint import Checkpoints
-from tokendream.runfolder.folder import commit, free_name, locked
+from tokendream.runfolder.folder import commit, free_name
 from tokendream.runfolder.load import Trained, read_config
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.spaces.actions import Discrete
+from tokendream.stop import Stopped
 from tokendream.training import results, timing
 from tokendream.training import run as experiment
 
@@ -70,7 +72,8 @@ def test_a_run_says_how_long_it_takes_and_that_changes_no_number_of_it(finished,
     assert [{k: record[k] for k in kept} for record, kept in zip(runs[1], timed, strict=True)] == timed
 
 
-def test_resuming_a_finished_run_says_so(finished, capsys):
+def test_resuming_a_finished_run_says_so(finished, capsys, monkeypatch):
+    monkeypatch.setattr(timing, "guess", None)  # nothing is timed
     before = (finished / "metrics.jsonl").read_bytes()
     torch.set_num_threads(torch.get_num_threads() + 1)
     try:
@@ -210,8 +213,24 @@ def test_the_commit_is_that_of_the_code_alone(tmp_path):
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     (tmp_path / "config.json").write_text(TINY.to_json())
-    with locked(tmp_path), pytest.raises(ConfigError, match="another process is training"):
+    with lock.hold(tmp_path, "me"), pytest.raises(ConfigError, match="another process is training"):
         experiment.resume(tmp_path)
+
+
+def test_a_run_that_is_stopped_in_an_evaluation_is_saved_once(tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda store, epoch, *rest: (saved.append(epoch), save(store, epoch, *rest))
+    )
+
+    def stopped(self, epoch):
+        self.stop.reason = "SIGTERM"
+        raise Stopped
+
+    monkeypatch.setattr(results.RunResults, "during", stopped)
+    assert experiment.start(TINY, tmp_path / "run") == 143
+    assert saved == [0]
+    assert Checkpoints(tmp_path / "run").epochs() == [0]
 
 
 def test_a_time_limit_stops_at_a_checkpoint(tmp_path, capsys):

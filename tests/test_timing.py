@@ -6,8 +6,10 @@ import json
 import pytest
 import torch
 
+from tokendream.agent.agent import Agent
+from tokendream.agent.collect import Collector
 from tokendream.cli.main import main
-from tokendream.config.presets import REM, TINY
+from tokendream.config.presets import REM, TINY, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.errors import NonFiniteError
@@ -15,6 +17,7 @@ from tokendream.spaces.actions import ActionSpace
 from tokendream.spaces.layout import Layout, Part
 from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import timing, workload
+from tokendream.training.synthetic import synthetic_replay
 from tokendream.training.timing import PhaseSpeed, Speed
 
 NAMES = ["collect", *PARTS, "dream", "encode"]
@@ -162,3 +165,14 @@ def test_the_seconds_of_an_update_are_those_of_what_the_environment_shows():
     speed = timing.measure(TINY, Compute.resolve("cpu", "float32"), seconds=0.0, say=lambda _: None, brief=True,
                            spaces=vector)  # fmt: skip
     assert [row.name for row in speed.rows] == ["collect", *PARTS, "encode"]
+
+
+def test_what_only_the_first_update_of_an_epoch_does_is_timed_once(monkeypatch):
+    rewarmed = []
+    monkeypatch.setattr(Collector, "rewarm", lambda self, dream: rewarmed.append(dream))
+    config, cpu = vary(TINY, "collect", forget_every_epoch=True), Compute.resolve("cpu", "float32", kernels=False)
+    agent = Agent.from_config(config, SPACES)
+    step = workload.phase("collect", 1, config, agent, synthetic_replay(8, SPACES, cpu.device), cpu, SPACES)
+    for _ in range(3):
+        step()
+    assert len(rewarmed) == 1

@@ -107,7 +107,7 @@ def test_the_encoder_gets_the_gradient_of_the_codes_it_was_rounded_to() -> None:
     x = to_float(frames)
     z = tokenizer._embed(x)
     z.retain_grad()
-    _, codes = tokenizer.quantizer(z)
+    codes = tokenizer.quantizer.lookup(tokenizer.quantizer.nearest(z))
     leaf = codes.detach().clone().requires_grad_()
     for latent in (module.straight_through(z, codes), leaf):
         (tokenizer._draw(latent) - x).square().mean().backward()

@@ -156,7 +156,7 @@ def targets(
     figures = {
         "return": found.mean(returns),
         "advantage_scale": size,
-        "reward_rate": rollout.rewards[:, :-1].abs().mean(),  # of signs, how often one is not 0
+        "reward_rate": rollout.rewards[:, :-1].abs().mean(),  # of drawn signs: how often not 0
         "end_rate": rollout.ends[:, :-1].float().mean(),
     }
     return found, figures

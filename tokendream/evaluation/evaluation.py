@@ -1,7 +1,4 @@
-"""An evaluation: the scores of full games, their statistics, and the file that keeps them.
-
-Numpy only; how games are played is the business of `games`.
-"""
+"""An evaluation: the scores of full games, their statistics, and the file that keeps them."""
 
 from __future__ import annotations
 

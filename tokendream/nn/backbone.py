@@ -30,7 +30,7 @@ class State(Protocol):
 
 
 class Backbone(nn.Module):
-    """A causal network of N layers over tokens of width D. Blocks are K1 = K + 1 tokens: a frame's and an action."""
+    """A causal network of N layers over tokens of width D. A block is K1 = K + A tokens: a frame's, an action's."""
 
     layer: ClassVar[Callable[..., nn.Module]]
     """What its layers are."""

@@ -47,6 +47,9 @@ TYPES = {torch.float32, torch.float16, torch.int64, torch.uint8}
 UNSEEN = 2**26
 """Numbers of a tokenizer of images that a file of an agent without one may ask for: some 100 times the paper's."""
 
+CONVOLUTIONS = 28
+"""Weights of a trained encoder and decoder, at least, in squares of their widest layer's channels (counted)."""
+
 MOST_FACTS, LONGEST_FACT = 32, 300
 """Lines about an agent, and characters of one."""
 
@@ -138,12 +141,12 @@ def _check_size(path: Path, saved: SavedAgent) -> None:
     """Raise CheckpointError where the config asks for more weights than there are, before they are made, or for huge
     frames: a small file must not ask for the machine's whole memory.
 
-    Counted are the largest matrices of each part.
+    Counted are the largest matrices of each part; what is made may be a few times as large.
     """
     V, M, C = saved.config.tokenizer, saved.config.world_model, saved.config.actor_critic
     cell = 3 * 4**V.downsamples
     widest = {"dictionary": V.code_width * cell, "pretrained": 2 * V.codebook_size * cell}.get(
-        V.kind, (V.channels << V.downsamples) ** 2
+        V.kind, CONVOLUTIONS * (V.channels << V.downsamples) ** 2
     )
     vision = V.code_width * V.codebook_size + widest
     if not any(name.startswith("tokenizer.") for name in saved.weights):  # where no image is seen it is not made

@@ -1,6 +1,6 @@
 """Files that survive a crash when written, and are not trusted when read.
 
-Writing waits until the bytes are on the disk; renaming is left to the caller. Reading takes regular files only,
+Writing waits until the bytes are on the disk, and `replace` then renames. Reading takes regular files only,
 checks size and hash before anything is parsed, and turns whatever may be wrong into one line.
 """
 

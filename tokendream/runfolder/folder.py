@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import itertools
 import json
@@ -17,7 +16,7 @@ from tokendream.config.config import Config
 from tokendream.device import Compute, processor
 from tokendream.errors import ConfigError, NonFiniteError
 from tokendream.kernels.install import describe
-from tokendream.runfolder import files, lock
+from tokendream.runfolder import files
 from tokendream.runfolder.names import quoted, shown
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -64,11 +63,6 @@ def moved(run_dir: Path, compute: Compute) -> dict[str, tuple[str, str]]:
     if (run_dir / "evaluation" / "final.json").exists():  # nothing is left to differ
         return {}
     return {key: (began[key], now[key]) for key in now if began.get(key, now[key]) != now[key]}
-
-
-def locked(run_dir: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the run folder. The lock belongs to the process: it ends with it, however that ends."""
-    return lock.hold(run_dir, f"another process is training in {shown(run_dir)}")
 
 
 def keep_batch(run_dir: Path, error: NonFiniteError) -> Path:

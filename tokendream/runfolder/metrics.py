@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,6 +69,10 @@ class Means:
         return {key: moved[key] for key in self._sums}
 
 
+ORDINARY = 2**63
+"""Figures of this size or more are not kept."""
+
+
 def read_metrics(path: Path) -> list[Record]:
     """The records of a metrics file. A torn last line, left by a crash, is dropped; anything else is refused."""
     lines = files.read_text(path, LONGEST_LOG).split("\n") if path.exists() else [""]
@@ -96,7 +99,7 @@ def _check(record: object) -> None:
         if type(record.get(name)) is not int:
             raise ValueError(f"not an object with {name}")
     for name, value in record.items():
-        ordinary = type(value) in (int, float) and abs(value) < 2**63  # false for NaN too
+        ordinary = type(value) in (int, float) and abs(value) < ORDINARY  # false for NaN too
         if value is not None and not ordinary:
             raise ValueError(f"{shorten(name)} is {shorten(value)}, no number of ordinary size")
 
@@ -113,40 +116,39 @@ class Log(Protocol):
 
 
 class RunLog:
-    """Appends the figures of finished epochs to a run folder, and hands them on to `others`.
+    """Appends the figures of finished epochs to a run folder, and hands them on to `other`.
 
     `after_epoch` is the last epoch that the run to go on with has finished: what the files hold of later ones is
     dropped, since those epochs are about to happen again.
     """
 
-    def __init__(self, run_dir: Path, after_epoch: int = 0, others: Sequence[Log] = ()) -> None:
+    def __init__(self, run_dir: Path, after_epoch: int = 0, other: Log | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._others = others
+        self._other = other
         self._path = run_dir / "metrics.jsonl"
-        self.records = [r for r in read_metrics(self._path) if r["epoch"] <= after_epoch]
-        files.replace_text(self._path, "".join(map(_line, self.records)))
+        kept = [r for r in read_metrics(self._path) if r["epoch"] <= after_epoch]
+        files.replace_text(self._path, "".join(map(_line, kept)))
         shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
         self._board: Any = None
         try:
             self._board = SummaryWriter(str(run_dir / "tensorboard"))
         except UnicodeEncodeError:
             once("nothing is written for TensorBoard, which wants a run folder whose path is UTF-8")
-        self._draw(self.records)
+        self._draw(kept)
 
     def append(self, record: Record) -> None:
         """One JSON line, flushed, and the same figures for TensorBoard."""
-        self.records.append(record)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
         self._draw([record])
-        for other in self._others:
-            other.append(record)
+        if self._other is not None:
+            self._other.append(record)
 
     def close(self) -> None:
-        """Finish TensorBoard's file, and the others."""
-        for other in self._others:
-            other.close()
+        """Finish TensorBoard's file, and the other log."""
+        if self._other is not None:
+            self._other.close()
         if self._board is not None:
             self._board.close()
 
@@ -161,6 +163,5 @@ class RunLog:
 
 
 def _line(record: Record) -> str:
-    """Standard JSON: what is not finite becomes null."""
-    finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in record.items()}
-    return json.dumps(finite) + "\n"
+    """Standard JSON that `read_metrics` takes: what is not finite, or beyond all measure, becomes null."""
+    return json.dumps({k: v if v is not None and abs(v) < ORDINARY else None for k, v in record.items()}) + "\n"

@@ -87,7 +87,7 @@ def restore_random(
 
 
 def optimiser_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What AdamW remembers, as "<number of the parameter>.<exp_avg | exp_avg_sq | step>".
+    """What an optimiser remembers, as "<number of the parameter>.<exp_avg | exp_avg_sq | step>".
 
     Settings such as the learning rate are not in it: they come from the config.
     """

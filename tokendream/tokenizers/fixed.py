@@ -38,16 +38,12 @@ class VectorTokenizer(nn.Module):
         super().__init__()
         self.part, self.code_width = part, width
         self.register_buffer("points", levels(), persistent=False)
+        self.vocabulary = len(self.points)
         centres = torch.linspace(-FAR, FAR, max(2, width - 1))
         # Narrow where values are dense: distances are measured between ranks.
         rank = torch.linspace(-1, 1, len(self.points))
         near = (1 - (rank[:, None] * FAR - centres).abs() / (centres[1] - centres[0])).clamp(min=0)
         self.register_buffer("table", torch.cat((self.points[:, None], near), 1)[:, :width], persistent=False)
-
-    @property
-    def vocabulary(self) -> int:
-        """V."""
-        return len(self.points)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -42,14 +42,9 @@ class Quantizer(nn.Module):
         super().__init__()
         bound = 1 / codebook_size
         self.codebook = nn.Parameter(torch.empty(codebook_size, code_width).uniform_(-bound, bound))
-        self.revive_after = revive_after
+        self.width, self.revive_after = code_width, revive_after
         if revive_after:  # updates since the last use; part of the state, so that a resumed run revives the same
             self.register_buffer("idle", torch.zeros(codebook_size, dtype=torch.int64))
-
-    @property
-    def width(self) -> int:
-        """E, that of what it rounds."""
-        return self.codebook.shape[1]
 
     def bounded(self, z: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
         """An encoder's outputs as they can be rounded: any."""
@@ -74,11 +69,6 @@ class Quantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             e = self.codebook.float()
             return (e.square().sum(-1) - 2 * z.float() @ e.mT).argmin(-1)
-
-    def forward(self, z: Float[Tensor, "*B E"]) -> tuple[Int64[Tensor, "*B"], Float[Tensor, "*B E"]]:
-        """Tokens and codes of encoder outputs; the codes carry gradient into the codebook, none into z."""
-        tokens = self.nearest(z)
-        return tokens, self.lookup(tokens)
 
     @torch.no_grad()
     def revive(
@@ -127,7 +117,7 @@ class FiniteScalar(nn.Module):
         super().__init__()
         bits = codebook_size.bit_length() - 1
         assert codebook_size == 1 << bits, "checked with the config"
-        n = -(-bits // 3)
+        self.width = n = -(-bits // 3)
         sizes = [1 << (bits + i) // n for i in range(n)]
         levels = torch.tensor(sizes)
         basis = torch.cat((torch.ones(1, dtype=torch.int64), levels.cumprod(0)[:-1]))
@@ -137,11 +127,6 @@ class FiniteScalar(nn.Module):
         for name, value in (("levels", levels), ("basis", basis), ("grid", 2 * digits / (levels - 1) - 1)):
             self.register_buffer(name, value, persistent=False)
         self.register_buffer("table", table)
-
-    @property
-    def width(self) -> int:
-        """N, the number of values that it rounds."""
-        return len(self.levels)
 
     def bounded(self, z: Float[Tensor, "*B N"]) -> Float[Tensor, "*B N"]:
         """An encoder's outputs as they can be rounded: by tanh between the lowest level and the highest."""
@@ -159,8 +144,3 @@ class FiniteScalar(nn.Module):
     def nearest(self, z: Float[Tensor, "*B N"]) -> Int64[Tensor, "*B"]:
         """The token of the point of the grid that is nearest to z in ±1."""
         return (((z + 1) / 2 * (self.levels - 1)).round().long() * self.basis).sum(-1)
-
-    def forward(self, z: Float[Tensor, "*B N"]) -> tuple[Int64[Tensor, "*B"], Float[Tensor, "*B N"]]:
-        """Tokens and points of the grid; neither carries a gradient."""
-        tokens = self.nearest(z)
-        return tokens, self.lookup(tokens)

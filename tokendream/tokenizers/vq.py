@@ -44,8 +44,8 @@ class VQTokenizer(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        self.config = config
-        sizes, V, E = (config.channels, config.downsamples), config.codebook_size, config.code_width
+        self.config, self.vocabulary, self.code_width = config, config.codebook_size, config.code_width
+        sizes, V, E = (config.channels, config.downsamples), self.vocabulary, self.code_width
         patch = config.network == "patch"
         self.encoder = PatchEncoder(*sizes) if patch else Encoder(*sizes)
         grid = FiniteScalar(V, E) if config.kind == "fsq" else None
@@ -55,16 +55,6 @@ class VQTokenizer(nn.Module):
         self.decoder = PatchDecoder(*sizes) if patch else Decoder(*sizes)
         self.lpips = None if config.perceptual == "none" else read_lpips(config.perceptual)
         self.cell = 1 << config.downsamples
-
-    @property
-    def vocabulary(self) -> int:
-        """V, the number of codes."""
-        return self.config.codebook_size
-
-    @property
-    def code_width(self) -> int:
-        """E."""
-        return self.config.code_width
 
     def encode(self, frame: UInt8[Tensor, "*B 3 S S"]) -> Int64[Tensor, "*B K"]:
         """The tokens of frames. Raises ValueError when S is no multiple of `cell`."""
@@ -108,7 +98,8 @@ class VQTokenizer(nn.Module):
         """
         x = to_float(frame, self.pre.weight.dtype)
         z = self._embed(x)
-        tokens, codes = self.quantizer(z)
+        tokens = self.quantizer.nearest(z)
+        codes = self.quantizer.lookup(tokens)  # with a gradient into a codebook, none into z
         reconstruction = raised(self._draw(straight_through(z, codes)))
         error = (reconstruction - x).square()
         terms = {"reconstruction": error.mean()}

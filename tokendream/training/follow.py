@@ -65,7 +65,8 @@ def for_ranks(compute: Compute) -> Compute:
 def lead(run_dir: Path, compute: Compute, trainer: Trainer) -> None:
     """On rank 0: tell the others all that they need to train along from here."""
     precision = "bf16" if compute.dtype is torch.bfloat16 else "float32"
-    known = {"device": compute.device.type, "precision": precision, "kernels": compute.kernels, "run": str(run_dir)}
+    known = {"device": compute.device.type, "precision": precision, "kernels": compute.kernels,
+             "tuned": compute.tuned, "run": str(run_dir)}  # fmt: skip
     ranks.broadcast_bytes(json.dumps(known | {"config": trainer.config.to_json()}).encode())
     trainer.tell()
 
@@ -101,6 +102,7 @@ def _trainer(known: dict) -> Trainer:
     config = Config.from_json(known["config"])
     switches = {name: getattr(config, name) for name in ("compile", "deterministic")}
     compute = Compute.resolve(known["device"], known["precision"], kernels=known["kernels"], capture=False, **switches)
+    compute = dataclasses.replace(compute, tuned=tuple(map(tuple, known["tuned"])))
     spaces, n = spaces_of(config), config.collect.envs
     torch.manual_seed(config.seed)
     replay = ReplayBuffer.of(spaces, config.collect.capacity, compute.device, n)

@@ -83,7 +83,7 @@ class Shared:
 
 
 class GradientPhase(Phase):
-    """Updates of one part of the agent: a batch is drawn, its loss minimised by AdamW, the update guarded."""
+    """Updates of one part of the agent: a batch is drawn, its loss minimised, the update guarded."""
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared

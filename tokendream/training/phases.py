@@ -66,41 +66,30 @@ def unseen(replay: ReplayBuffer, config: Config) -> Int64[np.ndarray, " n"]:
     return np.arange(max(replay.oldest, first), replay.total)
 
 
-class FitTokenizer(Phase):
-    """V where nothing of it is trained: its updates share the frames that it has not seen, once and in their order."""
+class UntrainedTokenizer(Phase):
+    """V where nothing of it is trained: its updates share the frames that it has not seen, once and in their order, if
+    it is built from them."""
 
     name: ClassVar[str] = "tokenizer"
 
     def __init__(self, shared: Shared) -> None:
-        assert isinstance(shared.agent.tokenizer, Fitted)
-        self._shared = shared
+        V = shared.agent.tokenizer
+        self._shared, self._fitted = shared, isinstance(V, Fitted)
         self._updates = next(phase.updates for phase in schedule(shared.config) if phase.name == self.name)
         self.memory_field = f"training.tokenizer.batch ({shared.config.training.tokenizer.batch})"
         # No graph: what is done depends on how many patches are new.
-        self.captured = Captured(shared.agent.tokenizer.fit, dataclasses.replace(shared.compute, capture=False))
+        fit = V.fit if isinstance(V, Fitted) else lambda _: None
+        self.captured: Captured = Captured(fit, dataclasses.replace(shared.compute, capture=False))
 
     def update(self, number: int) -> Mapping[str, Tensor]:
         replay, cache = self._shared.replay, self._shared.cache
         row = np.array_split(unseen(replay, self._shared.config), self._updates)[number]
-        if not len(row):
+        if not self._fitted or not len(row):
             return {}
         fit = self.captured(replay.frames(row))
         if fit.changed:
             cache.forget()
         return {"codes": torch.tensor(float(fit.codes)), "changed_codes": torch.tensor(float(fit.changed))}
-
-
-class FixedTokenizer(Phase):
-    """V where there is nothing to learn: its updates do nothing."""
-
-    name: ClassVar[str] = "tokenizer"
-    memory_field = "nothing"
-
-    def __init__(self, shared: Shared) -> None:
-        self.captured = Captured(lambda: None, dataclasses.replace(shared.compute, capture=False))
-
-    def update(self, number: int) -> Mapping[str, Tensor]:
-        return {}
 
 
 class TokenizerPhase(GradientPhase):
@@ -195,6 +184,8 @@ class ActorCriticPhase(GradientPhase):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._dream_settings = dream = shared.config.dream
+        if dream.group > 1:
+            self.memory_field += f" or dream.group ({dream.group})"
         returns = self.settings.batch * dream.group * (dream.horizon - 1)
         self._scale = ReturnScale(returns, shared.compute.device) if dream.scale_by_quantiles else None
         self._dreaming = Captured(self._dream, shared.compute, [shared.dreaming], "dreams to learn from")

@@ -28,7 +28,7 @@ from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
 from tokendream.reports.display import Display, Remaining, clock, display_for
-from tokendream.runfolder import files, wandb_log
+from tokendream.runfolder import files, lock, wandb_log
 from tokendream.runfolder import folder as runfolder
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import check_actions, read_config
@@ -55,7 +55,7 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
             Agent.from_config(config, envs.spaces)  # what cannot be, a misspelt game above all, leaves no folder
         compute = follow.for_ranks(compute_for(config, threads=True))
         files.replace_text(run_dir / "config.json", config.to_json())  # from here on it can be resumed
-        return Run(config, run_dir, compute).go(stop, resumed=False)
+        return Run(config, run_dir, compute).go(stop)
 
 
 def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
@@ -66,7 +66,7 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
         config = read_config(run_dir)
         follow.check(config)
         compute = follow.for_ranks(compute_for(config, facts=runfolder.read_facts(run_dir), threads=True))
-        return Run(config, run_dir, compute).go(stop, resumed=bool(Checkpoints(run_dir).epochs()))
+        return Run(config, run_dir, compute).go(stop)
 
 
 class RunError(TokendreamError):
@@ -80,16 +80,17 @@ class Run:
         self.config, self.run_dir, self.compute = config, run_dir, compute
         self._store = Checkpoints(run_dir)
 
-    def go(self, stop: StopRequest, *, resumed: bool) -> int:
-        """Train to the end, or until stopped; returns the exit code.
+    def go(self, stop: StopRequest) -> int:
+        """Train to the end, or until stopped, from the last checkpoint if there is one; returns the exit code.
 
         Raises RunError for a fault that ended it, with what is saved and how to go on; ConfigError or
         CheckpointError before anything was done.
         """
         keep_freed_memory()
-        with runfolder.locked(self.run_dir), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lock.hold(self.run_dir, f"another process is training in {shown(self.run_dir)}"))
             runfolder.write_facts(self.run_dir, self.compute)
-            self._begin(stack, stop, resumed=resumed)
+            self._begin(stack, stop)
             try:
                 return self._go(stop)
             except Exception as error:
@@ -98,7 +99,7 @@ class Run:
                 error.add_note(f"A bug in tokendream: {self._saved()}")
                 raise
 
-    def _begin(self, stack: contextlib.ExitStack, stop: StopRequest, *, resumed: bool) -> None:
+    def _begin(self, stack: contextlib.ExitStack, stop: StopRequest) -> None:
         """Build all that trains, and put it where the last checkpoint was."""
         try:
             envs = Pausable(lambda: _envs(self.config))
@@ -109,14 +110,14 @@ class Run:
             self._agent = Agent.from_config(self.config, envs.spaces)
             self._replay = ReplayBuffer.of(envs.spaces, self.config.collect.capacity, self.compute.device, envs.n)
             self._trainer = Trainer(self.config, self._agent, envs, self._replay, self.compute)
-            if resumed:
+            if resumed := bool(self._store.epochs()):
                 epoch, snapshot = self._store.load()
                 check_actions(self.config, envs.spaces.actions, snapshot.tensors.get("agent", {}))
                 self._store.load_replay(epoch, self._replay)
                 said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
             follow.lead(self.run_dir, self.compute, self._trainer)
-            others = [WandbLog(self.run_dir, self.config)] if self.config.log == "wandb" else []
-            self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1, others=others)
+            other = WandbLog(self.run_dir, self.config) if self.config.log == "wandb" else None
+            self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1, other=other)
             stack.callback(self._log.close)
             self._display: Display = display_for(self.config, self._trainer.schedule)
             stack.callback(self._display.close)
@@ -142,9 +143,9 @@ class Run:
     def _costs(self, spaces: Spaces, stop: StopRequest) -> dict[str, float]:
         """Seconds of an update by phase, timed in the first seconds, before a random number of the run is drawn.
 
-        Not where several ranks share it, of which each does a part.
+        Not where several ranks share it, of which each does a part, nor where nothing is left to do.
         """
-        if ranks.count() > 1:
+        if ranks.count() > 1 or (self.run_dir / "evaluation" / "final.json").exists():
             return {}
         try:
             return timing.guess(self.config, self.compute, spaces, lambda phase: stop.raise_if_set())
@@ -205,6 +206,8 @@ class Run:
                 return False
             try:
                 figures = self._results.during(epoch)
+            except Stopped:  # is saved by whoever catches it
+                raise
             except Exception:  # a fault in an evaluation costs no training
                 self._save()
                 raise

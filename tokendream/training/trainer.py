@@ -31,18 +31,11 @@ from tokendream.kernels.install import install
 from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.metrics import Means, Record
 from tokendream.runfolder.snapshot import Snapshot, capture_random, optimiser_tensors, restore_optimiser, restore_random
-from tokendream.tokenizers.protocol import Fitted, Learned
+from tokendream.tokenizers.protocol import Learned
 from tokendream.training import broadcast
 from tokendream.training.guard import Guard
 from tokendream.training.phase import GradientPhase, Phase, Shared
-from tokendream.training.phases import (
-    ActorCriticPhase,
-    Collect,
-    FitTokenizer,
-    FixedTokenizer,
-    TokenizerPhase,
-    WorldModelPhase,
-)
+from tokendream.training.phases import ActorCriticPhase, Collect, TokenizerPhase, UntrainedTokenizer, WorldModelPhase
 
 GRADIENT_PHASES: tuple[type[GradientPhase], ...] = (TokenizerPhase, WorldModelPhase, ActorCriticPhase)
 """The phases that train; `config.schedule` says in which order, and how many updates each has."""
@@ -72,9 +65,7 @@ class Trainer:
         collect = Collect(self.shared, envs)
         self._collector = collect.collector
         trained = isinstance(agent.tokenizer, Learned)
-        untrained: list[Phase] = []
-        if not trained:
-            untrained = [(FitTokenizer if isinstance(agent.tokenizer, Fitted) else FixedTokenizer)(self.shared)]
+        untrained: list[Phase] = [] if trained else [UntrainedTokenizer(self.shared)]
         gradients = [kind(self.shared) for kind in GRADIENT_PHASES if trained or kind is not TokenizerPhase]
         self._optimisers = {phase.name: phase.optimiser for phase in gradients}
         phases: list[Phase] = [collect, *untrained, *gradients]

@@ -44,7 +44,11 @@ def phase(
     trainer = Trainer(config, agent, StillEnvs(spaces, replay.envs), replay, compute)
     if name in ("world_model", "actor_critic"):
         trainer.shared.cache.refresh()
-    return functools.partial(trainer.update, name)
+    update, updates = trainer.phases[name].update, next(p.updates for p in trainer.schedule if p.name == name)
+    if name in ("collect", "tokenizer") and updates > 1:
+        update(0)  # the first of an epoch may do more than the others: warm a memory again, fit what is not trained
+        return functools.partial(update, 1)
+    return functools.partial(update, 0)
 
 
 def encode(batch: int, agent: Agent, replay: ReplayBuffer, compute: Compute) -> Callable[[], Tensor]:
