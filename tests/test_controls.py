@@ -41,8 +41,9 @@ def behaviour(made: Agent, tokens, steps):
             codes[:, 0], tokens[:, 0], steps.action[:, 0], M.initial_state(B), draws, embed=made.tokenizer.codes
         )
         expected = M.rewards.number(prediction.reward[:, 0])
-        memory = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], TINY.dream)
-        output, _ = C(codes[:, -1], memory)
+        view = made.view(tokens, codes)
+        memory = C.burn_in(view[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], TINY.dream)
+        output, _ = C(view[:, -1], memory)
     return loss, outcome, output, expected
 
 

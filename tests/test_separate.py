@@ -6,8 +6,7 @@ from blocks import image_block
 from test_actor_critic import GRID, A, E, M, acted
 from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
-from tokendream.agent.ablated import ACTOR_CRITICS
-from tokendream.agent.actor_critic import PolicyState
+from tokendream.agent.actor_critic import ActorCritic, PolicyState
 from tokendream.agent.separate import SeparateActorCritic
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
 from tokendream.config.presets import TINY, vary
@@ -36,7 +35,7 @@ def half(state: PolicyState, i: int) -> PolicyState:
 def test_policy_and_value_are_those_of_two_controllers(case, settings):
     """Of plain ones, one with each half of the weights, over frames and actions."""
     C, (codes, action) = separate(**settings), case
-    plain = [ACTOR_CRITICS[False, False](C.config, image_block(GRID, 1, Discrete(A)), E, 0).double() for _ in range(2)]
+    plain = [ActorCritic(C.config, image_block(GRID, 1, Discrete(A)), E, 0).double() for _ in range(2)]
     weights = C.state_dict()
     plain[0].load_state_dict({k: v for k, v in weights.items() if not k.startswith("valuing.")}, strict=False)
     plain[1].load_state_dict({k[8:]: v for k, v in weights.items() if k.startswith("valuing.")}, strict=False)
@@ -88,14 +87,6 @@ def test_the_gradients_of_value_and_policy_meet_nowhere(case):
         gradients = torch.autograd.grad(part.square().sum(), C.parameters(), retain_graph=True, allow_unused=True)
         for name, gradient in zip(names, gradients, strict=True):
             assert (gradient is not None and bool(gradient.any())) == (name.startswith("valuing.") == of_value), name
-
-
-def test_a_blind_one_sees_no_frame_with_either(case):
-    C = ACTOR_CRITICS[True, True](ActorCriticConfig(lstm_width=M), image_block(GRID, 1, Discrete(A)), E, 0).double()
-    codes, _ = case
-    one, other = (C(codes[:, t], C.initial_state(B))[0] for t in (0, 1))
-    assert torch.equal(one.logits, other.logits)
-    assert torch.equal(one.value, other.value)
 
 
 def test_a_run_goes_on_to_the_bit():

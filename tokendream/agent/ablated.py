@@ -1,8 +1,8 @@
 """Controls: one link of the agent cut on purpose, all else as it was, to see that nothing is learnt without it.
 
-A learning curve proves little unless the same training with a broken part stays at the random player's. A fifth
-control, a world model that stays random, needs nothing from here: `--training.world-model.updates 0`. Random numbers
-are torch's global ones, which a checkpoint holds.
+A learning curve proves little unless the same training with a broken part stays at the random player's. Two
+controls need nothing from here: a blind policy sees empty frames (`Agent.view`), and a world model stays random with
+`--training.world-model.updates 0`. Random numbers are torch's global ones, which a checkpoint holds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tokendream.agent.actor_critic import ActorCritic, View
-from tokendream.agent.separate import SeparateActorCritic
 from tokendream.agent.world_model import Outcome, Prediction, WorldModel
 from tokendream.config.parts import Control
 from tokendream.data.batch import Steps
@@ -55,29 +53,9 @@ class ShuffledRewards(WorldModel):
         return outcome._replace(reward=outcome.reward[order]), shuffled, state
 
 
-class Blind(ActorCritic):
-    """Sees the same empty frame always, in dreams and in games; it is still told its own actions."""
-
-    def features(self, view: View) -> Float[Tensor, "B M"]:
-        return super().features(torch.zeros_like(view))
-
-
 WORLD_MODELS: dict[Control, type[WorldModel]] = {
     "shuffled-actions": ShuffledActions,
     "zero-rewards": ZeroRewards,
     "shuffled-rewards": ShuffledRewards,
 }
 """The world models with a link cut, by the control that asks for them; the whole one for any other."""
-
-
-class BlindSeparate(Blind, SeparateActorCritic):
-    """The same where actor and critic share nothing."""
-
-
-ACTOR_CRITICS: dict[tuple[bool, bool], type[ActorCritic]] = {
-    (False, False): ActorCritic,
-    (False, True): SeparateActorCritic,
-    (True, False): Blind,
-    (True, True): BlindSeparate,
-}
-"""The controllers, by whether they are blind and whether actor and critic are separate."""

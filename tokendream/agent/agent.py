@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tokendream.agent import ablated
 from tokendream.agent.actor_critic import ActorCritic, PolicyState, View
+from tokendream.agent.separate import SeparateActorCritic
 from tokendream.agent.world_model import WorldModel
 from tokendream.config.config import Config
 from tokendream.config.limits import LONGEST_BLOCK
@@ -28,8 +29,9 @@ class Agent(nn.Module):
 
     tokenizer: Tokenizer
 
-    def __init__(self, tokenizer: Tokenizer, world_model: WorldModel, actor_critic: ActorCritic) -> None:
+    def __init__(self, tokenizer: Tokenizer, world_model: WorldModel, actor_critic: ActorCritic, blind: bool) -> None:
         super().__init__()
+        self.blind = blind
         self.tokenizer, self.world_model, self.actor_critic = tokenizer, world_model, actor_critic
 
     @property
@@ -59,12 +61,14 @@ class Agent(nn.Module):
                 f"at most {LONGEST_BLOCK} for a RetNet (fewer --env.keys, a smaller --env.size or more "
                 "--tokenizer.downsamples)", block.K1)  # fmt: skip
         M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E, V.codes)
-        kind = ablated.ACTOR_CRITICS[control == "blind-policy", config.actor_critic.separate]
-        return cls(V, M, kind(config.actor_critic, block, E, config.tokenizer.downsamples))
+        kind = SeparateActorCritic if config.actor_critic.separate else ActorCritic
+        C = kind(config.actor_critic, block, E, config.tokenizer.downsamples)
+        return cls(V, M, C, blind=control == "blind-policy")
 
     def view(self, tokens: Int64[Tensor, "*B K"], codes: Float[Tensor, "*B K E"]) -> View:
-        """What the controller sees of frames: their codes, or in an ablation what they decode to."""
-        return codes if self.actor_critic.pixel_encoder is None else self.tokenizer.decode(tokens)
+        """What the controller sees of frames: their codes, or in an ablation what they decode to; nothing if blind."""
+        seen = codes if self.actor_critic.pixel_encoder is None else self.tokenizer.decode(tokens)
+        return torch.zeros_like(seen) if self.blind else seen
 
     @torch.no_grad()
     def act(
