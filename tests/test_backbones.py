@@ -188,13 +188,13 @@ def test_forgetting_by_mask(model, x, past):
 
 def test_one_past_as_that_of_many(model, x, past):
     only = chunk(model, x[:1, 0], model.initial_state(1))[1]
-    many = chunk(model, x[:, 1], only.expand(B))[0]
+    many = chunk(model, x[:, 1], only.take(torch.zeros(B, dtype=torch.int64)))[0]
     assert close(many[:1], chunk(model, x[:1, 1], only)[0])
 
 
 def test_one_past_out_of_many(model, x, past):
     many = chunk(model, x[:, 0], past)[0]
-    assert close(chunk(model, x[1:2, 0], past.one(1))[0], many[1:2])
+    assert close(chunk(model, x[1:2, 0], past.take(torch.tensor([1])))[0], many[1:2])
 
 
 @pytest.mark.parametrize("tail", [None, 2])

@@ -66,7 +66,7 @@ def test_a_dream_may_begin_with_more_blocks_in_memory(agent, tokens, steps):
             block = slice(t, t + 1)
             _, state = M(codes[one, block], tokens[one, block], steps.action[one, block], state, slice(0, 0))
         # Positions count from the first block for all, so that states are compared by what follows.
-        follows = [M.backbone.absorb(after[one], s)[0] for s in (state, dream.world.one(b))]
+        follows = [M.backbone.absorb(after[one], s)[0] for s in (state, dream.world.take(torch.tensor([b])))]
         assert torch.allclose(*follows, atol=1e-11)
     assert torch.equal(imagine.start(agent, tokens, steps, TINY.dream).policy.h, dream.policy.h)
 

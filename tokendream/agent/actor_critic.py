@@ -34,13 +34,9 @@ class PolicyState(NamedTuple):
         """Forget the past of those rows whose mask is False."""
         return PolicyState(*(x * mask[:, None] for x in self))
 
-    def expand(self, n: int) -> PolicyState:
-        """The past of each row as that of n neighbours."""
-        return PolicyState(*(x.repeat_interleave(n, 0) for x in self))
-
-    def one(self, i: int) -> PolicyState:
-        """The past of the i-th row alone."""
-        return PolicyState(*(x[i : i + 1] for x in self))
+    def take(self, rows: Int64[Tensor, " n"]) -> PolicyState:
+        """The past of some of the rows."""
+        return PolicyState(*(x[rows] for x in self))
 
 
 class PolicyOutput(NamedTuple):

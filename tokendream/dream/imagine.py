@@ -9,6 +9,7 @@ The same `step` dreams for training, for films and for play. Source: REM (arXiv 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,12 +40,12 @@ class Dream:
 
     def expand(self, n: int, *, alike: bool = False) -> Dream:
         """n times each moment, to be dreamed on in n ways; `alike`: chance falls alike in all of them."""
-        tokens, world, policy = self.tokens.repeat_interleave(n, 0), self.world.expand(n), self.policy.expand(n)
-        return Dream(tokens, world, policy, self.begun, n if alike else 1)
+        rows = torch.arange(len(self.tokens), device=self.tokens.device).repeat_interleave(n)
+        return dataclasses.replace(self.take(rows), alike=n if alike else 1)
 
-    def one(self, i: int) -> Dream:
-        """The i-th dream of the batch, alone."""
-        return Dream(self.tokens[i : i + 1], self.world.one(i), self.policy.one(i), self.begun)
+    def take(self, rows: Int64[Tensor, " n"]) -> Dream:
+        """Some dreams of the batch."""
+        return Dream(self.tokens[rows], self.world.take(rows), self.policy.take(rows), self.begun)
 
 
 Reward = Callable[[Prediction, Outcome], Float[Tensor, " B"]]

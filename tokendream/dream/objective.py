@@ -184,8 +184,7 @@ class Experience(NamedTuple):
 
     def dreams(self, which: Int64[Tensor, " n"]) -> Experience:
         """Some of the dreams; the figures stay those of all."""
-        memory = PolicyState(*(x[which] for x in self.memory))
-        found = Targets(*(x[which] for x in self.targets))
+        memory, found = self.memory.take(which), Targets(*(x[which] for x in self.targets))
         return Experience(self.tokens[which], self.actions[which], memory, self.log_prob[which], found, self.figures)
 
     @classmethod

@@ -22,11 +22,8 @@ class State(Protocol):
     def keep(self, mask: Bool[Tensor, " B"]) -> Any:
         """Forget the past of those sequences whose mask is False."""
 
-    def expand(self, n: int) -> Any:
-        """The past of each sequence as that of n neighbours."""
-
-    def one(self, i: int) -> Any:
-        """The past of the i-th sequence alone."""
+    def take(self, rows: Int64[Tensor, " n"]) -> Any:
+        """The past of some of the sequences, of any as often as it is named."""
 
 
 class Backbone(nn.Module):

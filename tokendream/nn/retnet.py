@@ -38,13 +38,9 @@ class RetNetState:
         """Forget the past of those sequences whose mask is False."""
         return RetNetState(self.S * mask[None, :, None, None, None], self.position)
 
-    def expand(self, n: int) -> RetNetState:
-        """The past of each sequence as that of n neighbours."""
-        return RetNetState(self.S.repeat_interleave(n, 1), self.position)
-
-    def one(self, i: int) -> RetNetState:
-        """The past of the i-th sequence alone."""
-        return RetNetState(self.S[:, i : i + 1], self.position)
+    def take(self, rows: Int64[Tensor, " n"]) -> RetNetState:
+        """The past of some of the sequences."""
+        return RetNetState(self.S[:, rows], self.position)
 
 
 def chunkwise(

@@ -58,16 +58,10 @@ class TransformerState:
         """Forget the past of those sequences whose mask is False."""
         return TransformerState(self.cache, self.length, self.first.where(mask, self.length))
 
-    def expand(self, n: int) -> TransformerState:
-        """The past of each sequence as that of n neighbours."""
-        keys, values = ([x.repeat_interleave(n, 0) for x in xs] for xs in (self.cache.keys, self.cache.values))
-        return TransformerState(Cache(keys, values), self.length, self.first.repeat_interleave(n))
-
-    def one(self, i: int) -> TransformerState:
-        """The past of the i-th sequence alone."""
-        row = slice(i, i + 1)
-        keys, values = ([x[row] for x in xs] for xs in (self.cache.keys, self.cache.values))
-        return TransformerState(Cache(keys, values), self.length, self.first[row])
+    def take(self, rows: Int64[Tensor, " n"]) -> TransformerState:
+        """The past of some of the sequences."""
+        keys, values = ([x[rows] for x in xs] for xs in (self.cache.keys, self.cache.values))
+        return TransformerState(Cache(keys, values), self.length, self.first[rows])
 
 
 class TransformerLayer(Layer):

@@ -180,7 +180,7 @@ class Session:
         """Go on in one of the futures shown, as a dream."""
         if self._futures is None or not 0 <= future < FUTURES:
             raise PlayError(f"there is no future {future} to go on in")
-        dream = self._futures.dreams.one(future)
+        dream = self._futures.dreams.take(torch.tensor([future]))
         self.set_mode("person-dream" if self.mode.who == "person" else "agent-dream")
         self._begin(self.now.seen, dream)
 
