@@ -88,8 +88,8 @@ class EnvConfig:
 
     @property
     def label(self) -> str:
-        """What people call it: its name, with that of its family where another may have the same (minatar:Breakout)."""
-        return self.name if self.family in ("atari", "gym") else self.id
+        """What people call it: its name, with that of its family where the name alone means another."""
+        return self.name if EnvConfig(self.name).family == self.family else self.id
 
     @property
     def repeat(self) -> int:
