@@ -14,6 +14,7 @@ import pytest
 
 from tokendream.cli.main import main
 from tokendream.config.env import FAMILIES, EnvConfig
+from tokendream.config.presets import TINY, vary
 from tokendream.envs import registry
 from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
 from tokendream.envs.families.common import Repeated, installed, wrapped
@@ -178,7 +179,8 @@ def test_minigrid_in_its_parts():
     assert image.shape == (7, 7, 3)
     assert image.nvec[0, 0].tolist() == [11, 6, 3]
     assert set(env.observation_space.spaces) == {"image", "direction"}
-    assert env.get_action_meanings()[:3] == ["LEFT", "RIGHT", "FORWARD"]
+    config = vary(TINY, "env", id="minigrid:MiniGrid-DoorKey-6x6-v0")
+    assert registry.make(config, 1, evaluation=False).spaces.action_names[:3] == ("LEFT", "RIGHT", "FORWARD")
 
 
 @pytest.mark.parametrize("name", ["MiniGrid-GoToDoor-5x5-v0", "BabyAI-GoToObj-v0"])

@@ -144,7 +144,7 @@ def get(observation: Any, path: Path) -> Any:
 def action_names(env: gymnasium.Env[Any, Any], n_actions: int) -> tuple[str, ...]:
     """The names an environment gives its actions (Atari's convention), or their numbers."""
     try:
-        names = call("", "", lambda: tuple(str(name) for name in env.unwrapped.get_action_meanings()))  # type: ignore[attr-defined]
+        names = call("", "", lambda: tuple(map(str, env.get_wrapper_attr("get_action_meanings")())))
     except EnvError:  # most have none
         names = ()
     return names if len(names) == n_actions else tuple(str(a) for a in range(n_actions))
