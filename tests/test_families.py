@@ -1,5 +1,6 @@
 """Families of environments: repeatable to the bit, the same whatever was played before, and refused in one line."""
 
+import dataclasses
 import hashlib
 import importlib
 import math
@@ -270,7 +271,8 @@ def test_a_gymnasium_id_obeys_the_protocol_of_the_config(counter):
     steps = [envs.step(np.zeros(1, np.int64)) for _ in range(5)]
     assert [float(step.reward[0]) for step in steps] == [5.0] * 5  # (1 + 1) * 2 + 1
     assert [bool(step.over[0]) for step in steps] == [False] * 4 + [True]  # 9 frames are 5 decisions
-    assert registry.evaluation_protocol(env) == {
+    chosen = {"keys": "observation", "read_as": "image"}
+    assert registry.evaluation_protocol(dataclasses.replace(env, **chosen)) == chosen | {
         "size": 8, "max_frames": 108_000, "life_loss_ends": False,
         "action_repeat": 2, "kwargs": env.kwargs, "wrappers": env.wrappers,
     }  # fmt: skip

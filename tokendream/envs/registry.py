@@ -101,8 +101,11 @@ def _gymnasium(env: EnvConfig, n: int, make: Make) -> Envs:
 
 
 def _gymnasium_protocol(env: EnvConfig) -> Protocol:
-    protocol: Protocol = {"action_repeat": env.repeat, "kwargs": env.kwargs, "wrappers": env.wrappers}
-    return {name: value for name, value in protocol.items() if value not in (1, "{}", "")}
+    protocol: Protocol = {
+        "action_repeat": env.repeat, "kwargs": env.kwargs, "wrappers": env.wrappers, "keys": env.keys,
+        "read_as": env.read_as,
+    }  # fmt: skip
+    return {name: value for name, value in protocol.items() if value not in (1, "{}", "", "auto")}
 
 
 def _family(make: Make, names: Callable[[], Iterable[str]], example: str, package: str) -> Family:
