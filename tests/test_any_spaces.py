@@ -415,4 +415,5 @@ def test_the_preset_follows_what_is_seen_unless_it_is_named(kind, named, capsys)
     flags = ["--env", f"any_spaces:Any{kind}-v0"]
     assert parse_train(flags).config.preset == named
     assert capsys.readouterr().out.count("preset ") == 1
+    assert parse_train([*flags, "--env.size", "40"]).config.preset == named
     assert parse_train(["tiny", *flags]).config.preset == "tiny"

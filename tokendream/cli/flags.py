@@ -42,8 +42,8 @@ def parse_train(argv: list[str]) -> Train:
         options = parse(Train, argv, "tokendream train [PRESET]", default=Train(preset(name)))
     if said:
         print(said)
-    alone = Train(base, None, options.resume, options.time_limit)
-    if options.resume is not None and (name is not None or options != alone):
+    given = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    if options.resume is not None and (name is not None or given - {"--resume", "--time-limit"}):
         raise ConfigError("--resume takes the run's own config: give no preset and no flag but --time-limit with it")
     return options
 
@@ -67,6 +67,10 @@ def parse_sweep(argv: list[str]) -> Sweep:
 def parse_envs(argv: list[str]) -> Envs:
     """`envs [FAMILY | check ID] [--preset PRESET] [flags]`: the environment's fields are flags, as for `train`."""
     name, argv = _preset_name(argv, positional=False)
+    for word in argv:
+        flag = word.split("=")[0].replace("_", "-")
+        if flag in (*ENV_FLAGS, "--env.id"):
+            raise ConfigError(f"envs has no {flag}: it takes envs check ID")
 
     def read(name: str) -> Envs:
         default = Envs(preset=name, env=preset(name).env)
@@ -124,7 +128,7 @@ def _for_what_is_seen(env: EnvConfig) -> tuple[str, str] | None:
     from tokendream.envs.registry import spaces_of
 
     try:
-        spaces = spaces_of(dataclasses.replace(preset("tiny"), env=env))
+        spaces = spaces_of(dataclasses.replace(preset("tiny"), env=dataclasses.replace(env, size=64)))
     except TokendreamError:  # the run will say what is wrong
         return None
     seen = {part.modality for part in spaces.observation.parts}
@@ -206,7 +210,10 @@ def _any_digits() -> Iterator[None]:
 
 def _flags(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every flag of a command, and the type of its value."""
+    marked = get_type_hints(kind, include_extras=True)
     for name, hint in get_type_hints(kind).items():
+        if tyro.conf.Positional in get_args(marked[name]):
+            continue
         leaf = name.replace("_", "-")
         flag = f"{prefix}{leaf}"
         if dataclasses.is_dataclass(hint):
