@@ -7,7 +7,6 @@ import dataclasses
 import io
 import itertools
 import math
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import tyro
 
 from tokendream.cli.envs import Envs
 from tokendream.cli.sweep import Sweep
-from tokendream.cli.train import Train
+from tokendream.cli.train import Train, usual_preset
 from tokendream.config.config import Config
 from tokendream.config.env import EnvConfig
 from tokendream.config.presets import preset
@@ -114,9 +113,7 @@ def _base(name: str | None, argv: list[str], *, needed: bool = True) -> tuple[Co
     helps = any(word in ("-h", "--help") for word in argv)
     if name or not needed or helps:
         return preset(name or "cpu"), ""
-    import torch
-
-    name = "rem" if torch.cuda.is_available() else "cpu"
+    name = usual_preset()
     said = f"preset {name}: {'a' if name == 'rem' else 'no'} GPU was found (name another one to override)"
     return preset(name), said
 
@@ -150,7 +147,7 @@ def parse(kind: type[Options], argv: list[str], prog: str, default: Options | No
             _check_number(flag, kinds.get(flag), given if equals else after)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), _wide(), _any_digits():
+        with contextlib.redirect_stderr(said), _any_digits():
             options = cast(Options, tyro.cli(kind, args=argv, prog=prog, default=default))
     except SystemExit as stop:
         if not stop.code:
@@ -222,19 +219,6 @@ def _flags(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"--{flag}", hint
             if hint is bool:
                 yield f"--{prefix}no-{leaf}", hint
-
-
-@contextlib.contextmanager
-def _wide() -> Iterator[None]:
-    """Let tyro's messages run on one line each while errors are caught; help keeps the terminal's width."""
-    before = os.environ.get("COLUMNS")
-    if not sys.stdout.isatty():
-        os.environ.setdefault("COLUMNS", "100")
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("COLUMNS", None)
 
 
 def _one_line(box: str) -> str:
