@@ -1,8 +1,7 @@
 """Gymnasium environments as people write them, read with care: what is meant is taken, the rest refused in one line.
 
-Rewards in arrays of one, an image under any key, names of actions that cannot be asked for, a close() that raises are
-taken. Refused, with what would help: signatures of gym before 0.26, codes that have the shape of an RGB image, spaces
-that are no image or no choice.
+Rewards in arrays of one, names of actions that cannot be asked for, a close() that raises are taken. Refused are
+signatures of gym before 0.26, with what would help, and rewards that are no finite numbers.
 """
 
 from __future__ import annotations
