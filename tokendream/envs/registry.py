@@ -59,9 +59,9 @@ def make(config: Config, n: int, *, evaluation: bool) -> Envs:
     return Watched(envs, config.env_name, env.step_timeout) if env.step_timeout else envs
 
 
-def spaces_of(config: Config, *, evaluation: bool = False) -> Spaces:
+def spaces_of(config: Config) -> Spaces:
     """What the config's environment shows and takes: one is made, and closed. Raises EnvError as `make` does."""
-    envs = make(config, 1, evaluation=evaluation)
+    envs = make(config, 1, evaluation=False)
     envs.close()
     return envs.spaces
 
