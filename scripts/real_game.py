@@ -66,7 +66,7 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 output, memory = C(agent.view(tokens, V.codes(tokens)), memory)
                 action = C.actions.sample(output.logits, generator)
                 memory = C.absorb_action(action, memory)
-                transition = envs.step(C.actions.to_env(action))
+                transition = envs.step(action.cpu().numpy())
                 reward = torch.from_numpy(transition.reward)
                 if config.world_model.reward_head == "sign":
                     reward = reward.sign()

@@ -41,7 +41,7 @@ def collected(run: Path, config: Config) -> ReplayBuffer:
     """The steps of a run's last checkpoint."""
     checkpoints, own = Checkpoints(run), read_config(run).collect
     epoch, _ = checkpoints.load(groups=())
-    replay = ReplayBuffer.of(spaces_of(config, evaluation=False), own.capacity, envs=own.envs)
+    replay = ReplayBuffer.of(spaces_of(config), own.capacity, envs=own.envs)
     checkpoints.load_replay(epoch, replay)
     return replay
 
@@ -54,7 +54,7 @@ def main(preset: str, seed: str, source: str, updates: str, measurements: str, *
     compute, phase = compute_for(config), config.training.world_model
     replay = random_play(config, STEPS, config.seed) if run is None else collected(run, config)
     torch.manual_seed(config.seed)
-    agent = Agent.from_config(config, spaces_of(config, evaluation=False)).to(compute.device).eval()
+    agent = Agent.from_config(config, spaces_of(config)).to(compute.device).eval()
     install(agent, compute)
     V, M, length, rng = agent.tokenizer, agent.world_model, config.world_model.segment_length, np.random.default_rng(0)
     rows, shown = np.arange(replay.oldest, replay.total), len(replay) * 5 // 6

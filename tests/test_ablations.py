@@ -56,7 +56,7 @@ def test_the_fields_are_the_papers_and_the_issues():
         "dictionary": {"tokenizer.kind": "dictionary"},
         "pretrained": {"tokenizer.kind": "pretrained"},
     }
-    assert (preset("rem-coarse-tokens").grid, preset("cpu-coarse-tokens").grid) == (4, 3)
+    assert [preset(f"{name}-coarse-tokens").tokens_per_frame for name in ("rem", "cpu")] == [16, 9]
 
 
 def test_two_ablations_are_both():

@@ -89,6 +89,8 @@ def test_parts_of_nested_spaces_have_dotted_names_and_can_be_chosen():
     assert [name for name, *_ in read(space, EnvConfig(id="X-v0", keys="b, a.1"))] == ["a.1", "b"]
     with pytest.raises(EnvError, match=r"no part 'lefft' \(env.keys\); nearest: left"):
         read(space, EnvConfig(id="X-v0", keys="lefft"))
+    space["many"] = spaces.Sequence(spaces.Discrete(2))  # cannot be read, and need not be
+    assert read(space, EnvConfig(id="X-v0", keys="b")) == [("b", "vector", (3,))]
 
 
 def test_a_small_picture_with_small_numbers_is_a_map_and_says_so(capsys):
@@ -101,10 +103,32 @@ def test_a_small_picture_with_small_numbers_is_a_map_and_says_so(capsys):
 
 
 @pytest.mark.parametrize(
+    "space", [spaces.Box(0, 1, (64, 64), np.float32), spaces.Box(0, 5, (2, 3), np.int64), spaces.Box(-1, 1, (4,))]
+)
+def test_axes_of_length_1_are_taken_and_others_are_not(space):
+    _, (reader,) = readers("X-v0", space, EnvConfig(id="X-v0"), lambda: None)
+    seen = space.sample()
+    assert (reader.read(seen[None], "") == reader.read(seen, "")).all()
+    with pytest.raises(EnvError, match="expected an observation of shape"):
+        reader.read(seen.reshape(-1, 2), "")
+
+
+def test_the_brightest_of_a_picture_of_bytes_is_what_its_space_says():
+    space = spaces.Box(0, 1, (64, 64, 3), np.uint8)
+    _, (reader,) = readers("X-v0", space, EnvConfig(id="X-v0"), lambda: None)
+    assert reader.read(space.high, "").max() == 255
+
+
+@pytest.mark.parametrize(
     ("space", "said"),
     [
         (spaces.Dict({"v": spaces.Box(0, 1, (0,))}), "v has no values, its shape is (0,): leave it out with"),
-        (spaces.Box(0, 1, (10**6,), np.float32), "at most 700 values beside images, but it has 1,000,000"),
+        (
+            spaces.Box(0, 1, (10**6,), np.float32),
+            "at most 700 values beside images, but it has 1,000,000, most of them "
+            "in observation: choose parts with --env.keys",
+        ),
+        (spaces.Box(0, 9, (90, 90), np.int8), "choose parts with --env.keys, or --env.read-as image"),
         (spaces.Discrete(10**9), "has 1000000000 values, at most 4096"),
         (spaces.Dict({"s": spaces.Sequence(spaces.Discrete(2))}), "s is a Sequence, which cannot be read: leave it"),
         (spaces.Text(4), "nothing in its observation space can be read"),
@@ -115,6 +139,7 @@ def test_what_cannot_be_read_is_named_before_anything_is_built(space, said):
         read(space)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert ("--env.read-as image" in str(caught.value)) == (space.shape == (90, 90))
 
 
 @pytest.mark.parametrize(
@@ -390,4 +415,5 @@ def test_the_preset_follows_what_is_seen_unless_it_is_named(kind, named, capsys)
     flags = ["--env", f"any_spaces:Any{kind}-v0"]
     assert parse_train(flags).config.preset == named
     assert capsys.readouterr().out.count("preset ") == 1
+    assert parse_train([*flags, "--env.size", "40"]).config.preset == named
     assert parse_train(["tiny", *flags]).config.preset == "tiny"

@@ -153,6 +153,7 @@ def test_sizes_follow_the_preset(capsys):
     [
         (["check"], "expected envs, envs FAMILY or envs check ID"),
         (["check", "Odd-v0", "more"], "expected envs, envs FAMILY or envs check ID"),
+        (["check", "Odd-v0", "--env.id", "Pong"], "envs has no --env.id: it takes envs check ID"),
         (["check", "Odd-v7"], "unknown environment 'Odd-v7'; nearest: Odd-v0"),
         (["check", "Odd-v0", "--steps", "0"], "--steps must be in 1..1000000, not 0"),
         (["check", "Odd-v0", "--env.keys", "inne.0"], "there is no part 'inne.0' (env.keys); nearest: inner.0"),

@@ -1,5 +1,6 @@
 """Families of environments: repeatable to the bit, the same whatever was played before, and refused in one line."""
 
+import dataclasses
 import hashlib
 import importlib
 import math
@@ -14,6 +15,7 @@ import pytest
 
 from tokendream.cli.main import main
 from tokendream.config.env import FAMILIES, EnvConfig
+from tokendream.config.presets import TINY, vary
 from tokendream.envs import registry
 from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
 from tokendream.envs.families.common import Repeated, installed, wrapped
@@ -178,7 +180,8 @@ def test_minigrid_in_its_parts():
     assert image.shape == (7, 7, 3)
     assert image.nvec[0, 0].tolist() == [11, 6, 3]
     assert set(env.observation_space.spaces) == {"image", "direction"}
-    assert env.get_action_meanings()[:3] == ["LEFT", "RIGHT", "FORWARD"]
+    config = vary(TINY, "env", id="minigrid:MiniGrid-DoorKey-6x6-v0")
+    assert registry.make(config, 1, evaluation=False).spaces.action_names[:3] == ("LEFT", "RIGHT", "FORWARD")
 
 
 @pytest.mark.parametrize("name", ["MiniGrid-GoToDoor-5x5-v0", "BabyAI-GoToObj-v0"])
@@ -268,7 +271,8 @@ def test_a_gymnasium_id_obeys_the_protocol_of_the_config(counter):
     steps = [envs.step(np.zeros(1, np.int64)) for _ in range(5)]
     assert [float(step.reward[0]) for step in steps] == [5.0] * 5  # (1 + 1) * 2 + 1
     assert [bool(step.over[0]) for step in steps] == [False] * 4 + [True]  # 9 frames are 5 decisions
-    assert registry.evaluation_protocol(env) == {
+    chosen = {"keys": "observation", "read_as": "image"}
+    assert registry.evaluation_protocol(dataclasses.replace(env, **chosen)) == chosen | {
         "size": 8, "max_frames": 108_000, "life_loss_ends": False,
         "action_repeat": 2, "kwargs": env.kwargs, "wrappers": env.wrappers,
     }  # fmt: skip

@@ -113,7 +113,7 @@ class AgentPolicy:
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(len(frame))
         action, self._memory = self._choose(torch.from_numpy(frame), torch.from_numpy(~first), self._memory)
-        return self._agent.actor_critic.actions.to_env(action)
+        return action.cpu().numpy()
 
     def _act(self, frame: Tensor, going_on: Tensor, memory: PolicyState) -> tuple[Tensor, PolicyState]:
         """Actions and the memory after them; where a game is not `going_on` its memory is forgotten first."""

@@ -78,7 +78,7 @@ class Collector:
         if self._memory is None:
             self._memory = self._agent.actor_critic.initial_state(self._envs.n)
         chosen, self._memory = self.choose(torch.from_numpy(self._frame), self._memory)
-        actions = self._agent.actor_critic.actions.to_env(chosen)  # the one wait of a step
+        actions = chosen.cpu().numpy()  # the one wait of a step
         transition = self._envs.step(actions)
         last = transition.end | transition.over
         for i, game in enumerate(self._games):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokendream.cli.train import usual_preset
 from tokendream.config.presets import preset
 
 
@@ -25,11 +26,7 @@ class Bench:
 
 
 def run(options: Bench) -> int:
-    config = preset(options.preset) if options.preset else None
+    config = preset(options.preset or usual_preset())
     from tokendream.training import timing
 
-    if config is None:
-        import torch
-
-        config = preset("rem" if torch.cuda.is_available() else "cpu")
     return timing.main(config, options.device, quick=options.quick, out=options.out)

@@ -7,7 +7,6 @@ import dataclasses
 import io
 import itertools
 import math
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import tyro
 
 from tokendream.cli.envs import Envs
 from tokendream.cli.sweep import Sweep
-from tokendream.cli.train import Train
+from tokendream.cli.train import Train, usual_preset
 from tokendream.config.config import Config
 from tokendream.config.env import EnvConfig
 from tokendream.config.presets import preset
@@ -42,8 +41,8 @@ def parse_train(argv: list[str]) -> Train:
         options = parse(Train, argv, "tokendream train [PRESET]", default=Train(preset(name)))
     if said:
         print(said)
-    alone = Train(base, None, options.resume, options.time_limit)
-    if options.resume is not None and (name is not None or options != alone):
+    given = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    if options.resume is not None and (name is not None or given - {"--resume", "--time-limit"}):
         raise ConfigError("--resume takes the run's own config: give no preset and no flag but --time-limit with it")
     return options
 
@@ -67,6 +66,10 @@ def parse_sweep(argv: list[str]) -> Sweep:
 def parse_envs(argv: list[str]) -> Envs:
     """`envs [FAMILY | check ID] [--preset PRESET] [flags]`: the environment's fields are flags, as for `train`."""
     name, argv = _preset_name(argv, positional=False)
+    for word in argv:
+        flag = word.split("=")[0].replace("_", "-")
+        if flag in (*ENV_FLAGS, "--env.id"):
+            raise ConfigError(f"envs has no {flag}: it takes envs check ID")
 
     def read(name: str) -> Envs:
         default = Envs(preset=name, env=preset(name).env)
@@ -110,9 +113,7 @@ def _base(name: str | None, argv: list[str], *, needed: bool = True) -> tuple[Co
     helps = any(word in ("-h", "--help") for word in argv)
     if name or not needed or helps:
         return preset(name or "cpu"), ""
-    import torch
-
-    name = "rem" if torch.cuda.is_available() else "cpu"
+    name = usual_preset()
     said = f"preset {name}: {'a' if name == 'rem' else 'no'} GPU was found (name another one to override)"
     return preset(name), said
 
@@ -124,7 +125,7 @@ def _for_what_is_seen(env: EnvConfig) -> tuple[str, str] | None:
     from tokendream.envs.registry import spaces_of
 
     try:
-        spaces = spaces_of(dataclasses.replace(preset("tiny"), env=env))
+        spaces = spaces_of(dataclasses.replace(preset("tiny"), env=dataclasses.replace(env, size=64)))
     except TokendreamError:  # the run will say what is wrong
         return None
     seen = {part.modality for part in spaces.observation.parts}
@@ -146,7 +147,7 @@ def parse(kind: type[Options], argv: list[str], prog: str, default: Options | No
             _check_number(flag, kinds.get(flag), given if equals else after)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), _wide(), _any_digits():
+        with contextlib.redirect_stderr(said), _any_digits():
             options = cast(Options, tyro.cli(kind, args=argv, prog=prog, default=default))
     except SystemExit as stop:
         if not stop.code:
@@ -206,7 +207,10 @@ def _any_digits() -> Iterator[None]:
 
 def _flags(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every flag of a command, and the type of its value."""
+    marked = get_type_hints(kind, include_extras=True)
     for name, hint in get_type_hints(kind).items():
+        if tyro.conf.Positional in get_args(marked[name]):
+            continue
         leaf = name.replace("_", "-")
         flag = f"{prefix}{leaf}"
         if dataclasses.is_dataclass(hint):
@@ -215,19 +219,6 @@ def _flags(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"--{flag}", hint
             if hint is bool:
                 yield f"--{prefix}no-{leaf}", hint
-
-
-@contextlib.contextmanager
-def _wide() -> Iterator[None]:
-    """Let tyro's messages run on one line each while errors are caught; help keeps the terminal's width."""
-    before = os.environ.get("COLUMNS")
-    if not sys.stdout.isatty():
-        os.environ.setdefault("COLUMNS", "100")
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("COLUMNS", None)
 
 
 def _one_line(box: str) -> str:

@@ -30,6 +30,13 @@ class Train:
     """Minutes after which to stop at a checkpoint, ready for --resume."""
 
 
+def usual_preset() -> str:
+    """The preset where none is named: rem where there is a GPU, else cpu."""
+    import torch
+
+    return "rem" if torch.cuda.is_available() else "cpu"
+
+
 def run(options: Train) -> int:
     from tokendream.training import run as experiment
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tokendream.config import limits, ranges
 from tokendream.config.env import EnvConfig
@@ -21,8 +21,6 @@ from tokendream.config.parts import (
     CollectConfig,
     Control,
     DreamConfig,
-    Log,
-    Precision,
     TokenizerConfig,
     WorldModelConfig,
 )
@@ -46,7 +44,7 @@ class Config:
     """Training cycles."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    precision: Precision = "auto"
+    precision: Literal["auto", "bf16", "float32"] = "auto"
     """Matrix products in bf16 or float32; auto takes bf16 where it is faster (`tokendream machine` says)."""
     kernels: bool = True
     """On a CPU with a C++ compiler, compute what lies between matrix products by compiled kernels of our own, where
@@ -57,7 +55,7 @@ class Config:
     """Let torch.compile compile what an update computes, which takes a minute at its start; no gain on a CPU."""
     deterministic: bool = False
     """Whether a run on a GPU repeats itself to the bit, at some cost; a run on a CPU always does."""
-    log: Log = "tensorboard"
+    log: Literal["tensorboard", "wandb"] = "tensorboard"
     """wandb sends the figures of every epoch there too, beside TensorBoard and metrics.jsonl, which are always written;
     it needs the extra of that name: pip install 'tokendream[wandb]'."""
     control: Control = "none"
@@ -75,14 +73,9 @@ class Config:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     @property
-    def grid(self) -> int:
-        """Side of the token grid."""
-        return self.env.size >> self.tokenizer.downsamples
-
-    @property
     def tokens_per_frame(self) -> int:
-        """K."""
-        return self.grid**2
+        """K where an observation is one image."""
+        return (self.env.size >> self.tokenizer.downsamples) ** 2
 
     @property
     def env_steps(self) -> int:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from tokendream.config.ranges import Count, CountOrNone, NonNegative, Range
+from tokendream.config.ranges import Count, CountOrZero, NonNegative, Range
 
 FAMILIES = ("atari", "gym", "dmc", "minatar", "minigrid", "vizdoom", "crafter")
 """Families of environments, as `env.id` names them; `envs.registry` has an entry for each."""
@@ -63,7 +63,7 @@ class EnvConfig:
     """Raw frames after which an evaluation game is truncated."""
     step_timeout: NonNegative = 120.0
     """Seconds in which a reset or a step must answer, or the run stops; 0 waits for ever."""
-    action_repeat: CountOrNone = 0
+    action_repeat: CountOrZero = 0
     """Steps of the environment that an action lasts, rewards summed; 0 is what is usual in its family: 2 for dmc, 4 for
     vizdoom, else 1. Atari has env.atari.frame_skip instead."""
     kwargs: str = "{}"
@@ -88,8 +88,8 @@ class EnvConfig:
 
     @property
     def label(self) -> str:
-        """What people call it: its name, with that of its family where another may have the same (minatar:Breakout)."""
-        return self.name if self.family in ("atari", "gym") else self.id
+        """What people call it: its name, with that of its family where the name alone means another."""
+        return self.name if EnvConfig(self.name).family == self.family else self.id
 
     @property
     def repeat(self) -> int:

@@ -47,7 +47,7 @@ def check_env(env: EnvConfig) -> None:
     names = env.wrappers.split(",") if env.wrappers else []
     require(all(re.fullmatch(r"[\w.]+:\w+", name) for name in names), "env.wrappers",
             "module:Wrapper, or several with commas between them", env.wrappers)  # fmt: skip
-    for name, none in (("action_repeat", 0), ("kwargs", "{}"), ("wrappers", "")):
+    for name, none in (("keys", ""), ("read_as", "auto"), ("action_repeat", 0), ("kwargs", "{}"), ("wrappers", "")):
         got = getattr(env, name)
         require(env.family != "atari" or got == none, f"env.{name}", f"{none!r} for an Atari game", got)
     for name in ("noop_after_life_loss", "time_limit_ends", "sign_rewards"):

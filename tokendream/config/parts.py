@@ -9,15 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, Range, Share
+from tokendream.config.ranges import Count, CountOrZero, NonNegative, Positive, Range, Share
 
 FITTED = ("dictionary", "pretrained")
 """Kinds of tokenizers that are built from what is collected, without gradient."""
 
-Perceptual = Literal["vgg16", "alexnet", "none"]
-Network = Literal["conv", "patch"]
-Precision = Literal["auto", "bf16", "float32"]
-Log = Literal["tensorboard", "wandb"]
 Control = Literal["none", "shuffled-actions", "zero-rewards", "shuffled-rewards", "blind-policy"]
 
 
@@ -40,13 +36,13 @@ class TokenizerConfig:
     map_cells: Count = 1
     """Cells along the side of the square of a map that one token stands for, 1 for a map that does not divide into such
     squares; codebook_size says how many the book of a map holds."""
-    network: Network = "conv"
+    network: Literal["conv", "patch"] = "conv"
     """Encoder and decoder: conv is the paper's; patch sees each cell of the grid by itself (not published)."""
-    perceptual: Perceptual = "vgg16"
+    perceptual: Literal["vgg16", "alexnet", "none"] = "vgg16"
     """Network of the LPIPS loss: vgg16 is the paper's, alexnet is cheaper, none leaves LPIPS out."""
     perceptual_weight: NonNegative = 1.0
     """Weight of the LPIPS term."""
-    revive_after: CountOrNone = 0
+    revive_after: CountOrZero = 0
     """Updates without use after which a code moves onto an encoder output of the batch; 0: never, as published."""
     changed_weight: NonNegative = 0.0
     """Extra weight of the squared error on pixels that differ from the batch's mean frame (not published)."""

@@ -41,7 +41,7 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
-CountOrNone = Annotated[int, Range(0)]
+CountOrZero = Annotated[int, Range(0)]
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1)]

@@ -1,11 +1,11 @@
-"""Hyper-parameters of training and evaluation; those of the environment and of the agent are in `config.parts`."""
+"""Hyper-parameters of training and evaluation; the agent's are in `config.parts`, the environment's in `config.env`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from tokendream.config.ranges import Count, CountOrNone, NonNegative, Positive, Share
+from tokendream.config.ranges import Count, CountOrZero, NonNegative, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -14,18 +14,19 @@ class PhaseConfig:
 
     first_epoch: Count
     """First epoch in which this part is trained (epochs count from 1)."""
-    updates: CountOrNone
+    updates: CountOrZero
     """Gradient updates an epoch."""
     batch: Count
-    """B: frames for the tokenizer, segments for the world model, dreams for the actor-critic."""
+    """B: frames for the tokenizer, segments for the world model, starts of dreams for the actor-critic, each dreamed
+    from dream.group times."""
     learning_rate: Positive
     """Step size, of AdamW and of Muon."""
     weight_decay: NonNegative
     """Decoupled weight decay, of AdamW and of Muon."""
     clip: Positive
     """Largest L2 norm of the gradient."""
-    last_epoch: CountOrNone = 1_000_000
-    """Last epoch in which this part is trained; 0 for never."""
+    last_epoch: CountOrZero = 1_000_000
+    """Last epoch in which this part is trained; 0 for never, though what is fitted is fitted in its first epoch."""
     newest: Share = 0.0
     """Share of each batch that is drawn from what the last epoch collected, instead of from all that is held (not
     published)."""
@@ -56,7 +57,7 @@ class EvalConfig:
 
     episodes: Count = 100
     """Episodes after training."""
-    every: CountOrNone = 50
+    every: CountOrZero = 50
     """Epochs between evaluations during training; 0 for none."""
     episodes_during: Count = 16
     """Episodes of an evaluation during training."""

@@ -1,8 +1,7 @@
 """Gymnasium environments as people write them, read with care: what is meant is taken, the rest refused in one line.
 
-Rewards in arrays of one, an image under any key, names of actions that cannot be asked for, a close() that raises are
-taken. Refused, with what would help: signatures of gym before 0.26, codes that have the shape of an RGB image, spaces
-that are no image or no choice.
+Rewards in arrays of one, names of actions that cannot be asked for, a close() that raises are taken. Refused are
+signatures of gym before 0.26, with what would help, and rewards that are no finite numbers.
 """
 
 from __future__ import annotations
@@ -144,7 +143,7 @@ def get(observation: Any, path: Path) -> Any:
 def action_names(env: gymnasium.Env[Any, Any], n_actions: int) -> tuple[str, ...]:
     """The names an environment gives its actions (Atari's convention), or their numbers."""
     try:
-        names = call("", "", lambda: tuple(str(name) for name in env.unwrapped.get_action_meanings()))  # type: ignore[attr-defined]
+        names = call("", "", lambda: tuple(map(str, env.get_wrapper_attr("get_action_meanings")())))
     except EnvError:  # most have none
         names = ()
     return names if len(names) == n_actions else tuple(str(a) for a in range(n_actions))

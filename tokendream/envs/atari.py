@@ -1,6 +1,6 @@
 """Atari games under the Atari 100K protocol, over ale-py's vector environment.
 
-Frame skip with the maximum of the last two frames, 64x64 RGB, the minimal action set, no sticky actions, unclipped
+Frame skip with the maximum of the last two frames, SxS RGB, the minimal action set, no sticky actions, unclipped
 rewards, no-ops at the start. In training a lost life is an `end`, but the game goes on from there.
 """
 

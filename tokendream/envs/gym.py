@@ -31,7 +31,7 @@ Maker = Callable[[], gymnasium.Env[Any, Any]]
 class GymEnvs:
     """`n` environments of one Gymnasium id, made by `maker`, stepped one after the other.
 
-    The config's `max_frames` truncates games that would not end by themselves; an env step counts as one frame here.
+    The config's `max_frames`, here in decisions, truncates games that would not end by themselves.
     Determinism is the environment's promise: it must obey the seed of its reset.
     """
 

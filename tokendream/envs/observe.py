@@ -59,11 +59,12 @@ class Reader(NamedTuple):
             except (TypeError, ValueError):
                 raise EnvError(f"{key}: expected numbers, but got {one_line(repr(value))}") from None
             shape = expected.shape or ()
-            if array.shape != shape and array.size != math.prod(shape):
+            if [n for n in array.shape if n != 1] != [n for n in shape if n != 1]:
                 raise EnvError(f"{key}: expected an observation of shape {shape}, but got one of {array.shape}")
             if not np.isfinite(array).all():
                 bad = array.ravel()[~np.isfinite(array.ravel())]
                 raise EnvError(f"{key}: expected finite numbers, but got {bad[0]}")
+            array = array.reshape(shape)
         values = self.convert(array)
         if self.part.sizes and self.part.modality == "categorical":
             outside = (values < 0) | (values >= np.array(self.part.sizes))
@@ -80,25 +81,29 @@ def readers(
 
     Raises EnvError naming the part that cannot be read, and what would help.
     """
-    leaves = [(path, leaf) for path, leaf in adapt.leaves(space) if _is_read(env_id, path, leaf)]
+    leaves = list(adapt.leaves(space))
     wanted = [key.strip() for key in config.keys.split(",") if key.strip()]
     names = [_name(path) for path, _ in leaves]
     for key in wanted:
         if key not in names:
             raise EnvError(f"{env_id}: there is no part {key!r} (env.keys); nearest: {nearest(key, names)}")
-    found = [_reader(env_id, path, leaf, config, first) for path, leaf in leaves if not wanted or _name(path) in wanted]
+    chosen = [(path, leaf) for path, leaf in leaves if not wanted or _name(path) in wanted]
+    found = [_reader(env_id, path, leaf, config, first) for path, leaf in chosen if _is_read(env_id, path, leaf)]
     if not found:
         raise EnvError(f"{env_id}: nothing in its observation space can be read: {one_line(space)}")
     layout = Layout(tuple(reader.part for reader in found))
     beside = sum(math.prod(part.shape[-2:]) for part in layout.parts if part.modality != "image")
+    boxes = [r.space.shape for r in found if isinstance(r.space, spaces.Box) and r.part.modality != "image"]
+    image_too = ", or --env.read-as image" if boxes and all(map(_channels, boxes)) else ""
+    how = f"choose parts with --env.keys{image_too}"
     if beside > MOST_FEATURES:
         largest = max((p for p in layout.parts if p.modality != "image"), key=lambda p: math.prod(p.shape[-2:]))
         raise EnvError(
             f"{env_id}: expected at most {MOST_FEATURES} values beside images, but it has {beside:,}, most of them in "
-            f"{largest.name}: choose parts with --env.keys, or --env.read-as image"
+            f"{largest.name}: {how}"
         )
     if beside > LONG:
-        once(f"{env_id}: {beside} tokens a step will be slow: choose parts with --env.keys, or --env.read-as image")
+        once(f"{env_id}: {beside} tokens a step will be slow: {how}")
     return layout, found
 
 
@@ -197,13 +202,13 @@ def _pixels(env_id: str, name: str, box: spaces.Box, size: int) -> Callable[[np.
     if not (math.isfinite(low) and math.isfinite(high)):
         low, high = 0.0, 255.0
     scale = 1.0 if high > 1 else 255 / (high - low) if high > low else 1.0
-    floats = box.dtype != np.uint8
+    scaled = box.dtype != np.uint8 or scale != 1.0
     if n == 4:
         once(f"{env_id}: of the four channels of {name} the first three are shown" if axis == 2 else
              f"{env_id}: of the four layers of {name} the last three are shown")  # fmt: skip
 
     def convert(x: np.ndarray) -> np.ndarray:
-        if floats:
+        if scaled:
             x = ((x - (low if scale != 1.0 else 0.0)) * scale).round().clip(0, 255).astype(np.uint8)
         if x.ndim == 2:
             x = x[..., None]

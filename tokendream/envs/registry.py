@@ -59,9 +59,9 @@ def make(config: Config, n: int, *, evaluation: bool) -> Envs:
     return Watched(envs, config.env_name, env.step_timeout) if env.step_timeout else envs
 
 
-def spaces_of(config: Config, *, evaluation: bool = False) -> Spaces:
+def spaces_of(config: Config) -> Spaces:
     """What the config's environment shows and takes: one is made, and closed. Raises EnvError as `make` does."""
-    envs = make(config, 1, evaluation=evaluation)
+    envs = make(config, 1, evaluation=False)
     envs.close()
     return envs.spaces
 
@@ -101,8 +101,11 @@ def _gymnasium(env: EnvConfig, n: int, make: Make) -> Envs:
 
 
 def _gymnasium_protocol(env: EnvConfig) -> Protocol:
-    protocol: Protocol = {"action_repeat": env.repeat, "kwargs": env.kwargs, "wrappers": env.wrappers}
-    return {name: value for name, value in protocol.items() if value not in (1, "{}", "")}
+    protocol: Protocol = {
+        "action_repeat": env.repeat, "kwargs": env.kwargs, "wrappers": env.wrappers, "keys": env.keys,
+        "read_as": env.read_as,
+    }  # fmt: skip
+    return {name: value for name, value in protocol.items() if value not in (1, "{}", "", "auto")}
 
 
 def _family(make: Make, names: Callable[[], Iterable[str]], example: str, package: str) -> Family:

@@ -1,7 +1,7 @@
 """What every environment looks like to the agent: `Envs`, several games played in lockstep, and `Transition`.
 
 Everything here is numpy: frames are uint8, laid out as `spaces` says, and an action is one integer. Where the games
-come from is the business of `atari`, `gym` and `toy`; how a run chooses between them, of `make`.
+come from is the business of `atari`, `gym` and `families`; how a run chooses between them, of `registry`.
 """
 
 from __future__ import annotations

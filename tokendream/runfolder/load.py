@@ -58,7 +58,7 @@ class Trained:
             saved = SavedAgent(config, epoch, snapshot.tensors["agent"])
         config = saved.config
         compute = compute_for(config, device, read_facts(run))
-        spaces = spaces_of(config, evaluation=True)
+        spaces = spaces_of(config)
         check_actions(config, spaces.actions, saved.weights)
         agent = Agent.from_config(config, spaces)
         try:

@@ -1,4 +1,4 @@
-"""What an agent can do: the policy's distribution over it, its tokens, and what an environment receives."""
+"""What an agent can do: the policy's distribution over it, and its tokens."""
 
 from __future__ import annotations
 
@@ -89,10 +89,6 @@ class ActionSpace:
     def embedding(self, width: int) -> nn.Module:
         """One vector for each choice of each component: "*B" -> "*B A width"."""
         return _Table(self, width)
-
-    def to_env(self, action: Int64[Tensor, " B"]) -> Int64[np.ndarray, " B"]:
-        """What the environments receive: the numbers of the actions. Waits for the device."""
-        return action.cpu().numpy()
 
     def random(self, rng: np.random.Generator, n: int) -> Int64[np.ndarray, " n"]:
         """Uniformly random actions for n environments, one draw for all together."""

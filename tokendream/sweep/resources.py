@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokendream.config import ranges
-from tokendream.config.ranges import Count, CountOrNone
+from tokendream.config.ranges import Count, CountOrZero
 from tokendream.errors import ConfigError
 
 OURS = ("array", "error", "job-name", "open-mode", "output", "partition", "signal", "time")
@@ -19,19 +19,19 @@ class Resources:
     """What each run gets. All but `jobs`, `cores` and `runs_per_gpu` is SLURM's; here the runs take the machine's GPUs
     in turn."""
 
-    jobs: CountOrNone = 0
+    jobs: CountOrZero = 0
     """Runs at a time; 0 for `runs_per_gpu` a GPU, one where there is none, and all on SLURM."""
     runs_per_gpu: Count = 1
     """Runs at a time on each GPU of this machine; more than fit into its memory are refused."""
-    cores: CountOrNone = 0
+    cores: CountOrZero = 0
     """Cores of each run; 0 shares out those of this machine, and leaves it to SLURM there."""
     cluster: Literal["local", "slurm"] = "local"
     """Where the runs run: on this machine, or as jobs of SLURM."""
     partition: str = ""
     """SLURM's partition."""
-    gpus: CountOrNone = 1
+    gpus: CountOrZero = 1
     """GPUs of each run on SLURM; here the runs take the visible ones in turn."""
-    minutes: CountOrNone = 0
+    minutes: CountOrZero = 0
     """Time of a SLURM job; a run saves 10 minutes before its end and is queued again."""
     sbatch: tuple[str, ...] = ()
     """KEY=VALUE for sbatch, such as account=NAME, mem=32G or constraint=a100."""
