@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
@@ -23,8 +24,10 @@ BEGAN = pytest.StashKey[float]()
 
 with contextlib.suppress(ModuleNotFoundError):  # `test_install` takes the kernels away
     from tokendream.kernels import machine
+    from tokendream.reports import diagnose
 
     machine.calibration()  # compiled and measured here if it is nowhere yet: no test waits for it, and none says so
+    diagnose.BATCH = 8  # with 128, most of the time of a test that measures an agent goes there
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,29 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ended = train(run_dir)
     assert ended.code == 0, ended.err
     return digest(run_dir)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of preset tiny, trained to its end; a test that trains or spoils takes a copy."""
+    from tokendream.config.presets import TINY
+
+    return trained(TINY, tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few kilobytes a file, trained to its end; whoever changes it takes a copy."""
+    from torture.folders import SMALL
+
+    return trained(SMALL, tmp_path_factory.mktemp("small") / "run")
+
+
+def trained(config: Any, run_dir: Path) -> Path:
+    from tokendream.training import run
+
+    assert run.start(config, run_dir) == 0
+    return run_dir
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.evaluation.diagnosis.world import drift, world
 from tokendream.runfolder import files
 from tokendream.tokenizers.vq import VQTokenizer
-from tokendream.training import run as experiment
 
 
 def by_name(figures: tuple[Figure, ...] | list[Figure]) -> dict[str, float | None]:
@@ -191,9 +191,8 @@ def test_games_are_played_at_the_collecting_temperature(tmp_path, monkeypatch) -
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_command_writes_its_page(tmp_path, capsys, monkeypatch) -> None:
-    run = tmp_path / "run"
-    assert experiment.start(TINY, run) == 0
+def test_the_command_writes_its_page(finished, tmp_path, capsys, monkeypatch) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
     assert main(["diagnose", str(run), "--steps", "10"]) == 2
     assert "steps must be at least" in capsys.readouterr().err
     assert main(["diagnose", str(run), "--steps", "120"]) == 0

@@ -33,14 +33,6 @@ from tokendream.training import run as experiment
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A tiny run, trained to its end."""
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
-    assert experiment.start(TINY, run_dir) == 0
-    return run_dir
-
-
 def test_a_finished_run_holds_what_it_promises(finished):
     assert [r["epoch"] for r in read_metrics(finished / "metrics.jsonl")] == [1, 2, 3, 4]
     assert read_config(finished) == TINY

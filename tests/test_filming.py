@@ -13,30 +13,22 @@ from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
 from tokendream.reports import films
-from tokendream.training import run as experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
-    assert experiment.start(TINY, run_dir) == 0
-    return run_dir
-
-
-def test_a_picture_has_three_rows(run, tmp_path):
+def test_a_picture_has_three_rows(finished, tmp_path):
     out = tmp_path / "new" / "dream.png"
-    assert main(["dream", str(run), "--out", str(out), "--length", "8"]) == 0
+    assert main(["dream", str(finished), "--out", str(out), "--length", "8"]) == 0
     with Image.open(out) as picture:
         width, height = picture.size
     assert height == 2 * 3 * 64
     assert width == 2 * (8 * 64 + 7 * 2)
 
 
-def test_the_dream_starts_from_the_frame_it_is_compared_with(run, tmp_path):
+def test_the_dream_starts_from_the_frame_it_is_compared_with(finished, tmp_path):
     out = tmp_path / "dream.png"
-    assert main(["dream", str(run), "--out", str(out), "--length", "8"]) == 0
+    assert main(["dream", str(finished), "--out", str(out), "--length", "8"]) == 0
     with Image.open(out) as file:
         picture = np.asarray(file)
     reconstruction, dream = picture[128:256], picture[256:384]
@@ -44,10 +36,10 @@ def test_the_dream_starts_from_the_frame_it_is_compared_with(run, tmp_path):
     assert (picture[:128] != reconstruction).any()
 
 
-def test_films_of_a_dream_and_of_many_futures(run, tmp_path, capsys):
+def test_films_of_a_dream_and_of_many_futures(finished, tmp_path, capsys):
     for name, flags in (("one.mp4", []), ("many.mp4", ["--futures", "5"])):
         out = tmp_path / name
-        assert main(["dream", str(run), "--out", str(out), "--length", "6", *flags]) == 0
+        assert main(["dream", str(finished), "--out", str(out), "--length", "6", *flags]) == 0
         assert out.stat().st_size > 500
         assert str(out) in capsys.readouterr().out
 
@@ -80,15 +72,15 @@ def test_games_and_futures_have_their_temperatures(tmp_path, monkeypatch, capsys
     assert (played, dreamed) == ({0.7, 2.0}, {0.3, 2.0})
 
 
-def test_a_late_moment_needs_the_last_frames_only(run, tmp_path, monkeypatch):
+def test_a_late_moment_needs_the_last_frames_only(finished, tmp_path, monkeypatch):
     """The film is the same whether all frames of the games are kept or the last of them."""
     whole, kept = tmp_path / "whole.png", tmp_path / "kept.png"
-    assert main(["dream", str(run), "--out", str(whole), "--at", "200", "--length", "6"]) == 0
+    assert main(["dream", str(finished), "--out", str(whole), "--at", "200", "--length", "6"]) == 0
     monkeypatch.setattr(films, "KEPT", 1)
     made = []
     monkeypatch.setattr(ReplayBuffer, "__init__", lambda self, *a, _init=ReplayBuffer.__init__: (
         made.append(a[0]), _init(self, *a))[1])  # fmt: skip
-    assert main(["dream", str(run), "--out", str(kept), "--at", "200", "--length", "6"]) == 0
+    assert main(["dream", str(finished), "--out", str(kept), "--at", "200", "--length", "6"]) == 0
     assert made == [2 * (TINY.dream.burn_in + 6)]
     assert kept.read_bytes() == whole.read_bytes()
 
@@ -113,9 +105,9 @@ def test_a_grid_is_as_square_as_it_can_be():
         (["--futures", "-1"], "futures must be in 0..256, not -1"),
     ],
 )
-def test_bad_input_is_one_line(run, tmp_path, monkeypatch, capsys, flags, message):
+def test_bad_input_is_one_line(finished, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
-    assert main(["dream", str(run), *flags]) == 2
+    assert main(["dream", str(finished), *flags]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

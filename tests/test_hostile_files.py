@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from torture import FULL
-from torture.folders import SMALL, load_checkpoint, relist
+from torture.folders import load_checkpoint, relist
 from torture.tally import Tally
 
 from tokendream.cli.main import main
@@ -23,17 +23,8 @@ from tokendream.reports.results import Folder
 from tokendream.runfolder import files
 from tokendream.runfolder.load import read_config
 from tokendream.tokenizers import perceptual
-from tokendream.training import run as experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A run of a few kilobytes a file, trained to its end."""
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
-    assert experiment.start(SMALL, run_dir) == 0
-    return run_dir
 
 
 BIG = """
@@ -80,15 +71,15 @@ class Bomb:
         return (os.mkdir, (str(self.path),))
 
 
-def test_a_malicious_pickle_under_every_name_that_is_read(finished, tmp_path, capsys, tally: Tally):
+def test_a_malicious_pickle_under_every_name_that_is_read(small, tmp_path, capsys, tally: Tally):
     marker = tmp_path / "unpickled"
     bomb = pickle.dumps(Bomb(marker))
-    names = [p.relative_to(finished) for p in finished.rglob("*") if p.is_file() and "tensorboard" not in p.parts]
+    names = [p.relative_to(small) for p in small.rglob("*") if p.is_file() and "tensorboard" not in p.parts]
     names += [Path("checkpoints/epoch-000004/agent.pt"), Path("checkpoints/epoch-000004/agent.pkl")]
     assert len(names) > 20
     for name in names:
         run_dir = tmp_path / "run"
-        shutil.copytree(finished, run_dir)
+        shutil.copytree(small, run_dir)
         (run_dir / name).write_bytes(bomb)
         if name.parent.name == "epoch-000004" and name.name != "manifest.json":
             relist(run_dir, run_dir / name, bomb)
@@ -125,9 +116,9 @@ def test_damaged_lpips_weights_are_refused(network, damage, tmp_path, tally: Tal
     [".lock", "config.json", "metrics.jsonl", "metrics.jsonl.part", "facts.json", "report.html.part", "tensorboard",
      "checkpoints", "replay", "evaluation", "films", "pictures/real.png", "evaluation/final.json.part", "faults"],
 )  # fmt: skip
-def test_a_link_leads_nowhere(finished, tmp_path, capsys, name, tally: Tally):
+def test_a_link_leads_nowhere(small, tmp_path, capsys, name, tally: Tally):
     run_dir, outside = tmp_path / "run", tmp_path / "outside"
-    shutil.copytree(finished, run_dir)
+    shutil.copytree(small, run_dir)
     path = run_dir / name
     if path.is_dir():
         shutil.move(path, outside)
@@ -145,9 +136,9 @@ def test_a_link_leads_nowhere(finished, tmp_path, capsys, name, tally: Tally):
     tally("links out of a run folder", 1, 0, "refused, nothing read or written behind them")
 
 
-def test_what_a_file_says_cannot_steer_a_terminal_or_a_page(finished, tmp_path, capsys, tally: Tally):
+def test_what_a_file_says_cannot_steer_a_terminal_or_a_page(small, tmp_path, capsys, tally: Tally):
     run_dir = tmp_path / "run"
-    shutil.copytree(finished, run_dir)
+    shutil.copytree(small, run_dir)
     path = next((run_dir / "evaluation").glob("epoch-*"))
     data = json.loads(path.read_text())
     data["protocol"]["epoch"] = "<script>alert(1)</script>"

@@ -1,6 +1,7 @@
 """Experience from several environments at once: rows side by side, the same games, exact resume in the middle."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -144,11 +145,16 @@ def test_rows_of_another_number_of_environments_are_refused():
         trainer(several(3), envs)
 
 
+@functools.cache
+def uncut(config: Config) -> Trainer:
+    return finish(trainer(config))
+
+
 @pytest.mark.parametrize(("moment", "forget"), [(5, False), (22, True), (52, False)])
 def test_going_on_from_a_checkpoint_is_going_on(moment, forget, tmp_path):
     """In the middle of three games, saved to the disk and loaded: all that follows is the same to the bit."""
     config = several(3, forget_every_epoch=forget, capacity=100)
-    straight = finish(trainer(config))
+    straight = uncut(config)
     cut, countdown = trainer(config), iter(range(moment))
     while cut.run_epoch(stop=lambda: next(countdown, None) is None):
         cut.close_epoch()

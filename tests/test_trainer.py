@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import time
 
 import numpy as np
@@ -26,10 +27,10 @@ CPU = Compute(torch.device("cpu"), torch.float32)
 
 def trainer(config: Config = TINY) -> Trainer:
     torch.manual_seed(config.seed)
-    envs = make(config, 1, evaluation=False)
+    envs = make(config, config.collect.envs, evaluation=False)
     agent = Agent.from_config(config, envs.spaces)
-    size = config.env.size
-    return Trainer(config, agent, envs, ReplayBuffer(config.collect.capacity, (3, size, size)), CPU)
+    replay = ReplayBuffer.of(envs.spaces, config.collect.capacity, envs=config.collect.envs)
+    return Trainer(config, agent, envs, replay, CPU)
 
 
 def same(a, b) -> bool:
@@ -61,6 +62,16 @@ def finish(t: Trainer) -> Trainer:
         t.run_epoch()
         t.close_epoch()
     return t
+
+
+@functools.cache
+def uncut(config: Config) -> tuple[list, list]:
+    """Everything at the end of a run that is never cut, and its records."""
+    t, records = trainer(config), []
+    while not t.finished:
+        t.run_epoch()
+        records.append(t.close_epoch())
+    return everything(t), records
 
 
 def cut_after(updates: int, config: Config) -> Trainer:
@@ -164,12 +175,7 @@ def test_memory_is_cleared_at_every_epoch_and_warmed_on_the_last_steps():
 )
 def test_going_on_from_a_snapshot_is_going_on(moment, config):
     """Stop after any update, save, build everything again, restore: all that follows is the same to the bit."""
-    straight = trainer(config)
-    records = []
-    while not straight.finished:
-        straight.run_epoch()
-        records.append(straight.close_epoch())
-
+    end, records = uncut(config)
     cut = trainer(config)
     countdown = iter(range(moment))
     cut_records = []
@@ -184,7 +190,7 @@ def test_going_on_from_a_snapshot_is_going_on(moment, config):
         resumed.run_epoch()
         cut_records.append(resumed.close_epoch())
 
-    assert same(everything(straight), everything(resumed))
+    assert same(end, everything(resumed))
     assert [without_timing(r) for r in records] == [without_timing(r) for r in cut_records]
 
 
@@ -291,12 +297,12 @@ def test_encoding_every_frame_once_changes_no_result(name):
 
 def collected(n: int, logits: list[float], **settings) -> np.ndarray:
     """n actions of an agent whose logits are these whatever it sees, collected by a config with these settings."""
-    config = dataclasses.replace(TINY, collect=dataclasses.replace(TINY.collect, capacity=n, **settings))
+    config = dataclasses.replace(TINY, collect=dataclasses.replace(TINY.collect, capacity=n, envs=4, **settings))
     t = trainer(config)
     with torch.no_grad():
         t.agent.actor_critic.actor.weight.zero_()
         t.agent.actor_critic.actor.bias.copy_(torch.tensor(logits))
-    for _ in range(n):
+    for _ in range(n // 4):
         t.update("collect")
     return t.replay.export(0, n)["action"]
 
