@@ -14,6 +14,7 @@ from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
 CONFIG = vary(TINY, "world_model", dropout=0.0)  # else the random numbers are others
+CONFIG = vary(vary(CONFIG, "env", size=16), "tokenizer", downsamples=2)  # as many tokens of smaller frames
 UPDATES = 6
 
 
@@ -22,7 +23,7 @@ def norms(part: str, device: torch.device, *, compiled: bool) -> tuple[list[floa
     torch.manual_seed(0)
     compute = Compute(device, torch.float32, kernels=False, compile=compiled)
     agent = Agent.from_config(CONFIG, ACTIONS)
-    trainer = Trainer(CONFIG, agent, StillEnvs(64), synthetic_replay(64, 64, device), compute)
+    trainer = Trainer(CONFIG, agent, StillEnvs(16), synthetic_replay(64, 16, device), compute)
     return [float(trainer.update(part)["gradient_norm"]) for _ in range(UPDATES)], trainer.captured[part]
 
 

@@ -19,7 +19,7 @@ from tokendream.config.presets import PRESETS, TINY, vary
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 
-SMALL = vary(TINY, "world_model", layers=1, segment_length=3)
+SMALL = vary(vary(TINY, "world_model", layers=1, segment_length=3), "dream", horizon=2, burn_in=1)
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = SECTION.begin, SECTION.end
 
