@@ -18,7 +18,7 @@ from benchmarks.figures import ABSORB, FOUR, REM, Cell, Claims
 from benchmarks.machine import environment
 from benchmarks.measure import Effort, Work, fitting_batch, measure
 from benchmarks.page import Section
-from benchmarks.workload import HALVINGS, Workload, grids
+from benchmarks.workload import HALVINGS, Workload, grids, require_image
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.presets import OF_POP, vary
@@ -55,6 +55,7 @@ def main(
         bare = vary(bare, "env", id=env)
         spaces = spaces_of(bare)
     else:
+        require_image(bare)
         grids(bare)  # raises, where there are none
     compute = begin(bare, device, cpu_time=cpu_time, out=out, page=page, section=section)
     progress = Progress()

@@ -29,7 +29,7 @@ from benchmarks.page import head, line, short
 from benchmarks.report import Findings
 from benchmarks.speed import Item, items, take
 from benchmarks.speed_page import markdown
-from benchmarks.workload import Workload
+from benchmarks.workload import Workload, require_image
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, ScheduledPhase
@@ -71,6 +71,7 @@ class Target:
 def main(config: Config, device: str, *, out: Path | None) -> int:
     """Measure, write, print. Raises ConfigError where the device is not there."""
     compute = compute_for(config, device)
+    require_image(config)
     name = torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "cpu"
     if out is None:
         out = Path("results") / f"gpu-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}" / "bench.json"

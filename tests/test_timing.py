@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokendream.cli.main import main
-from tokendream.config.presets import REM, TINY
+from tokendream.config.presets import REM, TINY, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.errors import NonFiniteError
@@ -156,9 +156,17 @@ def test_before_a_run_an_update_of_each_phase_is_known_by_hand(monkeypatch):
     assert timing.guess(longer, cpu, SPACES, print) == {}
 
 
-def test_the_seconds_of_an_update_are_those_of_what_the_environment_shows():
+def test_the_seconds_of_an_update_are_those_of_what_the_environment_shows(monkeypatch):
     """A vector of five features has no frames to halve: every phase is timed on what the agent will see."""
     vector = Spaces(Layout((Part("x", "vector", (5,)),)), ActionSpace((51, 51)), ("a", "b"))
     speed = timing.measure(TINY, Compute.resolve("cpu", "float32"), seconds=0.0, say=lambda _: None, brief=True,
                            spaces=vector)  # fmt: skip
     assert [row.name for row in speed.rows] == ["collect", *PARTS, "encode"]
+    asked = []
+    monkeypatch.setattr(timing, "measure", lambda *_, **how: asked.append(how["spaces"]) or made())
+    for env in ("any_spaces:AnyVector-v0", "Breakout"):
+        assert timing.main(vary(TINY, "env", id=env), "cpu", quick=True, out=None) == 0
+    assert [(spaces.observation.frame_shape, spaces.actions.n) for spaces in asked] == [
+        ((20,), 51**3),
+        ((3, 64, 64), 18),
+    ]
