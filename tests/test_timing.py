@@ -117,6 +117,7 @@ def test_an_epoch_and_a_run_by_hand():
     assert dataclasses.replace(part, batch=1).full_update == 16.0
     speed.rows.pop()
     assert speed.epoch(1) == {}
+    assert speed.to_json()["run_hours"] is None
 
 
 def test_frames_are_encoded_once_an_epoch():

@@ -129,7 +129,7 @@ class Speed:
             ],
             "skipped": self.skipped,
             "epoch_seconds": self.full_epoch,
-            "run_hours": self.hours,
+            "run_hours": self.hours if self.full_epoch else None,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
         }
 
