@@ -1,4 +1,4 @@
-"""The command: what is measured, in which order, and how long it may take."""
+"""`python -m benchmarks speed`: what is measured, in which order, and how long it may take."""
 
 from __future__ import annotations
 
