@@ -18,10 +18,10 @@ from benchmarks.figures import ABSORB, FOUR, REM, Cell, Claims
 from benchmarks.machine import environment
 from benchmarks.measure import Effort, Work, fitting_batch, measure
 from benchmarks.page import Section
-from benchmarks.workload import HALVINGS, Workload, grids
+from benchmarks.workload import HALVINGS, Workload, grids, require_image
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
-from tokendream.config.presets import OF_POP, vary
+from tokendream.config.presets import NO_WINDOWS, OF_POP, vary
 from tokendream.device import Compute
 from tokendream.envs.registry import spaces_of
 from tokendream.spaces.observations import Spaces
@@ -49,12 +49,13 @@ def main(
     With `env`, of what that environment shows, at its own number of tokens, instead of images.
     """
     section = Section(f"{SECTION.command} --env {env}") if env else SECTION
-    bare = vary(config, "world_model", **OF_POP)
+    bare = vary(config, "world_model", **OF_POP, **NO_WINDOWS)
     spaces: Spaces | None = None
     if env:
         bare = vary(bare, "env", id=env)
         spaces = spaces_of(bare)
     else:
+        require_image(bare)
         grids(bare)  # raises, where there are none
     compute = begin(bare, device, cpu_time=cpu_time, out=out, page=page, section=section)
     progress = Progress()

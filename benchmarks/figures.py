@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +28,11 @@ class Spread(NamedTuple):
     median: float
     low: float
     high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """The median, least and most of them."""
+        return Spread(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Cell:
     def times_as_fast(self, fast: str, slow: str) -> Spread:
         """How many times as fast one is as the other, by the rounds in which both were timed."""
         ratios = [b / a for a, b in zip(self.seconds[fast], self.seconds[slow], strict=True)]
-        return Spread(statistics.median(ratios), min(ratios), max(ratios))
+        return Spread.of(ratios)
 
 
 @dataclass

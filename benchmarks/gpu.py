@@ -7,8 +7,11 @@ taken away leaves what it had found. Nothing is downloaded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
+import operator
 import os
 import re
 import statistics
@@ -22,14 +25,14 @@ from typing import Any
 import torch
 
 from benchmarks import speed
-from benchmarks.command import Progress, save
+from benchmarks.command import Progress
 from benchmarks.machine import copy_bandwidth, environment, matmul_peak, precisions
-from benchmarks.measure import Effort, Work
+from benchmarks.measure import Effort
 from benchmarks.page import head, line, short
 from benchmarks.report import Findings
-from benchmarks.speed import Item, items, take
+from benchmarks.speed import Build, Item, items, take
 from benchmarks.speed_page import markdown
-from benchmarks.workload import Workload
+from benchmarks.workload import Workload, require_image
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, ScheduledPhase
@@ -53,24 +56,15 @@ EPOCH_ROWS = 100_000
 """Most rows of the replay buffer in the timed epoch: as many as a run collects, which is its slowest epoch."""
 
 EPOCH_SECONDS, POP_TIMES, COLLECT_SECONDS = 5.0, 15.0, 0.25
-"""The figures to reach on an H100: an epoch of `rem`, POP against token by token, phases, 200 env steps."""
+"""The figures to reach on an H100: an epoch of `rem`, POP against token by token, 200 env steps."""
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A figure to reach, and what was found: None where it was not measured."""
-
-    name: str
-    wanted: str
-    found: float | None
-    met: bool | None
 
 
 def main(config: Config, device: str, *, out: Path | None) -> int:
     """Measure, write, print. Raises ConfigError where the device is not there."""
     compute = compute_for(config, device)
+    require_image(config)
     name = torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "cpu"
     if out is None:
         out = Path("results") / f"gpu-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}" / "bench.json"
@@ -97,34 +91,37 @@ class Bench:
 
     def run(self) -> None:
         """Every part in turn, the many phases last."""
-        parts: Iterator[tuple[str, Callable[[], Any]]] = iter(
-            [
-                ("machine", self._machine),
-                ("epoch", lambda: epoch(self.config, self.compute)),
-                ("epoch, compiled", lambda: epoch(self.config, dataclasses.replace(self.compute, compile=True))),
-                ("tests", lambda: run_tests(self.compute)),
-                *((f"phases: {item.title}", lambda item=item: self._phase(item)) for item in self._items()),
-            ]
-        )
-        for name, part in parts:
+        for name, part in self._parts():
             if time.perf_counter() - self._began > SECONDS:
                 self.findings.skipped.append(name)
             else:
                 self._say(name)
-                self._try(name, part)
-            self.save()
+                with self._kept(name):
+                    found = part()
+                    if found is not None:
+                        self.facts[name] = found
 
-    def _try(self, name: str, part: Callable[[], Any]) -> None:
+    def _parts(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """One after the other, as work that is made takes memory."""
+        yield "machine", self._machine
+        yield "epoch", lambda: epoch(self.config, self.compute)
+        yield "epoch, compiled", lambda: epoch(self.config, dataclasses.replace(self.compute, compile=True))
+        yield "tests", lambda: run_tests(self.compute)
+        with self._kept("phases"):
+            for item in self._items():
+                yield f"phases: {item.title}", functools.partial(self._phase, item)
+
+    @contextlib.contextmanager
+    def _kept(self, name: str) -> Iterator[None]:
+        """Write down what fails, which must not take the other parts with it, and save."""
         try:
-            found = part()
-        except Exception as error:  # a part that fails must not take the others with it
+            yield
+        except Exception as error:
             self.errors[name] = f"{type(error).__name__}: {one_line(error)}"
             self._say(f"{name} failed: {self.errors[name]}")
-        else:
-            if found is not None:
-                self.facts[name] = found
         if self.compute.device.type == "cuda":
             torch.cuda.empty_cache()
+        self.save()
 
     def _machine(self) -> None:
         device = self.compute.device
@@ -146,45 +143,47 @@ class Bench:
         for name in ("collect", *PARTS):
             batch = getattr(config.training, name).batch if name in PARTS else 1
 
-            def eager(n: int, name: str = name) -> Work:
-                return plain.phase(name, n, dtype).named(f"{name}, plain")
+            def of(work: Workload, title: str, name: str = name) -> Build:
+                return lambda n: work.phase(name, n, dtype).named(title)
 
-            def replayed(n: int, name: str = name) -> Work:
-                return captured.phase(name, n, dtype)
-
-            def fused(n: int, name: str = name) -> Work:
-                return compiled.phase(name, n, dtype).named(f"{name}, compiled")
-
+            replayed = of(captured, name)
+            eager, fused = of(plain, f"{name}, plain"), of(compiled, f"{name}, compiled")
             yield Item(f"{name}, captured", (eager, replayed), batch, ("plain", "captured"))
             if name in PARTS:
                 yield Item(f"{name}, compiled", (replayed, fused), batch, ("captured", "captured and compiled"))
         yield from (item for item in items(config, self.compute, quick=False) if item.title not in ("collect", *PARTS))
 
-    def targets(self) -> list[Target]:
-        """The figures to reach, beside what was found."""
+    def targets(self) -> list[dict[str, Any]]:
+        """The figures to reach, beside what was found: None where it was not measured."""
         measured, compiled = (self.facts.get(name, {}).get("seconds", {}) for name in ("epoch", "epoch, compiled"))
         pop = [
             statistics.median(c.ratios)
             for c in self.findings.comparisons
             if (c.fast, c.slow) == ("POP", "token by token")
         ]
-        return [
-            _at_most("seconds of an epoch, all phases due, replay full", EPOCH_SECONDS, measured.get("total")),
-            _at_most("seconds of such an epoch with --compile", EPOCH_SECONDS, compiled.get("total")),
-            _at_most(f"seconds of its {self.config.collect.steps} env steps", COLLECT_SECONDS, measured.get("collect")),
-            _at_least("POP, times as fast as token by token, largest batch", POP_TIMES, pop[-1] if pop else None),
+        steps, most, least = self.config.collect.steps, ("at most", operator.le), ("at least", operator.ge)
+        figures = [
+            ("seconds of an epoch, all phases due, replay full", most, EPOCH_SECONDS, measured.get("total")),
+            ("seconds of such an epoch with --compile", most, EPOCH_SECONDS, compiled.get("total")),
+            (f"seconds of its {steps} env steps", most, COLLECT_SECONDS, measured.get("collect")),
+            ("POP, times as fast as token by token, largest batch", least, POP_TIMES, pop[-1] if pop else None),
         ]
+        return [
+            {"name": name, "wanted": f"{words} {wanted:g}", "found": found,
+             "met": None if found is None else reaches(found, wanted)}
+            for name, (words, reaches), wanted, found in figures
+        ]  # fmt: skip
 
     def save(self) -> None:
         """Write everything found so far; the file appears complete or not at all."""
         data = {
             **self.findings.to_json(),
             **self.facts,
-            "targets": [dataclasses.asdict(target) for target in self.targets()],
+            "targets": self.targets(),
             "errors": self.errors,
             "wall_seconds": time.perf_counter() - self._began,
         }
-        save(data, self._out)
+        files.replace_text(self._out, json.dumps(data, indent=1) + "\n")
 
     def lines(self) -> Iterator[str]:
         """Everything for people, as lines of Markdown, the targets last."""
@@ -198,8 +197,8 @@ class Bench:
         yield from ("", f"### Targets, {self.findings.environment['device']}", "")
         yield from head("figure", "wanted", "found", "met")
         for t in self.targets():
-            found = "not measured" if t.found is None else short(t.found)
-            yield line(t.name, t.wanted, found, {True: "yes", False: "NO", None: ""}[t.met])
+            found = "not measured" if t["found"] is None else short(t["found"])
+            yield line(t["name"], t["wanted"], found, {True: "yes", False: "NO", None: ""}[t["met"]])
 
 
 def epoch(config: Config, compute: Compute) -> dict[str, Any]:
@@ -272,11 +271,3 @@ def run_tests(compute: Compute) -> dict[str, Any]:
         return {"outcome": f"not finished in {TEST_SECONDS:g} s"}
     lines = ran.stdout.strip().splitlines()
     return {"outcome": lines[-1] if lines else one_line(Exception(ran.stderr)), "said": lines[-60:]}
-
-
-def _at_most(name: str, wanted: float, found: float | None) -> Target:
-    return Target(name, f"at most {wanted:g}", found, None if found is None else found <= wanted)
-
-
-def _at_least(name: str, wanted: float, found: float | None) -> Target:
-    return Target(name, f"at least {wanted:g}", found, None if found is None else found >= wanted)

@@ -27,9 +27,7 @@ class Point:
     @property
     def cost(self) -> Spread:
         """Seconds of a frame, or of an imagined step."""
-        return Spread(
-            *(s / self.units for s in (statistics.median(self.seconds), min(self.seconds), max(self.seconds)))
-        )
+        return Spread.of([s / self.units for s in self.seconds])
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ class Curve:
         """p of the cost as x^p, fitted to every round in which all sizes were timed; median, least and most."""
         x = [p.x for p in self.points]
         rounds = zip(*([s / p.units for s in p.seconds] for p in self.points), strict=True)
-        found = [power(x, y) for y in rounds]
-        return Spread(statistics.median(found), min(found), max(found))
+        return Spread.of([power(x, y) for y in rounds])
 
     @property
     def last_exponent(self) -> float:

@@ -19,9 +19,6 @@ from tokendream.config.presets import REM
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.training.workload import frames_encoded
 
-FORMAT = 2
-"""Version of the JSON."""
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -90,7 +87,6 @@ class Findings:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            "format": FORMAT,
             "preset": self.config.preset,
             "quick": self.quick,
             "clock": self.clock,
@@ -127,7 +123,6 @@ class Findings:
                 "max": max(row.seconds),
                 "repetitions": len(row.seconds),
             },
-            "updates_per_s": row.rate(1),
             "flop": row.flops,
             "tflops": row.rate(row.flops) / 1e12,
             "share_of_peak": row.rate(row.flops) / self.peaks[label.precision],

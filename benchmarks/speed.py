@@ -1,4 +1,4 @@
-"""The command: what is measured, in which order, and how long it may take."""
+"""`python -m benchmarks speed`: what is measured, in which order, and how long it may take."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.training.synthetic import synthetic_replay
+from tokendream.training.timing import shown
 
 QUICK = Effort(least=2, most=10, seconds=2.0, longest=8.0, total=120.0)
 FULL = Effort(least=5, most=50, seconds=20.0)
@@ -133,8 +134,13 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     A switch of the config is another `Workload`, of the config with that field changed, as token by token is here.
     """
     device, horizon = compute.device, config.dream.horizon
-    replay = synthetic_replay(QUICK_ROWS if quick else ROWS, config.env.size, device)
-    work = Workload(config, device, replay)
+    spaces = shown(config)
+    replay = synthetic_replay(QUICK_ROWS if quick else ROWS, spaces, device)
+
+    def made(config: Config) -> Workload:
+        return Workload(config, device, replay, spaces)
+
+    work = made(config)
     batches = {name: getattr(config.training, name).batch for name in PARTS}
     batches["dream"] = batches["actor_critic"] * config.dream.group
     small = {name: min(batch, batches[name]) for name, batch in SMALL.items()}
@@ -148,36 +154,35 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     yield Item("encode", (lambda batch: work.encode(batch, compute.dtype),), batches["tokenizer"])
     yield Item("policy", (lambda batch: work.policy(batch, compute.dtype),), 1)
 
-    steps = min(BY_TOKENS_STEPS, horizon)
-    sequential = Workload(ABLATIONS["no-pop"](config), device, replay)
+    if config.world_model.decoding == "pop":
+        steps = min(BY_TOKENS_STEPS, horizon)
+        sequential = made(ABLATIONS["no-pop"](vary(config, "world_model", shared_prediction_token=False)))
 
-    def by_tokens(batch: int) -> Work:
-        return sequential.dream(batch, compute.dtype, steps).named("dream by tokens")
+        def by_tokens(batch: int) -> Work:
+            return sequential.dream(batch, compute.dtype, steps).named("dream by tokens")
 
-    def by_frames(batch: int) -> Work:
-        return work.dream(batch, compute.dtype, steps)
+        def by_frames(batch: int) -> Work:
+            return work.dream(batch, compute.dtype, steps)
 
-    for batch in [small["dream"]] if quick else sorted({small["dream"], batches["dream"]}):
-        yield Item(f"dream by tokens, batch {batch}", (by_tokens, by_frames), batch, ("token by token", "POP"))
+        for batch in [small["dream"]] if quick else sorted({small["dream"], batches["dream"]}):
+            yield Item(f"dream by tokens, batch {batch}", (by_tokens, by_frames), batch, ("token by token", "POP"))
 
-    copying, drawing = (
-        Workload(vary(config, "world_model", copy_or_sample=copies), device, replay) for copies in (True, False)
-    )
-    yield Item(
-        "dream, copy or sample",
-        (
-            lambda batch: copying.dream(batch, compute.dtype, horizon).named("dream, copy or sample"),
-            lambda batch: drawing.dream(batch, compute.dtype, horizon),
-        ),
-        small["dream"],
-        ("copy or sample", "sampled"),
-    )
-    if config.tokenizer.perceptual != "none" and config.tokenizer.kind not in FITTED:
-        bare = update("tokenizer", work=Workload(vary(config, "tokenizer", perceptual="none"), device, replay))
+        copying, drawing = (made(vary(config, "world_model", copy_or_sample=copies)) for copies in (True, False))
+        yield Item(
+            "dream, copy or sample",
+            (
+                lambda batch: copying.dream(batch, compute.dtype, horizon).named("dream, copy or sample"),
+                lambda batch: drawing.dream(batch, compute.dtype, horizon),
+            ),
+            small["dream"],
+            ("copy or sample", "sampled"),
+        )
+    if spaces.observation.is_image and config.tokenizer.perceptual != "none" and config.tokenizer.kind not in FITTED:
+        bare = update("tokenizer", work=made(vary(config, "tokenizer", perceptual="none")))
         name = "tokenizer without LPIPS"
         yield Item(name, (_named(bare, name),), small["tokenizer"])
     if device.type == "cpu" and config.kernels and build.library() is not None:
-        plain = Workload(dataclasses.replace(config, kernels=False), device, replay)
+        plain = made(dataclasses.replace(config, kernels=False))
         for name, batch in small.items():
             yield Item(
                 f"{name}, kernels",

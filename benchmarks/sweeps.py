@@ -19,7 +19,7 @@ from benchmarks.growth import Curve, Point, Sweeps
 from benchmarks.machine import PRECISIONS, environment, give_back_freed_memory
 from benchmarks.measure import Effort, Work, measure
 from benchmarks.sweeps_page import SECTION, draw, markdown
-from benchmarks.workload import Workload, grids
+from benchmarks.workload import Workload, grids, require_image
 from tokendream.config.config import Config
 from tokendream.config.presets import vary
 from tokendream.device import Compute
@@ -81,6 +81,7 @@ class CurvePlan:
 
 def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path | None, page: Path | None) -> int:
     """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
+    require_image(config)
     grids(config)  # raises, where there are none
     compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
     progress = Progress()

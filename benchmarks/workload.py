@@ -25,9 +25,17 @@ from tokendream.kernels.install import install, uninstalled
 from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import workload
 from tokendream.training.synthetic import ACTIONS
+from tokendream.training.timing import shown
 
 HALVINGS = (1, 0, -1)
 """Of the grid's side, beside the preset's own: a quarter of its tokens a frame, its own, four times as many."""
+
+
+def require_image(config: Config) -> None:
+    """Raise ConfigError for a config whose environment shows anything but one image."""
+    if not shown(config).observation.is_image:
+        name, env = config.preset, config.env.id
+        raise ConfigError(f"preset {name} plays without an image: try claims --preset {name} --env {env}")
 
 
 def grids(config: Config, halvings: Sequence[int] = HALVINGS) -> list[Config]:

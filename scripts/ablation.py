@@ -24,6 +24,7 @@ from tokendream.config.config import Config
 from tokendream.config.presets import CONTROL, GRID, vary
 from tokendream.errors import TokendreamError, nearest
 from tokendream.evaluation.evaluation import Evaluation
+from tokendream.reports.charts import figure_svg
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.sweep.local import LocalEngine
 from tokendream.sweep.plan import Trial
@@ -138,7 +139,7 @@ def slug(text: str) -> str:
 
 def trials(folder: Path, wanted: Sequence[str] = ()) -> list[Trial]:
     """Every run, all rows of a seed before the next seed's, so that a sweep that is cut has whole seeds. Raises
-    ConfigError for a row that there is not."""
+    TokendreamError for a row that there is not."""
     known = {row: None for _, ingredients in PROBLEMS.values() for row in rows(ingredients)}
     for row in wanted:
         if row not in known:
@@ -241,27 +242,24 @@ def draw(kept: Path) -> None:
     """The plot, if there is anything to draw."""
     if not _any(kept):
         return
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     found = {problem: effects(kept, problem) for problem in PROBLEMS}
-    figure, panels = plt.subplots(1, len(found), figsize=(5 * len(found), 5.4), squeeze=False, layout="tight")
-    for axes, (problem, named) in zip(panels.flat, found.items(), strict=True):
-        for side, (what, shift) in enumerate((("alone, on REM", 0.15), ("cut out of all", -0.15))):
-            shown = [(i + shift, *sides[side]) for i, sides in enumerate(named.values()) if sides[side]]  # type: ignore[misc]
-            if shown:
-                y, mean, low, high = map(np.array, zip(*shown, strict=True))
-                axes.errorbar(mean, y, xerr=(mean - low, high - mean), fmt="o", markersize=4, label=what)
-        axes.axvline(0, color="0.4", linewidth=0.9)
-        axes.set_yticks(range(len(named)), list(named))
-        axes.set_title(problem)
-        axes.set_xlabel("what it adds to the score, 95% over seeds")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    figure.savefig(PAGE.parent / PLOT, metadata={"Date": None})
-    plt.close(figure)
+
+    def panels(figure: Any) -> None:
+        (across,) = figure.subplots(1, len(found), squeeze=False)
+        for axes, (problem, named) in zip(across, found.items(), strict=True):
+            for side, (what, shift) in enumerate((("alone, on REM", 0.15), ("cut out of all", -0.15))):
+                shown = [(i + shift, *sides[side]) for i, sides in enumerate(named.values()) if sides[side]]  # type: ignore[misc]
+                if shown:
+                    y, mean, low, high = map(np.array, zip(*shown, strict=True))
+                    axes.errorbar(mean, y, xerr=(mean - low, high - mean), fmt="o", markersize=4, label=what)
+            axes.axvline(0, color="0.4", linewidth=0.9)
+            axes.set_yticks(range(len(named)), list(named))
+            axes.set_title(problem)
+            axes.set_xlabel("what it adds to the score, 95% over seeds")
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False)
+
+    (PAGE.parent / PLOT).write_text(figure_svg(panels, 5.0 * len(found), 5.4))
 
 
 def page(kept: Path) -> str:

@@ -40,11 +40,6 @@ def frames_of(config: Config, frames: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows["frame"]), torch.from_numpy(np.concatenate(([False], ~rows["last"][:-1])))
 
 
-def fit(V: Fitted, frames: Tensor) -> list[int]:
-    """Show V the frames. Returns how many codes changed in each third."""
-    return [V.fit(third).changed for third in frames.chunk(3)]
-
-
 def train(V: Learned, config: Config, frames: Tensor, compute: Compute) -> None:
     """Updates on frames drawn at random, as the trainer does them."""
     assert isinstance(V, torch.nn.Module)
@@ -64,7 +59,7 @@ def compare(config: Config) -> dict[str, Any]:
     frames, _ = frames_of(config, SHOWN, seed)
     began, changed = time.process_time(), None
     if isinstance(V, Fitted):
-        changed = fit(V, frames)
+        changed = [V.fit(third).changed for third in frames.chunk(3)]  # codes
     elif isinstance(V, Learned):
         train(V, config, frames, compute)
     seconds = time.process_time() - began

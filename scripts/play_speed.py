@@ -46,11 +46,17 @@ def say(socket, *command) -> None:
     socket.send(json.dumps(command))
 
 
-def rate(socket, mode: str) -> float:
+def enter(socket, mode: str, fps: int) -> None:
     say(socket, "mode", mode)
-    say(socket, "speed", 60)
+    say(socket, "speed", fps)
+    start = time.monotonic()
     while picture(socket)["mode"] != mode:
-        pass
+        if time.monotonic() - start > 30:
+            sys.exit(f"play_speed: there is no mode {mode} for this run")
+
+
+def rate(socket, mode: str) -> float:
+    enter(socket, mode, 60)
     count, start = 0, time.monotonic()
     while time.monotonic() - start < SECONDS:
         picture(socket)
@@ -60,10 +66,7 @@ def rate(socket, mode: str) -> float:
 
 def over_the_websocket(socket, buttons: list[str]) -> list[float]:
     """Milliseconds from a button to the picture after its action, and back to none."""
-    say(socket, "mode", "person-dream")
-    say(socket, "speed", 15)
-    while picture(socket)["mode"] != "person-dream":
-        pass
+    enter(socket, "person-dream", 15)
     times, idle = [], picture(socket).get("action")
     for i in range(KEYS):
         time.sleep(0.037 * (i % 5))  # at any moment between two steps
@@ -102,7 +105,9 @@ def main(run: str) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     said = ""
     while "Ctrl-C" not in said:
-        said += process.stdout.readline()
+        if not (line := process.stdout.readline()):
+            sys.exit("play_speed: play ended before it began")
+        said += line
     url = re.search(r"http://\S+", said)[0]
     address = url.removeprefix("http://").rstrip("/")
     print(said.splitlines()[-5], f"load {os.getloadavg()[0]:.1f}", sep="; ")

@@ -81,8 +81,7 @@ def time_of(name: str, where: str, benched: dict[str, Any]) -> str:
         minutes = sorted(run.minutes for run in runs)
         devices = {_short(run.facts["device"]) for run in runs}
         return f"{minutes[0]:.0f} to {minutes[-1]:.0f} min ({len(runs)} runs, {' or '.join(sorted(devices))})"
-    if name in benched:
-        hours = benched[name]["run_hours"]
+    if (hours := benched.get(name, {}).get("run_hours")) is not None:
         long = f"{hours:,.0f} h" if hours >= 3 else f"{60 * hours:,.0f} min"
         return f"{long} (computed, {_short(benched[name]['machine']['device'])})"
     speed = json.loads((ROOT / "docs" / "speed.json").read_text())

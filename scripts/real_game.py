@@ -24,7 +24,7 @@ from torch import Tensor
 from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.cli.flags import parse_train
 from tokendream.config.config import Config
-from tokendream.config.presets import vary
+from tokendream.config.presets import CUTS
 from tokendream.device import Compute, processor
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import Experience, clipped_loss, parts
@@ -84,7 +84,7 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
 
 def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *flags: str) -> None:
     """Train, and evaluate so many times on the way."""
-    config = vary(parse_train([preset, "--seed", seed, "--env", game, *flags]).config, "dream", group=1)
+    config = CUTS["no-group"](parse_train([preset, "--seed", seed, "--env", game, *flags]).config)  # as many games
     compute, phase = compute_for(config), config.training.actor_critic
     torch.manual_seed(config.seed)
     envs = make(config, phase.batch, evaluation=False)

@@ -7,13 +7,14 @@ import torch
 
 from benchmarks import measure as measure_module
 from benchmarks import report, speed
+from benchmarks.__main__ import main
 from benchmarks.counting import count_flops
 from benchmarks.measure import Effort, Label, Row, Work, fitting_batch, measure
 from benchmarks.page import WALL
 from benchmarks.profiling import top_operators
 from benchmarks.speed_page import SECTION, markdown
 from benchmarks.workload import Workload
-from tokendream.config.presets import REM, TINY, vary
+from tokendream.config.presets import PRESETS, REM, TINY, preset, vary
 from tokendream.errors import ConfigError
 from tokendream.kernels.cpu import build
 from tokendream.kernels.machine import compute_for
@@ -87,6 +88,28 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
     assert said.out == f"Written to {out}\nWritten to {page}\n"
     assert "world_model, float32" in page.read_text()
     assert "profiler" not in said.err
+
+
+def test_works_are_of_what_the_preset_plays_and_has():
+    """A vector of five features is five tokens; without POP nothing is compared with it."""
+    compute = compute_for(TINY, "cpu")
+
+    def titles(config):
+        return {item.title: item for item in speed.items(config, compute, quick=True)}
+
+    without = titles(vary(preset("tiny-no-pop"), "env", id="any_spaces:AnyVector-v0"))
+    assert without["encode"].builds[0](3).label.tokens == 3 * 5
+    assert titles(preset("tiny-one-prediction-token")).keys() - without.keys() == {
+        "dream by tokens, batch 2", "dream, copy or sample",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["claims", "sweeps", "gpu"])
+def test_where_images_are_timed_a_preset_without_one_is_refused(command, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "tiny", vary(TINY, "env", id="any_spaces:AnyVector-v0"))
+    assert main([command, "--preset", "tiny", "--device", "cpu"]) == 2
+    wanted = "preset tiny plays without an image: try claims --preset tiny --env any_spaces:AnyVector-v0"
+    assert wanted in capsys.readouterr().err
 
 
 def test_bad_arguments_are_named_before_anything_is_timed(tmp_path, monkeypatch):

@@ -65,6 +65,7 @@ def test_every_part_is_measured_and_every_target_judged(tmp_path, capsys):
         assert type(target["met"]) is bool
     assert "`python -m benchmarks gpu --preset tiny`" in said
     assert "Targets" in said
+    assert said.count("Written to") == 1
     assert "| not measured |" not in said
 
 
@@ -73,10 +74,10 @@ def test_a_part_that_fails_takes_no_other_with_it(tmp_path, capsys, monkeypatch)
         raise RuntimeError("CUDA error: an illegal\nmemory access")
 
     monkeypatch.setattr(gpu, "epoch", broken)
-    monkeypatch.setattr(gpu, "items", lambda *_, **__: iter(()))
+    monkeypatch.setattr(gpu, "items", lambda *_, **__: map(broken, [0]))
     data, said = bench(tmp_path / "bench.json", capsys)
-    said_of_both = "RuntimeError: CUDA error: an illegal memory access"
-    assert data["errors"] == {"epoch": said_of_both, "epoch, compiled": said_of_both}
+    fault = "RuntimeError: CUDA error: an illegal memory access"
+    assert data["errors"] == dict.fromkeys(("epoch", "epoch, compiled", "phases"), fault)
     assert len(data["rows"]) == 14
     assert [t["found"] is None for t in data["targets"]] == [True] * 4
     assert "| not measured |" in said

@@ -147,7 +147,8 @@ def test_what_an_environment_shows_is_timed_at_its_own_number_of_tokens(short, t
 
 def test_what_no_time_is_left_for_is_said(short, monkeypatch, capsys):
     monkeypatch.setattr(claims_module, "QUICK", Effort(least=1, most=1, seconds=0.0, total=0.0))
-    assert claims_module.main(TINY, "cpu", quick=True, cpu_time=False, out=None, page=None) == 0
+    windows = vary(TINY, "world_model", shortest_window=2.0, longest_window=4.0)  # a Transformer has none
+    assert claims_module.main(windows, "cpu", quick=True, cpu_time=False, out=None, page=None) == 0
     assert (
         "Left out for lack of time**: dream, 4 tokens, batch 2; training, 4 tokens, batch 2" in capsys.readouterr().out
     )

@@ -145,6 +145,10 @@ def test_play_opens_the_recording_that_its_flag_names(run, tmp_path):
                 client.say("step")
                 client.until(lambda c, step=step: c.state["replay"]["at"] == step + 1)
                 assert (client.state["action"], client.state["reward"]) == taken[step]
+        client.facts.clear()
+        client.say("reload")
+        client.until(lambda c: any("setup" in fact for fact in c.facts))
+        assert client.setup()["episodes"][0] == f"a game · {steps} steps"
         assert "Traceback" not in process.end(signal.SIGINT)
         client.close()
     rows = safetensors.numpy.load_file(moved)

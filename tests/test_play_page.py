@@ -194,6 +194,16 @@ def test_uncertainty_is_shown_of_tokens_that_are_no_grid(page, tmp_path):
         page.until("document.body.dataset.mode && !document.body.classList.contains('lost')")
 
 
+def test_what_is_expected_stays_within_the_plot(page):
+    expected = page.js("""import('/draw.js').then(({plot}) => {
+      const svg = document.getElementById('plot');
+      plot(svg, [[0, 0], [0, 0], [50, -50]], 240);
+      const {y, height} = svg.querySelector('path.expected').getBBox();
+      return [y, y + height, svg.clientHeight];
+    })""")
+    assert 0 < expected[0] < expected[1] < expected[2]
+
+
 @pytest.mark.parametrize(("number", "mode"), [(6, "person-both"), (4, "person-dream"), (8, "replay-both")])
 def test_a_phone_holds_all_of_it(page, number, mode):
     page.size(390, 844, 2, mobile=True)

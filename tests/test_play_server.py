@@ -204,10 +204,14 @@ def test_one_holds_the_controls_and_others_watch(server):
     second.until(lambda c: c.notices())
     assert second.notices() == ["somebody else holds the controls"]
     assert not server.session.paused
+    first.say("mode", "person-game")
+    first.say("hold", "LEFT")
+    second.until(lambda c: (c.state["mode"], c.state.get("action")) == ("person-game", 1))
     first.say("release")
     second.until(lambda c: any(t.get("you", {}).get("free") for t in c.facts))  # two sockets have no common order
     second.say("take")
     second.until(lambda c: any(t.get("you", {}).get("controls") for t in c.facts))
+    second.until(lambda c: c.state.get("action") == 0)  # nobody's key is held any more
     second.say("pause", True)
     second.until(lambda c: c.state["paused"])
     second.socket.socket.shutdown(socket.SHUT_RDWR)  # vanishes without a word

@@ -1,6 +1,7 @@
 """The session: every mode shows what it says, going back is exact, and nothing that can be asked for breaks it."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -61,6 +62,12 @@ def test_every_mode_moves_and_shows_its_panels(session, mode):
     assert len({picture(view).tobytes() for view in pictures}) > 1
     assert pictures[-1].state["step"] == 6
     assert pictures[-1].trace.shape == (3, 6)
+
+
+def test_uncertainty_is_of_what_tokens_are_drawn_from(session, monkeypatch):
+    M = session.agent.world_model
+    monkeypatch.setattr(M, "config", dataclasses.replace(M.config, token_temperature=1e-6))
+    assert tick(session).entropy.max() < 0.1
 
 
 def test_the_game_is_the_game(session, trained):

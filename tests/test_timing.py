@@ -120,6 +120,7 @@ def test_an_epoch_and_a_run_by_hand():
     assert dataclasses.replace(part, batch=1).full_update == 16.0
     speed.rows.pop()
     assert speed.epoch(1) == {}
+    assert speed.to_json()["run_hours"] is None
 
 
 def test_frames_are_encoded_once_an_epoch():
@@ -159,12 +160,20 @@ def test_before_a_run_an_update_of_each_phase_is_known_by_hand(monkeypatch):
     assert timing.guess(longer, cpu, SPACES, print) == {}
 
 
-def test_the_seconds_of_an_update_are_those_of_what_the_environment_shows():
+def test_the_seconds_of_an_update_are_those_of_what_the_environment_shows(monkeypatch):
     """A vector of five features has no frames to halve: every phase is timed on what the agent will see."""
     vector = Spaces(Layout((Part("x", "vector", (5,)),)), ActionSpace((51, 51)), ("a", "b"))
     speed = timing.measure(TINY, Compute.resolve("cpu", "float32"), seconds=0.0, say=lambda _: None, brief=True,
                            spaces=vector)  # fmt: skip
     assert [row.name for row in speed.rows] == ["collect", *PARTS, "encode"]
+    asked = []
+    monkeypatch.setattr(timing, "measure", lambda *_, **how: asked.append(how["spaces"]) or made())
+    for env in ("any_spaces:AnyVector-v0", "Breakout"):
+        assert timing.main(vary(TINY, "env", id=env), "cpu", quick=True, out=None) == 0
+    assert [(spaces.observation.frame_shape, spaces.actions.n) for spaces in asked] == [
+        ((20,), 51**3),
+        ((3, 64, 64), 18),
+    ]
 
 
 def test_what_only_the_first_update_of_an_epoch_does_is_timed_once(monkeypatch):

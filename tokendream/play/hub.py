@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 WINDOW = 6
@@ -70,6 +71,8 @@ class Hub:
     def __init__(self) -> None:
         self.viewers: list[Viewer] = []
         self.holder: Viewer | None = None
+        self.let_go: Callable[[], object] = lambda: None
+        """Called when the holder loses the controls: nobody holds its keys any more."""
         self._heard = 0.0
         self._facts: dict[str, Any] = {}
         self._latest: str | None = None
@@ -133,6 +136,8 @@ class Hub:
 
     def _hand(self, holder: Viewer | None) -> None:
         """Give the controls to a viewer or to nobody, and tell everyone how things stand."""
+        if self.holder not in (None, holder):
+            self.let_go()
         self.holder = holder
         for viewer in self.viewers:
             viewer.learn(you={"controls": viewer is holder, "free": holder is None, "viewers": len(self.viewers)})

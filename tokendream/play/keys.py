@@ -27,7 +27,7 @@ BUTTONS = {
 }
 """The buttons of a joystick and their keys."""
 
-IDLE = {"NOOP", "NONE", "STAY", "IDLE", "NOTHING", "DO_NOTHING", "WAIT"}
+NO_BUTTON = {"NOOP", "NONE", "STAY", "IDLE", "NOTHING", "DO_NOTHING", "WAIT"}
 """Names of an action that is no button."""
 
 SPARE = "YUIOHJKLNMBZQ"
@@ -55,7 +55,7 @@ class KeyLayout:
         for number, name in enumerate(names):
             word = re.sub(r"[\s_-]", "", name).upper()
             buttons = frozenset(_WORD.findall(word)) if _ALL.fullmatch(word) else frozenset()
-            if (not buttons and name.upper() not in IDLE) or buttons in actions:
+            if (not buttons and name.upper() not in NO_BUTTON) or buttons in actions:
                 buttons = frozenset({f"{name}#{number}" if name in names[:number] else name})
                 letter = next(spare, None)
                 keys[next(iter(buttons))] = (f"Key{letter}",) if letter else ()

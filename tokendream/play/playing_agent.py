@@ -34,7 +34,7 @@ class PlayingAgent:
         self.trained, self.temperature = trained, temperature
         self._agent, self._compute = trained.agent, trained.compute
         self._generator = torch.Generator(trained.compute.device).manual_seed(seed)
-        self.rewards = trained.agent.world_model.rewards
+        self.world_model = trained.agent.world_model
 
     def fresh(self, frame: UInt8[np.ndarray, "*O"]) -> Dream:
         """A moment without a past."""

@@ -61,7 +61,7 @@ def play(
     bound = listening.getsockname()[1]
     if port not in (0, bound):
         _say(f"port {port} is in use: {bound} is taken instead")
-    player = SessionRunner(session, hub, run, folder, device)
+    player = SessionRunner(session, hub, run, folder, device, recording)
     server = serve(application(hub, player, Access(host, secret)), listening)
     _say(f"{trained.config.env_name}, epoch {trained.epoch}, {describe(trained.compute)}")
     if facts := facts_line(trained.facts):

@@ -35,9 +35,13 @@ WAITING = 256
 class SessionRunner:
     """Runs a session for its viewers."""
 
-    def __init__(self, session: Session, hub: Hub, run_dir: Path, recordings: Path, device: str) -> None:
+    def __init__(
+        self, session: Session, hub: Hub, run_dir: Path, recordings: Path, device: str, opened: Path | None = None
+    ) -> None:
+        """`opened`: a recording from elsewhere, the first of what can be replayed."""
         self.session, self._hub = session, hub
-        self._run_dir, self._recordings, self._device = run_dir, recordings, device
+        self._run_dir, self._recordings, self._device, self._opened = run_dir, recordings, device, opened
+        hub.let_go = lambda: self.submit("hold", "")
         self._waiting: queue.Queue[tuple[str, list[Any]]] = queue.Queue(WAITING)
         self._stopping = threading.Event()
         self._recorder: Recorder | None = None
@@ -179,7 +183,9 @@ class SessionRunner:
 
     def _reload(self) -> None:
         trained = Trained.load(self._run_dir, self._device)
-        self.session.reload(trained, library.episodes(self._run_dir, self._recordings, trained, self._tell))
+        opened = library.open_recording(self._opened, trained) if self._opened else []
+        known = library.episodes(self._run_dir, self._recordings, trained, self._tell)
+        self.session.reload(trained, [*opened, *known])
         self._newest = trained.epoch
         self._set_up()
         self._tell(f"playing the checkpoint of epoch {trained.epoch}")

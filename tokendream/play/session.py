@@ -220,14 +220,14 @@ class Session:
         seen, dream = now.seen, following
         if self.mode.truth is None:
             end = bool(dreamt.outcome.end)
-            last_step = LastStep.of(dreamt, agent.rewards, float(dreamt.outcome.reward), end, end)
+            last_step = LastStep.of(dreamt, agent.world_model, float(dreamt.outcome.reward), end, end)
         else:
             reward, end, over = self._world.step(action)
             seen = agent.corrected(following, self._world.frame, end=end or over)
             if self.mode.free:
                 assert now.dream is not None
                 dream, dreamt = agent.step(now.dream, action)
-            last_step = LastStep.of(dreamt, agent.rewards, reward, end, over)
+            last_step = LastStep.of(dreamt, agent.world_model, reward, end, over)
         self._past.append(now)
         self.now = self._moment(seen, dream, now.score + last_step.reward, now.step + 1, last_step)
         self.row = RecordedStep(before, ids(lead.tokens), action, last_step.reward, last_step.end, self._cut)

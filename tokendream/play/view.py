@@ -15,10 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from tokendream.agent.world_model import WorldModel
 from tokendream.dream.imagine import Dream, Step
 from tokendream.errors import TokendreamError
-from tokendream.nn.hl_gauss import HLGauss
-from tokendream.nn.sign import Sign
 from tokendream.play.playing_agent import PolicyValue
 from tokendream.reports import media
 
@@ -65,7 +64,8 @@ class LastStep:
 
     `reward`, `end` and `over` are those of the world that leads: the truth where there is one, else the dream's.
     `reward_probs` are those of a negative, no and a positive reward, `expected` is the reward that M expected, of which
-    it may have learned the sign alone; `entropy` is that of each predicted token, in nats.
+    it may have learned the sign alone; `entropy` is that of what each token of a dream is drawn
+    from, in nats.
     """
 
     action: int
@@ -78,12 +78,12 @@ class LastStep:
     entropy: Float32[np.ndarray, " K"]
 
     @staticmethod
-    def of(dreamt: Step, rewards: Sign | HLGauss, reward: float, end: bool, over: bool) -> LastStep:
-        """From a step with B = 1, what its logits of a reward mean, and what came of it."""
+    def of(dreamt: Step, M: WorldModel, reward: float, end: bool, over: bool) -> LastStep:
+        """From a step of M with B = 1, and what came of it."""
         p = dreamt.prediction
-        log_p = p.next_frame[0, 0].float().log_softmax(-1)
-        below, none, above = rewards.sign_logits(p.reward[0, 0]).float().softmax(-1).tolist()
-        expected = float(rewards.number(p.reward[0, 0]))
+        log_p = (p.next_frame[0, 0].float() / M.config.token_temperature).log_softmax(-1)
+        below, none, above = M.rewards.sign_logits(p.reward[0, 0]).float().softmax(-1).tolist()
+        expected = float(M.rewards.number(p.reward[0, 0]))
         entropy = -(log_p.exp() * log_p).sum(-1)
         end_prob = float(p.end[0, 0].float().softmax(-1)[1])
         return LastStep(

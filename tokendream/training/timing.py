@@ -24,6 +24,7 @@ from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory, peak_memory
+from tokendream.envs.registry import spaces_of
 from tokendream.errors import TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
@@ -128,7 +129,7 @@ class Speed:
             ],
             "skipped": self.skipped,
             "epoch_seconds": self.full_epoch,
-            "run_hours": self.hours,
+            "run_hours": self.hours if self.full_epoch else None,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
         }
 
@@ -161,17 +162,26 @@ def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     """Time, print, and write JSON where asked. Raises ConfigError for a device or a file that cannot be."""
     compute = compute_for(config, device, threads=True)
     files.make_place("--out", out)
-    console = Console()
+    console, spaces = Console(), shown(config)
     keep_freed_memory()  # as in training
     with console.status("timing ...") as status:
+        seconds = QUICK if quick else WHOLE
         speed = measure(
-            config, compute, seconds=QUICK if quick else WHOLE, say=lambda what: status.update(f"timing {what} ...")
+            config, compute, seconds=seconds, say=lambda what: status.update(f"timing {what} ..."), spaces=spaces
         )
     speed.show(console if console.is_terminal else Console(width=120))
     if out is not None:
         files.replace_text(out, json.dumps(speed.to_json(), indent=1) + "\n")
         print(f"Written to {out}")
     return 0
+
+
+def shown(config: Config) -> Spaces:
+    """What the config's environment shows and takes; of Atari, one image and the most actions of any game.
+
+    Raises EnvError for one that cannot be made.
+    """
+    return image_spaces(config.env.size, ACTIONS) if config.env.family == "atari" else spaces_of(config)
 
 
 def guess(config: Config, compute: Compute, spaces: Spaces, say: Callable[[str], object]) -> dict[str, float]:

@@ -66,7 +66,8 @@ export function plot(svg, [value, reward, expected], room) {
   const bars = (sign) => reward.map((r, t) => (r * sign > 0 ? `M${x(t)} ${base}v${-bar(r)}` : "")).join("");
   path("axis", `M46 ${split}H${width - 4}M46 ${base}H${width - 4}`);
   path("value", line(value, (v) => split / 2 - ((split / 2 - 8) * (v - middle)) / half));
-  path("expected", line(expected, (v) => base - reach * v));
+  const furthest = Math.max(1, ...expected.map(Math.abs));
+  path("expected", line(expected, (v) => base - (reach * v) / furthest));
   path("reward", bars(1));
   path("loss", bars(-1));
   label("high", 12, middle + half);

@@ -13,7 +13,11 @@ let last = null; // the picture on the screen
 const shown = { entropy: false, numbers: true };
 
 const link = new Link({
-  open: () => document.body.classList.remove("lost"),
+  open: () => {
+    document.body.classList.remove("lost");
+    held.said = ""; // the server let go of all keys when it lost the page
+    held.say();
+  },
   lost: () => {
     if (!document.body.classList.contains("lost")) notice("the server is out of reach; trying again");
     document.body.classList.add("lost");
