@@ -14,7 +14,7 @@ from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
 
 CONFIG = vary(TINY, "world_model", dropout=0.0)  # else the random numbers are others
-CONFIG = vary(vary(CONFIG, "env", size=16), "tokenizer", downsamples=2)  # as many tokens of smaller frames
+CONFIG = vary(vary(CONFIG, "tokenizer", downsamples=2), "env", size=16)  # as many tokens of smaller frames
 UPDATES = 6
 
 
