@@ -1,11 +1,11 @@
 """C alone, in dreams of a run whose V, M and replay stay as they are: what dreams pay it, every so many batches.
 
-    python scripts/controller.py runs/krull own 0 60 20
-    python scripts/controller.py runs/krull new 0 60 20 dream.group=8 training.actor_critic.batch=8
+    python scripts/controller.py runs/krull own 0 60 20 0
+    python scripts/controller.py runs/krull new 0 60 20 8 dream.group=8 training.actor_critic.batch=8
 
-A run folder, its own C or a new one, a seed, batches of dreams, batches between two measurements, other fields of the
-run's config. Dreams begin anywhere in the replay: `newest` counts for nothing.
-What they pay is undiscounted, over 40 steps from the same 512 moments each time. One JSON line a measurement.
+A run folder, its own C or a new one, a seed, batches of dreams, batches between two measurements, real games at the end
+(as many at the evaluation's temperature as at 1), other fields of the run's config. What dreams pay is undiscounted,
+over 40 steps from the same 512 moments each time. One JSON line a measurement.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from tokendream.data.batch import Segment
 from tokendream.device import processor
 from tokendream.dream import imagine
 from tokendream.dream.objective import clipped_loss, dreamed, parts
+from tokendream.evaluation.evaluation import evaluate
 from tokendream.kernels.install import install
-from tokendream.runfolder.load import Trained
+from tokendream.runfolder.load import Trained, player
 from tokendream.training.update import gradient_update, optimiser_for
 
 STEPS, MOMENTS, AT_ONCE = 40, 512, 128
@@ -45,7 +46,7 @@ def pays(trained: Trained, moments: list[Segment]) -> torch.Tensor:
     return torch.cat(found)
 
 
-def main(run: str, which: str, seed: str, batches: str, every: str, *changes: str) -> None:
+def main(run: str, which: str, seed: str, batches: str, every: str, games: str, *changes: str) -> None:
     """Train C and measure it."""
     trained = Trained.load(Path(run), "cpu")
     config, agent, compute = changed(trained.config, changes), trained.agent, trained.compute
@@ -67,7 +68,7 @@ def main(run: str, which: str, seed: str, batches: str, every: str, *changes: st
         if n == int(batches):
             break
         began = time.process_time()
-        segment = draw(agent, replay, config, phase.batch, rng)
+        segment = draw(agent, replay, config, phase.batch, rng, phase.newest)
         with compute.autocast():
             experience = dreamed(agent, *segment, dream, generator)
         for share in parts(experience, dream, rng):
@@ -76,6 +77,11 @@ def main(run: str, which: str, seed: str, batches: str, every: str, *changes: st
                 clip=phase.clip, compute=compute,
             )  # fmt: skip
         seconds += time.process_time() - began
+    for temperature in (config.evaluation.temperature, 1.0) if int(games) else ():
+        policy = player(agent, compute, seed=int(seed), temperature=temperature)
+        found, _ = evaluate(config, policy, int(games), 99, temperature=temperature)
+        scores = {"temperature": temperature, "mean": found.mean, "interval": found.interval, "scores": found.scores}
+        print(json.dumps(line | {"batches": int(batches)} | scores), flush=True)
 
 
 if __name__ == "__main__":

@@ -86,9 +86,12 @@ def likeness(agent: Agent, segments: list[Segment], config: Config, generator: t
     return {name: float(figure) for name, figure in figures.items()}
 
 
-def draw(agent: Agent, replay: ReplayBuffer, config: Config, n: int, rng: np.random.Generator) -> Segment:
-    """What n dreams begin with, from all steps alike."""
-    segments = replay.draw(n, config.dream.burn_in + 1, align="end", rng=rng)
+def draw(
+    agent: Agent, replay: ReplayBuffer, config: Config, n: int, rng: np.random.Generator, newest: float = 0.0
+) -> Segment:
+    """What n dreams begin with: a share of them from the newest epoch, the others from all steps alike."""
+    share = round(newest * n), config.collect.steps
+    segments = replay.draw(n, config.dream.burn_in + 1, align="end", rng=rng, newest=share)
     return Segment(agent.tokenizer.encode(replay.frames(segments.row)), replay.steps(segments))
 
 
