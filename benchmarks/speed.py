@@ -30,8 +30,7 @@ from tokendream.config.presets import ABLATIONS, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
-from tokendream.training.synthetic import synthetic_replay
-from tokendream.training.timing import shown
+from tokendream.training.synthetic import shown, synthetic_replay
 
 QUICK = Effort(least=2, most=10, seconds=2.0, longest=8.0, total=120.0)
 FULL = Effort(least=5, most=50, seconds=20.0)

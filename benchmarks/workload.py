@@ -24,8 +24,7 @@ from tokendream.errors import ConfigError
 from tokendream.kernels.install import install, uninstalled
 from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import workload
-from tokendream.training.synthetic import ACTIONS
-from tokendream.training.timing import shown
+from tokendream.training.synthetic import ACTIONS, shown
 
 HALVINGS = (1, 0, -1)
 """Of the grid's side, beside the preset's own: a quarter of its tokens a frame, its own, four times as many."""

@@ -42,7 +42,7 @@ CONTROLS = {
 TUNED_ON = {"CrazyClimber-cpu-seed0"}
 """Runs whose seed helped to choose their preset: shown, and averaged with no other."""
 
-SHARED = {"Krull-cpu-seed21", "KungFuMaster-cpu-seed21"}
+SHARED = {f"{game}-cpu-seed{seed}" for game in ("Krull", "KungFuMaster") for seed in (21, 31)}
 """Runs of today's presets that shared their machine with other work: their minutes say nothing, and are not shown."""
 
 

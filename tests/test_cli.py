@@ -50,7 +50,7 @@ def run(capsys, *argv):
         (["eval"], "Missing"),
         (["eval", "--rundir", "nowhere"], "unknown flag --rundir; nearest: --device"),
         (["eval", "nowhere"], "there is no run folder nowhere"),
-        (["eval", "nowhere", "--episodes", "0"], "episodes must be in 1..100000, not 0"),
+        (["eval", "nowhere", "--episodes", "0"], "episodes must be in 1..10000, not 0"),
         (["eval", "nowhere", "--seed", "-1"], "seed must be at least 0, not -1"),
         (["eval", "nowhere", "--temperature", "inf"], "temperature must be positive and finite, not inf"),
         (["play", "nowhere", "--temperature", "nan"], "temperature must be positive and finite, not nan"),

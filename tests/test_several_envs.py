@@ -289,4 +289,4 @@ def test_an_update_is_a_step_in_every_environment():
     assert t.close_epoch()["env_steps"] == 48
     again = workload.phase("collect", 1, config, t.agent, t.replay, CPU, t._collector._envs.spaces)
     again()
-    assert again.func.__self__.replay.total == 4
+    assert again.func.__self__.collector._replay.total == 8  # a step before it, and this one

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 
+from tokendream.config.config import Config
 from tokendream.data.replay import ReplayBuffer
+from tokendream.envs.registry import spaces_of
 from tokendream.envs.vector import Transition
 from tokendream.spaces.observations import Spaces, image_spaces
 
@@ -21,6 +23,14 @@ ACTIONS = 18
 
 EPISODE = 160
 """Rows of a synthetic episode."""
+
+
+def shown(config: Config) -> Spaces:
+    """What the config's environment shows and takes; of Atari, one image and the most actions of any game.
+
+    Raises EnvError for one that cannot be made.
+    """
+    return image_spaces(config.env.size, ACTIONS) if config.env.family == "atari" else spaces_of(config)
 
 
 def synthetic_frames(n: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "n 3 S S"]:

@@ -24,7 +24,6 @@ from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory, peak_memory
-from tokendream.envs.registry import spaces_of
 from tokendream.errors import TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
@@ -33,7 +32,7 @@ from tokendream.runfolder import files
 from tokendream.runfolder.folder import facts
 from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import workload
-from tokendream.training.synthetic import ACTIONS, synthetic_replay
+from tokendream.training.synthetic import ACTIONS, shown, synthetic_replay
 
 QUICK, WHOLE = 75.0, 200.0
 """Seconds for all rows. A row whose full batch does not fit into its share is timed at a smaller one."""
@@ -165,23 +164,13 @@ def main(config: Config, device: str, *, quick: bool, out: Path | None) -> int:
     console, spaces = Console(), shown(config)
     keep_freed_memory()  # as in training
     with console.status("timing ...") as status:
-        seconds = QUICK if quick else WHOLE
-        speed = measure(
-            config, compute, seconds=seconds, say=lambda what: status.update(f"timing {what} ..."), spaces=spaces
-        )
+        seconds, say = QUICK if quick else WHOLE, lambda what: status.update(f"timing {what} ...")
+        speed = measure(config, compute, seconds=seconds, say=say, spaces=spaces)
     speed.show(console if console.is_terminal else Console(width=120))
     if out is not None:
         files.replace_text(out, json.dumps(speed.to_json(), indent=1) + "\n")
         print(f"Written to {out}")
     return 0
-
-
-def shown(config: Config) -> Spaces:
-    """What the config's environment shows and takes; of Atari, one image and the most actions of any game.
-
-    Raises EnvError for one that cannot be made.
-    """
-    return image_spaces(config.env.size, ACTIONS) if config.env.family == "atari" else spaces_of(config)
 
 
 def guess(config: Config, compute: Compute, spaces: Spaces, say: Callable[[str], object]) -> dict[str, float]:
