@@ -12,8 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 KERNELS := $(wildcard tokendream/kernels/cpu/*.cpp tokendream/kernels/cpu/*.h)
-TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py agent_file.py mutated_files.py any_config.py \
-  long_runs.py slurm.py learning.py install.py instructions.py)
+TORTURES := $(addprefix tests/test_,exact_resume.py faults.py hostile_files.py agent_file.py mutated_files.py any_config.py long_runs.py slurm.py)
 TRAIN_FLAGS := $(PRESET) --env $(GAME) --seed $(SEED) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
 .PHONY: help train demo test test-fast wheel torture lint format bench speed gpu-bench evidence presets controls clean distclean

@@ -16,10 +16,7 @@ TRAIN = ("--epochs", "3", "--evaluation.every", "0", "--training.cache-tokens", 
 
 
 FAST = ("pixels", "dictionary")
-TOGETHER = ("own-embedding", "no-action-inputs", "one-prediction-token", "coarse-tokens")
-"""Each alone for an epoch in test_ablations.py; here as one agent."""
-ALONE = [name for name in ABLATIONS if name not in (*FAST, *TOGETHER)]
-OTHERS = [*ALONE, "-".join(TOGETHER), "transformer-no-pop", "dictionary-pixels"]
+OTHERS = [name for name in [*ABLATIONS, "transformer-no-pop", "dictionary-pixels"] if name not in FAST]
 
 
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])

@@ -44,7 +44,6 @@ def random_cuts(n: int) -> list[Cut]:
     ]
 
 
-@pytest.mark.skipif(not FULL, reason="runs that are cut say so too: make torture")
 def test_the_same_seed_is_the_same_run_twice(straight, tmp_path, tally: Tally):
     assert train(tmp_path / "run").code == 0
     assert digest(tmp_path / "run") == straight

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from comparing import CPU, choose
-from torture import FULL
 
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY, vary
@@ -29,9 +28,6 @@ METHOD = [
     *["hl_gauss", "correspondence", "pretrained"],
 ]
 """Tests of what the paper describes and its successors add, but for files that train too."""
-
-QUICK = ["agent", "imagine", "objective", "controls"]
-"""Those that go through most of it, in place of all; test_layers.py reads every import."""
 
 
 def classes(tree: torch.nn.Module) -> list[str]:
@@ -104,7 +100,7 @@ def test_each_part_of_an_agent_computes_in_the_way_that_tuning_found(monkeypatch
 @pytest.mark.slow
 def test_the_method_needs_no_kernels():
     """Every test of it passes where the folder is not there."""
-    tests = [str(HERE / f"test_{name}.py") for name in (METHOD if FULL else QUICK)]
+    tests = [str(HERE / f"test_{name}.py") for name in METHOD]
     gone = "import sys, pytest; sys.modules['tokendream.kernels'] = None; sys.exit(pytest.main(sys.argv[1:]))"
     command = [sys.executable, "-c", gone, "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", *tests]
     ended = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
@@ -131,7 +127,7 @@ for name in {names}:
 @pytest.mark.slow
 def test_what_torch_compiles_is_the_plain_layer():
     """As for a GPU, and no worse in bf16; in another process, since checks of types are not to be compiled."""
-    names = ["ffn", "transformer", "norm, swish", "distance"]
+    names = ["ffn", "transformer", "norm, swish", "down", "distance"]
     code = COMPILED.format(here=str(HERE), names=names)
     env = {**os.environ, "PYTHONPATH": str(HERE.parent), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torture import FULL
 
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY, vary
-from tokendream.device import Compute, cpuinfo
+from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.kernels.install import install
 from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
@@ -53,7 +52,6 @@ def test_updates_in_float32_are_the_same_with_own_kernels_and_without():
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86")
-@pytest.mark.skipif(not FULL and "avx512f" not in cpuinfo().get("flags", ""), reason="nothing newer: make torture")
 @pytest.mark.skipif(LIMITED, reason="this is the process that is limited")
 def test_limited_to_avx2(tmp_path):
     """PyTorch's operators and our kernels, which are compiled without anything newer, in a process of their own."""

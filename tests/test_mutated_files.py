@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torture import FULL, count
+from torture import count
 from torture.folders import AGENT, load_checkpoint, relist
 from torture.tally import Tally
 
@@ -204,9 +204,9 @@ def test_mutated_files(finished, tmp_path, tally: Tally):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
     gc.freeze()  # what was there before needs not be looked through at every file
-    each = -(-count(160, 10_000) // (len(LOADERS) - 2))
+    each = -(-count(300, 10_000) // (len(LOADERS) - 2))
     outcomes: Counter[str] = Counter()
-    for loader in LOADERS if FULL else LOADERS[:-1]:  # the report takes ten seconds a file
+    for loader in LOADERS:
         n = each if "report" not in loader.name else count(2, 30)
         outcomes.update(fuzz(run_dir, loader, n, seed=1))
     gc.unfreeze()

@@ -67,18 +67,18 @@ def wait_until(condition, seconds=180):
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_and_stopped_is_completed_by_the_same_command(tmp_path):
-    """Two toy games. Killed with -9 its runs live on; the next sweep finds the one that is not finished, and Ctrl-C
-    makes it save; the third finishes what is left and repeats nothing, beside a game that breaks."""
+    """Two toy games, two seeds each. Killed with -9 its runs live on; the next sweep finds them, and Ctrl-C makes
+    them save; the third finishes what is left and repeats nothing, beside a game that breaks."""
     (tmp_path / "toys.py").write_text(TOYS)
     folder = tmp_path / "sweep"
-    run = {name: folder / "runs" / name for name in ("tokendream-Catch-v0-seed0", "toys-Slow-v0-seed0")}
-    finals = {name: path / "evaluation" / "final.json" for name, path in run.items()}
-    slow = run["toys-Slow-v0-seed0"]
+    run = {name: folder / "runs" / name for name in ("tokendream-Catch-v0-seed0", "tokendream-Catch-v0-seed1",
+                                                      "toys-Slow-v0-seed0", "toys-Slow-v0-seed1")}  # fmt: skip
+    slow = [path for name, path in run.items() if "Slow" in name]
 
     said = tmp_path / "said"  # no pipe: runs that outlive their sweep would hold it open
 
     def start(sleep, *more):
-        argv = ["sweep", "--games", CATCH, "toys:Slow-v0", *more, "--seeds", "1", "--preset", "tiny"]
+        argv = ["sweep", "--games", CATCH, "toys:Slow-v0", *more, "--seeds", "2", "--preset", "tiny"]
         argv += ["--jobs", "2", "--cores", "1", "--out", str(folder)]
         env = {**os.environ, "PYTHONPATH": str(tmp_path), "TOY_SLEEP": sleep, "PYTHONUNBUFFERED": "1"}
         with said.open("w") as out:
@@ -91,28 +91,29 @@ def test_a_sweep_that_is_killed_and_stopped_is_completed_by_the_same_command(tmp
         return process.returncode, said.read_text()
 
     first = start("0.5")
-    wait_until(finals["tokendream-Catch-v0-seed0"].exists)
-    wait_until(lambda: (slow / "metrics.jsonl").exists() and read_metrics(slow / "metrics.jsonl"))
+    wait_until(lambda: all((path / "metrics.jsonl").exists() and read_metrics(path / "metrics.jsonl") for path in slow))
     first.kill()
     first.wait()
+    finals = {name: path / "evaluation" / "final.json" for name, path in run.items()}
     catch = {name: path.stat().st_mtime_ns for name, path in finals.items() if "Catch" in name}
-    assert lock.holder(slow), "the run lives on"
+    assert all(lock.holder(path) for path in slow), "the runs live on"
 
     second = start("0.5")
-    wait_until(lambda: "is running already" in said.read_text())
+    wait_until(lambda: said.read_text().count("is running already") == 2)
     second.send_signal(signal.SIGINT)
     code, out = end(second)
     assert code == 130, out
-    assert "1 of 2 runs are finished, 0 failed" in out
+    assert "2 of 4 runs are finished, 0 failed" in out
     assert "the same command goes on" in out
-    assert lock.holder(slow) is None
-    assert list((slow / "checkpoints").iterdir()), "it saved before it ended"
-    assert not finals[slow.name].exists()
+    for path in slow:
+        assert lock.holder(path) is None
+        assert list((path / "checkpoints").iterdir()), "it saved before it ended"
+        assert not (path / "evaluation" / "final.json").exists()
 
     third = start("0", "toys:Broken-v0")
     code, out = end(third)
     assert code == 1, out
-    assert "2 of 3 runs are finished, 1 failed" in out
+    assert "4 of 6 runs are finished, 2 failed" in out
     assert "toys-Broken-v0-seed0: " in out
     assert "the wheel came off" in out
     assert "Traceback" not in out
@@ -124,7 +125,7 @@ def test_a_sweep_that_is_killed_and_stopped_is_completed_by_the_same_command(tmp
         log = next(jobs[-1].glob("*_log.out")).read_text()
         assert len(jobs) == (2 if "Slow" in name else 1)
         assert ("going on with" in log) == ("Slow" in name)
-    assert dict(expected(folder))["toys-Slow-v0-seed0"] == ("toys:Slow-v0", 0)
+    assert dict(expected(folder))["toys-Slow-v0-seed1"] == ("toys:Slow-v0", 1)
 
 
 class Scripted:

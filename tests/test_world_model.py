@@ -17,8 +17,9 @@ def world_model(dtype=torch.float64, codes=D, embed=None, **overrides):
     return WorldModel(config, image_block(2, V, Discrete(A)), codes, embed).to(dtype)
 
 
-WAYS = [{"backbone": b, "decoding": d} for b in ("retnet", "transformer") for d in ("pop", "token")]
-four_ways = pytest.mark.parametrize("how", WAYS, ids=str)
+four_ways = pytest.mark.parametrize(
+    "how", [{"backbone": b, "decoding": d} for b in ("retnet", "transformer") for d in ("pop", "token")], ids=str
+)
 
 
 EXTRAS = [
@@ -88,14 +89,13 @@ def test_training_logits_are_imagination_logits(case, monkeypatch, how, extras):
         assert torch.allclose(end, whole.end[:, t], atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("how", "extras"), [*((WAYS[0], extras) for extras in EXTRAS), *((how, {}) for how in WAYS[1:])], ids=str
-)
+@four_ways
+@all_extras
 def test_the_loss_is_its_definition(case, how, extras):
     """Rewards and ends are scored from block `context` on, or of the blocks whose next frame is predicted."""
     codebook, tokens, steps = case
     steps.mask[1, 4:] = False
-    M = world_model(context=2, **how, **extras)
+    M = world_model(context=2, **possible(how, extras))
     early = int(extras.get("outcome_from", "action") != "action")
     losses = M.loss(codebook[tokens], tokens, steps)
     out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
