@@ -1,8 +1,9 @@
 # Set-up is a side effect of every target: a fresh machine needs Python >= 3.11, make and git, nothing else.
 PYTHON ?= python3
-GAME ?= Krull
-PRESET ?=
-EPOCHS ?=
+GAME ?= KungFuMaster
+PRESET ?= cpu
+# Enough to see it learn; the whole preset is 60
+EPOCHS ?= $(if $(filter cpu,$(PRESET)),30)
 SEED ?= 0
 DEVICE ?= two-cores
 ARGS ?=
@@ -62,7 +63,7 @@ gpu-bench: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## Tests, phase
 	$(GPU_PYTHON) -m benchmarks gpu $(ARGS)
 
 evidence: $(READY)  ## Train, evaluate and diagnose one cell of the evidence, into results/ (GAME= SEED= PRESET= DEVICE=)
-	$(BIN)/python scripts/evidence.py cell $(or $(PRESET),cpu) $(GAME) $(SEED) $(DEVICE)
+	$(BIN)/python scripts/evidence.py cell $(PRESET) $(GAME) $(SEED) $(DEVICE)
 
 presets: $(READY)  ## Time every preset on this machine, which must be idle, and write docs/presets.md
 	$(BIN)/python scripts/presets_page.py
