@@ -117,6 +117,15 @@ def test_the_loss_is_its_definition(case, how, extras):
         assert torch.allclose(losses.terms[name], torch.stack(terms).mean(), atol=1e-12), name
 
 
+@pytest.mark.parametrize(("outcome_from", "blocks"), [("action", T), ("frame", T - 1), ("prediction", T - 1)])
+def test_the_loss_absorbs_no_block_that_it_does_not_read(case, outcome_from, blocks):
+    codebook, tokens, steps = case
+    M, absorbed = world_model(outcome_from=outcome_from), []
+    M.register_forward_pre_hook(lambda _, args: absorbed.append(args[1].shape[1]))
+    M.loss(codebook[tokens], tokens, steps)
+    assert absorbed == [blocks]
+
+
 @four_ways
 def test_a_frame_is_predicted_from_what_is_known_before_it(case, how):
     """With POP nothing of the frame itself counts; token by token, each token is told those before it."""

@@ -221,10 +221,12 @@ class WorldModel(nn.Module):
 
         `changed` says where each frame but the first differs from the one before it, for the prediction of events.
         The first `context` blocks are not scored, nor is padding: block `context - 1` predicts the first scored
-        frame, and the last block's next frame lies outside the segment.
+        frame, and the last block's next frame lies outside the segment; only an outcome read from its action needs it.
         """
         c = self.config.context
-        prediction, _ = self(codes, tokens, steps.action, self.initial_state(len(codes)), slice(c - 1, -1))
+        read = slice(None if self.config.outcome_from == "action" else -1)
+        blocks = codes[:, read], tokens[:, read], steps.action[:, read]
+        prediction, _ = self(*blocks, self.initial_state(len(codes)), slice(c - 1, tokens.shape[1] - 1))
         in_frame = steps.mask[:, c:, None].expand(tokens[:, c:].shape)
         known, scored = self.outcomes
         reward, end = prediction.reward[:, known], prediction.end[:, known]
