@@ -1,14 +1,17 @@
 """What is said in one line, and what keeps its traceback: a user's mistake and a bug of ours."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tokendream.agent.collect import Collector
 from tokendream.cli import main as cli
 from tokendream.cli import report
 from tokendream.errors import ConfigError, NonFiniteError, OutOfMemory, TokendreamError
-from tokendream.training.phases import ActorCriticPhase
+from tokendream.training import timing
+from tokendream.training.phases import ActorCriticPhase, WorldModelPhase
 
 PACKAGE = Path(__file__).parents[1] / "tokendream"
 
@@ -43,6 +46,25 @@ def test_a_bug_in_a_run_says_where_the_run_lies_too(tmp_path, monkeypatch):
     assert "epoch 2 and all before it are saved" in note
     assert note.endswith(f"go on with: tokendream train --resume {tmp_path / 'run'}")
     assert caught.traceback[-1].name == "loss"
+
+
+def test_a_bug_before_the_first_update_says_so_too(tmp_path, monkeypatch):
+    """While its updates are timed."""
+    argv = ["train", "tiny", "--run-dir", str(tmp_path / "run")]
+    monkeypatch.setattr(timing, "SHORT", 0)
+    monkeypatch.setattr(WorldModelPhase, "loss", lambda *_: {}["no such key"])
+    with pytest.raises(KeyError) as caught:
+        cli.main(argv)
+    (note,) = caught.value.__notes__
+    assert note.startswith("A bug in tokendream: nothing was saved yet; once the cause is mended, go on with: ")
+
+
+def test_a_bug_while_a_run_is_resumed_is_not_taken_for_a_damaged_checkpoint(small, tmp_path, monkeypatch):
+    shutil.copytree(small, tmp_path / "run")
+    (tmp_path / "run" / "evaluation" / "final.json").unlink()
+    monkeypatch.setattr(Collector, "_play_again", lambda self, games: self.no_such_name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        cli.main(["train", "--resume", str(tmp_path / "run")])
 
 
 def test_all_errors_of_ours_are_of_one_kind():

@@ -18,11 +18,16 @@ from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.vector import Envs, Transition, play_again
+from tokendream.errors import TokendreamError
 
 
 def game_seed(run_seed: int, game: int) -> int:
     """The seed of the run's n-th game. Every game has its own, so that an open one can be replayed on resume."""
     return int(np.random.SeedSequence((run_seed, game)).generate_state(1)[0] >> 1)
+
+
+class ExperienceError(TokendreamError):
+    """Open games and replay buffer that are not of one run."""
 
 
 class Difference(NamedTuple):
@@ -42,6 +47,8 @@ class OpenGame:
     number: int
     actions: list[int] = field(default_factory=list)
     score: float = 0.0
+    led_to: object = None
+    """Hash of the frame after them, where it was saved with one."""
 
 
 class Collector:
@@ -68,16 +75,17 @@ class Collector:
         self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
         self._config, self._seed, self._generator = config, seed, generator
         self.choose = capture(self._act, generator)
-        self._memory: PolicyState | None = None
+        self.memory: PolicyState | None = None
+        """The agent's, of the open games; None where all have just begun."""
         self._frame: UInt8[np.ndarray, " n *O"]
         self._games = [OpenGame(-1)] * envs.n  # none yet
         self._begin(range(envs.n))
 
     def step(self) -> list[float]:
         """One env step in every environment. Returns the scores of the games that are over."""
-        if self._memory is None:
-            self._memory = self._agent.actor_critic.initial_state(self._envs.n)
-        chosen, self._memory = self.choose(torch.from_numpy(self._frame), self._memory)
+        if self.memory is None:
+            self.memory = self._agent.actor_critic.initial_state(self._envs.n)
+        chosen, self.memory = self.choose(torch.from_numpy(self._frame), self.memory)
         actions = chosen.cpu().numpy()  # the one wait of a step
         transition = self._envs.step(actions)
         last = transition.end | transition.over
@@ -107,7 +115,7 @@ class Collector:
             tokens = self._agent.tokenizer.encode(self._replay.frames(segments.row))
             view = self._agent.view(tokens, self._agent.tokenizer.codes(tokens))
             C = self._agent.actor_critic
-            self._memory = C.burn_in(view, steps.action, steps.mask, dream)
+            self.memory = C.burn_in(view, steps.action, steps.mask, dream)
 
     def _act(self, frame: torch.Tensor, memory: PolicyState) -> tuple[torch.Tensor, PolicyState]:
         """One choice of actions, and the memory after it; a GPU may replay it (`capture`)."""
@@ -118,7 +126,7 @@ class Collector:
             )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
-        """Plain data from which `restore` rebuilds the open games: the number of each and the actions taken in it.
+        """Plain data of the open games for `read`: the number of each and the actions taken in it.
 
         Also the hash of the frame that they led to, which no row of the replay buffer holds yet.
         """
@@ -128,36 +136,37 @@ class Collector:
         ]
         return {"games": games} if len(games) > 1 else games[0]
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The agent's memory of the open games."""
-        return {} if self._memory is None else self._memory._asdict()
-
-    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Difference | None:
-        """Replay the open games' actions from their seeds; environments that obey their seed end up as they were.
-
-        What they give is compared with the rows of the replay buffer, which must be there again. Where a game differs,
-        its rows stay as a truncated episode and a new game begins; the first difference is returned, None without any.
-        Raises ValueError for a state whose actions are not the ones in the rows, EnvError where an environment breaks.
-        """
+    def read(self, state: Mapping[str, Any]) -> list[OpenGame]:
+        """The open games of a `state`, without their scores. Raises ValueError where they cannot be."""
         saved = state.get("games", [state])
         if len(saved) != self._envs.n:
             raise ValueError(f"expected the open games of {self._envs.n} environments, not of {len(saved)}")
-        games = [OpenGame(int(each["game"]), [int(action) for action in each["actions"]]) for each in saved]
-        different = self._play_again(games, [each.get("frame") for each in saved])
-        self._memory = None
-        if tensors:
-            self._memory = PolicyState(*(tensors[name].to(self._compute.device) for name in ("h", "c")))
+        games = [
+            OpenGame(int(each["game"]), [int(a) for a in each["actions"]], led_to=each.get("frame")) for each in saved
+        ]
+        if not all(0 <= number < 2**63 for game in games for number in (game.number, *game.actions)):
+            raise ValueError("an open game or an action of it has a number that none can have")
+        return games
+
+    def restore(self, games: Sequence[OpenGame], memory: PolicyState | None) -> Difference | None:
+        """Replay these games' actions from their seeds; environments that obey their seed end up as they were.
+
+        What they give is compared with the rows of the replay buffer, which must be there again. Where a game differs,
+        its rows stay as a truncated episode and a new game begins; the first difference is returned, None without any.
+        Raises ExperienceError for actions that are not the ones in the rows, EnvError where an environment breaks.
+        """
+        different = self._play_again(games)
+        self.memory = memory
         self._forget(np.isin(np.arange(self._envs.n), list(different)))
         for i in different:
             self._replay.close_episode(i)
         self._begin(different)
         return next(iter(different.values()), None)
 
-    def _play_again(self, games: Sequence[OpenGame], hashes: Sequence[object]) -> dict[int, Difference]:
+    def _play_again(self, games: Sequence[OpenGame]) -> dict[int, Difference]:
         """Take the actions of these games, side by side as they were taken; the first difference of each that has one.
 
-        They are those of the newest rows, the oldest of which the replay buffer may have dropped. `hashes` are of the
-        frames that they lead to, None in checkpoints of older versions.
+        They are those of the newest rows, the oldest of which the replay buffer may have dropped.
         """
         n, found = self._envs.n, dict[int, Difference]()
         self._games = [OpenGame(game.number) for game in games]
@@ -169,7 +178,7 @@ class Collector:
                 if taken < 0 or i in found:
                     continue
                 if transition is None:
-                    what = "" if hashes[i] in (None, self._frame_hash(i)) else "another frame"
+                    what = "" if game.led_to in (None, self._frame_hash(i)) else "another frame"
                 else:
                     action = game.actions[taken]
                     row = self._recorded(self._replay.total - left * n + i, action)
@@ -186,12 +195,12 @@ class Collector:
         return found
 
     def _recorded(self, row: int, action: int) -> dict[str, np.ndarray]:
-        """What the replay buffer holds of a row, nothing if it has dropped it. Raises ValueError for another action."""
+        """What the replay buffer holds of a row, nothing if dropped. Raises ExperienceError for another action."""
         if row < self._replay.oldest:
             return {}
         known = self._replay.export(row, row + 1)
         if known["action"][0] != action:
-            raise ValueError(
+            raise ExperienceError(
                 f"an action of an open game is {action}, and not the one in row {row} of the replay buffer"
             )
         return known
@@ -202,9 +211,9 @@ class Collector:
     def _forget(self, which: Bool[np.ndarray, " n"]) -> None:
         """Clear the agent's memory of these environments' games."""
         if which.all():
-            self._memory = None
-        elif which.any() and self._memory is not None:
-            self._memory = self._memory.keep(torch.from_numpy(~which).to(self._compute.device))
+            self.memory = None
+        elif which.any() and self.memory is not None:
+            self.memory = self.memory.keep(torch.from_numpy(~which).to(self._compute.device))
 
     def _begin(self, where: Iterable[int]) -> None:
         """Begin the run's next games in these environments."""

@@ -90,13 +90,16 @@ class Run:
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock.hold(self.run_dir, f"another process is training in {shown(self.run_dir)}"))
             runfolder.write_facts(self.run_dir, self.compute)
-            self._begin(stack, stop)
+            begun = False
             try:
+                self._begin(stack, stop)
+                begun = True
                 return self._go(stop)
             except Exception as error:
-                if explained := self._explained(error):
+                if begun and (explained := self._explained(error)):
                     raise explained from error
-                error.add_note(f"A bug in tokendream: {self._saved()}")
+                if not isinstance(error, TokendreamError | OSError):
+                    error.add_note(f"A bug in tokendream: {self._saved()}")
                 raise
 
     def _begin(self, stack: contextlib.ExitStack, stop: StopRequest) -> None:

@@ -7,9 +7,10 @@ are not known here. Source: REM (arXiv 2402.05643), section 3 and appendix on th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from tokendream import ranks
+from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
-from tokendream.agent.collect import Difference
+from tokendream.agent.collect import Difference, ExperienceError
 from tokendream.agent.token_cache import TokenCache
 from tokendream.config import schedule
 from tokendream.config.config import Config
@@ -39,6 +41,22 @@ from tokendream.training.phases import ActorCriticPhase, Collect, TokenizerPhase
 
 GRADIENT_PHASES: tuple[type[GradientPhase], ...] = (TokenizerPhase, WorldModelPhase, ActorCriticPhase)
 """The phases that train; `config.schedule` says in which order, and how many updates each has."""
+
+WRONG = (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError, IndexError)
+"""What reading a checkpoint may raise that is damaged or not of this config."""
+
+
+@contextlib.contextmanager
+def _damage(*kinds: type[Exception]) -> Iterator[None]:
+    """Have a CheckpointError in place of these."""
+    try:
+        yield
+    except (CheckpointError, EnvError):
+        raise
+    except kinds as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"the checkpoint does not fit the config or is damaged: {one_line(error)}") from error
 
 
 class Trainer:
@@ -138,7 +156,7 @@ class Trainer:
                 "agent": self.agent.state_dict(),
                 **{f"optimiser.{name}": optimiser_tensors(o) for name, o in self._optimisers.items()},
                 **{f"phase.{name}": kept for name, phase in self.phases.items() if (kept := phase.tensors())},
-                "collector": self._collector.tensors(),
+                "collector": {} if (memory := self._collector.memory) is None else memory._asdict(),
                 "random": random_tensors,
             },
             {
@@ -159,39 +177,44 @@ class Trainer:
         Returns where the environment did not give the open game again, if that matters to what is still to come.
         Raises CheckpointError for a snapshot of another config, or one that nobody took.
         """
-        try:
-            return self._restore(snapshot.tensors, snapshot.state)
-        except (CheckpointError, EnvError):
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError, IndexError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise CheckpointError(f"the checkpoint does not fit the config or is damaged: {one_line(error)}") from error
+        tensors, state = snapshot.tensors, snapshot.state
+        with _damage(*WRONG):
+            epoch, phase, update = (int(state[name]) for name in ("epoch", "phase", "update"))
+            self._check_moment(epoch, phase, update)
+            self.agent.load_state_dict(tensors["agent"])
+            for name, optimiser in self._optimisers.items():
+                # A phase may be younger than the run, which has none of it.
+                used = getattr(self.config.training, name).updates
+                restore_optimiser(optimiser, tensors[f"optimiser.{name}"] if used else {})
+            games, memory = self._collector.read(state["collector"]), self._memory(tensors["collector"])
+        with _damage(ExperienceError):
+            different = self._collector.restore(games, memory)
+        with _damage(*WRONG):
+            restore_random(self._generators, tensors["random"], state["random"])
+            self._means.restore(state["means"])
+            self._timings = {name: list(pair) for name, pair in state["timings"].items()}
+            self.epoch, self._phase, self._update = epoch, phase, update
+            self.seconds = float(state["seconds"])
+            for name, each in self.phases.items():
+                each.restore(tensors.get(f"phase.{name}", {}))
+        self.shared.cache.forget()
+        self.shared.cache.encode.forget()
+        for each in self.phases.values():
+            each.forget()
+        return different if self._collecting else None  # else the game would not have gone on
 
-    def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Difference | None:
-        epoch, phase, update = (int(state[name]) for name in ("epoch", "phase", "update"))
+    def _check_moment(self, epoch: int, phase: int, update: int) -> None:
+        """Raise CheckpointError unless a run of this config has such a moment."""
         updates = self.schedule[phase].updates if 0 <= phase < len(self.schedule) else 0
         if not (1 <= epoch <= self.config.epochs + 1 and 0 <= phase <= len(self.schedule) and 0 <= update <= updates):
             raise CheckpointError(f"the checkpoint is of no moment of this run: epoch {epoch}, phase {phase}, {update}")
+
+    def _memory(self, tensors: Mapping[str, Tensor]) -> PolicyState | None:
+        """C's memory of the open games, as it was saved. Raises CheckpointError for another shape than the config's."""
         memory = self.agent.actor_critic.initial_state(self.replay.envs)
-        if any(t.shape != getattr(memory, name).shape for name, t in tensors["collector"].items()):
+        if any(t.shape != getattr(memory, name).shape for name, t in tensors.items()):
             raise CheckpointError("the checkpoint's memory of the open games is of another shape than the config's")
-        self.agent.load_state_dict(tensors["agent"])
-        for name, optimiser in self._optimisers.items():
-            updates = getattr(self.config.training, name).updates  # a phase may be younger than the run, which has none
-            restore_optimiser(optimiser, tensors[f"optimiser.{name}"] if updates else {})
-        different = self._collector.restore(state["collector"], tensors["collector"])
-        restore_random(self._generators, tensors["random"], state["random"])
-        self._means.restore(state["means"])
-        self._timings = {name: list(pair) for name, pair in state["timings"].items()}
-        self.epoch, self._phase, self._update = epoch, phase, update
-        self.seconds = float(state["seconds"])
-        self.shared.cache.forget()
-        self.shared.cache.encode.forget()
-        for name, each in self.phases.items():
-            each.restore(tensors.get(f"phase.{name}", {}))
-            each.forget()
-        return different if self._collecting else None  # else the game would not have gone on
+        return PolicyState(*(tensors[name].to(self.compute.device) for name in ("h", "c"))) if tensors else None
 
     @property
     def _collecting(self) -> bool:
@@ -200,7 +223,7 @@ class Trainer:
     def play_open_game_again(self) -> Difference | None:
         """Bring the environment, which was closed meanwhile, to where the open game is; see `restore`."""
         collector = self._collector
-        return collector.restore(collector.state(), collector.tensors()) if self._collecting else None
+        return collector.restore(collector.read(collector.state()), collector.memory) if self._collecting else None
 
     @property
     def captured(self) -> dict[str, str]:
