@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
+from tokendream.agent.backbones import BACKBONES
 from tokendream.nn.backbone import State
-from tokendream.nn.post_norm import PostNormTransformer
 from tokendream.nn.retention import window_rates
 from tokendream.nn.retnet import RetNet
 from tokendream.nn.transformer import Transformer
@@ -20,11 +20,9 @@ WHERE = torch.tensor([[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0], [1, 1, 0], [2,
 """Places of a block of 3 x 2 tokens and an action."""
 
 KINDS = {
-    "RetNet": RetNet,
-    "Transformer": Transformer,
+    **BACKBONES,
     "RetNet in a grid, windows": partial(RetNet, places=WHERE, gamma=window_rates(HEADS, K1, 1.0, 4.0)),
     "Transformer in a grid": partial(Transformer, places=WHERE),
-    "post-norm": PostNormTransformer,
 }
 
 

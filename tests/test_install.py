@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 METHOD = [
     *["retention", "retnet", "backbones", "transformer", "conv", "quantizer", "tokenizer", "patch", "lpips"],
     *["world_model", "actor_critic", "agent", "imagine", "objective", "controls", "replay"],
-    *["hl_gauss", "correspondence", "pretrained"],
+    *["hl_gauss", "correspondence", "pretrained", "group", "spaces", "parity_numbers"],
 ]
 """Tests of what the paper describes and its successors add, but for files that train too."""
 

@@ -86,6 +86,14 @@ def test_imports_go_down(module):
         assert below < floor or name == own, f"{module} (floor {floor}) imports {other} (floor {below})"
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    """Within a room too, where floors say nothing."""
+    below = {module: imports(path) & MODULES.keys() for module, path in MODULES.items()}
+    while leaves := {module for module, its in below.items() if not its & below.keys()}:
+        below = {module: its for module, its in below.items() if module not in leaves}
+    assert not below
+
+
 def test_the_networks_know_nothing_of_ours():
     for module, path in MODULES.items():
         if module.startswith("nn."):

@@ -121,6 +121,17 @@ def test_what_lies_in_results_means_what_it_meant(path):
         assert now[name] == since[name], f"{name} was not there: it has its old meaning, whatever its default is"
 
 
+NEWER = sorted((Path(__file__).parents[1] / "results" / "two-cores-avx2").rglob("config.json"))
+
+
+@pytest.mark.parametrize("path", NEWER, ids=lambda path: path.parent.name)
+def test_what_lies_there_in_today_s_format_means_what_it_meant(path):
+    then, now = leaves(json.loads(path.read_text())), leaves(json.loads(Config.from_json(path.read_text()).to_json()))
+    assert then["format"] == 2
+    assert {name: now[name] for name in then} == then
+    assert {name: now[name] for name in now.keys() - then} == {name: SINCE_1[name] for name in now.keys() - then}
+
+
 def test_the_31_runs_are_there():
     assert len(RESULTS) == 31
 

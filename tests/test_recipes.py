@@ -31,11 +31,8 @@ class Mean(NamedTuple):
     def keep(self, mask):
         return Mean(self.total * mask[:, None], self.count * mask[:, None])
 
-    def expand(self, n):
-        return Mean(self.total.repeat_interleave(n, 0), self.count.repeat_interleave(n, 0))
-
-    def one(self, i):
-        return Mean(self.total[i : i + 1], self.count[i : i + 1])
+    def take(self, rows):
+        return Mean(self.total[rows], self.count[rows])
 
 
 class MeanNet(nn.Module):
