@@ -18,7 +18,7 @@ from tokendream.config.env import EnvConfig
 from tokendream.config.presets import TINY, preset, vary
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
-from tokendream.envs.choices import BINS, Choices
+from tokendream.envs.choices import BINS
 from tokendream.envs.observe import readers
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError
@@ -140,49 +140,6 @@ def test_what_cannot_be_read_is_named_before_anything_is_built(space, said):
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert ("--env.read-as image" in str(caught.value)) == (space.shape == (90, 90))
-
-
-@pytest.mark.parametrize(
-    ("space", "sizes", "names"),
-    [
-        (spaces.Discrete(4, start=2), (4,), ("action",)),
-        (spaces.MultiDiscrete([3, 2]), (3, 2), ("action[0]", "action[1]")),
-        (spaces.MultiBinary(2), (2, 2), ("action[0]", "action[1]")),
-        (spaces.Box(-2, 1, (2,), np.float32), (BINS, BINS), ("action[0]", "action[1]")),
-        (spaces.Box(-1, 1, (17,), np.float32), (11,) * 17, tuple(f"action[{i}]" for i in range(17))),
-        (KINDS["Nested"][1], (BINS, BINS, 4), ("drive[0]", "drive[1]", "gear")),
-    ],
-)
-def test_components_of_an_action_and_what_the_environment_gets(space, sizes, names):
-    choices = Choices("X-v0", space)
-    assert (choices.sizes, choices.names) == (sizes, names)
-    rng = np.random.default_rng(0)
-    for action in (0, choices.space.n - 1, *choices.space.random(rng, 20).tolist()):
-        given = choices.to_env(action)
-        assert space.contains(given)
-        assert type(given) is type(space.sample())
-
-
-def test_a_box_is_scaled_to_its_bounds():
-    choices = Choices("X-v0", spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 8.0]), dtype=np.float64))
-    assert choices.to_env(0).tolist() == [-2, 0]
-    assert choices.to_env(choices.space.n - 1).tolist() == [1, 8]
-    assert choices.to_env(25 + 25 * BINS).tolist() == [-0.5, 4]
-
-
-@pytest.mark.parametrize(
-    ("space", "said"),
-    [
-        (spaces.Box(-INF, 1, (2,)), "action of its actions has no bounds: gymnasium.wrappers.TransformAction"),
-        (spaces.Dict({"say": spaces.Text(3)}), "say of its actions is a Text"),
-        (spaces.Discrete(10**9), "expected at most 65536 actions, but it has 1000000000"),
-        (spaces.Box(-1, 1, (200,), np.float32), "its actions have 200 components"),
-    ],
-)
-def test_actions_that_cannot_be_chosen_are_refused(space, said):
-    with pytest.raises(EnvError) as caught:
-        Choices("X-v0", space)
-    assert said in str(caught.value)
 
 
 def test_a_joint_action_is_the_number_of_its_components():

@@ -87,6 +87,8 @@ def test_steps_rewards_and_start_of_the_actions() -> None:
         assert (transition.frame[1] == 10 * t + 5).all()
         assert transition.reward.tolist() == [1.5, 1.5]
         assert transition.end.tolist() == transition.over.tolist() == [t == 5] * 2
+    with pytest.raises(EnvError, match=r"^Scripted-v0, step 6: actions must lie in 0..3, not \[0, 4\]"):
+        envs.step(np.array([0, 4]))
     transition = envs.step(np.array([0, 0]))
     assert transition.reward.tolist() == [0, 0]
     assert not transition.end.any()

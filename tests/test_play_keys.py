@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+from gymnasium import spaces
 
 from tokendream.config.config import Config
 from tokendream.config.env import EnvConfig
 from tokendream.envs.atari100k import ATARI_100K
+from tokendream.envs.choices import Choices
 from tokendream.envs.registry import make
-from tokendream.play.keys import BUTTONS, SPARE, KeyLayout
+from tokendream.play.keys import BUTTONS, SPARE, JointLayout, KeyLayout
 
 PAGE = Path(__file__).parents[1] / "tokendream" / "play" / "page"
 
@@ -53,6 +55,15 @@ def test_names_that_say_nothing_get_a_letter_each():
     assert len(set(letters)) == 5
     assert layout.actions[4] == {"Move_Left"}
     assert KeyLayout.of([str(a) for a in range(40)]).choose(["39"]) == 39
+
+
+@pytest.mark.parametrize("n", [2, 30])
+def test_a_number_rests_in_the_middle_and_a_choice_at_its_first(n):
+    choices = Choices("X-v0", spaces.Dict({"go": spaces.Discrete(5), "pull": spaces.Box(-1, 1, (n,))}))
+    layout = JointLayout.of(choices.names, choices.space, choices.numbers)
+    assert set(choices.sizes[1:]) == {51 if n == 2 else 3}
+    given = choices.to_env(layout.choose(["go 2", "pull[0] +"]))
+    assert (given["go"], given["pull"].tolist()) == (2, [1.0, *[0.0] * (n - 1)])
 
 
 def test_no_key_is_a_button_and_a_command():

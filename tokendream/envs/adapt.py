@@ -7,7 +7,7 @@ signatures of gym before 0.26, with what would help, and rewards that are no fin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import gymnasium
@@ -128,6 +128,13 @@ def sizes(leaf: spaces.Space[Any], bins: int = 1) -> tuple[int, ...]:
     if isinstance(leaf, spaces.MultiDiscrete):
         return tuple(leaf.nvec.ravel().tolist())
     return (2 if isinstance(leaf, spaces.MultiBinary) else bins,) * math.prod(leaf.shape or ())
+
+
+def check_names(env_id: str, what: str, names: Sequence[str]) -> None:
+    """Raise EnvError where two have one name."""
+    if len(set(names)) < len(names):
+        name = max(names, key=names.count)
+        raise EnvError(f"{env_id}: two {what} are called {name}: a wrapper can rename one (--env.wrappers)")
 
 
 def get(observation: Any, path: Path) -> Any:

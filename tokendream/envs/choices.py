@@ -24,6 +24,9 @@ BINS = 51
 MOST = 128
 """Components of an action."""
 
+EXACT, LARGEST = 2**53, float(np.finfo(np.float64).max) / 2
+"""Of a bound: whole numbers up to here are floats, and numbers have a difference."""
+
 Make = Callable[[Iterator[int]], Any]
 """What the environment gets, from the choices of its components."""
 
@@ -39,18 +42,25 @@ class Choices:
         others = math.prod(n for _, leaf in leaves for n in adapt.sizes(leaf))
         numbers = sum(math.prod(leaf.shape) for _, leaf in leaves if isinstance(leaf, spaces.Box))
         components = sum(len(adapt.sizes(leaf)) for _, leaf in leaves)
+        if not components:
+            raise EnvError(f"{env_id}: its action space is empty, which leaves nothing to choose: {one_line(space)}")
         fit = [bins for bins in range(BINS, 1, -2) if others * bins**numbers <= LARGEST_JOINT]
         if components > MOST or not fit:
-            raise EnvError(f"{env_id}: its actions have {components} components, more than fit one action")
+            largest, _ = max(leaves, key=lambda named: sum(map(math.log, adapt.sizes(named[1], 3))))
+            raise EnvError(
+                f"{env_id}: its actions have {components} components, most of them in {largest}: more than {MOST}, or "
+                "more combinations than 64 bits count; gymnasium.wrappers.TransformAction can choose fewer"
+            )
         self.bins = fit[0]
         if numbers and self.bins < BINS:
             once(f"{env_id}: an action has {numbers} numbers, each one of {self.bins} values instead of {BINS}")
         self.sizes = tuple(n for _, leaf in leaves for n in adapt.sizes(leaf, self.bins))
         self.names = tuple(name for key, leaf in leaves for name in _names(key, leaf))
+        adapt.check_names(env_id, "components of an action", self.names)
+        box = [isinstance(leaf, spaces.Box) for _, leaf in leaves for _ in adapt.sizes(leaf)]
+        self.numbers = tuple(i for i, is_number in enumerate(box) if is_number)
         self._make = _maker(space, self.bins)
         self.is_choice = isinstance(space, spaces.Discrete)
-        if not self.sizes:
-            raise EnvError(f"{env_id}: its action space is empty: {one_line(space)}")
 
     @property
     def space(self) -> ActionSpace:
@@ -72,13 +82,19 @@ def _check(env_id: str, name: str, leaf: spaces.Space[Any]) -> None:
             f"{env_id}: {name} of its actions is a {type(leaf).__name__}: gymnasium.wrappers.TransformAction can make "
             "it a Box or a choice"
         )
-    if isinstance(leaf, spaces.Box) and not (np.isfinite(leaf.low).all() and np.isfinite(leaf.high).all()):
-        raise EnvError(
-            f"{env_id}: {name} of its actions has no bounds: gymnasium.wrappers.TransformAction can give it some"
-        )
+    if isinstance(leaf, spaces.Box):
+        widest = float(np.abs([leaf.low, leaf.high], dtype=np.float64).max(initial=0))
+        if widest > (EXACT if np.issubdtype(leaf.dtype, np.integer) else LARGEST):
+            raise EnvError(
+                f"{env_id}: {name} of its actions has {'no bounds' if widest == np.inf else 'bounds too far apart'}: "
+                "gymnasium.wrappers.TransformAction can give it some"
+            )
     most = max(adapt.sizes(leaf), default=1)
     if most > adapt.MOST_ACTIONS:
-        raise EnvError(f"{env_id}: expected at most {adapt.MOST_ACTIONS} actions, but it has {most}")
+        raise EnvError(
+            f"{env_id}: expected at most {adapt.MOST_ACTIONS} choices, but {name} of its actions has {most}: "
+            "gymnasium.wrappers.TransformAction can make it a Box, or offer fewer"
+        )
 
 
 def _names(name: str, leaf: spaces.Space[Any]) -> list[str]:

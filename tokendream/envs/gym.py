@@ -54,7 +54,7 @@ class GymEnvs:
         names = self._choices.names
         if self._choices.is_choice:
             names = adapt.action_names(env, self._choices.sizes[0])
-        self.spaces = Spaces(layout, self._choices.space, names)
+        self.spaces = Spaces(layout, self._choices.space, names, self._choices.numbers)
         self._frame = np.zeros((n, *layout.frame_shape), np.uint8)
         self._over = np.ones(n, bool)
         self._steps = np.zeros(n, np.int64)
@@ -73,7 +73,7 @@ class GymEnvs:
         return self._frame.copy()
 
     def step(self, actions: Int[np.ndarray, " n"]) -> Transition:
-        check_actions(actions, self.n, self.spaces.actions.n)
+        check_actions(actions, self.n, self.spaces.actions.n, f"{self.env_id}, step {self._steps.max() + 1}: ")
         reward = np.zeros(self.n, np.float32)
         end = np.zeros(self.n, bool)
         for i in np.flatnonzero(~self._over).tolist():

@@ -95,13 +95,13 @@ def check_seeds(seeds: Sequence[int | None], n: int) -> None:
             raise EnvError(f"a seed must be non-negative or None, not {seed}")
 
 
-def check_actions(actions: Int[np.ndarray, " *_"], n: int, n_actions: int) -> None:
+def check_actions(actions: Int[np.ndarray, " *_"], n: int, n_actions: int, where: str = "") -> None:
     """Raise EnvError unless there is one action in 0..n_actions-1 for each environment.
 
     Cheap, and worth it: ALE's worker threads never answer a step with an invalid action, so a bad one would
     hang the run instead of failing.
     """
     if actions.shape != (n,):
-        raise EnvError(f"expected {n} actions, one for each environment, not an array of shape {actions.shape}")
+        raise EnvError(f"{where}expected {n} actions, one for each environment, not an array of shape {actions.shape}")
     if actions.min() < 0 or actions.max() >= n_actions:
-        raise EnvError(f"actions must lie in 0..{n_actions - 1}, not {actions.tolist()}")
+        raise EnvError(f"{where}actions must lie in 0..{n_actions - 1}, not {actions.tolist()}")

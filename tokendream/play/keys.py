@@ -78,7 +78,7 @@ class KeyLayout:
 
 
 NUMBER = 7
-"""Choices from which on a component is taken for a number, with a button for each end and rest in the middle."""
+"""Choices from which on any component is taken for a number, with a button for each end and rest in the middle."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class JointLayout:
     keys: dict[str, tuple[str, ...]]
 
     @staticmethod
-    def of(names: Sequence[str], actions: ActionSpace) -> JointLayout:
+    def of(names: Sequence[str], actions: ActionSpace, numbers: Sequence[int] = ()) -> JointLayout:
         """Two buttons for a number, one for every choice but the first of anything else."""
         buttons: dict[str, tuple[int, int]] = {}
         rest = []
         for i, (name, size) in enumerate(zip(names, actions.sizes, strict=True)):
-            number = size >= NUMBER
+            number = i in numbers or size >= NUMBER
             rest.append(size // 2 if number else 0)
             choices = {f"{name} -": 0, f"{name} +": size - 1} if number else {f"{name} {c}": c for c in range(1, size)}
             buttons |= {button: (i, choice) for button, choice in choices.items()}
@@ -118,7 +118,7 @@ class JointLayout:
 def layout_of(spaces: Spaces) -> KeyLayout | JointLayout:
     """The buttons for what an environment takes."""
     if not isinstance(spaces.actions, Discrete):
-        return JointLayout.of(spaces.action_names, spaces.actions)
+        return JointLayout.of(spaces.action_names, spaces.actions, spaces.numbers)
     return KeyLayout.of(spaces.action_names)
 
 

@@ -96,6 +96,8 @@ class Spaces(NamedTuple):
     actions: ActionSpace
     action_names: tuple[str, ...]
     """Of every action where it is one choice; else of every component."""
+    numbers: tuple[int, ...] = ()
+    """Components that are numbers between two bounds."""
 
 
 def image_spaces(size: int, actions: int, names: tuple[str, ...] = ()) -> Spaces:
