@@ -128,7 +128,12 @@ def test_the_brightest_of_a_picture_of_bytes_is_what_its_space_says():
             "at most 700 values beside images, but it has 1,000,000, most of them "
             "in observation: choose parts with --env.keys",
         ),
-        (spaces.Box(0, 9, (90, 90), np.int8), "choose parts with --env.keys, or --env.read-as image"),
+        (
+            spaces.Box(0, 9, (90, 90), np.int8),
+            "at most 4096 cells beside images, but it has 8,100, most of them in "
+            "observation: choose parts with --env.keys, or --env.read-as image",
+        ),
+        (spaces.Dict({"a.b": IMAGE, "a": spaces.Dict({"b": spaces.Discrete(2)})}), "two parts are called a.b"),
         (spaces.Discrete(10**9), "has 1000000000 values, at most 4096"),
         (spaces.Dict({"s": spaces.Sequence(spaces.Discrete(2))}), "s is a Sequence, which cannot be read: leave it"),
         (spaces.Text(4), "nothing in its observation space can be read"),

@@ -1,12 +1,17 @@
 """Maps of cells under every preset: squares that do not divide, frames that V has not seen, blocks too long."""
 
 import dataclasses
+import re
 
-import any_spaces  # noqa: F401  (registers its environments)
+import any_spaces
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
+from tokendream import errors
 from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY, preset, vary
@@ -17,6 +22,7 @@ from tokendream.errors import ConfigError
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.layout import Layout, Part, image
 from tokendream.spaces.observations import Spaces
+from tokendream.training import run
 from tokendream.training.trainer import Trainer
 
 
@@ -32,9 +38,23 @@ def test_a_map_that_does_not_divide_into_squares_has_a_token_a_cell(cells, token
 
 
 def test_more_tokens_than_m_can_take_are_refused_by_name():
+    assert Agent.from_config(preset("grid"), spaces_of(Part("map", "map", (1, 30, 30)))).block.K == 225
+    with pytest.raises(ConfigError, match=r"at most 768 .*--tokenizer.map-cells\), not 901"):
+        Agent.from_config(preset("cpu"), spaces_of(Part("map", "map", (1, 30, 30))))
     eyes = [image(128, f"eye {i}") for i in range(3)]
     with pytest.raises(ConfigError, match=r"tokens of a step must be at most 768 .*--env.keys.*, not 769"):
         Agent.from_config(vary(preset("cpu"), "env", size=128), spaces_of(*eyes))
+
+
+def test_a_long_step_is_said_once_where_training_starts(tmp_path, monkeypatch, capsys):
+    shown = {"shows": spaces.Box(0, 5, (20, 18), np.int64), "takes": spaces.Discrete(2)}
+    kind = type("Wide", (any_spaces.Worlds,), shown)
+    monkeypatch.setitem(gymnasium.registry, "Wide-v0", EnvSpec("Wide-v0", kind, disable_env_checker=True))
+    monkeypatch.setattr(run.Run, "go", lambda self, stop: 0)
+    for name in ("tiny", "grid"):  # which takes four cells in a token
+        errors.once.cache_clear()
+        run.start(vary(preset(name), "env", id="gym:Wide-v0"), tmp_path / name)
+    assert re.findall(r"a step has \d+ tokens", capsys.readouterr().err) == ["a step has 361 tokens"]
 
 
 @pytest.mark.parametrize("first_epoch", [1, 3])
@@ -64,7 +84,7 @@ def test_v_sees_every_frame_once_whatever_its_schedule(kind, first_epoch, monkey
 
 def test_a_config_that_does_not_go_with_the_environment_leaves_no_folder(tmp_path, capsys):
     """C cannot be fed pixels where there are none."""
-    run = tmp_path / "run"
-    assert main(["train", "tiny-pixels", "--env", "gym:CartPole-v1", "--run-dir", str(run)]) == 2
+    folder = tmp_path / "run"
+    assert main(["train", "tiny-pixels", "--env", "gym:CartPole-v1", "--run-dir", str(folder)]) == 2
     assert "actor_critic.sees must be codes" in capsys.readouterr().err
-    assert not run.exists()
+    assert not folder.exists()

@@ -58,8 +58,8 @@ class Agent(nn.Module):
         V, slots = build(config.tokenizer, spaces.observation)
         block, E, control = Block(slots, spaces.actions), V.code_width, config.control
         require(block.K1 <= LONGEST_BLOCK or config.world_model.backbone != "retnet", "tokens of a step",
-                f"at most {LONGEST_BLOCK} for a RetNet (fewer --env.keys, a smaller --env.size or more "
-                "--tokenizer.downsamples)", block.K1)  # fmt: skip
+                f"at most {LONGEST_BLOCK} for a RetNet (fewer --env.keys, a smaller --env.size, more "
+                "--tokenizer.downsamples or --tokenizer.map-cells)", block.K1)  # fmt: skip
         M = ablated.WORLD_MODELS.get(control, WorldModel)(config.world_model, block, E, V.codes)
         kind = SeparateActorCritic if config.actor_critic.separate else ActorCritic
         C = kind(config.actor_critic, block, E, config.tokenizer.downsamples)

@@ -13,6 +13,9 @@ from tokendream.errors import require
 LONGEST_BLOCK = 768
 """Tokens of a block that retention takes at once; beyond it float32 cannot hold its decays."""
 
+LONG = 300
+"""Tokens of a block from which on it is slow: worth a line."""
+
 SMALLEST_FRAME = {"vgg16": 16, "alexnet": 31, "none": 0}
 """Pixels below which a network of the LPIPS loss has a pooling with nothing left to pool."""
 

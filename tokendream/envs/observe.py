@@ -27,13 +27,18 @@ from tokendream.errors import nearest, once, one_line
 from tokendream.spaces.layout import Layout, Part, image
 
 MOST_FEATURES = 700
-"""More values than a block has room for."""
+"""More values than a block has room for, each of which is a token."""
+
+MOST_CELLS = 4096
+"""Of maps. How many tokens they are is the tokenizer's business."""
 
 MOST_CHOICES = 4096
 """Of a categorical field: each has an output of its own."""
 
-LONG = 300
-"""Tokens beside an image from which on a block is long: worth a line."""
+MOST_CHANNELS = 12
+"""Of a stack of pictures that is asked to be read as images."""
+
+FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Reader(NamedTuple):
@@ -43,6 +48,8 @@ class Reader(NamedTuple):
     part: Part
     space: spaces.Space[Any]
     convert: Callable[[np.ndarray], np.ndarray]
+    bounds: tuple[np.ndarray, np.ndarray] | None = None
+    """The least and the greatest value of every category and cell, as the space counts them."""
 
     def read(self, observation: Any, where: str) -> np.ndarray:
         """The values of this part. Raises EnvError naming place and key for what does not lie in its space."""
@@ -65,13 +72,14 @@ class Reader(NamedTuple):
                 bad = array.ravel()[~np.isfinite(array.ravel())]
                 raise EnvError(f"{key}: expected finite numbers, but got {bad[0]}")
             array = array.reshape(shape)
-        values = self.convert(array)
-        if self.part.sizes and self.part.modality == "categorical":
-            outside = (values < 0) | (values >= np.array(self.part.sizes))
+        if self.bounds is not None:
+            low, high = self.bounds
+            outside = (array < low) | (array > high)
             if outside.any():
-                i = int(outside.argmax())
-                raise EnvError(f"{key}: expected field {i} in 0..{self.part.sizes[i] - 1}, but got {int(values[i])}")
-        return values
+                at = tuple(map(int, np.argwhere(outside)[0]))
+                which = f"cell {at}" if self.part.modality == "map" else f"field {at[0] if at else 0}"
+                raise EnvError(f"{key}: expected {which} in {low[at]:.9g}..{high[at]:.9g}, but got {array[at]:.9g}")
+        return self.convert(array)
 
 
 def readers(
@@ -88,22 +96,29 @@ def readers(
         if key not in names:
             raise EnvError(f"{env_id}: there is no part {key!r} (env.keys); nearest: {nearest(key, names)}")
     chosen = [(path, leaf) for path, leaf in leaves if not wanted or _name(path) in wanted]
-    found = [_reader(env_id, path, leaf, config, first) for path, leaf in chosen if _is_read(env_id, path, leaf)]
-    if not found:
+    chosen = [(path, leaf) for path, leaf in chosen if _is_read(env_id, path, leaf)]
+    if not chosen:
         raise EnvError(f"{env_id}: nothing in its observation space can be read: {one_line(space)}")
-    layout = Layout(tuple(reader.part for reader in found))
-    beside = sum(math.prod(part.shape[-2:]) for part in layout.parts if part.modality != "image")
-    boxes = [r.space.shape for r in found if isinstance(r.space, spaces.Box) and r.part.modality != "image"]
-    image_too = ", or --env.read-as image" if boxes and all(map(_channels, boxes)) else ""
-    how = f"choose parts with --env.keys{image_too}"
-    if beside > MOST_FEATURES:
-        largest = max((p for p in layout.parts if p.modality != "image"), key=lambda p: math.prod(p.shape[-2:]))
+    if not any(_fits(config.read_as, leaf) for _, leaf in chosen):
+        path, leaf = chosen[0]
         raise EnvError(
-            f"{env_id}: expected at most {MOST_FEATURES} values beside images, but it has {beside:,}, most of them in "
-            f"{largest.name}: {how}"
+            f"{env_id}: {_name(path)} has the shape {leaf.shape}, which is no {config.read_as}'s"
+            f"{', nor has another part' if len(chosen) > 1 else ''}: leave out --env.read-as"
         )
-    if beside > LONG:
-        once(f"{env_id}: {beside} tokens a step will be slow: {how}")
+    found = [reader for path, leaf in chosen for reader in _readers(env_id, path, leaf, config, first)]
+    layout = Layout(tuple(reader.part for reader in found))
+    adapt.check_names(env_id, "parts", [part.name for part in layout.parts])
+    maps = [reader for reader in found if reader.part.modality == "map"]
+    others = [reader for reader in found if reader.part.modality in ("vector", "categorical")]
+    for what, most, some in (("values", MOST_FEATURES, others), ("cells", MOST_CELLS, maps)):
+        sizes = [math.prod(reader.part.shape[-2:]) for reader in some]
+        if sum(sizes) > most:
+            boxes = [reader.space.shape for reader in some if isinstance(reader.space, spaces.Box)]
+            raise EnvError(
+                f"{env_id}: expected at most {most} {what} beside images, but it has {sum(sizes):,}, most of them in "
+                f"{some[int(np.argmax(sizes))].part.name}: choose parts with --env.keys"
+                f"{', or --env.read-as image' if boxes and all(map(_channels, boxes)) else ''}"
+            )
     return layout, found
 
 
@@ -123,39 +138,62 @@ def _is_read(env_id: str, path: Path, leaf: spaces.Space[Any]) -> bool:
     return True
 
 
-def _reader(env_id: str, path: Path, leaf: spaces.Space[Any], config: EnvConfig, first: Callable[[], Any]) -> Reader:
+def _fits(kind: str, leaf: spaces.Space[Any]) -> bool:
+    """Whether a part can be read as this kind of array."""
+    axes = len(leaf.shape or ())
+    if kind == "map":
+        return axes in (2, 3)
+    return kind != "image" or (isinstance(leaf, spaces.Box) and _channels(leaf.shape, MOST_CHANNELS) is not None)
+
+
+def _readers(
+    env_id: str, path: Path, leaf: spaces.Space[Any], config: EnvConfig, first: Callable[[], Any]
+) -> list[Reader]:
+    """Of one part; a stack of pictures is several."""
     name, shape = _name(path), leaf.shape or ()
     if 0 in shape:
         raise EnvError(f"{env_id}: {name} has no values, its shape is {shape}: leave it out with --env.keys")
+    kind: str = config.read_as if _fits(config.read_as, leaf) else "auto"
     if isinstance(leaf, spaces.Box):
-        return _box(env_id, path, leaf, config, first)
+        if kind == "auto":
+            any_part = Reader(path, Part(name, "vector", shape), leaf, lambda x: x)
+            kind = _kind(env_id, name, leaf, lambda: any_part.read(first(), f"{env_id}, step 0"))
+        return _box(env_id, path, leaf, kind, config.size)
     sizes = adapt.sizes(leaf)
-    low = np.ravel(getattr(leaf, "start", np.zeros(len(sizes), int)))
+    low = np.reshape(getattr(leaf, "start", np.zeros(shape, int)), shape)
+    bounds = low, low + np.reshape(sizes, shape) - 1
     if max(sizes) > MOST_CHOICES:
         raise EnvError(f"{env_id}: {name} has {max(sizes)} values, at most {MOST_CHOICES} can be told apart: leave it "
                        "out with --env.keys")  # fmt: skip
-    if len(shape) in (2, 3) and config.read_as in ("auto", "map") and max(sizes) <= 256:
-        return Reader(path, _map(name, shape), leaf, _cells(shape, low.reshape(shape)))
+    if len(shape) in (2, 3) and kind != "vector" and max(sizes) <= 256:
+        return [Reader(path, _map(name, shape), leaf, _cells(shape, low), bounds)]
     part = Part(name, "categorical", (len(sizes),), sizes)
-    return Reader(path, part, leaf, lambda x: (x.ravel() - low).astype(np.int32))
+    return [Reader(path, part, leaf, lambda x: (x - low).ravel().astype(np.int32), bounds)]
 
 
-def _box(env_id: str, path: Path, box: spaces.Box, config: EnvConfig, first: Callable[[], Any]) -> Reader:
-    name = _name(path)
-    kind: str = config.read_as
-    if kind == "auto":
-        kind = _kind(env_id, name, box, lambda: adapt.get(first(), path))
-    if kind == "image" and _channels(box.shape) is None:
-        raise EnvError(f"{env_id}: {name} has the shape {box.shape}, which is no image's: --env.read-as vector")
+def _box(env_id: str, path: Path, box: spaces.Box, kind: str, size: int) -> list[Reader]:
+    name, shape = _name(path), box.shape
     if kind == "image":
-        return Reader(path, image(config.size, name), box, _pixels(env_id, name, box, config.size))
+        found = _channels(shape, MOST_CHANNELS)
+        assert found is not None
+        axis, n = found
+        if n <= 4:
+            return [Reader(path, image(size, name), box, _pixels(env_id, name, box, size, axis, n))]
+        stack = [range(i, min(i + 3, n)) for i in range(0, n, 3)]
+        return [
+            Reader(path, image(size, f"{name}.{i}"), box, _layers(_pixels(env_id, name, box, size, axis, 3), axis, own))
+            for i, own in enumerate(stack)
+        ]
     if kind == "map":
-        if len(box.shape) not in (2, 3):
-            raise EnvError(f"{env_id}: {name} has the shape {box.shape}, which is no map's: --env.read-as vector")
-        low = box.low if np.isfinite(box.low).all() else np.zeros(box.shape)
-        return Reader(path, _map(name, box.shape), box, _cells(box.shape, low))
-    n = math.prod(box.shape)
-    return Reader(path, Part(name, "vector", (n,)), box, lambda x: x.ravel().astype(np.float32))
+        low, high = box.low.astype(np.float64), box.high.astype(np.float64)
+        low = np.where((high - low > 255) & (low < -255), 0, low)  # whose codes do not begin at the end of a type
+        return [Reader(path, _map(name, shape), box, _cells(shape, low), (low, low + 255))]
+    part = Part(name, "vector", (math.prod(shape),))
+    return [Reader(path, part, box, lambda x: x.ravel().clip(-FLOAT32, FLOAT32).astype(np.float32))]
+
+
+def _layers(convert: Callable[[np.ndarray], np.ndarray], axis: int, own: range) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda x: convert(x.take(own, axis))
 
 
 def _kind(env_id: str, name: str, box: spaces.Box, look: Callable[[], Any]) -> str:
@@ -169,8 +207,7 @@ def _kind(env_id: str, name: str, box: spaces.Box, look: Callable[[], Any]) -> s
     if box.dtype == np.uint8 and channels is not None and len(box.shape) == 3 and channels[1] == 3:
         most = int(box.high.max())
         if min(sides) < adapt.SMALL and most >= adapt.CODES:
-            seen = np.asarray(look())
-            most = int(seen.max()) if seen.size else most
+            most = int(look().max())
         if min(sides) >= adapt.SMALL or most >= adapt.CODES or most == 0:
             return "image"
         once(f"{env_id}: {name}, {'x'.join(map(str, box.shape))} with values up to {most}, is read as a map of 3 "
@@ -179,25 +216,39 @@ def _kind(env_id: str, name: str, box: spaces.Box, look: Callable[[], Any]) -> s
     bounded = bool((box.low >= -1).all() and (box.high <= 255).all())
     if channels is not None and min(sides) >= adapt.SMALL and bounded and (not whole or int(box.high.max()) > 64):
         return "image"
-    return "map" if whole and few else "vector"
+    if whole and few:
+        kind, other = "map", "image reads it as a picture"
+        unsure = channels is not None and int(box.high.max()) >= adapt.CODES
+    else:
+        kind, other = "vector", "map reads it as cells"
+        unsure = min(sides) >= 4 and bool((box.low == 0).all() and (box.high <= 255).all())
+    if unsure:
+        once(f"{env_id}: {name}, {'x'.join(map(str, box.shape))} with values up to {box.high.max():g}, is read as a "
+             f"{kind}; --env.read-as {other}")  # fmt: skip
+    return kind
 
 
-def _channels(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """(axis, number) of an image's channels; (-1, 1) where it has none; None for what is no image's shape."""
+def _channels(shape: tuple[int, ...], most: int = 4) -> tuple[int, int] | None:
+    """(axis, number) of an image's channels; (-1, 1) where it has none; None for what is no image's shape.
+
+    More than 4, up to `most`, are a stack of pictures, each side of which is longer.
+    """
     if len(shape) == 2:
         return -1, 1
     if len(shape) != 3:
         return None
     if shape[2] <= 4:
         return 2, shape[2]
-    return (0, shape[0]) if shape[0] <= 4 else None
+    if shape[0] <= 4:
+        return 0, shape[0]
+    n = min(shape[0], shape[2])
+    return (0 if shape[0] == n else 2, n) if n <= most and sorted(shape)[1] > n else None
 
 
-def _pixels(env_id: str, name: str, box: spaces.Box, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """An image of this space as uint8 (3, size, size)."""
-    channels = _channels(box.shape)
-    assert channels is not None
-    axis, n = channels
+def _pixels(
+    env_id: str, name: str, box: spaces.Box, size: int, axis: int, n: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """An image of this space, whose axis `axis` is `n` channels, as uint8 (3, size, size)."""
     low, high = float(box.low.min()), float(box.high.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         low, high = 0.0, 255.0
@@ -233,7 +284,7 @@ def _cells(shape: tuple[int, ...], low: np.ndarray) -> Callable[[np.ndarray], np
     first = len(shape) == 3 and shape[0] < shape[2]
 
     def convert(x: np.ndarray) -> np.ndarray:
-        x = (x - low).clip(0, 255).astype(np.uint8)
+        x = (x - low).astype(np.uint8)
         return x[None] if x.ndim == 2 else x if first else x.transpose(2, 0, 1)
 
     return convert

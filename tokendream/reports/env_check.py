@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tokendream.config.config import Config
-from tokendream.envs.observe import LONG
+from tokendream.config.limits import LONG
 from tokendream.envs.registry import make
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.layout import Layout

@@ -18,13 +18,14 @@ from tokendream import ranks
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
+from tokendream.config.limits import LONG
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
 from tokendream.envs.pause import Pausable
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
-from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, one_line
+from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, once, one_line
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
 from tokendream.reports.display import Display, Remaining, clock, display_for
@@ -52,7 +53,12 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
             wandb_log.load()
         follow.check(config)
         with contextlib.closing(_envs(config)) as envs, FakeTensorMode(allow_non_fake_inputs=True):
-            Agent.from_config(config, envs.spaces)  # what cannot be, a misspelt game above all, leaves no folder
+            agent = Agent.from_config(
+                config, envs.spaces
+            )  # what cannot be, a misspelt game above all, leaves no folder
+        if agent.block.K1 > LONG:
+            once(f"a step has {agent.block.K1} tokens, which is slow: fewer parts (--env.keys), a coarser image "
+                 "(--env.size) or map (--tokenizer.map-cells)")  # fmt: skip
         compute = follow.for_ranks(compute_for(config, threads=True))
         files.replace_text(run_dir / "config.json", config.to_json())  # from here on it can be resumed
         return Run(config, run_dir, compute).go(stop)
