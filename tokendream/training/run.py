@@ -53,9 +53,8 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
             wandb_log.load()
         follow.check(config)
         with contextlib.closing(_envs(config)) as envs, FakeTensorMode(allow_non_fake_inputs=True):
-            agent = Agent.from_config(
-                config, envs.spaces
-            )  # what cannot be, a misspelt game above all, leaves no folder
+            # What cannot be, a misspelt game above all, leaves no folder.
+            agent = Agent.from_config(config, envs.spaces)
         if agent.block.K1 > LONG:
             once(f"a step has {agent.block.K1} tokens, which is slow: fewer parts (--env.keys), a coarser image "
                  "(--env.size) or map (--tokenizer.map-cells)")  # fmt: skip
