@@ -1,11 +1,12 @@
-"""What each ingredient of REM's successors gives alone: the runs of docs/ablations.md, and the page.
+"""What each ingredient of REM's successors gives alone: the runs of docs/ablations.md, and the pages.
 
     python scripts/ablation.py run --jobs 2         every run that is not finished; the same command goes on
+    python scripts/ablation.py run --seeds 3        the first three seeds alone
     python scripts/ablation.py run --rows rem all   these rows first
-    python scripts/ablation.py write                finished runs into results/ablation, and docs/ablations.md
+    python scripts/ablation.py write                finished runs into results/ablation, docs/ablations.md and
+                                                    the effects of docs/beyond.md
 
-Problems, seeds, budget and rows stand below and were committed before any run. A row is an agent: REM as it is, at the
-sizes and with the schedule of a small preset; that and one ingredient; that and all of them; all but one.
+Problems, seeds, budget and rows stand in ablation_agents.py and were committed before any run.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ablation_agents import ALL, EPISODES, NONE, PROBLEMS
 
-from tokendream.config.config import Config
-from tokendream.config.presets import CONTROL, GRID, vary
 from tokendream.errors import TokendreamError, nearest
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.charts import figure_svg
@@ -36,100 +36,20 @@ ROOT = Path(__file__).parents[1]
 SWEEP = ROOT / "sweeps" / "ablation"
 KEPT = ROOT / "results" / "ablation"
 PAGE = ROOT / "docs" / "ablations.md"
+BEYOND = ROOT / "docs" / "beyond.md"
 PLOT = "ablations.svg"
 
-SEEDS = (0, 1, 2, 3, 4)
 LEAST = 3
 """Seeds from which on an effect is shown; whole seeds come one after the other."""
 
-EPOCHS, STEPS, OF_M, OF_C = 20, 1000, 60, 15
-"""Epochs, and of each: decisions, updates of M, batches of dreams."""
+MOST = max(problem.seeds for problem in PROBLEMS.values())
 
-EPISODES = 20
 RESAMPLES = 10_000
 
-Change = Callable[[Config], Config]
+Effect = tuple[float, float, float]
+"""A difference of means, and the ends of its interval."""
 
-
-def _part(name: str, **changes: Any) -> Change:
-    return lambda config: vary(config, name, **changes)
-
-
-def _both(first: Change, second: Change) -> Change:
-    return lambda config: second(first(config))
-
-
-INGREDIENTS: Mapping[str, Change] = {
-    "windows": _part("world_model", shortest_window=4.0, longest_window=16.0),
-    "grid positions": _part("world_model", positions="grid"),
-    "slot embedding": _part("world_model", slot_embedding=True),
-    "reward head": _part("world_model", reward_head="symlog"),
-    "value head": _part("actor_critic", value_head="symlog"),
-    "late outcome": _part("world_model", outcome_from="prediction"),
-    "replay by loss": _part("world_model", by_loss=0.3),
-    "copy or sample": _part("world_model", copy_or_sample=True),
-    "events": _part("world_model", events=True),
-    "curiosity": _both(_part("world_model", ensemble=4), _part("dream", curiosity=1.0)),
-    "quantiles": _part("dream", scale_advantage=False, scale_by_quantiles=True),
-    "separate critic": _part("actor_critic", separate=True),
-    "norms": _both(_part("world_model", head="norm"), _part("actor_critic", trunk="norm")),
-    "local prediction": _part("world_model", local_prediction=True),
-}
-"""Each as its paper has it (docs/beyond.md); local prediction is ours."""
-
-ATTENTION = _part("world_model", backbone="post-norm", shortest_window=0.0, longest_window=0.0)
-"""Instead of RetNet and its windows, so that it is never beside the latter."""
-
-
-def _frozen(config: Config) -> Config:
-    """V takes no new codes after a tenth of the epochs."""
-    V = dataclasses.replace(config.training.tokenizer, last_epoch=EPOCHS // 10)
-    return vary(config, "training", tokenizer=V)
-
-
-def rem(config: Config) -> Config:
-    """A small preset without what the paper does not have in M and C; sizes, schedule and objective stay."""
-    config = vary(config, "world_model", local_prediction=False, outcome_from="action", head="relu",
-                  reward_head="sign", slot_embedding=False, dropout=0.0)  # fmt: skip
-    config = vary(config, "actor_critic", separate=False, trunk="silu", value_head="scalar")
-    config = vary(config, "evaluation", episodes=EPISODES, every=0)
-    config = vary(config, "collect", steps=STEPS, last_epoch=EPOCHS)
-    training = config.training
-    config = vary(config, "training", world_model=dataclasses.replace(training.world_model, updates=OF_M),
-                  actor_critic=dataclasses.replace(training.actor_critic, updates=OF_C))  # fmt: skip
-    return dataclasses.replace(config, epochs=EPOCHS, device="cpu")
-
-
-PROBLEMS: Mapping[str, tuple[Config, Mapping[str, Change]]] = {
-    "dmc:cartpole-swingup": (
-        rem(CONTROL),
-        {k: v for k, v in INGREDIENTS.items() if k not in ("grid positions", "copy or sample")},
-    ),
-    "minatar:Breakout": (rem(GRID), {**INGREDIENTS, "frozen V": _frozen}),
-}
-"""What is played, from which config, and which ingredients exist there. Features have no places that tokens could move
-between, and a V that is not fitted, so there is nothing to freeze."""
-
-NONE, ALL, HEAD_COLUMNS = "rem", "all", "| ingredient | alone, on REM | | cut out of all | | s an epoch, alone |"
-
-
-def rows(ingredients: Mapping[str, Change]) -> dict[str, Change]:
-    """Every agent of a problem by its name."""
-
-    def together(left_out: str = "") -> Change:
-        def change(config: Config) -> Config:
-            for name, ingredient in ingredients.items():
-                config = config if name == left_out else ingredient(config)
-            return config
-
-        return change
-
-    found: dict[str, Change] = {NONE: lambda config: config, ALL: together()}
-    found |= {f"+ {name}": change for name, change in ingredients.items()}
-    found["+ attention"] = ATTENTION
-    found |= {f"- {name}": together(name) for name in ingredients}
-    found["all, attention"] = _both(together(), ATTENTION)
-    return found
+HEAD_COLUMNS = "| ingredient | alone, on REM | | cut out of all | | s an epoch, alone |"
 
 
 def slug(text: str) -> str:
@@ -137,24 +57,25 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text.replace("+ ", "with ").replace("- ", "without ")).strip("-")
 
 
-def trials(folder: Path, wanted: Sequence[str] = ()) -> list[Trial]:
-    """Every run, all rows of a seed before the next seed's, so that a sweep that is cut has whole seeds. Raises
-    TokendreamError for a row that there is not."""
-    known = {row: None for _, ingredients in PROBLEMS.values() for row in rows(ingredients)}
+def trials(folder: Path, wanted: Sequence[str] = (), seeds: int = MOST) -> list[Trial]:
+    """Every run of the first `seeds`, all rows of a seed before the next seed's, so that a sweep that is cut has whole
+    seeds. Raises TokendreamError for a row that there is not."""
+    known = {row: None for problem in PROBLEMS.values() for row in problem.rows}
     for row in wanted:
         if row not in known:
             raise TokendreamError(f"no row is called {row!r}; nearest: {nearest(row, known)}")
     agents = {
-        (problem, row): change(config)
-        for problem, (config, ingredients) in PROBLEMS.items()
-        for row, change in rows(ingredients).items()
+        (name, row): change(problem.config)
+        for name, problem in PROBLEMS.items()
+        for row, change in problem.rows.items()
         if not wanted or row in wanted
     }
     runs = folder.absolute() / "runs"
     return [
         Trial(dataclasses.replace(config, seed=seed), runs / run_name(problem, row, seed))
-        for seed in SEEDS
+        for seed in range(min(seeds, MOST))
         for (problem, row), config in agents.items()
+        if seed < PROBLEMS[problem].seeds
     ]
 
 
@@ -175,12 +96,12 @@ def keep(folder: Path, kept: Path) -> None:
 
 def scores(kept: Path, problem: str, row: str) -> tuple[list[float], list[float]]:
     """The mean score and the seconds an epoch of each run that is finished."""
-    paths = [kept / f"{run_name(problem, row, seed)}.json" for seed in SEEDS]
+    paths = [kept / f"{run_name(problem, row, seed)}.json" for seed in range(PROBLEMS[problem].seeds)]
     found = [Evaluation.from_json(path.read_text()) for path in paths if path.is_file()]
     return [e.mean for e in found], [float(e.protocol["seconds_an_epoch"] or 0) for e in found]
 
 
-def effect(with_it: Sequence[float], without: Sequence[float]) -> tuple[float, float, float]:
+def effect(with_it: Sequence[float], without: Sequence[float]) -> Effect:
     """Difference of the means over seeds, and its 95% percentile bootstrap interval: the seeds of each are
     drawn again by themselves."""
     a, b, rng = np.array(with_it), np.array(without), np.random.default_rng(0)
@@ -189,18 +110,19 @@ def effect(with_it: Sequence[float], without: Sequence[float]) -> tuple[float, f
     return float(a.mean() - b.mean()), float(low), float(high)
 
 
-def verdict(found: tuple[float, float, float]) -> str:
+def verdict(found: Effect) -> str:
     """An effect in words."""
     _, low, high = found
     return "no effect seen" if low <= 0 <= high else "better with it" if low > 0 else "worse with it"
 
 
-def effects(kept: Path, problem: str) -> dict[str, list[tuple[float, float, float] | None]]:
+def effects(kept: Path, problem: str) -> dict[str, list[Effect | None]]:
     """Of each ingredient alone, and of what is lost where it alone is cut; None where runs are missing."""
-    ingredients = PROBLEMS[problem][1]
-    pairs = {name: [(f"+ {name}", NONE), (ALL, f"- {name}")] for name in ingredients}
-    pairs["attention"] = [("+ attention", NONE), ("all, attention", ALL)]
-    found: dict[str, list[tuple[float, float, float] | None]] = {}
+    rows = PROBLEMS[problem].rows
+    pairs = {row[2:]: [(row, NONE), (ALL, f"- {row[2:]}")] for row in rows if row.startswith("+ ")}
+    if "+ attention" in rows:
+        pairs["attention"] = [("+ attention", NONE), ("all, attention", ALL)]
+    found: dict[str, list[Effect | None]] = {}
     for name, sides in pairs.items():
         both = [[scores(kept, problem, row)[0] for row in side] for side in sides]
         found[name] = [effect(a, b) if min(len(a), len(b)) >= LEAST else None for a, b in both]
@@ -211,11 +133,12 @@ def table(kept: Path, problem: str) -> str:
     """One problem's rows."""
     lines = [f"## {problem}", "", *(_level(kept, problem, row) for row in (NONE, ALL)), "", HEAD_COLUMNS,
              "|" + "---|" * 6]  # fmt: skip
-    for name, sides in effects(kept, problem).items():
-        cells = [cell for side in sides for cell in _cells(side)]
+    rows = PROBLEMS[problem].rows
+    for name, (alone, cut) in effects(kept, problem).items():
+        cells = [*_cells(alone), *(_cells(cut) if f"- {name}" in rows or "all, attention" in rows else ("", ""))]
         seconds = scores(kept, problem, f"+ {name}")[1]
-        lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(seconds):.1f} |" if seconds else
-                     f"| {name} | {' | '.join(cells)} | |")  # fmt: skip
+        lines.append(f"| {name} | {' | '.join(cells)} | {f'{np.mean(seconds):.1f}' if seconds else ''} |")
+    lines += [f"| {name} | {why} | | | | |" for name, why in PROBLEMS[problem].absent.items()]
     return "\n".join(lines)
 
 
@@ -226,7 +149,7 @@ def _level(kept: Path, problem: str, row: str) -> str:
     return f"- {row}: {', '.join(f'{m:.1f}' for m in means)} (seeds), {np.mean(seconds):.1f} s an epoch"
 
 
-def _cells(found: tuple[float, float, float] | None) -> tuple[str, str]:
+def _cells(found: Effect | None) -> tuple[str, str]:
     if found is None:
         return "not run yet", ""
     mean, low, high = found
@@ -264,31 +187,77 @@ def draw(kept: Path) -> None:
 
 def page(kept: Path) -> str:
     """docs/ablations.md."""
-    agents = [(problem, row) for problem, (_, ingredients) in PROBLEMS.items() for row in rows(ingredients)]
-    runs, done = len(agents) * len(SEEDS), sum(len(scores(kept, *agent)[0]) for agent in agents)
+    agents = [(name, row) for name, problem in PROBLEMS.items() for row in problem.rows]
+    runs = len(trials(SWEEP))
+    done = sum(len(scores(kept, *agent)[0]) for agent in agents)
     state = "**Not run yet.**" if not done else f"**{done} of {runs} runs are finished.**" if done < runs else ""
-    return "\n\n".join(filter(None, [INTRODUCTION.format(runs=runs, epochs=EPOCHS, seeds=len(SEEDS), games=EPISODES,
-                                                         steps=STEPS, m=OF_M, c=OF_C),
-                                     state, f"![Effects with their intervals]({PLOT})" if _any(kept) else "",
-                                     *(table(kept, problem) for problem in PROBLEMS)])) + "\n"  # fmt: skip
+    least, most = (sum(problem.hours(seeds) for problem in PROBLEMS.values()) for seeds in (LEAST, MOST))
+    introduction = INTRODUCTION.format(runs=runs, games=EPISODES, first=len(trials(SWEEP, (), LEAST)), seeds=LEAST,
+                                       least=least, most=most, budget="\n".join(map(_budget, PROBLEMS)))  # fmt: skip
+    plot = f"![Effects with their intervals]({PLOT})" if _any(kept) else ""
+    tables = [table(kept, problem) for problem in PROBLEMS]
+    return "\n\n".join(filter(None, [introduction, state, plot, *tables])) + "\n"
+
+
+def _budget(name: str) -> str:
+    problem = PROBLEMS[name]
+    c, training = problem.config, problem.config.training
+    return (f"| {name} | {len(problem.rows)} | {problem.seeds} | {c.epochs} x {c.collect.steps} "
+            f"| {training.world_model.updates} | {training.actor_critic.updates} | {problem.minutes:g} "
+            f"| {problem.hours(LEAST):.1f} |")  # fmt: skip
+
+
+def beyond(text: str, kept: Path) -> str:
+    """docs/beyond.md with the columns "effect alone" and "cost" as the runs have them; a cost's words stay."""
+    before, marker, table = text.partition("<!-- effects -->")
+    table, end, after = table.partition("<!-- /effects -->")
+    lines = []
+    for line in table.split("\n"):
+        cells = line.split(" | ")
+        if len(cells) == 6 and ":" in cells[0]:
+            name, words = cells[0][2:].partition(":")[0], cells[5][:-2].partition("; epoch x")[0]
+            line = " | ".join([*cells[:4], _alone(kept, name), words + _epochs(kept, name)]) + " |"
+        lines.append(line)
+    return before + marker + "\n".join(lines) + end + after
+
+
+def _alone(kept: Path, name: str) -> str:
+    """What an ingredient adds to REM's score on each problem where that is known."""
+    known = {problem: effects(kept, problem).get(name, [None])[0] for problem in PROBLEMS}
+    return "; ".join(f"{problem} {_cells(found)[0]}" for problem, found in known.items() if found) or "not run yet"
+
+
+def _epochs(kept: Path, name: str) -> str:
+    """How much longer than REM's an epoch is with it."""
+    times = [[scores(kept, problem, row)[1] for row in (f"+ {name}", NONE)] for problem in PROBLEMS]
+    found = [f"{np.mean(a) / np.mean(b):.2f}" for a, b in times if a and b]
+    return f"; epoch x {', '.join(found)}" if found else ""
 
 
 INTRODUCTION = """# What each ingredient gives alone
 
 REM's successors add ingredients by the dozen and publish them together ([beyond.md](beyond.md)). Here each is added
-alone to REM, and each alone is cut out of all of them: {runs} runs, {seeds} seeds an agent, on one problem of features
-and one of maps. REM is the paper's M and C at the sizes and with the objective of presets `control` and `grid`:
-{epochs} epochs of {steps} decisions, {m} updates of M and {c} batches of dreams; a score is the mean of {games} games.
-Problems, seeds, budget and rows stood in `scripts/ablation.py` before any run.
+alone to REM, and each alone is cut out of all of them, on a problem of features and one of maps; on images REM, all of
+them, and three alone. REM is the paper's M and C at the sizes and with the schedule of presets `control`, `grid` and
+`toy`; its advantages are centred and not scaled. A score is the mean of {games} games. Problems, seeds, budget and rows
+stood in `scripts/ablation_agents.py` before any run.
+
+| problem | agents | seeds | epochs x decisions | updates of M | dream batches | minutes a run | hours, {seeds} seeds |
+|---|---|---|---|---|---|---|---|
+{budget}
+
+**Expected core-hours: {least:.0f} for the {first} runs of the first {seeds} seeds, {most:.0f} for all {runs}.**
+An estimate: a few updates of `rem` and of `all` were timed in float32 on one busy core with AVX2 alone, and a row takes
+the mean of the two, evaluation included; bf16 with AMX was not timed. Seeds come one after the other, so that the
+command may be cut anywhere and the same goes on; effects are shown from {seeds} seeds on.
 
 ```sh
-python scripts/ablation.py run --jobs 2 && python scripts/ablation.py write
+python scripts/ablation.py run --jobs 2 --seeds {seeds} && python scripts/ablation.py write
 ```
 
 An effect is a difference of means over seeds, with a 95% bootstrap interval from drawing the seeds of both agents
 again; where that covers zero, none was seen, which is not the same as none. Attention stands in the place of RetNet and
-its windows; its second effect is that on all of them, with which it is not counted. FSQ, LPIPS and a V that is trained
-do not exist here: what they give on pictures, and what ten layers give, needs a GPU and was not measured."""
+its windows; its second effect is that on all of them, with which it is not counted."""
 
 
 def main(argv: list[str]) -> int:
@@ -297,14 +266,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("command", choices=("run", "write"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--rows", nargs="+", default=())
+    parser.add_argument("--seeds", type=int, default=MOST)
     options = parser.parse_args(argv)
     try:
         if options.command == "write":
             keep(SWEEP, KEPT)
             draw(KEPT)
             PAGE.write_text(page(KEPT))
+            BEYOND.write_text(beyond(BEYOND.read_text(), KEPT))
             return 0
-        there = trials(SWEEP, options.rows)
+        there = trials(SWEEP, options.rows, options.seeds)
         engine = LocalEngine(SWEEP, Resources(jobs=options.jobs))
         return sweep(there, SWEEP, engine, dashboard_for(there), again=f"python scripts/ablation.py {' '.join(argv)}")
     except TokendreamError as error:
