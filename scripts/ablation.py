@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_agents import ALL, EPISODES, NONE, PROBLEMS
+from ablation_agents import ALL, EPISODES, GPU, NONE, PROBLEMS
 
 from tokendream.errors import TokendreamError, nearest
 from tokendream.evaluation.evaluation import Evaluation
@@ -223,8 +223,9 @@ def beyond(text: str, kept: Path) -> str:
 
 def _alone(kept: Path, name: str) -> str:
     """What an ingredient adds to REM's score on each problem where that is known."""
-    known = {problem: effects(kept, problem).get(name, [None])[0] for problem in PROBLEMS}
-    return "; ".join(f"{problem} {_cells(found)[0]}" for problem, found in known.items() if found) or "not run yet"
+    known = {problem: found[name][0] for problem in PROBLEMS if name in (found := effects(kept, problem))}
+    told = "; ".join(f"{problem} {_cells(alone)[0]}" for problem, alone in known.items() if alone)
+    return told or ("not run yet" if known else GPU)
 
 
 def _epochs(kept: Path, name: str) -> str:

@@ -148,7 +148,7 @@ GPU, NOWHERE = "needs a GPU", "does not exist here"
 PROBLEMS: Mapping[str, Problem] = {
     "dmc:ball_in_cup-catch": Problem(
         rem(CUP, epochs=15, steps=1000, of_m=45, of_c=12), ON_FEATURES, minutes=7.0,
-        absent=dict.fromkeys(("grid positions", "copy or sample", "frozen V", "FSQ", "LPIPS"), NOWHERE)
+        absent=dict.fromkeys(("grid positions", "copy or sample", "V that is trained", "FSQ", "LPIPS"), NOWHERE)
         | {"ten layers": GPU},
     ),
     "minatar:Breakout": Problem(

@@ -126,6 +126,7 @@ def test_a_row_with_all_its_seeds_has_an_effect(ablation, tmp_path, monkeypatch)
     told = ablation.beyond(text, tmp_path)
     assert "| minatar:Breakout +3.0 (+3.0 to +3.0) | a head on pairs of predictions, in training; epoch x 1.2" in told
     assert told == ablation.beyond(told, tmp_path)
+    assert "| `tokenizers/quantizer.py` | needs a GPU | none |" in told  # FSQ
     assert "| not run yet | heads twice as wide; epoch x 1.25 |" in told
     monkeypatch.setattr(ablation, "PAGE", tmp_path / "ablations.md")
     ablation.draw(tmp_path)
