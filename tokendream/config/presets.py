@@ -231,6 +231,17 @@ def _alone(config: Config) -> Config:
     return vary(vary(config, "dream", group=1), "training", actor_critic=alone)
 
 
+def _no_events(config: Config) -> Config:
+    """Its segments of 15 blocks came with it."""
+    length = REM.world_model.segment_length
+    return vary(config, "world_model", events=False, segment_length=length) if config.world_model.events else config
+
+
+def _no_sign_rewards(config: Config) -> Config:
+    atari = dataclasses.replace(config.env.atari, sign_rewards=False)
+    return vary(config, "env", atari=atari)
+
+
 CUTS: dict[str, Callable[[Config], Config]] = {
     "no-windows": lambda c: vary(c, "world_model", **NO_WINDOWS),
     "no-slot-embedding": lambda c: vary(c, "world_model", slot_embedding=False),
@@ -238,11 +249,16 @@ CUTS: dict[str, Callable[[Config], Config]] = {
     "no-late-outcome": lambda c: vary(c, "world_model", outcome_from="action"),
     "no-replay-by-loss": lambda c: vary(c, "world_model", by_loss=0.0),
     "no-copy-or-sample": lambda c: vary(c, "world_model", copy_or_sample=False),
-    "no-events": lambda c: vary(c, "world_model", events=False),
+    "no-events": _no_events,
     "no-curiosity": lambda c: vary(vary(c, "dream", curiosity=0.0), "world_model", ensemble=0),
     "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
     "no-group": _alone,
     "no-norms": lambda c: vary(vary(c, "world_model", head="relu"), "actor_critic", trunk="silu"),
+    "no-attention": lambda c: vary(c, "world_model", backbone="retnet"),
+    "no-fsq": lambda c: vary(c, "tokenizer", kind="vq") if c.tokenizer.kind == "fsq" else c,
+    "no-long-context": lambda c: vary(c, "dream", context_blocks=1),
+    "no-separate": lambda c: vary(c, "actor_critic", separate=False),
+    "no-sign-rewards": _no_sign_rewards,
 }
 """What cuts one ingredient out of a preset that has it."""
 
@@ -258,7 +274,7 @@ def preset(name: str) -> Config:
     """
     if name in PRESETS:
         return PRESETS[name]
-    for change, apply in (ABLATIONS | CUTS).items():
+    for change, apply in (CUTS | ABLATIONS).items():  # -no-fsq ends with -fsq
         base = name.removesuffix(f"-{change}")
         if base != name:
             whole = preset(base)
