@@ -1,8 +1,10 @@
 """What a user can get wrong on the command line, and what it costs to ask for help."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -132,6 +134,25 @@ def test_every_help_runs(command, capsys):
         out = " ".join(out.replace("│", " ").split())  # wherever the terminal breaks the lines
         for symbol in ("γ", "λ", "ε", "N, the number of RetNet layers", "K = 64 tokens"):
             assert symbol in out
+
+
+def test_the_help_of_an_ingredient_s_field_has_its_source(capsys, monkeypatch):
+    """Every field of the table of docs/beyond.md."""
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit, match="0"):
+        main.main(["train", "simulus", "--help"])
+    out = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert "Simulus, arXiv 2502.11537; EASimulus, 2601.19336; ITC, 2605.16457" in out
+    page = (Path(__file__).parents[1] / "docs" / "beyond.md").read_text()
+    seen = 0
+    for fields, _, source in re.findall(r"^\| [\w ]+: (.*?) \| (.*?) \| (.*?) \|", page, re.MULTILINE):
+        names = set(re.findall("EASimulus|Simulus|ITC|VideoRoPE|HL-Gauss|FSQ|Transformers|no paper", source))
+        whole, *more = re.findall(r"`([a-z_.]+)`", fields)
+        for field in [whole, *(f if "." in f else f"{whole.rpartition('.')[0]}.{f}" for f in more)]:
+            (text,) = re.findall(rf"--{field.replace('_', '-')}(?:, --\S+)? (.*?)(?= --|$)", out)
+            assert any(name in text for name in names), (field, names, text)
+            seen += 1
+    assert seen >= 20
 
 
 def test_help_imports_nothing_heavy():

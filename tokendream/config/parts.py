@@ -22,9 +22,10 @@ class TokenizerConfig:
     """V, the tokenizer."""
 
     kind: Literal["vq", "fsq", "dictionary", "pretrained"] = "vq"
-    """vq is the paper's VQ-VAE; fsq rounds to a fixed grid in place of a codebook; dictionary has patches of pixels as
-    codes, pretrained means of features of VGG16, and neither is trained (not published). Of the fields below they use
-    downsamples, codebook_size, code_width (pretrained: tap); of their phase the epochs and the batch."""
+    """vq is the paper's VQ-VAE; fsq rounds to a fixed grid in place of a codebook (FSQ, Simulus' later version);
+    dictionary has patches of pixels as codes, pretrained means of features of VGG16, and neither is trained (not
+    published). Of the fields below they use downsamples, codebook_size, code_width (pretrained: tap); of their phase
+    the epochs and the batch."""
     channels: Annotated[int, Range(8, multiple_of=8)] = 32
     """Channels of the encoder's first convolution; each downsampling doubles them."""
     downsamples: Annotated[int, Range(1, 16)] = 3
@@ -95,12 +96,14 @@ class WorldModelConfig:
     """Blocks within which the quickest retention head forgets, at least 1 (Simulus: 4 of 4 to 16); 0: REM's 32 tokens.
     """
     longest_window: Annotated[float, Range(0, 1_000_000)] = 0.0
-    """The same of the slowest head; those between are spaced evenly by logarithm. 0 with shortest_window 0."""
+    """The same of the slowest head (Simulus: 16); those between are spaced evenly by logarithm. 0 with shortest_window
+    0."""
     positions: Literal["running", "grid"] = "running"
     """What rotates q and k: running numbers each token after the other, as REM; grid takes column, row and time, so
     that the same place in another frame is near (as VideoRoPE does for films)."""
     slot_embedding: bool = False
-    """Whether a learned vector for each slot of a block is added to the token that stands there."""
+    """Whether a learned vector for each slot of a block is added to the token that stands there, as is usual in
+    Transformers."""
     shared_prediction_token: bool = False
     """Whether one vector stands at all K places of a frame to predict, instead of K vectors (an ablation)."""
     local_prediction: bool = False
