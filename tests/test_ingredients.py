@@ -1,7 +1,10 @@
 """REM's successors' ingredients together: with all of them on, a run goes on to the bit; a frozen V costs nothing."""
 
 import dataclasses
+import functools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,10 @@ from tokendream.dream.return_scale import ReturnScale
 from tokendream.training.trainer import Trainer
 
 EPOCHS = 4
+
+ROOT = Path(__file__).parents[1]
+
+HOSTS = {f"{name}.py" for name in ("agent/world_model", "agent/actor_critic", "nn/transformer", "dream/imagine")}
 
 
 def frozen(config=TINY):
@@ -39,6 +46,12 @@ def all_on():
     return vary(config, "dream", scale_by_quantiles=True, context_starts=True, curiosity=1.0)
 
 
+def all_on_attention():
+    """The same on attention, which has no windows, and FSQ; dreams begin with a longer memory."""
+    config = vary(all_on(), "world_model", backbone="post-norm", shortest_window=0.0, longest_window=0.0)
+    return vary(vary(config, "tokenizer", kind="fsq"), "dream", context_blocks=2)
+
+
 def whole(t: Trainer) -> tuple[list, list]:
     records = []
     while not t.finished:
@@ -47,24 +60,26 @@ def whole(t: Trainer) -> tuple[list, list]:
     return everything(t), records
 
 
-@pytest.fixture(scope="module")
-def straight() -> tuple[list, list]:
-    return whole(trainer(all_on()))
+@functools.cache
+def straight(every) -> tuple[list, list]:
+    return whole(trainer(every()))
 
 
 @pytest.mark.parametrize("moment", [23, 47, 71, 90])
-def test_with_all_of_them_a_run_goes_on_to_the_bit(moment, straight):
-    cut, records, countdown = trainer(all_on()), [], iter(range(moment))
+@pytest.mark.parametrize("every", [all_on, all_on_attention])
+def test_with_all_of_them_a_run_goes_on_to_the_bit(every, moment):
+    cut, records, countdown = trainer(every()), [], iter(range(moment))
     while cut.run_epoch(stop=lambda: next(countdown, None) is None):
         records.append(without_timing(cut.close_epoch()))
     snapshot = cut.snapshot()
-    resumed = trainer(all_on())
+    resumed = trainer(every())
     torch.manual_seed(12345)
     resumed.replay.restore(cut.replay.export(0, cut.replay.total), 0)
     resumed.restore(snapshot)
     end, more = whole(resumed)
-    assert same(straight[0], end)
-    assert straight[1] == records + more
+    uncut, uncut_records = straight(every)
+    assert same(uncut, end)
+    assert uncut_records == records + more
     assert all(math.isfinite(x) for record in records + more for x in record.values())
 
 
@@ -134,3 +149,13 @@ def test_c_learns_what_pays_with_bins_quantiles_and_a_critic_of_its_own():
     output, _ = C(frames, C.initial_state(3))
     assert output.logits.argmax(-1).tolist() == [0, 1, 2]
     assert 30 < float(output.value.detach().mean()) < 310  # on its way there, in symlog space
+
+
+def test_an_ingredient_s_file_is_short():
+    """M, C, the Transformer that both attentions share and imagination are hosts of more than one thing: an ingredient
+    is a line or a function in them, and the general limit is theirs."""
+    rows = re.findall(r"^\| [\w ]+: `.*", (ROOT / "docs" / "beyond.md").read_text(), re.MULTILINE)
+    files = {file for row in rows for file in re.findall(r"`(\w+/\w+\.py)", row)} - HOSTS
+    assert len(rows) >= 17
+    assert len(files) >= 12
+    assert {f for f in files if len((ROOT / "tokendream" / f).read_text().splitlines()) >= 150} == set()
