@@ -114,6 +114,19 @@ def test_a_machine_is_measured_once(measured):
     assert count[3:] == [False]
 
 
+def test_what_a_busy_machine_left_open_is_measured_once_it_is_idle(measured, monkeypatch):
+    _, count = measured
+    load, alone = [99.0], dataclasses.replace(AVX2, threads={"8": 1.0})
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(machine, "THREADS", 8)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load[0], 0.0, 0.0))
+    monkeypatch.setattr(machine, "measure", lambda *, kernels: count.append(load[0]) or (alone if load[0] else AVX2))
+    assert calibration() == calibration() == alone
+    load[0] = 0.0
+    assert calibration() == calibration() == AVX2
+    assert count == [99.0, 0.0]
+
+
 def test_another_torch_processor_or_limit_of_instructions_is_measured_again(measured, monkeypatch):
     _, count = measured
     for name, value in (("torch", "2.99"), ("limit", "avx2"), ("processor", "Some Processor")):

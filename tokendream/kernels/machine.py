@@ -121,17 +121,19 @@ def calibration(*, kernels: bool = True, again: bool = False) -> Calibration:
     """The figures of this machine, out of a cache folder or measured now, which takes a second or two.
 
     Where no folder can be written, every process measures. Of two that measure at once, both take the first one's.
+    What a busy machine left without other numbers of threads is measured again once it is idle.
     """
     library = build.library() if kernels else None
     info = [processor(), cpuinfo().get("flags", ""), cpuinfo().get("Features", "")]
     given = [os.environ.get(limit, "") for limit in ("OMP_NUM_THREADS", *LIMITS)]
     own = Path(library._name).name if library else ""
     name = cache.name("machine", *info, *given, own, torch.__version__, str(os.cpu_count()), str(THREADS))
-    if not again and (known := _known(name)):
+    known = _known(name)
+    if known and not again and (len(known.threads) > 1 or len(_counts()) == 1):
         return known
     print("Measuring this machine (once, a second or two)", file=sys.stderr, flush=True)
     found = measure(kernels=library is not None)
-    cache.write(name, dataclasses.asdict(found), again=again)
+    cache.write(name, dataclasses.asdict(found), again=again or known is not None)
     return _known(name) or found
 
 
