@@ -61,10 +61,11 @@ def said(monkeypatch, found):
         (AMX.updates, True, True),
         ({"float32": 0.05, "float32" + OWN: 0.06, "bf16": 0.049, "bf16" + OWN: 0.048}, False, False),
         ({"float32": 0.05, "float32" + OWN: 0.04, "bf16": 0.03, "bf16" + OWN: 0.035}, True, False),
+        ({"float32": 0.05, "float32" + OWN: 0.047}, False, False),
         ({"float32": 0.05, "bf16": 0.03}, True, True),  # no compiler: `describe` says so, and nothing is installed
     ],
 )
-def test_the_fastest_is_taken_and_bf16_must_be_so_by_a_tenth(monkeypatch, updates, bf16, kernels):
+def test_the_fastest_is_taken_and_bf16_and_own_kernels_must_be_so_by_a_tenth(monkeypatch, updates, bf16, kernels):
     said(monkeypatch, dataclasses.replace(AVX2, updates=updates))
     compute = machine.compute_for(TINY, "cpu")
     assert (compute.dtype is torch.bfloat16, compute.kernels) == (bf16, kernels)

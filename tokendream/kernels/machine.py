@@ -34,7 +34,7 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 OWN = ", own kernels"
 
 GAIN = 1.1
-"""So many times faster must bf16 be to be taken, as it is less exact."""
+"""So many times faster must bf16 be to be taken, as it is less exact, and own kernels, for which few vouch."""
 
 GAIN_OF_THREADS = 1.25
 """So many times faster must fewer threads be than torch's own number: a clock on the wall is less exact."""
@@ -71,8 +71,8 @@ class Calibration:
         return min((s for name, s in self.updates.items() if name.startswith(precision)), default=math.inf)
 
     def kernels(self, precision: str) -> bool:
-        """Whether own kernels are faster in a precision; what was not timed is left to them."""
-        return self.updates.get(precision + OWN, 0.0) < self.updates.get(precision, math.inf)
+        """Whether own kernels are faster by GAIN in a precision; what was not timed is left to them."""
+        return self.updates.get(precision + OWN, 0.0) * GAIN < self.updates.get(precision, math.inf)
 
     @property
     def best_threads(self) -> int:
