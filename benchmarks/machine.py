@@ -17,7 +17,7 @@ import torch
 
 import tokendream
 from tokendream.config.config import Config
-from tokendream.device import Compute, peak_memory, processor
+from tokendream.device import Compute, kind_of_processor, peak_memory, processor
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
 from tokendream.runfolder.folder import commit
@@ -93,6 +93,7 @@ def environment(compute: Compute) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": describe(compute),
         "processor": processor(),
+        "kind": kind_of_processor(compute.device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -77,7 +77,9 @@ class Result:
 
     @property
     def kind(self) -> str:
-        """The kind of processor that it was made on, by its facts; what chose bf16 on a CPU so far had AMX."""
+        """The kind of processor that it was made on. Facts that do not name it: what chose bf16 on a CPU had AMX."""
+        if "kind" in self.facts:
+            return self.facts["kind"]
         if not self.facts["device"].startswith("CPU"):
             return "GPU"
         found = "AMX" if ", bf16" in self.facts["device"] else self.facts["instructions"]

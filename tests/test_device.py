@@ -5,9 +5,10 @@ import contextlib
 import pytest
 import torch
 
+from tokendream import device
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY
-from tokendream.device import Compute
+from tokendream.device import Compute, kind_of_processor
 from tokendream.nn.losses import Losses
 from tokendream.training.synthetic import ACTIONS, StillEnvs, synthetic_replay
 from tokendream.training.trainer import Trainer
@@ -50,6 +51,23 @@ def test_deterministic_kernels_fill_no_memory_and_products_are_summed_in_float32
     assert not torch.utils.deterministic.fill_uninitialized_memory
     assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "kind"),
+    [
+        ("avx2 avx512f amx_bf16", "x86_64", "AMX"),
+        ("avx2 avx512f avx512_bf16", "x86_64", "AVX-512"),  # Zen 4 and 5, which run in bf16, too
+        ("avx2", "x86_64", "AVX2"),
+        ("", "aarch64", "ARM"),
+        ("", "riscv64", "riscv64"),
+    ],
+)
+def test_the_kind_of_a_processor_is_what_it_can_do(flags, machine, kind, monkeypatch):
+    monkeypatch.setattr(device, "cpuinfo", lambda: {"flags": flags})
+    monkeypatch.setattr(device.platform, "machine", lambda: machine)
+    assert kind_of_processor(torch.device("cpu")) == kind
+    assert kind_of_processor(torch.device("cuda")) == "GPU"
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

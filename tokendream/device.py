@@ -92,6 +92,28 @@ def processor() -> str:
     return cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
+def kind_of_processor(device: torch.device) -> str:
+    """What figures are kept apart by: GPU, AMX, AVX-512, AVX2 or ARM; of another processor its own name."""
+    flags = cpuinfo().get("flags", "").split()
+    found = {"GPU": device.type == "cuda", "AMX": "amx_bf16" in flags, "AVX-512": "avx512f" in flags,
+             "AVX2": "avx2" in flags, "ARM": platform.machine() in ("aarch64", "arm64")}  # fmt: skip
+    return next((kind for kind, there in found.items() if there), platform.machine())
+
+
+def free_here() -> int:
+    """Bytes that are available to new processes, also where a container has less than the machine; -1 if unknown."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
+        found.append(1024 * int(lines["MemAvailable"].split()[0]))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # "max" where there is no limit
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="utf-8"))
+        used = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
+        found.append(limit - int(used["anon"]))  # the cache of files beside it gives way
+    return max(0, min(found)) if found else -1
+
+
 def cpuinfo() -> dict[str, str]:
     """What Linux says of the first processor, by its names (`model name`, `flags`); nothing elsewhere."""
     try:

@@ -13,7 +13,7 @@ import torch
 
 from tokendream import __version__, ranks
 from tokendream.config.config import Config
-from tokendream.device import Compute, processor
+from tokendream.device import Compute, kind_of_processor, processor
 from tokendream.errors import ConfigError, NonFiniteError
 from tokendream.kernels.install import describe
 from tokendream.runfolder import files
@@ -90,6 +90,7 @@ def facts(compute: Compute) -> dict[str, str]:
     return {
         **_machine(compute),
         "deterministic": "yes" if compute.deterministic or compute.device.type == "cpu" else "no",
+        "kind": kind_of_processor(compute.device),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "precision": str(compute.dtype).removeprefix("torch."),
         "commit": commit(),

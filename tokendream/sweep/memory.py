@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokendream.device import free_here
 from tokendream.errors import ConfigError, once
 from tokendream.sweep.resources import Resources
 
@@ -34,20 +35,6 @@ def check_fits(resources: Resources, jobs: int, gpus: Sequence[str], need: int) 
         )
     if gpus and not mps_runs():
         once(f"CUDA MPS does not run: the {each} runs of a GPU take turns on it (nvidia-cuda-mps-control -d starts it)")
-
-
-def free_here() -> int:
-    """Bytes that are available to new processes, also where a container has less than the machine; -1 if unknown."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
-        found.append(1024 * int(lines["MemAvailable"].split()[0]))
-    with contextlib.suppress(OSError, ValueError, KeyError):  # "max" where there is no limit
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="utf-8"))
-        used = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
-        found.append(limit - int(used["anon"]))  # the cache of files beside it gives way
-    return max(0, min(found)) if found else -1
 
 
 def free_on_gpu(gpu: str) -> int:
