@@ -36,7 +36,8 @@ def run(options: Machine) -> int:
     print(f"processor: {processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory; torch {torch.__version__}")
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
-        print(f"GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; what it reaches, tokendream bench measures")
+        said = f"GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
+        print(f"{said}; what it reaches, python -m benchmarks gpu measures (in a clone)")
     if not torch.cuda.device_count():
         print("GPU: none that torch can use")
     for precision, flops in found.products.items():
