@@ -37,6 +37,10 @@ class Speed(Timing):
 
     profile: bool = False
     """Also list the operators that took longest in each phase."""
+    out: Path | None = None
+    """Write the figures to this JSON file; KIND in its name becomes the kind of processor (AMX, AVX2, ...)."""
+    page: Path | None = None
+    """Write the tables between this kind of processor's markers in this Markdown file."""
 
 
 @dataclass(frozen=True)

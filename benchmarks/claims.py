@@ -57,7 +57,8 @@ def main(
     else:
         require_image(bare)
         grids(bare)  # raises, where there are none
-    compute = begin(bare, device, cpu_time=cpu_time, out=out, page=page, section=section)
+    section.check(page)
+    compute = begin(bare, device, cpu_time=cpu_time, out=out, page=page)
     progress = Progress()
     effort = chosen_effort(QUICK if quick else FULL, cpu_time)
     claims = run(bare, compute, effort, spaces, quick=quick, say=progress)

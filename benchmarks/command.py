@@ -22,16 +22,13 @@ from tokendream.kernels.machine import compute_for
 from tokendream.runfolder import files
 
 
-def begin(
-    config: Config, device: str, *, cpu_time: bool, out: Path | None, page: Path | None, section: Section
-) -> Compute:
+def begin(config: Config, device: str, *, cpu_time: bool, out: Path | None, page: Path | None) -> Compute:
     """Where to measure. Raises ConfigError for whatever cannot be, before anything is timed."""
-    compute = compute_for(config, device)
+    compute = compute_for(config, device, threads=True)
     if cpu_time and (compute.device.type != "cpu" or torch.get_num_threads() != 1):
         raise ConfigError(f"--cpu-time needs a CPU and one thread (OMP_NUM_THREADS=1), not {describe(compute)}")
     files.make_place("--out", out)
     files.make_place("--page", page)
-    section.check(page)
     keep_freed_memory()  # as in training
     return compute
 

@@ -25,16 +25,22 @@ class Section:
     """The part of a page that a command writes."""
 
     command: str
+    kind: str = ""
+    """Of the processor, where each has a section of its own."""
 
     @property
     def begin(self) -> str:
         """The marker before it."""
-        return f"<!-- benchmarks {self.command}: begin -->"
+        return f"<!-- benchmarks {self._name}: begin -->"
 
     @property
     def end(self) -> str:
         """The marker after it."""
-        return f"<!-- benchmarks {self.command}: end -->"
+        return f"<!-- benchmarks {self._name}: end -->"
+
+    @property
+    def _name(self) -> str:
+        return f"{self.command} {self.kind}".rstrip()
 
     def check(self, page: Path | None) -> None:
         """Raise ConfigError if a file that exists has no place for the section."""

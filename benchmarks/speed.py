@@ -20,15 +20,16 @@ from benchmarks.machine import (
     precisions,
 )
 from benchmarks.measure import Effort, Work, fitting_batch, measure, ratios
+from benchmarks.page import Section
 from benchmarks.profiling import top_operators
 from benchmarks.report import Comparison, Entry, Findings
-from benchmarks.speed_page import SECTION, markdown
+from benchmarks.speed_page import titled
 from benchmarks.workload import Workload
 from tokendream.config.config import Config
 from tokendream.config.parts import FITTED
 from tokendream.config.presets import ABLATIONS, vary
 from tokendream.config.schedule import PARTS
-from tokendream.device import Compute
+from tokendream.device import Compute, kind_of_processor
 from tokendream.kernels.cpu import build
 from tokendream.training.synthetic import shown, synthetic_replay
 
@@ -72,7 +73,10 @@ def main(
     page: Path | None = None,
 ) -> int:
     """Time a preset's phases and print what was found. Raises ConfigError for a device or file that cannot be."""
-    compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
+    compute = begin(config, device, cpu_time=cpu_time, out=out, page=page)
+    kind = kind_of_processor(compute.device)
+    section, out = Section("speed", kind), out and out.with_name(out.name.replace("KIND", kind))
+    section.check(page)
     progress = Progress()
     findings = run(
         config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, profile=profile, say=progress
@@ -80,7 +84,7 @@ def main(
     progress.close()
     figures = findings.to_json()
     save(figures, out)
-    publish(SECTION, page, {}, lambda plots: markdown(figures))
+    publish(section, page, {}, lambda plots: titled(figures))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The phases' section of docs/speed.md, made of the JSON of `python -m benchmarks speed` and of nothing else."""
+"""The phases' sections of docs/speed.md, made of the JSON of `python -m benchmarks speed` and of nothing else."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.page import Section, head, header, line, short
+from benchmarks.page import head, header, line, short
 from benchmarks.reference import H100_BANDWIDTH, H100_FLOPS, PUBLISHED, PUBLISHED_MACHINE, PUBLISHED_THREADS
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS
 
-SECTION = Section("speed")
-
 Data = Mapping[str, Any]
 
 
-def markdown(data: Data, command: str = SECTION.command) -> Iterator[str]:
+def titled(data: Data) -> Iterator[str]:
+    """The section of docs/speed.md that is about one kind of processor."""
+    yield from (f"## Every phase: {data['environment']['kind']}", "", *markdown(data))
+
+
+def markdown(data: Data, command: str = "speed") -> Iterator[str]:
     """Everything that was found by this command, as lines of Markdown."""
     facts = data["environment"]
     yield header(

@@ -83,7 +83,8 @@ def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path 
     """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
     require_image(config)
     grids(config)  # raises, where there are none
-    compute = begin(config, device, cpu_time=cpu_time, out=out, page=page, section=SECTION)
+    SECTION.check(page)
+    compute = begin(config, device, cpu_time=cpu_time, out=out, page=page)
     progress = Progress()
     found = run(config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, say=progress)
     progress.close()

@@ -8,16 +8,20 @@ import torch
 from benchmarks import measure as measure_module
 from benchmarks import report, speed
 from benchmarks.__main__ import main
+from benchmarks.command import begin
 from benchmarks.counting import count_flops
 from benchmarks.measure import Effort, Label, Row, Work, fitting_batch, measure
-from benchmarks.page import WALL
+from benchmarks.page import WALL, Section
 from benchmarks.profiling import top_operators
-from benchmarks.speed_page import SECTION, markdown
+from benchmarks.speed_page import titled
 from benchmarks.workload import Workload
 from tokendream.config.presets import PRESETS, REM, TINY, preset, vary
+from tokendream.device import Compute, kind_of_processor
 from tokendream.errors import ConfigError
+from tokendream.kernels import machine
 from tokendream.kernels.cpu import build
-from tokendream.kernels.machine import compute_for
+from tokendream.kernels.cpu.fused import FUSED
+from tokendream.kernels.machine import OWN, Calibration, compute_for
 from tokendream.nn.retnet import RetNet
 from tokendream.training.synthetic import synthetic_replay
 
@@ -52,12 +56,13 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
     monkeypatch.setattr("benchmarks.machine.COPIED", 2**24)
     monkeypatch.setattr(speed, "matmul_peak", lambda *_, **__: 1e9)
     monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
-    out = tmp_path / "new" / "bench.json"
+    kind = kind_of_processor(CPU)
+    out, section = tmp_path / "new" / f"bench-{kind}.json", Section("speed", kind)
     page = tmp_path / "speed.md"
-    page.write_text(f"before\n{SECTION.begin}\nold\n{SECTION.end}\nafter\n")
-    assert speed.main(SMALL, "cpu", quick=True, profile=True, out=out, page=page) == 0
+    page.write_text(f"before\n{section.begin}\nold\n{section.end}\nafter\n")
+    assert speed.main(SMALL, "cpu", quick=True, profile=True, out=out.with_name("bench-KIND.json"), page=page) == 0
     data = json.loads(out.read_text())
-    assert page.read_text() == "\n".join(["before", SECTION.begin, *markdown(data), SECTION.end, "after", ""])
+    assert page.read_text() == "\n".join(["before", section.begin, *titled(data), section.end, "after", ""])
 
     rows = data["rows"]
     assert {"collect", "tokenizer", "world_model", "actor_critic", "dream", "dream by tokens", "encode", "policy"} <= {
@@ -82,7 +87,7 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
     assert {"device", "torch", "threads", "commit", "date", "load", "cores"} <= data["environment"].keys()
     assert data["clock"] == WALL
     assert data["copy_gb_per_s"] > 0.1
-    assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
 
     said = capfd.readouterr()
     assert said.out == f"Written to {out}\nWritten to {page}\n"
