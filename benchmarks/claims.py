@@ -127,8 +127,8 @@ class _Bench:
         }
 
     def _workloads(self, grid: Config) -> dict[str, Workload]:
-        device = self._compute.device
-        return {name: Workload(c, device, self._replay, self._spaces) for name, c in self._four(grid).items()}
+        compute = self._compute
+        return {name: Workload(c, compute, self._replay, self._spaces) for name, c in self._four(grid).items()}
 
     def items(self, *, quick: bool) -> Iterator[tuple[str, Callable[[], Cell | dict[str, float] | None]]]:
         """What is measured: a title, and a function that does it."""
@@ -195,7 +195,7 @@ class _Bench:
     def _phases(self) -> dict[str, float]:
         """Seconds an epoch of what no world model changes: env steps, V, encoding, and C without its dreams."""
         config, device, dtype = self._config, self._compute.device, self._compute.dtype
-        work, training = Workload(config, device, self._replay, self._spaces), config.training
+        work, training = Workload(config, self._compute, self._replay, self._spaces), config.training
 
         def fit(build: Callable[[int], Work], batch: int) -> Work:
             return build(fitting_batch(build, batch, device, self._effort))

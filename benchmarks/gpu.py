@@ -87,6 +87,7 @@ class Bench:
         self.facts: dict[str, Any] = {}
         """What the parts other than the phases returned, by their names."""
         self.errors: dict[str, str] = {}
+        self._compiled = dataclasses.replace(compute, compile=True, tuned=())
         self._began = time.perf_counter()
 
     def run(self) -> None:
@@ -105,7 +106,7 @@ class Bench:
         """One after the other, as work that is made takes memory."""
         yield "machine", self._machine
         yield "epoch", lambda: epoch(self.config, self.compute)
-        yield "epoch, compiled", lambda: epoch(self.config, dataclasses.replace(self.compute, compile=True))
+        yield "epoch, compiled", lambda: epoch(self.config, self._compiled)
         yield "tests", lambda: run_tests(self.compute)
         with self._kept("phases"):
             for item in self._items():
@@ -138,8 +139,10 @@ class Bench:
         """Captured against plain and compiled against captured first, then what `benchmarks speed` measures."""
         config, device, dtype = self.config, self.compute.device, self.compute.dtype
         replay = synthetic_replay(speed.ROWS, config.env.size, device)
-        plain, captured = (Workload(config, device, replay, capture=on) for on in (False, True))
-        compiled = Workload(dataclasses.replace(config, compile=True), device, replay)
+        plain, captured = (
+            Workload(config, dataclasses.replace(self.compute, capture=on), replay) for on in (False, True)
+        )
+        compiled = Workload(config, self._compiled, replay)
         for name in ("collect", *PARTS):
             batch = getattr(config.training, name).batch if name in PARTS else 1
 

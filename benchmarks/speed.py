@@ -134,14 +134,14 @@ def take(item: Item, findings: Findings, effort: Effort, *, profile: bool = Fals
 def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     """The phases first, then their parts, then the variants: two pieces of work that differ in one switch.
 
-    A switch of the config is another `Workload`, of the config with that field changed, as token by token is here.
+    A switch is another `Workload`, of the config or of where it runs with that field changed.
     """
     device, horizon = compute.device, config.dream.horizon
     spaces = shown(config)
     replay = synthetic_replay(QUICK_ROWS if quick else ROWS, spaces, device)
 
-    def made(config: Config) -> Workload:
-        return Workload(config, device, replay, spaces)
+    def made(config: Config, compute: Compute = compute) -> Workload:
+        return Workload(config, compute, replay, spaces)
 
     work = made(config)
     batches = {name: getattr(config.training, name).batch for name in PARTS}
@@ -185,11 +185,11 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
         name = "tokenizer without LPIPS"
         yield Item(name, (_named(bare, name),), small["tokenizer"])
     if device.type == "cpu" and config.kernels and build.library() is not None:
-        plain = made(dataclasses.replace(config, kernels=False))
+        plain, own = (made(config, dataclasses.replace(compute, kernels=on)) for on in (False, True))
         for name, batch in small.items():
             yield Item(
                 f"{name}, kernels",
-                (_named(update(name, work=plain), f"{name} without kernels"), update(name)),
+                (_named(update(name, work=plain), f"{name} without kernels"), update(name, work=own)),
                 batch,
                 ("PyTorch's operators", "own kernels"),
             )

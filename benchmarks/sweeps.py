@@ -100,7 +100,7 @@ def run(config: Config, compute: Compute, effort: Effort, *, quick: bool, say: C
     replay = synthetic_replay(REPLAY, config.env.size, compute.device)
 
     def work(phase: str, at: Setting) -> Work:
-        sized = Workload(at.config, compute.device, replay)
+        sized = Workload(at.config, compute, replay)
         if phase == "dream":
             return sized.dream(at.batch, compute.dtype, STEPS, at.history)
         return sized.phase(phase, at.batch, compute.dtype)

@@ -55,19 +55,17 @@ class Workload:
     def __init__(
         self,
         config: Config,
-        device: torch.device,
+        compute: Compute,
         replay: ReplayBuffer,
         spaces: Spaces | None = None,
-        *,
-        capture: bool = True,
     ) -> None:
         """`spaces`: of what the replay buffer holds; by default one image and ACTIONS actions."""
-        self.config, self.device, self._replay, self._capture = config, device, replay, capture
+        self.config, self.device, self._replay, self._base = config, compute.device, replay, compute
         torch.manual_seed(0)
         self._spaces = spaces or image_spaces(config.env.size, ACTIONS)
-        self._agent = Agent.from_config(config, self._spaces).to(device).eval()
+        self._agent = Agent.from_config(config, self._spaces).to(self.device).eval()
         self.block = self._agent.world_model.block
-        install(self._agent, self._compute(torch.float32))
+        install(self._agent, compute)
 
     def phase(self, name: str, batch: int, dtype: torch.dtype) -> Work:
         """`update()` of one of the trainer's phases, at another batch than the config's if need be.
@@ -138,7 +136,7 @@ class Workload:
         return Work(label, run, functools.partial(uninstalled, self._agent))
 
     def _compute(self, dtype: torch.dtype) -> Compute:
-        return Compute(self.device, dtype, self.config.kernels, self._capture, self.config.compile)
+        return dataclasses.replace(self._base, dtype=dtype)
 
     def _label(self, name: str, batch: int, dtype: torch.dtype) -> Label:
         config, K, K1 = self.config, self.block.K, self.block.K1

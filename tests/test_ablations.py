@@ -108,7 +108,7 @@ def test_every_ablation_runs_at_the_small_preset_s_size(name):
     """With all that cpu has beyond the paper, such as the head for tokens that stay: an update of each part."""
     config = preset(f"cpu-{name}")
     device = torch.device("cpu")
-    work = Workload(config, device, synthetic_replay(64, config.env.size, device))
+    work = Workload(config, Compute.resolve("cpu"), synthetic_replay(64, config.env.size, device))
     for part in PARTS:
         figures = work.phase(part, 2, torch.float32).run()
         assert all(torch.isfinite(value) for value in figures.values()), part

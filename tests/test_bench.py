@@ -32,7 +32,7 @@ SMALL = vary(vary(TINY, "world_model", layers=1, segment_length=3), "dream", hor
 
 @pytest.fixture
 def workload():
-    return Workload(TINY, CPU, synthetic_replay(96, TINY.env.size, CPU))
+    return Workload(TINY, Compute(CPU, FLOAT32), synthetic_replay(96, TINY.env.size, CPU))
 
 
 def work(run, batch=1):
@@ -93,6 +93,20 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
     assert said.out == f"Written to {out}\nWritten to {page}\n"
     assert "world_model, float32" in page.read_text()
     assert "profiler" not in said.err
+
+
+def test_work_is_timed_as_a_run_would_do_it(workload, monkeypatch):
+    """Where own kernels are slower than PyTorch and one thread is the fastest number."""
+    taken, threads = [], {"8": 1.0, "1": 0.1}
+    slower = Calibration({}, 1.0, {"float32": 0.05, "float32" + OWN: 0.06}, threads)
+    monkeypatch.setattr(machine, "calibration", lambda **_: slower)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    compute = begin(TINY, "cpu", cpu_time=False, out=None, page=None)
+    assert (compute.kernels, taken) == (False, [1])
+    plain = Workload(TINY, compute, workload._replay)
+    plain.phase("world_model", 2, FLOAT32)
+    assert not {type(module) for module in plain._agent.modules()} & set(FUSED.values())
 
 
 def test_works_are_of_what_the_preset_plays_and_has():
@@ -171,7 +185,8 @@ def test_a_gradient_costs_twice_its_forward_pass():
 def test_a_dream_costs_what_its_label_says(workload):
     """Steps are counted alike with both decodings; by tokens, the last of a frame is sampled and not absorbed twice."""
     B, horizon, K = 3, 2, TINY.tokens_per_frame
-    by_tokens = Workload(vary(TINY, "world_model", decoding="token"), CPU, synthetic_replay(96, TINY.env.size, CPU))
+    token, replay = vary(TINY, "world_model", decoding="token"), synthetic_replay(96, TINY.env.size, CPU)
+    by_tokens = Workload(token, Compute(CPU, FLOAT32), replay)
     pop, sequential = (w.dream(B, FLOAT32, horizon, history=3) for w in (workload, by_tokens))
     assert pop.label.imagined == sequential.label.imagined == B * horizon
     assert pop.label.tokens - sequential.label.tokens == B * horizon

@@ -17,6 +17,7 @@ from benchmarks.page import WALL
 from benchmarks.sweeps_page import AXES, SECTION, draw, markdown
 from benchmarks.workload import Workload
 from tokendream.config.presets import PRESETS, REM, TINY, vary
+from tokendream.device import Compute
 from tokendream.errors import ConfigError
 from tokendream.training.synthetic import synthetic_replay
 
@@ -121,7 +122,7 @@ def test_a_sweep_changes_its_own_size_alone(name):
 def test_what_must_not_grow_does_not():
     """A dreamed step after 4 blocks is the arithmetic of one after 1; a frame's does not depend on the batch."""
     replay = synthetic_replay(96, TINY.env.size, torch.device("cpu"))
-    work = Workload(TINY, torch.device("cpu"), replay)
+    work = Workload(TINY, Compute.resolve("cpu"), replay)
     dreams = [work.dream(2, torch.float32, 2, history) for history in (1, 4)]
     updates = {batch: work.phase("world_model", batch, torch.float32) for batch in (1, 3)}
     with dreams[0].plain():
