@@ -53,7 +53,7 @@ class Claims(Timing):
 
 @dataclass(frozen=True)
 class Sweeps(Timing):
-    """Time how a phase's cost grows with tokens a frame, batch, sequence length and layers."""
+    """Time how a phase's cost grows with tokens a frame, batch, sequence length, layers and width."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Curve:
     """A phase over one of its sizes, the others fixed; all points were timed in turn."""
 
     axis: str
-    """tokens, batch, length or layers."""
+    """tokens, batch, length, layers or width."""
     work: str
     """The phase, for people."""
     size: str

@@ -1,4 +1,5 @@
-"""`python -m benchmarks sweeps`: how a phase's cost grows with tokens a frame, batch, sequence length and layers.
+"""`python -m benchmarks sweeps`: how a phase's cost grows with tokens a frame, batch, sequence length, layers
+and width.
 
 A curve is one phase over one size; its points are timed in turn. What is found is `Sweeps`; `sweeps_page` makes a
 page of it.
@@ -37,6 +38,8 @@ MEMORIES = (1, 4, 16, 64)
 HORIZONS = (3, 9, 27)
 """Imagined steps of a dream."""
 LAYERS = (1, 2, 5, 10)
+HEADS = (16, 32, 64, 128)
+"""Width of a head of the world model: with the four of `rem`, D = 64 to 512."""
 
 BATCH = {"world_model": 4, "actor_critic": 8, "dream": 16}
 """Where another size is swept: small, so that the largest size is still timed within seconds."""
@@ -151,11 +154,12 @@ def sweeps(config: Config) -> Iterator[CurvePlan]:
             "tokens": f"K = {config.tokens_per_frame}",
             "batch": f"batch {BATCH.get(phase)}",
             "layers": f"{M.layers} layers",
+            "width": f"D = {M.width}",
             "length": {"world_model": f"segments of {M.segment_length}", "dream": f"{STEPS} steps from 1 block on",
                        "actor_critic": f"horizon {config.dream.horizon}"}.get(phase),
         }  # fmt: skip
         if phase == "tokenizer":
-            held["layers"] = f"LPIPS {config.tokenizer.perceptual}"
+            held |= {"layers": f"LPIPS {config.tokenizer.perceptual}", "width": None}
         work, unit = NAMES[phase]
         fixed = ", ".join(text for name, text in held.items() if text and name != axis)
         return CurvePlan(Curve(axis, work, size, unit, fixed), phase, settings)
@@ -177,3 +181,5 @@ def sweeps(config: Config) -> Iterator[CurvePlan]:
     for phase, batch in BATCH.items():
         deep = {n: Setting(vary(own, "world_model", layers=n), batch) for n in LAYERS}
         yield over("layers", phase, "N = {}", deep)
+        wide = {M.heads * d: Setting(vary(own, "world_model", width=M.heads * d), batch) for d in HEADS}
+        yield over("width", phase, "D = {}", wide)

@@ -16,6 +16,7 @@ AXES = {
     "batch": ("B", "B, the batch"),
     "length": ("T", "T: length of a segment, of the memory, of a dream"),
     "layers": ("N", "N, the layers of the world model"),
+    "width": ("D", "D, the width of the world model"),
 }
 """Symbol and name of each kind of size."""
 
@@ -86,14 +87,16 @@ def _ms(s: Spread) -> str:
 def draw(found: Sweeps) -> dict[str, str]:
     """The plot as SVG, by its name; nothing where there is nothing to show."""
     axes = [axis for axis in AXES if found.of(axis)]
-    return {"growth": svg(lambda figure: _draw(figure, found, axes), 8.0, 6.4)} if axes else {}
+    return {"growth": svg(lambda figure: _draw(figure, found, axes), 12.0, 6.4)} if axes else {}
 
 
 def _draw(figure: Any, found: Sweeps, names: list[str]) -> None:
     """A panel for each kind of size; both axes are logarithmic and y is shared, so that a slope is an exponent."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    for axes, name in zip(figure.subplots(2, 2, sharey=True).flat, AXES, strict=True):
+    panels = figure.subplots(2, 3, sharey=True).flat
+    panels[len(AXES)].set_visible(False)
+    for axes, name in zip(panels, AXES, strict=False):
         symbol, title = AXES[name]
         axes.set_visible(name in names)
         for curve in found.of(name):

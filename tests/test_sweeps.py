@@ -53,6 +53,7 @@ def short(monkeypatch):
     monkeypatch.setattr(module, "REPLAY", 64)
     for name in ("BATCHES", "MEMORIES", "LAYERS"):
         monkeypatch.setattr(module, name, (1, 2))
+    monkeypatch.setattr(module, "HEADS", (8, 16))
     monkeypatch.setattr(module, "SEGMENTS", (4, 6))
     monkeypatch.setattr(module, "HORIZONS", (2, 4))
     monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
@@ -98,7 +99,8 @@ def test_a_sweep_changes_its_own_size_alone(name):
         seen.add((sweep.curve.axis, sweep.phase))
         for x, at in sweep.settings.items():
             c = at.config
-            found = {"tokens": c.tokens_per_frame, "batch": at.batch, "layers": c.world_model.layers}
+            found = {"tokens": c.tokens_per_frame, "batch": at.batch, "layers": c.world_model.layers,
+                     "width": c.world_model.width}  # fmt: skip
             found["length"] = {"world_model": c.world_model.segment_length, "dream": at.history,
                                "actor_critic": c.dream.horizon}.get(sweep.phase)  # fmt: skip
             assert found[sweep.curve.axis] == x
@@ -107,7 +109,7 @@ def test_a_sweep_changes_its_own_size_alone(name):
             same = {
                 "tokens": dataclasses.replace(at, config=vary(at.config, "tokenizer", downsamples=halvings)),
                 "batch": dataclasses.replace(at, batch=first.batch),
-                "layers": dataclasses.replace(at, config=first.config),
+                **dict.fromkeys(("layers", "width"), dataclasses.replace(at, config=first.config)),
                 "length": dataclasses.replace(at, config=first.config, history=first.history),
             }  # fmt: skip
             assert same[sweep.curve.axis] == first
@@ -133,7 +135,13 @@ def test_what_must_not_grow_does_not():
 
 
 def test_the_whole_command_at_tiny_sizes(short, tmp_path, monkeypatch):
-    some = {"tokens": "world_model", "batch": "tokenizer", "length": "dream", "layers": "actor_critic"}
+    some = {
+        "tokens": "world_model",
+        "batch": "tokenizer",
+        "length": "dream",
+        "layers": "actor_critic",
+        "width": "dream",
+    }
     every = module.sweeps
     monkeypatch.setattr(module, "sweeps", lambda config: [s for s in every(config) if some[s.curve.axis] == s.phase])
     out, page = tmp_path / "new" / "sweeps.json", tmp_path / "speed.md"
