@@ -12,7 +12,6 @@ import functools
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -20,17 +19,18 @@ from typing import Any
 
 import torch
 from evidence_pages import ROOT, Result, whole, write_between
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
-from tokendream.config.presets import preset
-from tokendream.device import cpuinfo
+from tokendream.config.presets import PRESETS, preset
+from tokendream.device import kind_of_processor
 from tokendream.envs.registry import spaces_of
 
 PAGE = ROOT / "docs" / "presets.md"
 FOLDER = ROOT / "docs" / "presets"
 
-SHOWN = ["rem", "cpu", "night", "control", "grid", "toy"]
+SHOWN = [name for name in PRESETS if name != "tiny"]
 
 KINDS = {
     "AMX": "x86 with AMX (bf16)",
@@ -49,10 +49,7 @@ read_once = functools.cache(whole)
 
 def kind() -> str:
     """The kind of this machine's processor; of a GPU, where there is one."""
-    flags = cpuinfo().get("flags", "").split()
-    found = {"GPU": torch.cuda.is_available(), "AMX": "amx_bf16" in flags, "AVX-512": "avx512f" in flags,
-             "AVX2": "avx2" in flags, "ARM": platform.machine() in ("aarch64", "arm64")}  # fmt: skip
-    return next((name for name, there in found.items() if there), platform.machine())
+    return kind_of_processor(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def bench() -> None:
@@ -84,11 +81,17 @@ def time_of(name: str, where: str, benched: dict[str, Any]) -> str:
     if (hours := benched.get(name, {}).get("run_hours")) is not None:
         long = f"{hours:,.0f} h" if hours >= 3 else f"{60 * hours:,.0f} min"
         return f"{long} (computed, {_short(benched[name]['machine']['device'])})"
-    speed = json.loads((ROOT / "docs" / "speed.json").read_text())
-    if (name, where) == (speed["preset"], "AMX"):
-        hours = speed["epoch_seconds"]["total"] * preset(name).epochs / 3600
-        return f"{hours:,.0f} h at most (computed, {speed['environment']['threads']} threads)"
+    if seconds := phases_on(name, where).get("epoch_seconds"):
+        threads = phases_on(name, where)["environment"]["threads"]
+        return f"{seconds['total'] * preset(name).epochs / 3600:,.0f} h at most (computed, {threads} threads)"
     return NONE
+
+
+def phases_on(name: str, where: str) -> dict[str, Any]:
+    """The figures of docs/speed.md for a preset on a kind of processor; nothing where there are none."""
+    path = ROOT / "docs" / f"speed-{where}.json"
+    found = json.loads(path.read_text()) if path.exists() else {"preset": ""}
+    return found if found["preset"] == name else {}
 
 
 def _short(device: str) -> str:
@@ -101,16 +104,17 @@ def memory_of(name: str, where: str, benched: dict[str, Any]) -> str:
     """GiB of the process at most, where the full batches were timed or a run said so."""
     if name in benched and all(row["batch"] == row["full_batch"] for row in benched[name]["rows"]):
         return f"{benched[name]['peak_memory_bytes'] / 2**30:.2g}"
-    speed = json.loads((ROOT / "docs" / "speed.json").read_text())
-    if (name, where) == (speed["preset"], "AMX"):
-        return f"{max(row['peak_memory_bytes'] for row in speed['rows']) / 2**30:.2g}"
+    rows = phases_on(name, where).get("rows", [])
+    if rows and all(row["batch"] == row["full_batch"] for row in rows):
+        return f"{max(row['peak_memory_bytes'] for row in rows) / 2**30:.2g}"
     return NONE
 
 
 def disk_of(config: Config) -> float:
     """GiB of a run folder at its end: two checkpoints of weights and AdamW's two moments, and the replay's rows."""
     spaces = spaces_of(config)
-    numbers = 3 * sum(weights.numel() for weights in Agent.from_config(config, spaces).parameters())
+    with FakeTensorMode(allow_non_fake_inputs=True):  # by shapes alone
+        numbers = 3 * sum(weights.numel() for weights in Agent.from_config(config, spaces).parameters())
     rows = min(config.collect.capacity, config.collect.steps * min(config.epochs, config.collect.last_epoch))
     return (2 * 4 * numbers + rows * (math.prod(spaces.observation.frame_shape) + 16)) / 2**30
 
@@ -134,10 +138,11 @@ def curves() -> str:
     lines.append("|---|---|---|---|")
     for runs in read_once():
         first = runs[0]
-        if first.preset == first.config.preset and len(runs) > 1:
+        if first.preset == first.config.preset:
             player = sum(run.random_player.mean for run in runs) / len(runs)
+            seeds = len(runs) if len(runs) > 1 else "1 seed"
             lines.append(
-                f"| {first.preset}, {first.config.env_name} | {len(runs)} | {player:,.1f} | {'; '.join(points(runs))} |"
+                f"| {first.preset}, {first.config.env_name} | {seeds} | {player:,.1f} | {'; '.join(points(runs))} |"
             )
     return "\n".join(lines)
 
@@ -149,11 +154,13 @@ def points(runs: list[Result]) -> list[str]:
         + [(run.curve[-1]["env_steps"], run.final.mean)]
         for run in runs
     ]
-    return [
-        f"{at[0][0]:,.0f}: {sum(mean for _, mean in at) / len(at):,.1f} "
-        f"({min(mean for _, mean in at):,.1f} to {max(mean for _, mean in at):,.1f})"
-        for at in zip(*found, strict=False)
-    ]
+    return [f"{at[0][0]:,.0f}: {_spread([mean for _, mean in at])}" for at in zip(*found, strict=False)]
+
+
+def _spread(means: list[float]) -> str:
+    """Their mean, and the lowest and the highest where there are several."""
+    lowest_to_highest = f" ({min(means):,.1f} to {max(means):,.1f})" * (len(means) > 1)
+    return f"{sum(means) / len(means):,.1f}{lowest_to_highest}"
 
 
 def page() -> dict[Path, str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -33,13 +34,14 @@ def test_the_pages_say_what_the_files_say(evidence):
         assert path.read_text() == text, f"{path} is out of date: python scripts/evidence.py write"
 
 
-def test_the_page_of_presets_says_what_the_files_say(evidence, monkeypatch):
+def test_the_page_of_presets_says_what_the_files_say(evidence, monkeypatch, tmp_path):
     """A cell that was measured has its source in a file, and one that was not says so."""
     made = importlib.import_module("presets_page")
     for path, text in made.page().items():
         assert path.read_text() == text, f"{path} is out of date: python scripts/evidence.py write"
     rows = [row.strip("| ").split(" | ") for row in made.costs().splitlines()[2:]]
     assert list(dict.fromkeys(row[0] for row in rows)) == made.SHOWN
+    assert "simulus" in made.SHOWN
     assert {row[1] for row in rows} <= {"any", *made.KINDS.values()}
     assert all((row[2:4] == [made.NONE] * 2) == (row[1] == "any") for row in rows)
     minutes = [run.minutes for run in made.runs_of("cpu", "AMX")]
@@ -57,6 +59,12 @@ def test_the_page_of_presets_says_what_the_files_say(evidence, monkeypatch):
     assert made.memory_of("toy", "ARM", {"toy": benched}) == "2"
     part = {"toy": benched | {"rows": [{"batch": 4, "full_batch": 8}]}}
     assert made.memory_of("toy", "ARM", part) == made.NONE  # a smaller batch needs less
+    (tmp_path / "docs").mkdir()
+    speed = {"preset": "rem", "epoch_seconds": {"total": 60.0}, "environment": {"threads": 2}, "rows": rows}
+    (tmp_path / "docs" / "speed-AVX2.json").write_text(json.dumps(speed))
+    monkeypatch.setattr(made, "ROOT", tmp_path)
+    assert made.time_of("rem", "AVX2", {}) == "10 h at most (computed, 2 threads)"
+    assert made.time_of("rem", "AMX", {}) == made.memory_of("rem", "AMX", {}) == made.NONE
     monkeypatch.setattr(made.os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="busy"):
         made.bench()
@@ -115,6 +123,14 @@ def test_a_preset_as_it_was_is_summed_up_where_today_s_has_not_reached_more(evid
     monkeypatch.setattr(evidence, "whole", lambda: groups)
     shown = [line.split("|")[1].strip() for line in evidence.summary().splitlines()[2:]]
     assert shown == ["Krull, cpu", f"Krull, {old}", "KungFuMaster, cpu", f"Boxing, {old}"]
+
+
+def test_the_kind_of_processor_is_what_the_facts_name(evidence):
+    """Those of older runs do not: what chose bf16 had AMX."""
+    run, *_ = evidence.results()
+    facts = {"device": "CPU, 2 threads, bf16, own kernels", "instructions": "AVX512"}
+    assert dataclasses.replace(run, facts=facts).kind == "AMX"
+    assert dataclasses.replace(run, facts=facts | {"kind": "AVX-512"}).kind == "AVX-512"
 
 
 def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkeypatch):
