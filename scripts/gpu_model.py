@@ -4,9 +4,11 @@
 
 Updates run at full size on the fake GPU of the tests, under CUDA's rules of autocast. Of each operator that is no view
 its operands and results are counted once, as a GPU reads and writes them where nothing is fused, and its products by
-torch's own formulas. Prints the table of docs/gpu.md; seconds are those of an H100 by the rates below.
+torch's own formulas. Prints the table of docs/gpu.md: computed seconds are those of an H100 by the rates below,
+measured ones those of results/gpu-*/bench.json where there is one.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -30,6 +32,9 @@ from tokendream.training.workload import frames_encoded
 
 RATES = {torch.bfloat16: 600e12, torch.float32: 50e12}
 """FLOP/s of an H100's products that can be reached, by precision; without TF32."""
+NAMES = {"encode": f"encode {CHUNK} frames", "world_model": "world-model", "actor_critic": "actor-critic"}
+NONE = "not measured"
+RESULTS = Path(__file__).parents[1] / "results"
 BANDWIDTH, LAUNCH = 2.8e12, 2e-6
 """Bytes/s that can be reached, and seconds of the smallest kernel in a graph."""
 
@@ -69,6 +74,19 @@ def _size(x: torch.Tensor) -> int:
     return numbers * x.element_size()
 
 
+def measured(name: str) -> dict[str, str]:
+    """Milliseconds that `python -m benchmarks gpu` found for a preset at its full batches, on the first GPU."""
+    for path in sorted(RESULTS.glob("gpu-*/bench.json")):
+        data = json.loads(path.read_text())
+        if data["preset"] == name:
+            rows = [row for row in reversed(data["rows"]) if row["batch"] == row["full_batch"]]
+            rows = [row for row in rows if row["name"] != "encode" or row["batch"] == CHUNK]
+            found = {row["name"]: row["seconds"]["median"] for row in rows}  # the first of a name is as training runs
+            found |= {"an epoch": data["epoch"]["seconds"]["total"]} if "epoch" in data else {}
+            return {title: f"{1e3 * seconds:.3g}" for title, seconds in found.items()}
+    return {}
+
+
 def main(name: str) -> None:
     """Print the table."""
     config, spaces = preset(name), image_spaces(preset(name).env.size, ACTIONS)
@@ -83,22 +101,25 @@ def main(name: str) -> None:
         found["collect"] = counted, config.collect.steps
         with Counted() as counted:
             cache.encode(frames)
-        found["encode 128 frames"] = counted, frames_encoded(config, config.epochs) / CHUNK
+        found["encode"] = counted, frames_encoded(config, config.epochs) / CHUNK
         cache.refresh()
         updated = [part for part in PARTS if isinstance(trainer.phases[part], GradientPhase)]
         drawn = {part: trainer.phases[part].draw()[1] for part in reversed(updated)}
         for part in updated:
             with Counted() as counted:
                 trainer.phases[part].captured(drawn[part])
-            found[part.replace("_", "-")] = counted, getattr(config.training, part).updates
+            found[part] = counted, getattr(config.training, part).updates
     print(
         "| an update of | products, TFLOP | memory, GB | kernels | ms, computed | ms, measured | updates | s an epoch |"
     )
     print("|---|---|---|---|---|---|---|---|")
+    timed = measured(name)
     for title, (one, times) in found.items():
         figures = f"{one.flops / 1e12:.3g} | {one.bytes / 1e9:.3g} | {one.kernels:,} | {1e3 * one.seconds:.3g}"
-        print(f"| {title} | {figures} | not measured | {times:,.0f} | {times * one.seconds:.2g} |", flush=True)
-    print(f"| an epoch | | | | | not measured | | {sum(one.seconds * times for one, times in found.values()):.2g} |")
+        figures += f" | {timed.get(title, NONE)} | {times:,.0f} | {times * one.seconds:.2g} |"
+        print(f"| {NAMES.get(title, title)} | {figures}", flush=True)
+    epoch = sum(one.seconds * times for one, times in found.values())
+    print(f"| an epoch | | | | | {timed.get('an epoch', NONE)} | | {epoch:.2g} |")
 
 
 if __name__ == "__main__":

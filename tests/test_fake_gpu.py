@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 from pathlib import Path
 
 import any_spaces  # noqa: F401 (registers environments)
@@ -174,9 +175,10 @@ def test_what_waits_or_crosses_in_a_loss_is_found(kind, monkeypatch):
             assert crossings.found
 
 
-def test_the_model_of_a_gpu_counts_products_traffic_and_kernels(monkeypatch):
+def test_the_model_of_a_gpu_counts_products_traffic_and_kernels(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    counted = importlib.import_module("gpu_model").Counted()
+    model = importlib.import_module("gpu_model")
+    counted = model.Counted()
     with fake_gpu(), torch.no_grad():
         layer, x = moved(torch.nn.Linear(8, 16)), torch.empty(4, 8, device=DEVICE)
         with torch.autocast(TYPE, dtype=BF16), counted:
@@ -187,3 +189,12 @@ def test_the_model_of_a_gpu_counts_products_traffic_and_kernels(monkeypatch):
     assert counted.flops == 2 * 2 * 4 * 8 * 16
     assert counted.bytes == cast + 2 * product
     assert counted.kernels == 4 + 2
+    monkeypatch.setattr(model, "RESULTS", tmp_path)
+    assert model.measured("rem") == {}
+    row = {"name": "tokenizer", "batch": 128, "full_batch": 128, "seconds": {"median": 0.0123}}
+    rows = [row, row | {"batch": 64}, row | {"name": "encode", "batch": 8, "full_batch": 8}]
+    (tmp_path / "gpu-some").mkdir()
+    (tmp_path / "gpu-some" / "bench.json").write_text(
+        json.dumps({"preset": "rem", "rows": rows, "epoch": {"seconds": {"total": 4.5}}})
+    )
+    assert model.measured("rem") == {"tokenizer": "12.3", "an epoch": "4.5e+03"}
