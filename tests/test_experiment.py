@@ -13,7 +13,7 @@ import torch
 from tokendream.agent.agent import AgentPolicy
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
-from tokendream.device import processor
+from tokendream.device import kind_of_processor, processor
 from tokendream.envs.vector import EnvError
 from tokendream.errors import ConfigError
 from tokendream.evaluation.evaluation import Evaluation, evaluate
@@ -48,6 +48,7 @@ def test_a_finished_run_holds_what_it_promises(finished):
     facts = json.loads((finished / "facts.json").read_text())
     assert facts["device"].startswith("CPU")
     assert facts["processor"] == processor() != ""
+    assert facts["kind"] == kind_of_processor(torch.device("cpu"))
     assert f"processor <b>{html.escape(processor())}</b>" in page
     assert facts["deterministic"] == "yes"
 
@@ -170,6 +171,14 @@ def test_a_report_that_could_not_be_written_is_not_named(tmp_path, monkeypatch, 
 def test_a_run_is_never_overwritten(finished, capsys):
     assert main(["train", "tiny", "--run-dir", str(finished)]) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_replay_that_memory_cannot_hold_is_refused_before_there_is_a_folder(tmp_path, monkeypatch, capsys):
+    rows = TINY.env_steps - 1
+    monkeypatch.setattr("tokendream.training.run.free_here", lambda: rows * 3 * TINY.env.size**2)
+    assert main(["train", "tiny", "--run-dir", str(tmp_path / "run")]) == 2
+    assert f"collect.capacity must be at most {rows}, as 0.0 GiB" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_default_names_are_free(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,11 +22,11 @@ from tokendream.config.config import Config
 from tokendream.config.limits import LONG
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.data.replay import ReplayBuffer
-from tokendream.device import Compute, is_out_of_memory, keep_freed_memory
+from tokendream.device import Compute, free_here, is_out_of_memory, keep_freed_memory
 from tokendream.envs.pause import Pausable
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
-from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, once, one_line
+from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, once, one_line, require
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
 from tokendream.reports.display import Display, Remaining, clock, display_for
@@ -59,6 +60,7 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
             once(f"a step has {agent.block.K1} tokens, which is slow: fewer parts (--env.keys), a coarser image "
                  "(--env.size) or map (--tokenizer.map-cells)")  # fmt: skip
         compute = follow.for_ranks(compute_for(config, threads=True))
+        _check_replay(config, envs.spaces, compute)
         files.replace_text(run_dir / "config.json", config.to_json())  # from here on it can be resumed
         return Run(config, run_dir, compute).go(stop)
 
@@ -72,6 +74,13 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
         follow.check(config)
         compute = follow.for_ranks(compute_for(config, facts=runfolder.read_facts(run_dir), threads=True))
         return Run(config, run_dir, compute).go(stop)
+
+
+def _check_replay(config: Config, spaces: Spaces, compute: Compute) -> None:
+    """Raise ConfigError where the steps that a run keeps are more than a CPU has memory for; a GPU fails at once."""
+    row, capacity, free = math.prod(spaces.observation.frame_shape), config.collect.capacity, free_here()
+    fits = compute.device.type != "cpu" or free < 0 or row * min(capacity, config.env_steps) <= free
+    require(fits, "collect.capacity", f"at most {free // row}, as {free / 2**30:.1f} GiB of memory are free", capacity)
 
 
 class RunError(TokendreamError):
