@@ -34,7 +34,7 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 OWN = ", own kernels"
 
 GAIN = 1.1
-"""So many times faster must bf16 be to be taken, as it is less exact, and own kernels, for which few vouch."""
+"""So many times faster must bf16 be to be taken, as it is less exact, and own kernels, as they are more code."""
 
 GAIN_OF_THREADS = 1.25
 """So many times faster must fewer threads be than torch's own number: a clock on the wall is less exact."""
