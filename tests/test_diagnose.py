@@ -16,12 +16,15 @@ from tokendream.cli.main import main
 from tokendream.config.parts import TokenizerConfig
 from tokendream.config.presets import TINY
 from tokendream.data.batch import Segment, Steps
+from tokendream.errors import require
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Figure, calibration_error, classification
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.evaluation.diagnosis.world import drift, world
+from tokendream.reports import diagnose
 from tokendream.runfolder import files
 from tokendream.tokenizers.vq import VQTokenizer
+from tokendream.training import run as experiment
 
 
 def by_name(figures: tuple[Figure, ...] | list[Figure]) -> dict[str, float | None]:
@@ -188,6 +191,31 @@ def test_games_are_played_at_the_collecting_temperature(tmp_path, monkeypatch) -
         page = (run / "diagnosis.html").read_text()
         assert f"collect temperature <b>{played}</b>" in page
         assert f"evaluation temperature <b>{counted}</b>" in page
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_ends_with_its_diagnosis(finished, tmp_path, capsys, monkeypatch) -> None:
+    """Where it is cut or fails nothing of the evaluation is lost, and it is made when the run is taken up again."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert not (run / "diagnosis.json").exists()  # shorter than what the diagnosis plays
+    monkeypatch.setattr(diagnose, "STEPS", 60)
+    assert experiment.resume(run, time_limit=0.0) == 0
+    assert "stopped (time limit)" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(diagnose, "measure", lambda *_, **__: require(False, "x", "better", "worse"))
+        assert experiment.resume(run) == 0
+    assert "no diagnosis: x must be better" in capsys.readouterr().out
+    assert not (run / "diagnosis.json").exists()
+    before = {"epoch": 2, "why": ["of another epoch"]}
+    (run / "diagnosis.json").write_text(json.dumps(before))
+    assert experiment.resume(run) == 0
+    data = json.loads((run / "diagnosis.json").read_text())
+    assert data["epoch"] == 4
+    out = capsys.readouterr().out
+    assert all(line in out for line in data["why"])
+    assert "To try first" in (run / "report.html").read_text()
+    assert experiment.resume(run) == 0  # once
+    assert "Worst" not in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -94,8 +94,11 @@ def test_a_figure_of_one_part_of_an_observation_has_its_cause():
 def test_a_tokenizer_that_is_not_trained_has_other_flags():
     lost = part("Tokenizer", moving_pixels_lost=(1, 0.3, 1))
     assert findings([lost], TRAINED_V)[0].cause.field == "tokenizer.lost_weight"
-    assert findings([lost], CPU)[0].cause.field == "tokenizer.codebook_size"
-    assert "--tokenizer.codebook-size larger" in why([lost], CPU)[0]
+    assert "To try first: --tokenizer.downsamples smaller (now 3)" in why([lost], CPU)[0]
+    flicker = part("Tokenizer", still_tokens_that_flicker=(0.3, 0.05, 0.5))
+    assert "To try first: --tokenizer.network patch" in why([flicker], vary(REM, "tokenizer", network="conv"))[0]
+    seen = why([flicker], vary(CPU, "tokenizer", kind="pretrained"))[0]
+    assert "To try first: --tokenizer.kind dictionary (now pretrained)" in seen
 
 
 def test_few_codes_are_a_cause_only_where_they_lose_things_and_can_be_moved():
@@ -132,7 +135,9 @@ def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys
     out = capsys.readouterr().out
     assert all(line in out for line in said)
     assert Folder.read(run).why == said
-    for page in (run / "diagnosis.html", write_report(run)):
+    (run / "metrics.jsonl").write_text(json.dumps({"epoch": 4, "env_steps": 100, "seconds": 1.0}) + "\n")
+    assert Folder.read(run).why == ["Of the agent after epoch 3:", *said]
+    for page in (run / "diagnosis.html", run / "report.html"):
         text = page.read_text()
         assert "Why is it not better?" in text
         assert text.count("To try first: ") == len(said)

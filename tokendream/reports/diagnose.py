@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from tokendream.evaluation.diagnosis.world import DISTANCES, world
 from tokendream.kernels.install import describe
 from tokendream.reports.diagnosis_page import lines, page, why
 from tokendream.reports.display import display_for
+from tokendream.reports.run_page import write_report
 from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained, results_folder
 from tokendream.runfolder.names import shown
@@ -27,6 +30,9 @@ from tokendream.tokenizers.parts import PartsTokenizer
 
 FORMAT = 1
 """Version of a diagnosis's JSON."""
+
+STEPS = 2000
+"""Env steps of fresh games that a diagnosis plays where nothing else is asked for."""
 
 AHEAD = 100
 """Steps over which real returns are summed to judge the values; later rewards are left out."""
@@ -38,14 +44,60 @@ MOST_STEPS = 20_000
 """Most steps: their frames are measured at once, and at 64 pixels take 1 GB as float32."""
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found: facts about the games that were played, the figures, and what they say in words."""
+
+    facts: dict[str, object]
+    parts: list[PartFigures]
+    said: list[str]
+
+    def write(self, run: Path) -> Path:
+        """Write `diagnosis.json` and `diagnosis.html` into `results_folder`, and the report of a run once more."""
+        data = {"format": FORMAT, **self.facts, "why": self.said, "parts": [dataclasses.asdict(p) for p in self.parts]}
+        folder = results_folder(run)
+        files.replace_text(folder / "diagnosis.json", json.dumps(data, indent=2) + "\n")
+        path = folder / "diagnosis.html"
+        files.replace_text(path, page(self.facts, self.parts, self.said))
+        if run.is_dir():
+            write_report(run)
+        return path
+
+
 def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int, device: str) -> int:
-    """Measure a run's last checkpoint, or an exported agent: print the figures, write `diagnosis.html` and
-    `diagnosis.json` into `results_folder`.
+    """Measure a run's last checkpoint, or an exported agent: print the figures, and write them; see `examine`."""
+    trained = Trained.load(run_dir, device)
+    display = display_for(trained.config, ())
+    try:
+        found = examine(
+            trained, run_dir, steps=steps, temperature=temperature, seed=seed,
+            progress=lambda done: display.games("env steps", done, steps),
+        )  # fmt: skip
+    finally:
+        display.close()
+    for line in (
+        *lines(found.parts),
+        *found.said,
+    ):  # before anything is written: a folder may be read-only, a disk full
+        print(line, flush=True)
+    print(f"diagnosis: {shown(found.write(run_dir))}")
+    return 0
+
+
+def examine(
+    trained: Trained,
+    run: Path,
+    *,
+    steps: int = STEPS,
+    temperature: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None],
+) -> Diagnosis:
+    """Measure an agent on fresh games; `run` is where it comes from.
 
     Games are played at the config's collecting temperature, C's actions counted at that of its evaluation, or both at
     `temperature`. Raises ConfigError where there are fewer steps than a dream's burn-in and a segment need.
     """
-    trained = Trained.load(run_dir, device)
     config = trained.config
     least = 2 * (config.dream.burn_in + config.world_model.segment_length)
     if steps < least:
@@ -53,28 +105,13 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
     require(steps <= MOST_STEPS, "steps", f"at most {MOST_STEPS}", steps)
     collecting = temperature or config.collect.temperature
     evaluating = temperature or config.evaluation.temperature
-    display = display_for(config, ())
-    try:
-        replay = trained.play(
-            steps, seed, temperature=collecting, progress=lambda done: display.games("env steps", done, steps)
-        )
-    finally:
-        display.close()
+    replay = trained.play(steps, seed, temperature=collecting, progress=progress)
     with trained.compute.autocast():
         parts = measure(trained, replay, temperature=evaluating, seed=seed)
-    facts = {"run": run_dir.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
+    facts = {"run": run.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
              "seed": seed, "device": describe(trained.compute), "collect temperature": collecting,
              "evaluation temperature": evaluating}  # fmt: skip
-    said = why(parts, config)
-    for line in (*lines(parts), *said):  # before anything is written: a folder may be read-only, a disk full
-        print(line, flush=True)
-    data = {"format": FORMAT, **facts, "why": said, "parts": [dataclasses.asdict(part) for part in parts]}
-    folder = results_folder(run_dir)
-    files.replace_text(folder / "diagnosis.json", json.dumps(data, indent=2) + "\n")
-    path = folder / "diagnosis.html"
-    files.replace_text(path, page(facts, parts, said))
-    print(f"diagnosis: {shown(path)}")
-    return 0
+    return Diagnosis(facts, parts, why(parts, config))
 
 
 def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed: int = 0) -> list[PartFigures]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokendream.config.config import Config
 from tokendream.envs import atari100k
@@ -53,23 +54,35 @@ class Folder:
         """Raises ConfigError for a folder that is no run; half-finished runs are welcome."""
         config = read_config(path)
         evaluations = path / "evaluation"
+        records = read_metrics(path / "metrics.jsonl")
         during = [_evaluation(p) for p in sorted(evaluations.glob("epoch-*.json"))]
         return Folder(
             path,
             config,
             read_facts(path),
-            read_metrics(path / "metrics.jsonl"),
+            records,
             [e for e in during if e is not None],
             _evaluation(evaluations / "final.json") or _evaluation(path / "final.json"),
             _evaluation(evaluations / "random.json") or _evaluation(path / "random.json"),
-            _why(path / "diagnosis.json"),
+            _why(path, records[-1]["epoch"] if records else None),
         )
 
 
-def _why(path: Path) -> list[str]:
-    """The sentences of a diagnosis; those of older versions have none."""
-    said = files.parse(path, files.read(path)).get("why") if path.is_file() else None
-    return [str(line)[:600] for line in said[:8]] if isinstance(said, list) else []
+def diagnosis(run_dir: Path) -> dict[str, Any]:
+    """What `tokendream diagnose` wrote of a run, which may have gone on since; empty where it was not asked."""
+    path = run_dir / "diagnosis.json"
+    return files.parse(path, files.read(path)) if path.is_file() else {}
+
+
+def _why(run_dir: Path, epoch: int | float | None) -> list[str]:
+    """The sentences of a diagnosis, and of which epoch it is where the run has gone on to `epoch`; those of older
+    versions have none."""
+    found = diagnosis(run_dir)
+    said, then = found.get("why"), found.get("epoch")
+    if not (isinstance(said, list) and said):
+        return []
+    stale = [f"Of the agent after epoch {then}:"] if isinstance(then, int) and epoch not in (None, then) else []
+    return stale + [str(line)[:600] for line in said[:8]]
 
 
 def _evaluation(path: Path) -> Evaluation | None:

@@ -11,17 +11,18 @@ import numpy as np
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.data.replay import ReplayBuffer
-from tokendream.device import Compute, peak_memory
+from tokendream.device import Compute, is_out_of_memory, peak_memory
 from tokendream.envs.pause import Pausable
-from tokendream.errors import one_line
+from tokendream.errors import TokendreamError, one_line
 from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import Game, Player, random_player
 from tokendream.kernels.install import describe
-from tokendream.reports import pictures
+from tokendream.reports import diagnose, pictures
 from tokendream.reports.display import Display
 from tokendream.reports.evaluate import write_films
+from tokendream.reports.results import diagnosis
 from tokendream.reports.run_page import write_codes, write_pictures, write_report
-from tokendream.runfolder.load import player
+from tokendream.runfolder.load import Trained, player
 from tokendream.runfolder.metrics import Record
 from tokendream.runfolder.names import quoted, shown
 from tokendream.stop import StopRequest
@@ -58,12 +59,13 @@ class RunResults:
         return {"evaluation/mean": result.mean, "evaluation/low": low, "evaluation/high": high}
 
     def final(self) -> None:
-        """The final evaluation beside a random player's, films, and the report."""
+        """The final evaluation beside a random player's, films, the report, and why the agent is not better."""
         path = self.run_dir / "evaluation" / "final.json"
+        self.envs.close()  # training is over, and some emulators exist once a process
         if path.exists():
             self.display.say(f"nothing left to train or evaluate: {shown(path)} is there")
+            self._diagnose()
             return
-        self.envs.close()  # training is over, and some emulators exist once a process
         self.report()
         episodes, epochs = self.config.evaluation.episodes, self.config.epochs
         uniform = random_player(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
@@ -76,9 +78,32 @@ class RunResults:
                     again=f"tokendream eval {quoted(self.run_dir)}")  # fmt: skip
         result.write(path)
         self.report()
+        self._diagnose()
         self.display.say(f"peak memory of this process: {peak_memory() / 2**30:.2f} GiB")
         if (page := self.run_dir / "report.html").is_file():
             self.display.say(f"report: {shown(page)}")
+
+    def _diagnose(self) -> None:
+        """Say why the agent is not better, here and in the report, unless that is known; not after fewer steps than
+        the diagnosis plays, which is no training but a trial. A fault in it is said, and costs the run nothing."""
+        config, steps = self.config, diagnose.STEPS
+        trained = Trained(config, self.agent, self.compute, config.epochs, self.envs.spaces)
+
+        def progress(done: int) -> None:
+            self.display.games("diagnosis", done, steps)
+            self.stop.raise_if_set()
+
+        try:
+            if self.replay.total < steps or diagnosis(self.run_dir).get("epoch") == config.epochs:
+                return
+            found = diagnose.examine(trained, self.run_dir, steps=steps, progress=progress)
+            for line in found.said:
+                self.display.say(line)
+            self.display.say(f"diagnosis: {shown(found.write(self.run_dir))}")
+        except Exception as error:
+            if not (isinstance(error, TokendreamError | OSError) or is_out_of_memory(error)):
+                raise
+            self.display.say(f"no diagnosis: {one_line(error)}")
 
     def report_if_due(self) -> None:
         """Refresh the report where the last one is old."""

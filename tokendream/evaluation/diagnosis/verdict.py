@@ -26,6 +26,9 @@ class Cause:
 
 MORE_V, MORE_M, MORE_C = ((f"training.{part}.updates", "more") for part in ("tokenizer", "world_model", "actor_critic"))
 
+FINER, OWN_PIXELS = ("tokenizer.downsamples", "smaller"), ("tokenizer.kind", "dictionary")
+"""What to change of a tokenizer that is not trained: cells of fewer pixels; codes that see no other cell."""
+
 CAUSES = {
     "PSNR, dB": Cause("the tokens keep too little of a frame", *MORE_V),
     "LPIPS (AlexNet)": Cause("the tokens keep too little of a frame", *MORE_V),
@@ -95,9 +98,11 @@ def _cause(figure: Figure, part: str, tokenizer: str) -> Cause | None:
     if figure.name == "policy entropy":
         return STUCK if figure.worst == 0 else TIMID
     cause = CAUSES.get(_plain(figure.name))
-    if cause is not None and part == "Tokenizer" and tokenizer in FITTED:
-        return Cause(cause.meaning, "tokenizer.codebook_size", "larger")
-    return cause
+    if cause is None or part != "Tokenizer" or tokenizer not in FITTED or cause.field == "tokenizer.codebook_size":
+        return cause
+    if cause.field == "tokenizer.network":
+        return Cause("a code of VGG16 sees beyond its cell: tokens change beside what moves", *OWN_PIXELS)
+    return Cause(cause.meaning, *FINER)
 
 
 def _plain(name: str) -> str:
