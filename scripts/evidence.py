@@ -1,6 +1,7 @@
 """Runs into evidence: copy what a run proves into results/, and write the tables and curves that follow from it.
 
-    python scripts/evidence.py cell cpu CrazyClimber 1 two-cores        train, diagnose, collect into results/two-cores
+    python scripts/evidence.py cell cpu CrazyClimber 1 two-cores        train and collect into results/two-cores
+    python scripts/evidence.py cell cpu Krull 1 two-cores --epochs 30   the same with other flags of train
     python scripts/evidence.py controls two-cores                       the same for Catch, with each link cut
     python scripts/evidence.py collect runs/A-cpu-seed1 two-cores       a finished run into results/two-cores
     python scripts/evidence.py write                                    tables and curves from results/
@@ -20,6 +21,10 @@ from pathlib import Path
 
 import presets_page
 from evidence_pages import CONTROLS, RESULTS, ROOT, draw, pages
+
+from tokendream.cli.flags import parse_train
+from tokendream.config import presets
+from tokendream.runfolder.load import read_config
 
 COPIED = (
     "config.json",
@@ -45,13 +50,21 @@ def collect(run_dir: Path, device: str) -> Path:
 
 
 def cell(flags: Sequence[str], name: str, device: str) -> Path:
-    """Train a run of that name, or what is left of it, diagnose it, and collect it. Raises ValueError if it stops."""
+    """Train a run of that name, or what is left of it, and collect it. Raises ValueError if it stops, or if what is
+    there is another run."""
     run_dir = ROOT / "runs" / name
     started = (run_dir / "config.json").exists()
+    if started and read_config(run_dir) != parse_train([*flags]).config:
+        raise ValueError(f"{run_dir} is a run of another config than {' '.join(flags)}: move it away")
     _tokendream("train", *(["--resume", str(run_dir)] if started else [*flags, "--run-dir", str(run_dir)]))
-    if not (run_dir / "diagnosis.json").exists():
-        _tokendream("diagnose", str(run_dir))
     return collect(run_dir, device)
+
+
+def name_of(game: str, flags: Sequence[str]) -> str:
+    """The folder of a cell: game, preset, the epochs where they are not the preset's, and seed."""
+    config = parse_train([*flags]).config
+    epochs = "" if config.epochs == presets.preset(config.preset).epochs else f"-{config.epochs}-epochs"
+    return f"{game}-{config.preset}{epochs}-seed{config.seed}"
 
 
 def train_controls(device: str) -> None:
@@ -79,9 +92,9 @@ def main(argv: list[str]) -> int:
     """Run one of the commands. Returns the exit code."""
     try:
         match argv:
-            case ["cell", preset, game, seed, device]:
-                flags = [preset, "--env", game, "--seed", seed]
-                print(cell(flags, f"{game}-{preset}-seed{seed}", device))
+            case ["cell", preset, game, seed, device, *more]:
+                flags = [preset, "--env", game, "--seed", seed, *more]
+                print(cell(flags, name_of(game, flags), device))
             case ["controls", device]:
                 train_controls(device)
             case ["collect", run_dir, device]:

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from tokendream.config import presets
+from tokendream.config.config import Config
+from tokendream.config.presets import vary
 
 ROOT = Path(__file__).parents[1]
-CLIMBER = presets.vary(presets.CPU, "env", id="atari:CrazyClimber")
+CLIMBER = vary(presets.CPU, "env", id="atari:CrazyClimber")
 
 
 @pytest.fixture
@@ -98,6 +100,34 @@ def test_only_finished_runs_are_collected(commands, tmp_path, capsys):
     assert not (ROOT / "results" / "nowhere").exists()
 
 
+def test_a_cell_goes_on_with_its_own_run_alone(commands, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
+    asked = []
+    monkeypatch.setattr(commands, "_tokendream", lambda *argv: asked.append(argv))
+    monkeypatch.setattr(commands, "collect", lambda run_dir, device: run_dir)
+    folder = tmp_path / "runs" / "CrazyClimber-cpu-seed1"
+    folder.mkdir(parents=True)
+    words = ["cell", "cpu", "CrazyClimber", "1", "here"]
+    config = dataclasses.replace(vary(CLIMBER, "env", id="CrazyClimber"), seed=1)
+    (folder / "config.json").write_text(dataclasses.replace(config, epochs=30).to_json())
+    assert commands.main(words) == 2
+    assert "is a run of another config than cpu --env CrazyClimber --seed 1: move it away" in capsys.readouterr().err
+    (folder / "config.json").write_text(config.to_json())
+    assert commands.main(words) == 0
+    assert asked.pop() == ("train", "--resume", str(folder))
+    assert commands.main([*words, "--epochs", "30"]) == 0
+    assert asked.pop()[-1] == str(tmp_path / "runs" / "CrazyClimber-cpu-30-epochs-seed1")
+
+
+def test_figures_that_were_not_seen_are_dashes(evidence):
+    run = evidence.results()[0]
+    lost = {"name": "moving pixels lost", "value": 0.25}
+    unseen = [{"name": name, "value": None} for name in ("correlation of value and return", "reward positive: recall")]
+    for figures in ([lost], [lost, *unseen]):
+        row = evidence._health(run, [{"figures": figures, "curves": []}])
+        assert row.endswith("| 25% | – | – | – | – |")
+
+
 def test_a_page_without_its_markers_is_refused(evidence):
     assert (
         evidence.write_between("a\n<!-- x -->\nold\n<!-- /x -->\n", "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\n"
@@ -140,12 +170,17 @@ def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkey
     for seed in range(4):
         folder = tmp_path / "results" / "here" / str(seed)
         shutil.copytree(ROOT / "results" / "two-cores" / "CrazyClimber-cpu-seed0", folder)
-        config = dataclasses.replace(CLIMBER, seed=seed, epochs=60 if seed < 2 else 7)
-        (folder / "config.json").write_text(config.to_json())
+        config = dataclasses.replace(CLIMBER, seed=seed)
+        (folder / "config.json").write_text((config if seed < 2 else vary(config, "dream", horizon=7)).to_json())
     assert [[run.config.seed for run in runs] for runs in evidence.whole()] == [[0, 1], [2, 3]]
     rows = [line.split(" | ")[:2] for line in evidence.table(tmp_path / "README.md").splitlines()]
     assert ["| **CrazyClimber, cpu**", "all 2"] in rows
     assert ["| **CrazyClimber, cpu as it was**", "all 2"] in rows
+    for seed in (1, 3):
+        path = tmp_path / "results" / "here" / str(seed) / "config.json"
+        path.write_text(dataclasses.replace(Config.from_json(path.read_text()), epochs=30).to_json())
+    groups = [(runs[0].preset, [run.config.seed for run in runs]) for runs in evidence.whole()]
+    assert groups == [("cpu", [0]), ("cpu as it was", [2]), ("cpu as it was", [3]), ("cpu, 30 epochs", [1])]
 
 
 def test_a_run_that_chose_its_preset_is_averaged_with_no_other(evidence, tmp_path, monkeypatch):
