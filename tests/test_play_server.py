@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from playing import Client, make_run, serving
+from playing import Client, make_run, pixels, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tokendream.play.hub import WINDOW
@@ -114,6 +114,7 @@ def test_a_viewer_is_told_the_game_and_sees_it_move(server):
     setup = client.setup()
     assert setup["actions"] == ["STAY", "LEFT", "RIGHT"]
     assert len(setup["palette"]) == 16
+    assert pixels(setup["book"]).shape == (3, 17, 16 * 17)  # 16 codes in a row, cells of 16 pixels
     assert all(0 <= lightness <= 1 and a * a + b * b < 0.01 for lightness, a, b in setup["palette"])
     assert {"you": {"controls": True, "free": False, "viewers": 1}} in client.facts
     client.close()

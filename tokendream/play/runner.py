@@ -20,8 +20,9 @@ from tokendream.play import library
 from tokendream.play.hub import Hub
 from tokendream.play.recording import Recorder
 from tokendream.play.session import Session
-from tokendream.play.view import SPEEDS, facts_line, pack, picture
-from tokendream.reports import media
+from tokendream.play.view import SPEEDS, facts_line, pack, picture, png_url
+from tokendream.reports import media, pictures
+from tokendream.reports.run_page import ACROSS
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import Trained
 
@@ -200,9 +201,16 @@ class SessionRunner:
             "grid": (trained.agent.block.grid or (0, 0))[0],
             "codes": trained.agent.block.vocabulary,
             "palette": session.agent.palette(),
+            "book": _book(trained),
             "actions": session.buttons.layout.names,
             "keys": session.buttons.layout.keys,
             "speeds": SPEEDS,
             "episodes": [episode.title for episode in session.episodes],
         }
         self._call(self._hub.set_up, facts)
+
+
+def _book(trained: Trained) -> str | None:
+    """What every code is drawn as, as the source of a picture; None where they are not of one image."""
+    codes = pictures.codes(trained.agent, trained.compute)
+    return None if codes is None else png_url(media.sheet(codes, min(ACROSS, len(codes))))

@@ -150,11 +150,15 @@ def picture(view: View) -> UInt8[np.ndarray, "3 H W"]:
     return media.sheet(view.futures, across=math.ceil(len(view.futures) ** 0.5), gap=0, ground=0)
 
 
+def png_url(image: UInt8[np.ndarray, "3 H W"]) -> str:
+    """A picture as the source of an element of the page."""
+    return f"data:image/png;base64,{base64.b64encode(media.png(image)).decode()}"
+
+
 def pack(view: View, **state: Any) -> str:
     """The picture as a message: its state, to which `state` is added, frames as PNG, all else as lists of numbers."""
     numbers = {"tokens": view.tokens, "probs": view.probs, "trace": view.trace, "entropy": view.entropy}
     frames = view.panels if view.futures is None else {"futures": picture(view)}
-    images = {name: base64.b64encode(media.png(frame)).decode() for name, frame in frames.items()}
-    panels = {name: f"data:image/png;base64,{image}" for name, image in images.items()}
+    panels = {name: png_url(frame) for name, frame in frames.items()}
     message = {"state": view.state | state, "panels": panels} | numbers
     return json.dumps(message, default=lambda array: np.round(array.tolist(), 4).tolist(), allow_nan=False)

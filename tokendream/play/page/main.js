@@ -42,6 +42,8 @@ function begin(facts) {
   setup = facts;
   $("env").textContent = facts.env.replace(/^.*\//, "");
   $("facts").textContent = facts.facts;
+  $("book").hidden = !facts.book;
+  if (facts.book) $("book").querySelector("img").src = facts.book;
   document.title = `${facts.env} · tokendream play`;
   $("actions").replaceChildren(
     ...facts.actions.map((name, action) => {
