@@ -70,6 +70,17 @@ def test_a_finished_run_shows_everything(tmp_path):
     assert "dream.horizon" in page
 
 
+def test_the_chart_has_the_random_player_that_was_measured_and_names_what_is_further_up(tmp_path):
+    run = folder(tmp_path / "run", finished=False)
+    for known in ("random 1.7", "human 30.5", "REM, published 90.7"):
+        assert known in write_report(run).read_text().split("</svg>")[0]
+    evaluation([1, 0, 2, 1], 40, player="random").write(run / "evaluation" / "random.json")
+    chart = write_report(run).read_text().split("</svg>")[0]
+    assert "random 1<" in chart
+    assert "random 1.7" not in chart
+    assert "further up: REM, published 90.7<" in chart
+
+
 def test_a_sheet_has_every_picture_in_its_place():
     tiles = film(5)
     sheet = media.sheet(tiles, 3)

@@ -55,13 +55,18 @@ def learning(axes: Any, folder: Folder) -> None:
     seen = [*y, *(e.interval[1] for e in evaluated), *(e.mean for e in evaluated)]
     highest = max(seen) + 1.5 * (max(seen) - min(seen) + 1e-9)
     published, random = folder.reference, folder.random_player
+    levels = {}
     if published:
         levels = {"random": published.random, "human": published.human, "REM, published": published.rem}
-    else:
-        levels = {"random": random.mean} if random else {}
+    if random:  # measured here, under the same protocol
+        levels["random"] = random.mean
+    above = [f"{name} {value:g}" for name, value in levels.items() if name != "random" and value > highest]
     for name, value in levels.items():
         if name == "random" or value <= highest:
             level(axes, f"{name} {value:g}", value)
+    if above:
+        axes.annotate(f"↑ further up: {'; '.join(above)}", (1, 1), xycoords="axes fraction", xytext=(-2, -3),
+                      textcoords="offset points", ha="right", va="top", color=INK, fontsize=8)  # fmt: skip
     axes.set_xlabel("env steps")
     axes.set_ylabel("score of a game")
     legend(axes, loc="upper left")
