@@ -24,5 +24,14 @@ unset PYTHONPATH
   { cat train.log; exit 1; }
 test -s run/report.html
 "$work/env/bin/python" -c 'import tokendream; print("a game:", tokendream.load("run").play_game(seed=0)[0])'
+timeout 60 "$work/env/bin/tokendream" play --demo --port 0 > play.log 2>&1 &
+address=
+until [ -n "$address" ]; do
+  kill -0 $! || { cat play.log; exit 1; }
+  sleep 1
+  address=$(grep -om1 'http://[^ ]*' play.log || true)
+done
+"$work/env/bin/python" -c 'import sys, urllib.request as u; assert b"tokendream play" in u.urlopen(sys.argv[1]).read()' "$address"
+kill $!
 "$work/env/bin/tokendream" dream --demo --at 20 --length 6 --out demo.gif
 echo "$(basename "$work"/dist/*.whl): $(du -k "$work"/dist/*.whl | cut -f1) KiB, installed by itself, trained, played and dreamed outside the clone"

@@ -16,7 +16,7 @@ COMMANDS = {
     "play": "Watch the agent and its dreams in a browser, and play inside its world model.",
     "dream": "Film a dream: real, reconstruction and dream side by side, or many futures of one moment.",
     "diagnose": "Measure each part of a trained agent on fresh games, beside what is healthy; writes a page and JSON.",
-    "export": "Write a trained agent, with what is known of it, into one file; what takes a run takes it.",
+    "export": "Write a trained agent, with what is known of it, into one file for eval, play, dream and diagnose.",
     "envs": "List families of environments and what is installed, the environments of one (envs FAMILY), or check one.",
     "machine": "Say what this machine reaches, what a run uses of it and why; measured once, in a second or two.",
     "bench": "Time every phase of a run as this machine would do it, and compute what an epoch and a run take.",

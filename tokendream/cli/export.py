@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained agent, with what is known of it, into one file; what takes a run takes it."""
+    """Write a trained agent, with what is known of it, into one file for eval, play, dream and diagnose."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run; it may still be training."""
