@@ -51,6 +51,7 @@ def test_a_finished_run_holds_what_it_promises(finished):
     assert facts["kind"] == kind_of_processor(torch.device("cpu"))
     assert f"processor <b>{html.escape(processor())}</b>" in page
     assert facts["deterministic"] == "yes"
+    assert 0 < 60 * float(facts["minutes"]) < 3600 > 3600 * float(facts["core_hours"])
 
 
 def test_a_run_says_how_long_it_takes_and_that_changes_no_number_of_it(finished, tmp_path, capsys, monkeypatch):
@@ -276,6 +277,10 @@ def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
         "processor": f"begun with processor 'Some Processor', now {processor()!r}: ",
     }
     assert [line.startswith(begins[change]) for line in said] == ([True] if change in begins else [])
+    resumed = json.loads(path.read_text()).get("resumed", "") if path.exists() and change != "facts broken" else ""
+    assert bool(resumed) == bool(said)
+    if said:
+        assert resumed.startswith(f"epoch 1: {'device' if change == 'threads' else change} ")
 
 
 def spoil(run_dir, name, text):

@@ -51,7 +51,7 @@ def without_timing(record):
 def everything(t: Trainer):
     """All state but the clock."""
     snapshot = t.snapshot()
-    state = {k: v for k, v in snapshot.state.items() if k not in ("seconds", "timings")}
+    state = {k: v for k, v in snapshot.state.items() if k not in ("seconds", "process_seconds", "timings")}
     rows = t.replay.export(0, t.replay.total)
     return [snapshot.tensors, state, {k: v.tolist() for k, v in rows.items()}]
 

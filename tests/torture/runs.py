@@ -76,7 +76,7 @@ def digest(run_dir: Path) -> dict[str, str]:
     replay = ReplayBuffer(config.collect.capacity, shape, envs=config.collect.envs)
     epoch, snapshot = store.load(say=lambda line: None)
     store.load_replay(epoch, replay)
-    state = {k: v for k, v in snapshot.state.items() if k not in ("seconds", "timings")}
+    state = {k: v for k, v in snapshot.state.items() if k not in ("seconds", "process_seconds", "timings")}
     parts: dict[str, object] = {
         group: {k: (str(t.dtype), t.flatten().view(torch.uint8).numpy().tobytes()) for k, t in sorted(tensors.items())}
         for group, tensors in snapshot.tensors.items()

@@ -26,6 +26,9 @@ MOMENTS = 8
 ACROSS = 64
 """Codes in a row of their sheet."""
 
+FACTS = ("core_hours", "device", "processor", "resumed", "torch", "commit", "started")
+"""Of the facts of a run, those that its page shows."""
+
 FILM_LIMIT = 6 * 2**20
 """Bytes of a film beyond which the page points to the file instead of carrying it."""
 
@@ -95,7 +98,7 @@ def _head(folder: Folder) -> Iterator[str]:
         "state": "finished" if folder.final else f"epoch {epoch} of {config.epochs}, running or cut",
         "env steps": f"{steps:,}",
         "training time": f"{last.get('seconds', 0) / 60:.1f} min",
-        **{k: folder.facts[k] for k in ("device", "processor", "torch", "commit", "started") if folder.facts.get(k)},
+        **{name.replace("_", " "): folder.facts[name] for name in FACTS if folder.facts.get(name)},
     }
     yield f"<h1>{html.escape(_short(folder))}</h1>{facts(known)}"
     yield f'<div class="bar"><i style="width:{100 * epoch / config.epochs:.1f}%"></i></div>'

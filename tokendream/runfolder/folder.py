@@ -57,6 +57,29 @@ def read_facts(run_dir: Path) -> dict[str, str]:
     return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
 
 
+def note_resumed(run_dir: Path, compute: Compute, epoch: int) -> None:
+    """Add to the facts from which epoch on a run has been on another machine than it began on, or back on that."""
+    differs, facts = moved(run_dir, compute), read_facts(run_dir)
+    if (differs or "resumed" in facts) and not (run_dir / "evaluation" / "final.json").exists():
+        now = ", ".join(f"{what} {value}" for what, (_, value) in differs.items()) or "as it began"
+        said = "; ".join(filter(None, (facts.get("resumed"), f"epoch {epoch}: {now}")))
+        _add(run_dir, facts, resumed=said)
+
+
+def note_cost(run_dir: Path, seconds: float, process_seconds: float | None) -> None:
+    """Add to the facts what the training of a run took: minutes, and hours of a core, where these are known."""
+    facts = read_facts(run_dir)
+    if "minutes" not in facts:
+        hours = {}
+        if process_seconds is not None and ranks.count() == 1:  # other ranks are other processes
+            hours["core_hours"] = f"{process_seconds / 3600:.2f}"
+        _add(run_dir, facts, minutes=f"{seconds / 60:.1f}", **hours)
+
+
+def _add(run_dir: Path, facts: dict[str, str], **more: str) -> None:
+    files.replace_text(run_dir / "facts.json", json.dumps(facts | more, indent=2) + "\n")
+
+
 def moved(run_dir: Path, compute: Compute) -> dict[str, tuple[str, str]]:
     """What of the machine is another than where the run began, then and now, so that its bits will differ."""
     began, now = read_facts(run_dir), _machine(compute)

@@ -132,6 +132,7 @@ class Run:
                 check_actions(self.config, envs.spaces.actions, snapshot.tensors.get("agent", {}))
                 self._store.load_replay(epoch, self._replay)
                 said = _resumed(runfolder.moved(self.run_dir, self.compute), self._trainer.restore(snapshot))
+                runfolder.note_resumed(self.run_dir, self.compute, self._trainer.epoch)
             follow.lead(self.run_dir, self.compute, self._trainer)
             other = WandbLog(self.run_dir, self.config) if self.config.log == "wandb" else None
             self._log = RunLog(self.run_dir, after_epoch=self._trainer.epoch - 1, other=other)
@@ -172,6 +173,7 @@ class Run:
     def _go(self, stop: StopRequest) -> int:
         try:
             if self._train(stop):
+                runfolder.note_cost(self.run_dir, self._trainer.seconds, self._trainer.process_seconds)
                 self._results.final()
                 return 0
         except Stopped:

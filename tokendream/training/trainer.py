@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -66,6 +67,7 @@ class Trainer:
         self.config, self.agent, self.replay, self.compute = config, agent, replay, compute
         self.epoch, self.seconds = 1, 0.0
         self._phase, self._update, self._told = 0, 0, 0
+        self._began, self._before = time.process_time(), 0.0  # of this session, and of those before it
         self._pace = Pace(compute.device)
         self._means = Means()
         self._timings: dict[str, list[float]] = {}
@@ -93,6 +95,12 @@ class Trainer:
     def finished(self) -> bool:
         """Whether every epoch is done."""
         return self.epoch > self.config.epochs
+
+    @property
+    def process_seconds(self) -> float | None:
+        """Of all cores together, in all sessions; None where a checkpoint does not say, as older ones did not."""
+        seconds = self._before + time.process_time() - self._began
+        return seconds if math.isfinite(seconds) else None
 
     def run_epoch(
         self,
@@ -164,6 +172,7 @@ class Trainer:
                 "phase": self._phase,
                 "update": self._update,
                 "seconds": self.seconds,
+                "process_seconds": self.process_seconds,
                 "timings": self._timings,
                 "means": self._means.state(),
                 "collector": self._collector.state(),
@@ -195,6 +204,7 @@ class Trainer:
             self._timings = {name: list(pair) for name, pair in state["timings"].items()}
             self.epoch, self._phase, self._update = epoch, phase, update
             self.seconds = float(state["seconds"])
+            self._before = float(before) if (before := state.get("process_seconds")) is not None else math.nan
             for name, each in self.phases.items():
                 each.restore(tensors.get(f"phase.{name}", {}))
         self.shared.cache.forget()
