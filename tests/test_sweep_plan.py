@@ -6,6 +6,7 @@ import json
 import pytest
 from test_sweep import trials
 
+from tokendream.cli.flags import parse_sweep
 from tokendream.config.presets import TINY
 from tokendream.errors import ConfigError
 from tokendream.sweep.plan import Trial, expected, fields_that_differ, plan, prepare
@@ -25,6 +26,24 @@ def test_any_environment_can_be_swept(tmp_path):
     made = plan("atari100k", ["atari:tetris", "gym:tokendream/Catch-v0", "atari:ms_pacman"], 1, TINY, tmp_path)
     assert [c.game for c in made] == ["tetris", "tokendream/Catch-v0", "MsPacman"]
     assert [c.name for c in made] == ["tetris-seed0", "tokendream-Catch-v0-seed0", "MsPacman-seed0"]
+
+
+@pytest.mark.parametrize(("kinds", "named"), [("Vector,Bits", "control"), ("Map", "grid"), ("Robot", "cpu")])
+def test_the_preset_follows_what_the_games_show_unless_it_is_named(kinds, named, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    argv = ["--games", ",".join(f"any_spaces:Any{kind}-v0" for kind in kinds.split(",")), "--seeds", "1"]
+    assert parse_sweep(argv).config.preset == named
+    assert capsys.readouterr().out.startswith(f"preset {named}: ")
+    assert parse_sweep([*argv, "--preset", "tiny"]).config.preset == "tiny"
+
+
+def test_games_that_ask_for_several_presets_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    games = ["any_spaces:AnyVector-v0", "any_spaces:AnyMap-v0", "Pong"]
+    each = "any_spaces:AnyVector-v0 control, any_spaces:AnyMap-v0 grid, Pong cpu"
+    with pytest.raises(ConfigError, match=f"several presets .{each}.: sweep them apart, or name one by --preset"):
+        parse_sweep(["--games", *games])
+    assert parse_sweep(["--games", *games, "--preset", "cpu"]).config.preset == "cpu"
 
 
 def test_a_folder_of_another_config_is_refused(tmp_path):

@@ -57,10 +57,25 @@ def parse_sweep(argv: list[str]) -> Sweep:
     if sum(word.split("=")[0] == "--games" for word in argv) > 1:
         raise ConfigError("--games is there twice: name all games after one, as in --games Pong Boxing")
     base, said = _base(name, argv)
-    default = Sweep(resources=Resources(), config=base)
+
+    def read(base: Config) -> Sweep:
+        return parse(Sweep, argv, "tokendream sweep [SUITE]", default=Sweep(resources=Resources(), config=base))
+
+    options = read(base)
     if said:
+        env = options.config.env
+        games = [game for words in options.games for game in words.split(",") if game]
+        seen = {game: _for_what_is_seen(dataclasses.replace(env, id=game)) or (base.preset, said) for game in games}
+        better = dict(seen.values())
+        if len(better) > 1:
+            each = ", ".join(f"{game} {chosen}" for game, (chosen, _) in seen.items())
+            raise ConfigError(
+                f"these games ask for several presets ({each}): sweep them apart, or name one by --preset"
+            )
+        for name, why in better.items():
+            options, said = read(preset(name)), why
         print(said)
-    return parse(Sweep, argv, "tokendream sweep [SUITE]", default=default)
+    return options
 
 
 def parse_envs(argv: list[str]) -> Envs:

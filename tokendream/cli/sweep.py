@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Sweep:
     """Train many runs, games x seeds, here or on SLURM; the same command again goes on with what is left.
 
-    --games and --seeds take the place of train's --env and --seed, which are listed but refused."""
+    --games and --seeds take the place of train's --env and --seed, which are listed but refused. Without --preset it is
+    chosen as train does; games that ask for several are refused."""
 
     suite: tyro.conf.Positional[str] = "atari100k"
     """Suite whose games `--games all` means: atari100k, the 26 games."""
