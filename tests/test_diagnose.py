@@ -19,10 +19,13 @@ from tokendream.data.batch import Segment, Steps
 from tokendream.errors import require
 from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Figure, calibration_error, classification
+from tokendream.evaluation.diagnosis.parts import parts_ahead
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.evaluation.diagnosis.world import drift, world
 from tokendream.reports import diagnose
 from tokendream.runfolder import files
+from tokendream.spaces.layout import Layout, Part
+from tokendream.tokenizers.build import build
 from tokendream.tokenizers.vq import VQTokenizer
 from tokendream.training import run as experiment
 
@@ -120,6 +123,23 @@ def test_a_world_model_that_always_copies_has_no_changed_token_right(agent: Agen
     for curve in drift(agent, segment(12), TINY.dream, seed=0):
         assert curve.x == (1, 2, 5)
         assert curve.lines["dream"] == curve.lines["frozen"]
+
+
+def test_one_step_ahead_in_the_units_of_every_part() -> None:
+    pose, board = Part("pose", "vector", (2,)), Part("board", "map", (1, 2, 2))
+    layout = Layout((pose, board, Part("gear", "categorical", (1,), (3,))))
+    V, _ = build(dataclasses.replace(TINY.tokenizer, map_cells=2, codebook_size=8), layout)
+    seen = [([0, 0], [[0, 0], [0, 0]]), ([3, 0], [[1, 0], [0, 0]]), ([9, 9], [[1, 1], [1, 0]])]
+    frame = np.stack([layout.pack({"pose": np.array(pose), "board": np.array([board]), "gear": np.array([1])})
+                      for pose, board in seen])  # fmt: skip
+    V.fit(torch.from_numpy(frame))
+    before, likeliest, real = V.encode(torch.from_numpy(frame))[:, None, None]
+    error, cells = parts_ahead(V, likeliest, real, before)
+    assert error.name == "pose: mean error one step ahead, in its units"
+    assert error.value == pytest.approx(7.5, rel=0.06)  # (6 + 9) / 2
+    assert float(error.healthy.split()[1].rstrip(",")) == pytest.approx(9, rel=0.06)
+    assert (cells.name, cells.value) == ("board: cells right one step ahead", 0.5)
+    assert cells.healthy == "above 0.250, copying the last one"
 
 
 def test_the_controller_s_figures(agent: Agent) -> None:

@@ -44,6 +44,25 @@ def parts_vision(tokenizer: PartsTokenizer, frame: UInt8[Tensor, " N *O"], follo
     return PartFigures("Tokenizer", tuple(figures))
 
 
+def parts_ahead(
+    tokenizer: Tokenizer, likely: Int64[Tensor, "B P K"], real: Int64[Tensor, "B P K"], before: Int64[Tensor, "B P K"]
+) -> Iterator[Figure]:
+    """M's likeliest tokens of the next step against the real ones, both decoded, beside copying the step before: of
+    features the error in their units, of maps the cells. Nothing of images and choices."""
+    if not isinstance(tokenizer, PartsTokenizer):
+        return
+    shown = [tokenizer.layout.split(tokenizer.decode(tokens.flatten(0, 1))) for tokens in (likely, real, before)]
+    for part, ahead, true, copied in zip(tokenizer.layout.parts, *shown, strict=True):
+        if part.modality == "vector":
+            error, copying = ((x - true).abs().mean() for x in (ahead, copied))
+            yield Figure(f"{part.name}: mean error one step ahead, in its units", number(error),
+                         f"below {copying:.3g}, copying the last one")  # fmt: skip
+        elif part.modality == "map":
+            right, copying = ((x == true).all(-3).float().mean() for x in (ahead, copied))
+            yield Figure(f"{part.name}: cells right one step ahead", number(right),
+                         f"above {copying:.3f}, copying the last one")  # fmt: skip
+
+
 def values_of(tokenizer: Tokenizer, tokens: Int64[Tensor, "B K"]) -> Float[Tensor, "B N"]:
     """What tokens show as numbers whose squared differences mean something: colours, and features on the scale of
     symlog; N = 0 where there are neither."""

@@ -10,7 +10,7 @@ from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Segment
 from tokendream.dream import imagine
 from tokendream.evaluation.diagnosis.figures import Curve, Figure, PartFigures, classification, number
-from tokendream.evaluation.diagnosis.parts import values_of
+from tokendream.evaluation.diagnosis.parts import parts_ahead, values_of
 
 DISTANCES = (1, 2, 5, 10, 20)
 """Dreamed steps at which the drift is measured."""
@@ -52,6 +52,7 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
                f"above {1 - changed[..., part.where].float().mean():.3f}, copying the last one")
         for part in parts if len(parts) > 1
     )  # fmt: skip
+    shares += tuple(parts_ahead(agent.tokenizer, logits.argmax(-1), target, before))
     known, scored = M.outcomes
     sign = M.rewards.signs(steps.reward[:, scored]).flatten()
     logits = M.rewards.sign_logits(prediction.reward[:, known]).flatten(0, 1)
