@@ -83,7 +83,7 @@ def stopped(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> str:
 def goes_on(run_dir: Path, fault: str, straight: dict[str, str]) -> None:
     """Resumed without the fault, the run comes out as if there had been none (for every fault in `make torture`)."""
     Checkpoints(run_dir).load(say=pytest.fail)
-    if not (FULL or fault in ("spin", "world_model")):
+    if not (FULL or fault in ("spin", "reset", "world_model")):
         return
     assert main(["train", "--resume", str(run_dir)]) == 0
     assert digest(run_dir) | {"files": ""} == straight | {"files": ""}  # faults/ may be there
@@ -97,16 +97,20 @@ SAID = {
     "none": "but got NoneType",
     "sleep": "its step did not answer within 0.4 s (env.step_timeout)",
     "spin": "its step did not answer within 0.4 s (env.step_timeout)",
+    "reset": "reset failed: RuntimeError: no new game",
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*FAULTS, "reset"])
 def test_an_environment_that_breaks_in_the_middle_of_an_episode(fault, straight, tmp_path, capsys, tally: Tally):
-    Faulty.fault, Faulty.at = fault, 50  # in epoch 3, step 10
+    Faulty.fault, Faulty.at = fault, 50  # the reset that fails is the next one
     said = stopped(tmp_path / "run", capsys)
     assert SAID[fault] in said
     assert "Faulty-v0" in said
-    assert "epoch 2 and all before it are saved" in said
+    epoch, step = divmod(Faulty.steps - 1, 20)  # before the one that was not done
+    assert f"epoch {epoch} and all before it are saved" in said
+    state = Checkpoints(tmp_path / "run").load()[1].state
+    assert (state["epoch"], state["phase"], state["update"]) == (epoch + 1, 0, step)
     Faulty.fault = ""
     goes_on(tmp_path / "run", fault, straight)
     tally("environment breaks: " + ", ".join(FAULTS), 1, 0)

@@ -15,9 +15,15 @@ FAULTS = ("raise", "nan", "shape", "dtype", "none", "sleep", "spin")
 
 
 class Faulty(Catch):
-    """`fault` strikes at the `at`-th step that any of these takes in this process; "" never."""
+    """`fault` strikes at the `at`-th step that any of these takes in this process, or at the first reset after it; ""
+    never."""
 
     fault, at, steps = "", 0, 0
+
+    def reset(self, **given: Any) -> Any:
+        if Faulty.fault == "reset" and Faulty.steps >= Faulty.at:
+            raise RuntimeError("no new game")
+        return super().reset(**given)
 
     def step(self, action: Any) -> Any:
         Faulty.steps += 1

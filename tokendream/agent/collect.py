@@ -17,7 +17,7 @@ from tokendream.config.parts import CollectConfig, DreamConfig
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
-from tokendream.envs.vector import Envs, Transition, play_again
+from tokendream.envs.vector import EnvError, Envs, Transition, play_again
 from tokendream.errors import TokendreamError
 
 
@@ -82,24 +82,33 @@ class Collector:
         self._begin(range(envs.n))
 
     def step(self) -> list[float]:
-        """One env step in every environment. Returns the scores of the games that are over."""
+        """One env step in every environment. Returns the scores of the games that are over.
+
+        Where an environment raises EnvError, everything is as before the step, so that a saved run takes it again.
+        """
         if self.memory is None:
             self.memory = self._agent.actor_critic.initial_state(self._envs.n)
-        chosen, self.memory = self.choose(torch.from_numpy(self._frame), self.memory)
-        actions = chosen.cpu().numpy()  # the one wait of a step
-        transition = self._envs.step(actions)
+        games, frame, drawn = self._games, self._frame, self._generator.get_state()
+        memory = PolicyState(*(tensor.clone() for tensor in self.memory))  # a captured choice writes over its own
+        try:
+            chosen, self.memory = self.choose(torch.from_numpy(frame), self.memory)
+            actions = chosen.cpu().numpy()  # the one wait of a step
+            transition = self._envs.step(actions)
+            over = np.flatnonzero(transition.over).tolist()
+            self._frame = transition.frame
+            self._begin(over)
+        except EnvError:
+            self._games, self._frame, self.memory = games, frame, memory
+            self._generator.set_state(drawn)
+            raise
         last = transition.end | transition.over
-        for i, game in enumerate(self._games):
+        for i, game in enumerate(games):
             action, reward = int(actions[i]), float(transition.reward[i])
-            self._replay.add(self._frame[i], action, reward, bool(transition.end[i]), bool(last[i]))
+            self._replay.add(frame[i], action, reward, bool(transition.end[i]), bool(last[i]))
             game.actions.append(action)
             game.score += reward
-        self._frame = transition.frame
         self._forget(last)
-        over = np.flatnonzero(transition.over).tolist()
-        scores = [self._games[i].score for i in over]
-        self._begin(over)
-        return scores
+        return [games[i].score for i in over]
 
     def rewarm(self, dream: DreamConfig) -> None:
         """Clear the agent's memory, then warm it on the last `burn_in` steps since the open episodes began."""

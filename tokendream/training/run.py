@@ -221,8 +221,12 @@ class Run:
         while not trainer.finished:
             epoch = trainer.epoch
             progress = functools.partial(self._display.update, epoch)
-            if not trainer.run_epoch(lambda: ranks.anyone(stop()), progress):
-                return False
+            try:
+                if not trainer.run_epoch(lambda: ranks.anyone(stop()), progress):
+                    return False
+            except EnvError:  # nothing of its step was done
+                self._save()
+                raise
             try:
                 figures = self._results.during(epoch)
             except Stopped:  # is saved by whoever catches it
