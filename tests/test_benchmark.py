@@ -1,8 +1,11 @@
 """The report over many runs: its figures, what it refuses, and what it says about what is not there."""
 
 import dataclasses
+import itertools
 import json
 import re
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from tokendream.errors import ConfigError
 from tokendream.evaluation import published, scores
 from tokendream.evaluation.evaluation import summarise as evaluation
 from tokendream.evaluation.games import Game
+from tokendream.runfolder.load import read_config
 from tokendream.sweep.plan import Trial, prepare
 from tokendream.sweep.report.export import latex, to_json, write_benchmark
 from tokendream.sweep.report.page import game_cell, page
@@ -234,6 +238,33 @@ def test_a_sweep_says_what_it_was_meant_to_have(tmp_path):
     ]
     assert summarise(results).games == ()
     assert "appear with the first game" in page(summarise(results))
+
+
+def test_no_agent_lacks_what_was_planned_for_another(tmp_path):
+    other = vary(SMALL, "dream", lam=0.5)
+    configs = [vary(SMALL, "env", id="Pong"), vary(other, "env", id="Boxing"), vary(other, "env", id="Krull")]
+    trials = [Trial(config, tmp_path / "runs" / config.env_name) for config in configs]
+    prepare(trials, tmp_path)
+    kept = [(NAME, "Pong", 0, "not started"), (f"{NAME}, lam 0.5", "Boxing", 0, "not started"),
+            (f"{NAME}, lam 0.5", "Krull", 0, "not started")]  # fmt: skip
+    assert sorted(read_results([tmp_path]).missing()) == kept
+    shutil.rmtree(trials[0].run_dir)  # then nothing says whose Pong was
+    assert (kept[1][0], "Pong", 0, "no run") in read_results([tmp_path]).missing()
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_are_reported_in_seconds(tmp_path):
+    for made in like_rem(tmp_path / "one", seeds=range(1)):
+        config, agents = read_config(made), range(8)
+        for i, seed in itertools.product(agents, range(5)):
+            path = shutil.copytree(made, tmp_path / "all" / f"{made.name}-{i}-{seed}")
+            changed = vary(dataclasses.replace(config, seed=seed), "dream", lam=0.9 - i / 100)
+            (path / "config.json").write_text(changed.to_json())
+    began = time.process_time()
+    summary = write_benchmark([tmp_path / "all"], tmp_path / "out")
+    assert time.process_time() - began < 60
+    assert (len(summary.results.runs), len(summary.ours), len(summary.games)) == (1040, 8, 26)
+    assert (tmp_path / "out" / "report.html").stat().st_size < 5e6
 
 
 def test_the_same_run_twice_is_refused(tmp_path):

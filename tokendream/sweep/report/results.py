@@ -8,7 +8,9 @@ with its game.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +89,7 @@ class SweepResults:
     runs: tuple[Result, ...]
     wanted: tuple[tuple[str, str, int], ...]
 
-    @property
+    @functools.cached_property
     def agents(self) -> tuple[str, ...]:
         """Names of the agents, those with the fewest changes to their preset first."""
         return tuple(sorted(dict.fromkeys(run.agent for run in self.runs), key=lambda name: name.count(", ")))
@@ -105,12 +107,26 @@ class SweepResults:
 
     def seeds(self, agent: str) -> tuple[int, ...]:
         """The seeds that an agent was meant to be run with."""
-        return tuple(sorted({seed for name, _, seed in self.wanted if name == agent}))
+        return self._seeds.get(agent, ())
+
+    @functools.cached_property
+    def _seeds(self) -> dict[str, tuple[int, ...]]:
+        found: dict[str, set[int]] = {}
+        for agent, _, seed in self.wanted:
+            found.setdefault(agent, set()).add(seed)
+        return {agent: tuple(sorted(seeds)) for agent, seeds in found.items()}
 
     def scores(self, agent: str, game: str) -> dict[int, float]:
         """The finished runs' scores by seed."""
-        found = {run.seed: run.score for run in self.runs if (run.agent, run.game) == (agent, game)}
-        return {seed: score for seed, score in sorted(found.items()) if score is not None}
+        return self._scores.get((agent, game), {})
+
+    @functools.cached_property
+    def _scores(self) -> dict[tuple[str, str], dict[int, float]]:
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for run in sorted(self.runs, key=lambda run: run.seed):
+            if run.score is not None:
+                found.setdefault((run.agent, run.game), {})[run.seed] = run.score
+        return found
 
     def has_all_seeds(self, agent: str, game: str) -> bool:
         """Whether an agent has a score of a game for every one of its seeds."""
@@ -147,8 +163,11 @@ def read_results(paths: Sequence[Path]) -> SweepResults:
         folders = [path / "runs" / name for name, _ in planned] if planned else list(_folders(path))
         found = [_read(folder) for folder in folders if not planned or folder.is_dir()]
         runs += found
-        agents = dict.fromkeys(run.agent for run in found)
-        wanted += [(agent, benchmark_name(g) or g, seed) for agent in agents for _, (g, seed) in planned]
+        for name, (game, seed) in planned:
+            if not (path / "runs" / name).is_dir():  # nothing says whose it was
+                game = benchmark_name(game) or game
+                players = [run.agent for run in found if run.game == game] or [run.agent for run in found]
+                wanted += [(agent, game, seed) for agent in dict.fromkeys(players)]
     wanted += [(run.agent, run.game, run.seed) for run in runs]
     for agent in dict.fromkeys(run.agent for run in runs):
         # Whoever ran one game with three seeds and another with two lacks a seed.
@@ -183,8 +202,12 @@ def label(config: Config) -> str:
 def _leaf(name: str) -> str:
     """A field's name without its groups, where no other field is called that."""
     leaf = name.rpartition(".")[2]
-    same = [field for field in leaves(dataclasses.asdict(Config())) if field.rpartition(".")[2] == leaf]
-    return leaf if len(same) == 1 else name
+    return leaf if _leaves()[leaf] == 1 else name
+
+
+@functools.cache
+def _leaves() -> Counter[str]:
+    return Counter(field.rpartition(".")[2] for field in leaves(dataclasses.asdict(Config())))
 
 
 def _folders(path: Path) -> Iterator[Path]:
