@@ -12,8 +12,10 @@ from tokendream.config.presets import vary
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.evaluation.evaluation import summarise
 from tokendream.evaluation.games import Game
-from tokendream.reports import media
+from tokendream.reports import charts, media
 from tokendream.reports.run_page import write_codes, write_pictures, write_report
+from tokendream.runfolder.metrics import read_metrics
+from tokendream.sweep.progress import progress
 
 BREAKOUT = Config(epochs=40)
 
@@ -79,6 +81,28 @@ def test_the_chart_has_the_random_player_that_was_measured_and_names_what_is_fur
     assert "random 1<" in chart
     assert "random 1.7" not in chart
     assert "further up: REM, published 90.7<" in chart
+
+
+def test_a_week_of_epochs_is_read_and_drawn_in_seconds(tmp_path):
+    run, figures = folder(tmp_path / "run", epochs=0, finished=False), {name for name, *_ in charts.LOSSES}
+    rng = np.random.default_rng(0)
+    records = [
+        {"epoch": i, "env_steps": 200 * i, "seconds": 30.0 * i, "collect/return": rng.normal(), "collect/seconds": 9.0,
+         "world_model/seconds": 20 + rng.normal(), **{name: rng.normal() for name in figures}}
+        for i in range(1, 20_001)
+    ]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    began = time.process_time()
+    assert progress(BREAKOUT, read_metrics(run / "metrics.jsonl")).epoch == 20_000
+    assert time.process_time() - began < 5
+    page = write_report(run).read_text()
+    assert time.process_time() - began < 30
+    assert len(page) < 4e6, len(page)
+    y = [record["collect/return"] for record in records]
+    x, drawn = charts.thinned([float(i) for i in range(20_000)], y)
+    assert len(x) == len(drawn) <= charts.MOST_POINTS
+    assert (x[0], x[-1], min(drawn), max(drawn)) == (0, 19_999, min(y), max(y))
+    assert drawn == [y[int(i)] for i in x]
 
 
 def test_a_sheet_has_every_picture_in_its_place():

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tokendream.config.schedule import schedule
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.results import Folder
@@ -19,6 +21,9 @@ from tokendream.reports.results import Folder
 ROLES = {"#010101": "ink", "#020202": "faint", "#030303": "grid", "#040404": "blue", "#050505": "orange",
          "#060606": "green", "#070707": "red", "#080808": "violet"}  # fmt: skip
 INK, FAINT, GRID, BLUE, ORANGE, GREEN, RED, VIOLET = ROLES
+
+MOST_POINTS = 2000
+"""Points of a curve that are drawn."""
 
 LOSSES = (
     ("tokenizer/reconstruction", "V reconstruction", "falls, then flattens"),
@@ -44,8 +49,8 @@ def learning(axes: Any, folder: Folder) -> None:
     x, y = folder.series("collect/return")
     evaluated = folder.evaluations
     if x:
-        axes.plot(x, y, ".", color=FAINT, markersize=4, label="training games")
-        axes.plot(x, _smooth(y), color=BLUE, linewidth=1.5, label="training, smoothed")
+        axes.plot(*thinned(x, y), ".", color=FAINT, markersize=4, label="training games")
+        axes.plot(*thinned(x, _smooth(y)), color=BLUE, linewidth=1.5, label="training, smoothed")
     if evaluated:
         at = [float(e.protocol.get("env_steps") or 0) for e in evaluated]
         low = [e.mean - e.interval[0] for e in evaluated]
@@ -74,14 +79,25 @@ def learning(axes: Any, folder: Folder) -> None:
 
 def loss(axes: Any, x: Sequence[float], y: Sequence[float]) -> None:
     """One figure of the small multiples."""
-    axes.plot(x, y, color=BLUE, linewidth=1.4)
+    axes.plot(*thinned(x, y), color=BLUE, linewidth=1.4)
+
+
+def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """At most `MOST_POINTS` of a curve's points: of each stretch the lowest and the highest, so no peak is lost."""
+    if len(y) <= MOST_POINTS:
+        return x, y
+    kept: set[int] = {0, len(y) - 1}
+    for stretch in np.array_split(np.arange(len(y)), MOST_POINTS // 2 - 1):
+        kept |= {min(stretch, key=y.__getitem__), max(stretch, key=y.__getitem__)}
+    return [x[i] for i in sorted(kept)], [y[i] for i in sorted(kept)]
 
 
 def time_spent(axes: Any, folder: Folder) -> None:
     """Seconds of every epoch by phase."""
-    names = [phase.name for phase in schedule(folder.config)]
-    parts = [[r.get(f"{name}/seconds") or 0.0 for r in folder.records] for name in names]
-    axes.stackplot([r["epoch"] for r in folder.records], parts, colors=(FAINT, BLUE, ORANGE, GREEN),
+    names, every = [phase.name for phase in schedule(folder.config)], 1 + len(folder.records) // MOST_POINTS
+    records = [*folder.records[:-1:every], folder.records[-1]]
+    parts = [[r.get(f"{name}/seconds") or 0.0 for r in records] for name in names]
+    axes.stackplot([r["epoch"] for r in records], parts, colors=(FAINT, BLUE, ORANGE, GREEN),
                    labels=[name.replace("_", " ") for name in names], step="mid", linewidth=0)  # fmt: skip
     axes.set_xlabel("epoch")
     axes.set_ylabel("seconds")
