@@ -1,6 +1,7 @@
 """Observations and actions of every Gymnasium space: what they are read as, and that agents train on them."""
 
 import dataclasses
+from pathlib import Path
 
 import any_spaces
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from any_spaces import IMAGE, KINDS
 from gymnasium import spaces
+from playing import Client, serving
 from test_trainer import finish
 
 from tokendream import errors, load
@@ -32,6 +34,7 @@ from tokendream.runfolder.agent_file import SavedAgent
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.spaces.actions import ActionSpace
 from tokendream.spaces.layout import Layout, Part, image
+from tokendream.stop import EXIT_CODES
 from tokendream.tokenizers.build import build
 from tokendream.tokenizers.cells import CellTokenizer
 from tokendream.tokenizers.fixed import CategoricalTokenizer, VectorTokenizer, levels
@@ -284,10 +287,17 @@ def test_an_agent_trains_on_any_space_and_goes_on_to_the_bit(kind, tmp_path):
     assert all(np.array_equal(column, rows[1][name]) for name, column in rows[0].items())
 
 
-def test_a_robot_passes_through_every_command(tmp_path):
+def test_a_robot_passes_through_every_command(tmp_path, monkeypatch, capsys):
     """A camera, a pose and a mode seen, two numbers decided."""
-    run, env = str(tmp_path / "run"), "any_spaces:AnyRobot-v0"
-    assert main(["train", "tiny", "--env", env, "--run-dir", run, "--collect.steps", "40"]) == 0
+    run, env, steps = str(tmp_path / "run"), "any_spaces:AnyRobot-v0", ("--collect.steps", "40")
+    assert main(["envs", "check", env, "--preset", "tiny", "--steps", "40"]) == 0
+    cut = ["--time-limit", "0"]
+    assert main(["train", "tiny", "--env", env, "--run-dir", run, *steps, *cut]) == EXIT_CODES["time limit"]
+    assert main(["train", "--resume", run]) == 0
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    out = ["--preset", "tiny", "--cores", "1", "--out", str(tmp_path / "sweep")]
+    assert main(["sweep", "--games", env, "--seeds", "1", *steps, "--evaluation.episodes", "1", *out]) == 0
+    assert "1 of 1 runs are finished" in capsys.readouterr().out
     assert main(["eval", run, "--episodes", "2"]) == 0
     assert main(["diagnose", run, "--steps", "60"]) == 0
     assert main(["dream", run, "--out", str(tmp_path / "dream.gif"), "--at", "20", "--length", "4"]) == 0
@@ -303,6 +313,11 @@ def test_a_robot_passes_through_every_command(tmp_path):
         session.hold(["action[0] +"] if "person" in mode else [])
         session.advance()
         pack(session.view())
+    with serving(tmp_path / "run", tmp_path / "none") as server:
+        client = Client(server)
+        client.say("mode", "person-dream")
+        client.until(lambda client: client.state.get("mode") == "person-dream" and client.picture["panels"])
+        client.close()
     assert session.buttons.layout.choose(["action[0] -", "action[1] +"]) == 0 + 50 * BINS
 
 
