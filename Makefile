@@ -2,8 +2,8 @@
 PYTHON ?= python3
 GAME ?= KungFuMaster
 PRESET ?= cpu
-# Enough to see it learn; the whole preset is 60
-EPOCHS ?= $(if $(filter cpu,$(PRESET)),30)
+# Enough to see it learn within an hour; the whole preset is 60.
+EPOCHS ?= $(if $(filter cpu,$(PRESET)),45)
 SEED ?= 0
 DEVICE ?= two-cores
 ARGS ?=
