@@ -75,10 +75,8 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
         )  # fmt: skip
     finally:
         display.close()
-    for line in (
-        *lines(found.parts),
-        *found.said,
-    ):  # before anything is written: a folder may be read-only, a disk full
+    # Before anything is written: a folder may be read-only, a disk full.
+    for line in (*lines(found.parts), *found.said):
         print(line, flush=True)
     print(f"diagnosis: {shown(found.write(run_dir))}")
     return 0
