@@ -18,7 +18,7 @@ from benchmarks.figures import ABSORB, FOUR, REM, Cell, Claims
 from benchmarks.machine import environment
 from benchmarks.measure import Effort, Work, fitting_batch, measure
 from benchmarks.page import Section
-from benchmarks.workload import HALVINGS, Workload, grids, require_image
+from benchmarks.workload import DOWNSAMPLES, Workload, grids, require_image
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.presets import NO_WINDOWS, OF_POP, vary
@@ -110,7 +110,7 @@ class _Bench:
         self._config, self._compute, self._effort, self._spaces = config, compute, effort, spaces
         self._replay = synthetic_replay(REPLAY, spaces or config.env.size, compute.device)
         # The tokenizer is not timed here but for an epoch's own.
-        self._grids = grids(config, HALVINGS) if spaces is None else [config]
+        self._grids = grids(config, DOWNSAMPLES) if spaces is None else [config]
         self.own = self._grids[min(1, len(self._grids) - 1)]
         self._seen = len(build(config.tokenizer, spaces.observation)[1]) if spaces else 0
         self._limited: set[int] = set()  # tokens a frame at which some batch was too large to train with

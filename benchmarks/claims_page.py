@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims, Spread
-from benchmarks.page import Section, head, header, line, short, svg
+from benchmarks.page import Section, head, header, line, plot, short
 
 SECTION = Section("claims")
 
@@ -145,9 +145,9 @@ def draw(claims: Claims) -> dict[str, str]:
     plots = {}
     dreams, memory = claims.of("dream"), claims.of("memory")
     if dreams:
-        plots["speedup"] = svg(lambda figure: _draw_speedup(figure, dreams), 8.0, 3.4)
+        plots["speedup"] = plot(lambda figure: _draw_speedup(figure, dreams), 8.0, 3.4)
     if memory:
-        plots["memory"] = svg(lambda figure: _draw_memory(figure, memory), 6.0, 3.2)
+        plots["memory"] = plot(lambda figure: _draw_memory(figure, memory), 6.0, 3.2)
     return plots
 
 

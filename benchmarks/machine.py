@@ -17,7 +17,7 @@ import torch
 
 import tokendream
 from tokendream.config.config import Config
-from tokendream.device import Compute, kind_of_processor, peak_memory, processor
+from tokendream.device import Compute, kind_of_processor, processor
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
 from tokendream.runfolder.folder import commit
@@ -80,11 +80,6 @@ def watch_memory(device: torch.device) -> None:
     # Linux: the high-water mark becomes the current use. Where it fails, the figure is the highest so far.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_bytes(b"5")
-
-
-def most_memory(device: torch.device) -> int:
-    """Bytes at the highest: allocated tensors on a GPU, resident memory of the process on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 def environment(compute: Compute) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from benchmarks.counting import count
-from benchmarks.machine import most_memory, watch_memory
+from benchmarks.machine import watch_memory
+from tokendream.device import most_memory
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.training.timing import elapsed
 

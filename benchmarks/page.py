@@ -97,7 +97,7 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def svg(draw: Callable[[Any], None], width: float, height: float) -> str:
+def plot(draw: Callable[[Any], None], width: float, height: float) -> str:
     """A plot of so many inches, drawn on the figure that `draw` gets, in the pages' style."""
 
     def styled(figure: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.figures import Spread
 from benchmarks.growth import Curve, Sweeps, in_words
-from benchmarks.page import Section, head, header, line, short, svg
+from benchmarks.page import Section, head, header, line, plot, short
 
 SECTION = Section("sweeps")
 
@@ -87,7 +87,7 @@ def _ms(s: Spread) -> str:
 def draw(found: Sweeps) -> dict[str, str]:
     """The plot as SVG, by its name; nothing where there is nothing to show."""
     axes = [axis for axis in AXES if found.of(axis)]
-    return {"growth": svg(lambda figure: _draw(figure, found, axes), 12.0, 6.4)} if axes else {}
+    return {"growth": plot(lambda figure: _draw(figure, found, axes), 12.0, 6.4)} if axes else {}
 
 
 def _draw(figure: Any, found: Sweeps, names: list[str]) -> None:

@@ -26,7 +26,7 @@ from tokendream.spaces.observations import Spaces, image_spaces
 from tokendream.training import workload
 from tokendream.training.synthetic import ACTIONS, shown
 
-HALVINGS = (1, 0, -1)
+DOWNSAMPLES = (1, 0, -1)
 """Of the grid's side, beside the preset's own: a quarter of its tokens a frame, its own, four times as many."""
 
 
@@ -37,7 +37,7 @@ def require_image(config: Config) -> None:
         raise ConfigError(f"preset {name} plays without an image: try claims --preset {name} --env {env}")
 
 
-def grids(config: Config, halvings: Sequence[int] = HALVINGS) -> list[Config]:
+def grids(config: Config, downsamples: Sequence[int] = DOWNSAMPLES) -> list[Config]:
     """The config at other numbers of tokens a frame, with a cheap tokenizer, which costs C and M nothing else.
 
     Raises ConfigError for a config that has no such grids.
@@ -46,7 +46,7 @@ def grids(config: Config, halvings: Sequence[int] = HALVINGS) -> list[Config]:
     if own < 2 or config.env.size % (2 << own):
         raise ConfigError(f"preset {config.preset} has no grids of half and of twice its side: try rem")
     cheap = vary(config, "tokenizer", network="patch", perceptual="none")
-    return [vary(cheap, "tokenizer", downsamples=own + more) for more in halvings]
+    return [vary(cheap, "tokenizer", downsamples=own + more) for more in downsamples]
 
 
 class Workload:

@@ -61,7 +61,7 @@ def short(monkeypatch):
     monkeypatch.setattr(claims_module, "REPLAY", 64)
     monkeypatch.setattr(claims_module, "BATCHES", (2,))
     monkeypatch.setattr(claims_module, "MEMORIES", (2,))
-    monkeypatch.setattr(claims_module, "HALVINGS", (1, 0))  # without the largest grid, which takes most of the time
+    monkeypatch.setattr(claims_module, "DOWNSAMPLES", (1, 0))  # without the largest grid, which takes most of the time
     monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
 
 

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from test_trainer import trainer
 
 from tokendream.agent.collect import Collector
 from tokendream.cli import main as cli
@@ -65,6 +67,17 @@ def test_a_bug_while_a_run_is_resumed_is_not_taken_for_a_damaged_checkpoint(smal
     monkeypatch.setattr(Collector, "_play_again", lambda self, games: self.no_such_name)
     with pytest.raises(AttributeError, match="no_such_name"):
         cli.main(["train", "--resume", str(tmp_path / "run")])
+
+
+def test_a_machine_without_memory_is_no_damaged_checkpoint(monkeypatch):
+    t, snapshot = trainer(), trainer().snapshot()
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(t.agent, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        t.restore(snapshot)
 
 
 def test_all_errors_of_ours_are_of_one_kind():

@@ -139,6 +139,11 @@ def test_no_file_is_larger_than_a_reader_can_hold(kind):
     assert not {path for path, lines in sizes.items() if lines > 300}
 
 
+def test_no_file_of_tests_is_larger_either():
+    sizes = {path: len(path.read_text().splitlines()) for path in Path(__file__).parent.rglob("*.py")}
+    assert not {path for path, lines in sizes.items() if lines > 400}
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_every_room_says_what_it_is(module):
     assert ast.get_docstring(ast.parse(MODULES[module].read_text())), f"{module} has no docstring"

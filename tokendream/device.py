@@ -132,6 +132,11 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def most_memory(device: torch.device) -> int:
+    """Bytes at the highest: allocated tensors on a GPU, resident memory of the process on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+
+
 def put(array: np.ndarray, device: torch.device) -> Tensor:
     """An array of the host on the device. A GPU fetches it from pinned memory, so nobody waits for it."""
     tensor = torch.from_numpy(array)

@@ -29,7 +29,7 @@ class TokenizerConfig:
     channels: Annotated[int, Range(8, multiple_of=8)] = 32
     """Channels of the encoder's first convolution; each downsampling doubles them."""
     downsamples: Annotated[int, Range(1, 16)] = 3
-    """Number of halvings of the frame: 3 turns 64x64 into the 8x8 grid of K = 64 tokens."""
+    """Times that the frame is downsampled by two: 3 turn 64x64 into the 8x8 grid of K = 64 tokens."""
     codebook_size: Annotated[int, Range(2)] = 512
     """V, the number of codes."""
     code_width: Annotated[int, Range(4)] = 256

@@ -23,7 +23,7 @@ from rich.table import Table
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
 from tokendream.config.schedule import PARTS, schedule
-from tokendream.device import Compute, is_out_of_memory, keep_freed_memory, peak_memory
+from tokendream.device import Compute, is_out_of_memory, keep_freed_memory, most_memory
 from tokendream.errors import TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
@@ -111,7 +111,6 @@ class Speed:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: the rows of the table, the machine, and the most memory so far."""
-        cuda = self.compute.device.type == "cuda"
         return {
             "format": 1,
             "preset": self.config.preset,
@@ -129,7 +128,7 @@ class Speed:
             "skipped": self.skipped,
             "epoch_seconds": self.full_epoch,
             "run_hours": self.hours if self.full_epoch else None,
-            "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
+            "peak_memory_bytes": most_memory(self.compute.device),
         }
 
     def show(self, console: Console) -> None:
