@@ -27,7 +27,7 @@ def test_it_is_small_and_says_what_it_is():
 def test_it_plays_as_well_as_it_says():
     """20 other games than those of its score; the means differ by less than three standard errors of either."""
     agent = tokendream.load(DEMO, "cpu")
-    said = float(agent.facts["score"].partition(",")[0].replace(",", ""))
+    said = float(agent.facts["score"].partition(", ")[0].replace(",", ""))
     low, high = agent.facts["score"].partition("interval ")[2].replace(",", "").split(" to ")
     seed, temperature = 1000, agent.config.evaluation.temperature
     played, _ = evaluate(agent.config, agent.policy(seed), 20, seed, together=20, temperature=temperature)
