@@ -195,7 +195,7 @@ def test_memory_is_warmed_on_what_is_open_of_every_game():
     while not (t.replay.total and t.replay.export(t.replay.total - 3, t.replay.total)["last"].any()):
         t.update("collect")
     t._collector.rewarm(t.config.dream)
-    memory, C, V = t._collector._memory, t.agent.actor_critic, t.agent.tokenizer
+    memory, C, V = t._collector.memory, t.agent.actor_critic, t.agent.tokenizer
     assert memory is not None
     newest = t.replay.export(t.replay.total - 3, t.replay.total)
     for env in range(3):

@@ -151,7 +151,7 @@ def test_memory_is_cleared_at_every_epoch_and_warmed_on_the_last_steps():
         t = trainer(published(forget_every_epoch=on))
         t.run_epoch()
         t.close_epoch()
-        carried = t._collector._memory
+        carried = t._collector.memory
         t.update("collect")
         C, V = t.agent.actor_critic, t.agent.tokenizer
         row = np.arange(20 - burn_in, 21)[None]
@@ -159,7 +159,7 @@ def test_memory_is_cleared_at_every_epoch_and_warmed_on_the_last_steps():
         warmed = C.burn_in(codes[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], t.config.dream)
         _, expected = C(codes[:, -1], warmed if on else carried)
         expected = C.absorb_action(steps.action[:, -1], expected)
-        assert torch.allclose(t._collector._memory.h, expected.h, atol=1e-6)
+        assert torch.allclose(t._collector.memory.h, expected.h, atol=1e-6)
         memories.append(expected.h)
     assert not torch.allclose(*memories, atol=1e-4)
 

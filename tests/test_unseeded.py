@@ -215,7 +215,7 @@ def stored(store: Checkpoints) -> tuple[int, dict[str, np.ndarray], list[range]]
 
 @pytest.mark.usefixtures("wilful")
 @pytest.mark.parametrize(
-    ("name", "said"), [("Wilful", "after 0 of its 20 steps (another frame)"), ("Brief", "after 5 of its 20 steps (the")]
+    ("name", "said"), [("Wilful", "after 0 of its 29 steps (another frame)"), ("Brief", "after 5 of its 29 steps (the")]
 )
 def test_a_run_of_such_an_environment_can_be_resumed_and_finished(tmp_path, capsys, name, said):
     """Before, the first went on from another state without a word, and the second could not be resumed at all."""
@@ -239,9 +239,9 @@ def test_a_run_of_such_an_environment_can_be_resumed_and_finished(tmp_path, caps
     assert sorted(film.name for film in (run_dir / "films").iterdir()) == sorted([*of_games, "dream.mp4"])
 
     epoch, after, episodes = stored(Checkpoints(run_dir))
-    assert (epoch, episodes[0], episodes[1][0]) == (4, range(20), 20)
-    assert after["last"][19]
-    assert all(np.array_equal(after[column][:20], rows[column]) for column in rows if column != "last")
+    assert (epoch, episodes[0], episodes[1][0]) == (4, range(29), 29)
+    assert after["last"][28]
+    assert all(np.array_equal(after[column][:29], rows[column]) for column in rows if column != "last")
 
     shutil.rmtree(run_dir / "checkpoints" / "epoch-000004")  # the one before is as whole
     assert stored(Checkpoints(run_dir))[0] == 3

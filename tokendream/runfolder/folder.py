@@ -72,8 +72,8 @@ def note_cost(run_dir: Path, seconds: float, process_seconds: float | None) -> N
     if "minutes" not in facts:
         hours = {}
         if process_seconds is not None and ranks.count() == 1:  # other ranks are other processes
-            hours["core_hours"] = f"{process_seconds / 3600:.2f}"
-        _add(run_dir, facts, minutes=f"{seconds / 60:.1f}", **hours)
+            hours["core_hours"] = f"{process_seconds / 3600:.3g}"
+        _add(run_dir, facts, minutes=f"{seconds / 60:.3g}", **hours)
 
 
 def _add(run_dir: Path, facts: dict[str, str], **more: str) -> None:
