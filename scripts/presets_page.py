@@ -115,8 +115,7 @@ def disk_of(config: Config) -> float:
     spaces = spaces_of(config)
     with FakeTensorMode(allow_non_fake_inputs=True):  # by shapes alone
         numbers = 3 * sum(weights.numel() for weights in Agent.from_config(config, spaces).parameters())
-    rows = min(config.collect.capacity, config.collect.steps * min(config.epochs, config.collect.last_epoch))
-    return (2 * 4 * numbers + rows * (math.prod(spaces.observation.frame_shape) + 16)) / 2**30
+    return (2 * 4 * numbers + config.kept_steps * (math.prod(spaces.observation.frame_shape) + 16)) / 2**30
 
 
 def costs() -> str:

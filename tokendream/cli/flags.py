@@ -63,8 +63,9 @@ def parse_sweep(argv: list[str]) -> Sweep:
 
     options = read(base)
     if said:
-        env = options.config.env
-        games = [game for words in options.games for game in words.split(",") if game]
+        from tokendream.sweep.plan import named
+
+        env, games = options.config.env, named(options.games)
         seen = {game: _for_what_is_seen(dataclasses.replace(env, id=game)) or (base.preset, said) for game in games}
         better = dict(seen.values())
         if len(better) > 1:

@@ -83,6 +83,11 @@ class Config:
         return self.collect.steps * min(self.epochs, self.collect.last_epoch)
 
     @property
+    def kept_steps(self) -> int:
+        """Those that the replay buffer holds at the end."""
+        return min(self.collect.capacity, self.env_steps)
+
+    @property
     def env_name(self) -> str:
         """What the agent plays, as people call it."""
         return self.env.label

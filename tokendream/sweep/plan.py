@@ -122,9 +122,14 @@ def _name(value: object) -> str:
     return value
 
 
+def named(games: Sequence[str]) -> list[str]:
+    """The words after --games; commas separate as spaces do."""
+    return [word for game in games for word in game.split(",") if word]
+
+
 def _games(suite: str, games: Sequence[str]) -> list[str]:
-    """The games asked for, in their order; commas separate as spaces do."""
-    words = [word for game in games for word in game.split(",") if word]
+    """The games asked for, in their order."""
+    words = named(games)
     if not words:
         raise ConfigError("no game is named: give names after --games, or all")
     return [game for word in words for game in (SUITES[suite] if word == "all" else (word,))]

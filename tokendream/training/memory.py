@@ -40,7 +40,7 @@ def needed(config: Config, spaces: Spaces, *, bf16: bool) -> int:
         row = math.prod(spaces.observation.frame_shape) + 4 * agent.block.K + 25
         parameters = sum(p.numel() for p in agent.parameters() if p.requires_grad)
         kept = max(_kept(agent, config, spaces, part, bf16=bf16) for part in ("tokenizer", "world_model"))
-    return PROCESS + row * min(config.collect.capacity, config.env_steps) + TRAINED * parameters + BACKWARD * kept
+    return PROCESS + row * config.kept_steps + TRAINED * parameters + BACKWARD * kept
 
 
 def _kept(agent: Agent, config: Config, spaces: Spaces, part: str, *, bf16: bool) -> int:

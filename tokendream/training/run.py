@@ -79,7 +79,7 @@ def resume(run_dir: Path, *, time_limit: float | None = None) -> int:
 def _check_replay(config: Config, spaces: Spaces, compute: Compute) -> None:
     """Raise ConfigError where the steps that a run keeps are more than a CPU has memory for; a GPU fails at once."""
     row, capacity, free = math.prod(spaces.observation.frame_shape), config.collect.capacity, free_here()
-    fits = compute.device.type != "cpu" or free < 0 or row * min(capacity, config.env_steps) <= free
+    fits = compute.device.type != "cpu" or free < 0 or row * config.kept_steps <= free
     require(fits, "collect.capacity", f"at most {free // row}, as {free / 2**30:.1f} GiB of memory are free", capacity)
 
 
