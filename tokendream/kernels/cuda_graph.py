@@ -72,7 +72,9 @@ class Captured(Generic[Output]):
 
     def __call__(self, *inputs: Any) -> Output:
         if self.plain or not self._take(inputs):
-            return self._run(*pytree.tree_map(lambda x: x.to(self._device, non_blocking=True), inputs))
+            if self._device.type != "cpu":
+                inputs = pytree.tree_map(lambda x: x.to(self._device, non_blocking=True), inputs)
+            return self._run(*inputs)
         with torch.cuda.device(self._device):
             if self._graph is None:
                 self._calls += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,7 +60,10 @@ class ActionSpace:
 
     def action(self, components: Int64[Tensor, "*B A"]) -> Int64[Tensor, " *B"]:
         """The inverse of `components`."""
-        *others, found = components.unbind(-1)
+        return self._number(components.unbind(-1))
+
+    def _number(self, choices: Sequence[Int64[Tensor, " *B"]]) -> Int64[Tensor, " *B"]:
+        *others, found = choices
         for size, choice in zip(self.sizes[-2::-1], others[::-1], strict=True):
             found = found * size + choice
         return found
@@ -74,12 +78,16 @@ class ActionSpace:
     ) -> Int64[Tensor, " *B"]:
         """Every component from softmax(its logits / temperature); with probability ε all are uniformly random."""
         parts = logits.detach().split(self.sizes, dim=-1)
-        chosen = torch.stack([sample(part, generator, temperature=temperature) for part in parts], dim=-1)
+        chosen = [sample(part, generator, temperature=temperature) for part in parts]
         if epsilon > 0:
-            u = torch.rand((len(self.sizes) + 1, *chosen.shape[:-1]), device=logits.device, generator=generator)
-            uniform = torch.stack([(u[i] * n).long().clamp(max=n - 1) for i, n in enumerate(self.sizes)], dim=-1)
-            chosen = torch.where((u[-1] < epsilon)[..., None], uniform, chosen)
-        return self.action(chosen)
+            u = torch.rand((len(self.sizes) + 1, *logits.shape[:-1]), device=logits.device, generator=generator)
+            *uniform, explored = u.unbind()
+            explored = explored < epsilon
+            chosen = [
+                torch.where(explored, (u * n).long().clamp(max=n - 1), choice)
+                for u, n, choice in zip(uniform, self.sizes, chosen, strict=True)
+            ]
+        return self._number(chosen)
 
     def policy(self, logits: Float[Tensor, "*B L"]) -> Policy:
         """softmax(logits), component by component."""
