@@ -2,10 +2,12 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from test_trainer import trainer
 
 from tokendream import stop
 from tokendream.stop import EXIT_CODES, SIGNALS, StopRequest
@@ -91,3 +93,30 @@ def test_signals_that_an_environment_takes_for_itself_are_taken_back(number):
         send(number)
         assert request.reason == number.name
     assert signal.getsignal(number) != signal.SIG_IGN
+
+
+def test_a_process_that_goes_on_after_a_suspension_is_not_asked_to_stop():
+    request = StopRequest()
+    with request.listening():
+        send(signal.SIGCONT)
+        assert not request()
+        send(signal.SIGCONT)
+        assert not request()
+    assert (request.reason, request.continued) == (None, 2)
+
+
+def test_an_update_in_which_the_process_was_suspended_is_not_timed():
+    def suspended(number: int) -> Any:
+        if number == 1:
+            time.sleep(0.5)
+            send(signal.SIGCONT)
+        return update(number)
+
+    t, request = trainer(), StopRequest()
+    update, t.phases["tokenizer"].update = t.phases["tokenizer"].update, suspended
+    with request.listening():
+        assert t.run_epoch(continued=lambda: request.continued)
+    updates, seconds = t._timings["tokenizer"]
+    assert updates == t.schedule[1].updates - 1 > 0
+    assert 0 < seconds < 0.5
+    assert t.seconds < 0.5 + sum(s for name, (_, s) in t._timings.items() if name != "tokenizer")

@@ -39,6 +39,8 @@ class StopRequest:
         self._deadline = None if time_limit is None else time.monotonic() + 60 * time_limit
         self._before: dict[signal.Signals, Any] = {}
         self._came: dict[int, float] = {}
+        self.continued = 0
+        """How often the process was suspended and went on: Ctrl-Z and `fg`, a scheduler that makes room."""
 
     def __call__(self) -> bool:
         for number in self._before:  # an environment may have taken them for itself
@@ -60,6 +62,7 @@ class StopRequest:
         A second one of the same kind acts as it always did, at once; but see PATIENCE.
         """
         heard = [n for n in SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
+        heard += [signal.SIGCONT] if hasattr(signal, "SIGCONT") else []
         # None: a handler that was not set from Python, which cannot be put back.
         self._before = {number: signal.getsignal(number) or signal.SIG_DFL for number in heard}
         for number in self._before:
@@ -74,6 +77,9 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         name = signal.Signals(number).name
+        if name == "SIGCONT":
+            self.continued += 1
+            return
         self.reason = self.reason or name
         first = self._came.setdefault(number, now)
         if first != now and (name == "SIGINT" or now - first > PATIENCE):

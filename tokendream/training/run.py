@@ -222,7 +222,7 @@ class Run:
             epoch = trainer.epoch
             progress = functools.partial(self._display.update, epoch)
             try:
-                if not trainer.run_epoch(lambda: ranks.anyone(stop()), progress):
+                if not trainer.run_epoch(lambda: ranks.anyone(stop()), progress, lambda: stop.continued):
                     return False
             except EnvError:  # nothing of its step was done
                 self._save()

@@ -106,8 +106,12 @@ class Trainer:
         self,
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[schedule.ScheduledPhase, int], None] = lambda phase, done: None,
+        continued: Callable[[], int] = lambda: 0,
     ) -> bool:
-        """Do what is left of the current epoch. Returns False if `stop()` asked to break off between two updates."""
+        """Do what is left of the current epoch. Returns False if `stop()` asked to break off between two updates.
+
+        An update in which the process was suspended, by the number that it has `continued`, is not timed.
+        """
         while self._phase < len(self.schedule):
             phase = self.schedule[self._phase]
             self._told = broadcast.rows(self.replay, self._told)
@@ -115,7 +119,7 @@ class Trainer:
                 if stop():
                     self._check_device()
                     return False
-                began = time.perf_counter()
+                began, suspended = time.perf_counter(), continued()
                 ranks.seed(self.shared.dreaming, self.config.seed, self.epoch, self._phase, self._update)
                 try:
                     self._means.add(phase.name, self.update(phase.name))
@@ -126,7 +130,8 @@ class Trainer:
                         raise OutOfMemory(f"{self._where(self._update)}: out of memory: lower {field}") from error
                     raise
                 self._update += 1
-                self._time(phase.name, time.perf_counter() - began)
+                if continued() == suspended:
+                    self._time(phase.name, time.perf_counter() - began)
                 progress(phase, self._update)
             self._check_device()
             self._phase, self._update = self._phase + 1, 0
