@@ -72,7 +72,7 @@ NIGHT = dataclasses.replace(
 
 TOY = Config(
     preset="toy",
-    epochs=40,
+    epochs=25,
     checkpoint_every=5,
     env=EnvConfig(id="tokendream/Catch-v0", size=32, atari=AtariConfig(frames="ale")),
     tokenizer=TokenizerConfig(kind="dictionary", downsamples=3, codebook_size=32, code_width=64),
@@ -90,9 +90,9 @@ TOY = Config(
         # C learns only to stand still from a poor M; V, which is not trained, need not be waited for.
         tokenizer=PhaseConfig(1, 200, 32, 1e-3, 0.01, 10.0),
         world_model=PhaseConfig(4, 60, 16, 2e-3, 0.05, 100.0, decayed="matrices"),
-        actor_critic=PhaseConfig(21, 40, 64, 1e-3, 0.01, 3.0),
+        actor_critic=PhaseConfig(10, 40, 64, 1e-3, 0.01, 3.0),
     ),
-    evaluation=EvalConfig(episodes=64, every=10, episodes_during=32),
+    evaluation=EvalConfig(episodes=64, every=5, episodes_during=32),
 )  # fmt: skip
 
 TINY = Config(
