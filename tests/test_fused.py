@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from comparing import apart, autocast, choose, draws, results, rounding
 from torch import nn
 
+from tokendream.agent.per_part import NEVER
 from tokendream.kernels.cpu import build, layers
 from tokendream.nn.conv import Down, NormSwish, Up
 from tokendream.nn.retnet import RetNetLayer
@@ -130,6 +131,16 @@ def test_a_draw_is_the_plain_draw_of_the_same_number(dtype, temperature):
     for u in (0.0, 0.5, 1 - 2**-24):
         drawn = ours.invert(sure, torch.full((4, 1), u), temperature)
         assert drawn.tolist() == [0, 15, 16, 39]
+
+
+@pytest.mark.parametrize(("possible", "width"), [(3, 5), (4, 256), (125, 512), (500, 512)])
+def test_the_largest_number_draws_nothing_that_cannot_be(possible, width):
+    """Heads of several parts are filled up to the widest one."""
+    torch.manual_seed(0)
+    logits, u = 2 * torch.randn(20_000, width), torch.full((20_000, 1), 1 - 2**-24)
+    logits[:, possible:] = NEVER
+    for kernels in (True, False):
+        assert choose(Sampler(), kernels=kernels).invert(logits, u, 1.0).max() < possible
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

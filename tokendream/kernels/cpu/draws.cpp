@@ -31,7 +31,9 @@ inline int64_t draw_row(const T* __restrict x, float u, float scale, float* __re
         below += weight[i];
         if (below > wanted) return i;
     }
-    return n - 1;  // u was rounded up to 1
+    // Summed in another order it came to less than `wanted`: the last one that can be drawn.
+    while (n > 1 && weight[n - 1] == 0) n--;
+    return n - 1;
 }
 
 template <class T>
