@@ -88,3 +88,15 @@ def test_a_config_that_does_not_go_with_the_environment_leaves_no_folder(tmp_pat
     assert main(["train", "tiny-pixels", "--env", "gym:CartPole-v1", "--run-dir", str(folder)]) == 2
     assert "actor_critic.sees must be codes" in capsys.readouterr().err
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(("change", "said"), [({"last_epoch": 0}, r"last_epoch must be at least first_epoch \(1\)"),
+                                              ({"updates": 0}, "updates must be at least 1")])  # fmt: skip
+def test_a_book_that_would_never_be_fitted_is_refused(change, said):
+    """A kind that is trained on images is fitted on maps."""
+    phase = dataclasses.replace(TINY.training.tokenizer, **change)
+    frozen = vary(vary(TINY, "tokenizer", kind="vq"), "training", tokenizer=phase)
+    with pytest.raises(ConfigError, match=said):
+        Agent.from_config(frozen, spaces_of(Part("map", "map", (3, 8, 8))))
+    Agent.from_config(vary(frozen, "tokenizer", kind="dictionary"), spaces_of(Part("map", "map", (3, 8, 8))))
+    Agent.from_config(frozen, spaces_of(Part("x", "vector", (4,))))

@@ -48,9 +48,12 @@ def test_a_loss_that_is_not_finite_says_nothing():
     assert priorities.of(np.arange(3), 3).tolist() == [1, UNSEEN, UNSEEN]
 
 
-def test_losses_of_another_number_of_rows_are_refused():
-    with pytest.raises(ValueError, match="5 replay rows need as many losses, not 4"):
-        Priorities(8).restore(np.arange(5), 5, np.zeros(4, np.float32))
+@pytest.mark.parametrize(("oldest", "expected"), [(3, [3, 4]), (1, [1, 2, 3, 4]), (0, [UNSEEN, 1, 2, 3, 4])])
+def test_a_run_goes_on_with_another_capacity(oldest, expected):
+    """As it must where memory ran out and the capacity was lowered; the newest rows are the same."""
+    priorities = Priorities(8)
+    priorities.restore(np.arange(oldest, 5), 5, np.arange(1, 5, dtype=np.float32))
+    assert priorities.of(np.arange(oldest, 5), 5).tolist() == expected
 
 
 def test_a_segment_s_loss_is_that_of_its_own_entries():

@@ -185,3 +185,13 @@ def test_what_only_the_first_update_of_an_epoch_does_is_timed_once(monkeypatch):
     for _ in range(3):
         step()
     assert len(rewarmed) == 1
+
+
+@pytest.mark.parametrize("batch", [2, 8])
+def test_an_update_of_what_is_fitted_takes_in_all_frames_of_its_batch(monkeypatch, batch):
+    config, cpu = vary(TINY, "tokenizer", kind="dictionary"), Compute.resolve("cpu", "float32", kernels=False)
+    agent, taken = Agent.from_config(config, SPACES), []
+    fit = agent.tokenizer.fit
+    monkeypatch.setattr(agent.tokenizer, "fit", lambda frame: taken.append(len(frame)) or fit(frame))
+    workload.phase("tokenizer", batch, config, agent, synthetic_replay(8, SPACES, cpu.device), cpu, SPACES)()
+    assert taken == [batch]

@@ -15,13 +15,14 @@ from tokendream.agent.separate import SeparateActorCritic
 from tokendream.agent.world_model import WorldModel
 from tokendream.config.config import Config
 from tokendream.config.limits import LONGEST_BLOCK
+from tokendream.config.schedule import schedule
 from tokendream.device import Compute
 from tokendream.errors import require
 from tokendream.spaces.layout import Layout
 from tokendream.spaces.observations import Block, Spaces, image_spaces
 from tokendream.tokenizers.build import build
 from tokendream.tokenizers.parts import PartsTokenizer
-from tokendream.tokenizers.protocol import Tokenizer
+from tokendream.tokenizers.protocol import Fitted, Tokenizer
 
 
 class Agent(nn.Module):
@@ -49,13 +50,20 @@ class Agent(nn.Module):
         """A fresh agent for an environment's spaces, in training mode; a number stands for one RGB image and so many
         actions.
 
-        Raises ConfigError for an ablation that there is for one image alone, and for more tokens than M can take.
+        Raises ConfigError for an ablation that there is for one image alone, for more tokens than M can take, and for a
+        tokenizer that is fitted and never would be.
         """
         if isinstance(spaces, int):
             spaces = image_spaces(config.env.size, spaces)
         if not spaces.observation.is_image:
             require(config.actor_critic.sees == "codes", "actor_critic.sees", "codes for these observations", "pixels")
         V, slots = build(config.tokenizer, spaces.observation)
+        if any(isinstance(each, Fitted) for each in (V.each if isinstance(V, PartsTokenizer) else [V])):
+            phase = next(phase for phase in schedule(config) if phase.name == "tokenizer")
+            field, first = "training.tokenizer", phase.first_epoch
+            require(phase.updates > 0, f"{field}.updates", "at least 1, as what encodes these is fitted", 0)
+            require(phase.last_epoch >= first, f"{field}.last_epoch", f"at least first_epoch ({first}), when what "
+                    "encodes these is fitted", phase.last_epoch)  # fmt: skip
         block, E, control = Block(slots, spaces.actions), V.code_width, config.control
         require(block.K1 <= LONGEST_BLOCK or config.world_model.backbone != "retnet", "tokens of a step",
                 f"at most {LONGEST_BLOCK} for a RetNet (fewer --env.keys, a smaller --env.size, more "

@@ -26,9 +26,9 @@ class AtariConfig:
     frame_skip: Count = 4
     """Raw frames an agent step lasts."""
     noop_max: Count = 30
-    """Most random no-ops at the start of a training game, of which there is at least one (see `frames`)."""
+    """Most random no-ops at the start of a training game; at least one, but with frames = ale 0 to one fewer."""
     eval_noop_max: Count = 1
-    """The same for evaluation; 1 means exactly one, as published."""
+    """The same for evaluation; 1 means exactly one, as published, with frames = ale none."""
     life_loss_ends: bool = True
     """Whether losing a life is an `end` d_t in training (the game itself goes on)."""
     frames: Literal["published", "ale"] = "published"

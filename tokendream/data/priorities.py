@@ -45,11 +45,11 @@ class Priorities:
         return self._loss[rows % len(self._loss)]
 
     def restore(self, rows: Int64[np.ndarray, " rows"], total: int, loss: Float32[np.ndarray, " saved"]) -> None:
-        """Go on from what `of` gave of these rows. Raises ValueError where it was of another number of rows."""
-        if len(loss) != len(rows):
-            raise ValueError(f"{len(rows)} replay rows need as many losses, not {len(loss)}")
+        """Go on from what `of` gave of the last of these rows, or of more than them: a buffer may have another capacity
+        now. Rows of which it gave none are UNSEEN."""
         self._total = total
-        self.note(rows, loss)
+        known = loss[max(0, len(loss) - len(rows)) :]
+        self.note(rows, np.append(np.full(len(rows) - len(known), UNSEEN, np.float32), known))
 
     def _grow(self, total: int) -> None:
         new = np.arange(max(self._total, total - len(self._loss)), total)

@@ -48,11 +48,10 @@ class ReturnScale:
         return {"history": self.history}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` gave. Raises ValueError where the sizes are others."""
-        saved = tensors["history"]
-        if saved.shape != self.history.shape:
-            raise ValueError(f"a window of returns must be {tuple(self.history.shape)}, not {tuple(saved.shape)}")
-        self.history.copy_(saved)
+        """Go on from what `tensors` gave; of updates of another size, as many returns of each as there is room for."""
+        saved = tensors["history"][:, : self.history.shape[1]]
+        self.history.fill_(math.inf)
+        self.history[:, : saved.shape[1]] = saved
 
 
 def _lowest(x: Float[Tensor, "*S"], known: Tensor, q: float) -> Float[Tensor, ""]:

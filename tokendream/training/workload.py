@@ -23,6 +23,7 @@ from tokendream.device import Compute
 from tokendream.dream import imagine
 from tokendream.kernels.cuda_graph import Captured
 from tokendream.spaces.observations import Spaces
+from tokendream.tokenizers.protocol import Learned
 from tokendream.training.synthetic import EPISODE, StillEnvs
 from tokendream.training.trainer import Trainer
 
@@ -39,6 +40,8 @@ def phase(
         if name == "actor_critic":
             config = vary(config, "dream", minibatches=math.gcd(batch * config.dream.group, config.dream.minibatches))
         config = vary(config, "training", **{name: settings})
+        if name == "tokenizer" and not isinstance(agent.tokenizer, Learned):  # all of the batch in one update
+            config = vary(config, "collect", steps=batch)
     else:  # collecting writes into the replay buffer: it gets its own
         replay = ReplayBuffer.of(spaces, EPISODE * config.collect.envs, compute.device, config.collect.envs)
     trainer = Trainer(config, agent, StillEnvs(spaces, replay.envs), replay, compute)
