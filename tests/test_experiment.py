@@ -20,6 +20,7 @@ from tokendream.evaluation.evaluation import Evaluation, evaluate
 from tokendream.evaluation.games import random_player
 from tokendream.kernels.install import describe
 from tokendream.reports import evaluate as filming
+from tokendream.runfolder import folder as runfolder
 from tokendream.runfolder import lock
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.folder import commit, free_name
@@ -52,6 +53,17 @@ def test_a_finished_run_holds_what_it_promises(finished):
     assert f"processor <b>{html.escape(processor())}</b>" in page
     assert facts["deterministic"] == "yes"
     assert 0 < 60 * float(facts["minutes"]) < 3600 > 3600 * float(facts["core_hours"])
+
+
+def test_what_a_run_cost_is_that_of_all_its_epochs(tmp_path):
+    (tmp_path / "facts.json").write_text('{"device": "CPU"}')
+    costs = []
+    for seconds, cpu in ((600.0, 1000.0), (600.0, 1005.0), (900.0, 1500.0), (1200.0, None)):
+        runfolder.note_cost(tmp_path, seconds, cpu)
+        facts = json.loads((tmp_path / "facts.json").read_text())
+        costs.append((facts["minutes"], facts.get("core_hours")))
+    # The second time nothing was trained; at last nobody knows the hours of a core.
+    assert costs == [("10", "0.278"), ("10", "0.278"), ("15", "0.417"), ("20", None)]
 
 
 def test_a_run_says_how_long_it_takes_and_that_changes_no_number_of_it(finished, tmp_path, capsys, monkeypatch):

@@ -68,12 +68,13 @@ def note_resumed(run_dir: Path, compute: Compute, epoch: int) -> None:
 
 def note_cost(run_dir: Path, seconds: float, process_seconds: float | None) -> None:
     """Add to the facts what the training of a run took: minutes, and hours of a core, where these are known."""
-    facts = read_facts(run_dir)
-    if "minutes" not in facts:
+    facts, minutes = read_facts(run_dir), f"{seconds / 60:.3g}"
+    if facts.get("minutes") != minutes:  # else nothing was trained since
+        facts.pop("core_hours", None)
         hours = {}
         if process_seconds is not None and ranks.count() == 1:  # other ranks are other processes
             hours["core_hours"] = f"{process_seconds / 3600:.3g}"
-        _add(run_dir, facts, minutes=f"{seconds / 60:.3g}", **hours)
+        _add(run_dir, facts, minutes=minutes, **hours)
 
 
 def _add(run_dir: Path, facts: dict[str, str], **more: str) -> None:
