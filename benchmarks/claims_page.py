@@ -56,8 +56,7 @@ def _answers(claims: Claims) -> Iterator[str]:
     yield from head("", *(f"K = {K}, batch {_list(c.batch for c in claims.of('dream', K))}" for K in sizes))
     for question, fast, slow in questions:
         yield line(
-            question,
-            *(_list(short(c.times_as_fast(fast, slow).median) for c in claims.of("dream", K)) for K in sizes),
+            question, *(_list(short(c.times_as_fast(fast, slow).median) for c in claims.of("dream", K)) for K in sizes)
         )
     yield ""
 

@@ -230,11 +230,7 @@ def epoch(config: Config, compute: Compute) -> dict[str, Any]:
     moments = [began, *(moment for _, moment in ends)]
     seconds = {name: after - before for (name, after), before in zip(ends, moments[:-1], strict=True)}
     seconds["total"] = sum(seconds.values())
-    return {
-        "seconds": seconds,
-        "replay_rows": len(replay),
-        "captured": trainer.captured,
-    }
+    return {"seconds": seconds, "replay_rows": len(replay), "captured": trainer.captured}
 
 
 def _full_replay(rows: int, size: int, device: torch.device) -> ReplayBuffer:

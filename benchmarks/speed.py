@@ -11,14 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
-from benchmarks.machine import (
-    PRECISIONS,
-    copy_bandwidth,
-    environment,
-    give_back_freed_memory,
-    matmul_peak,
-    precisions,
-)
+from benchmarks.machine import PRECISIONS, copy_bandwidth, environment, give_back_freed_memory, matmul_peak, precisions
 from benchmarks.measure import Effort, Work, fitting_batch, measure, ratios
 from benchmarks.page import Section
 from benchmarks.profiling import top_operators

@@ -52,13 +52,7 @@ def grids(config: Config, downsamples: Sequence[int] = DOWNSAMPLES) -> list[Conf
 class Workload:
     """An agent of the config's sizes, a replay buffer, and pieces of work on them at any batch and precision."""
 
-    def __init__(
-        self,
-        config: Config,
-        compute: Compute,
-        replay: ReplayBuffer,
-        spaces: Spaces | None = None,
-    ) -> None:
+    def __init__(self, config: Config, compute: Compute, replay: ReplayBuffer, spaces: Spaces | None = None) -> None:
         """`spaces`: of what the replay buffer holds; by default one image and ACTIONS actions."""
         self.config, self.device, self._replay, self._base = config, compute.device, replay, compute
         torch.manual_seed(0)
