@@ -24,7 +24,6 @@ class PostNormLayer(TransformerLayer):
     def forward(
         self, x: Float[Tensor, "B L D"], attend: Attend, wanted: Int64[Tensor, " Q"] | None = None
     ) -> Float[Tensor, "B Q D"]:
-        """The layer's output at the tokens `wanted` (all by default); k and v are those of all tokens."""
         y = self.drop(attend(*self.split(x, wanted))).transpose(1, 2).flatten(2)
         x = self.norm_attention((x if wanted is None else x[:, wanted]) + self.drop(self.out(y)))
         hidden = self.drop(self.f(self.ffn_in(x)))

@@ -35,7 +35,6 @@ class RetNetState:
     """Absolute position of the next token; a tensor, so that nothing recompiles as it grows."""
 
     def keep(self, mask: Bool[Tensor, " B"]) -> RetNetState:
-        """Forget the past of those sequences whose mask is False."""
         return RetNetState(self.S * mask[None, :, None, None, None], self.position)
 
     def take(self, rows: Int64[Tensor, " n"]) -> RetNetState:
@@ -176,7 +175,6 @@ class RetNet(Backbone):
         return list(self.layers)  # type: ignore[arg-type]
 
     def initial_state(self, batch: int) -> RetNetState:
-        """The empty past of `batch` sequences."""
         weight = self._stack[0].qkvg.weight
         shape = (len(self.layers), batch, self.heads, self.head_width, self.head_width)
         dtype = torch.promote_types(weight.dtype, torch.float32)

@@ -55,7 +55,6 @@ class TransformerState:
     """Position of the first token that each sequence remembers."""
 
     def keep(self, mask: Bool[Tensor, " B"]) -> TransformerState:
-        """Forget the past of those sequences whose mask is False."""
         return TransformerState(self.cache, self.length, self.first.where(mask, self.length))
 
     def take(self, rows: Int64[Tensor, " n"]) -> TransformerState:
@@ -111,7 +110,6 @@ class Transformer(Backbone):
     layer = TransformerLayer
 
     def initial_state(self, batch: int) -> TransformerState:
-        """The empty past of `batch` sequences."""
         weight: Tensor = self.layers[0].out.weight  # type: ignore[union-attr,assignment]
         empty = [weight.new_zeros(batch, self.heads, 0, self.head_width)] * len(self.layers)
         return TransformerState(Cache(empty, empty), 0, torch.zeros(batch, dtype=torch.int64, device=weight.device))

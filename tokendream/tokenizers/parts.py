@@ -37,7 +37,6 @@ class PartsTokenizer(nn.Module):
         return [self.distinct[i] for i in self.which]  # type: ignore[misc]
 
     def encode(self, frame: UInt8[Tensor, "*N"]) -> Int64[Tensor, "*B K"]:
-        """The tokens of observations."""
         return torch.cat([V.encode(part) for V, part in self._parts(frame)], dim=-1)
 
     def codes(self, tokens: Int64[Tensor, "*B K"]) -> Float[Tensor, "*B K E"]:
@@ -46,7 +45,6 @@ class PartsTokenizer(nn.Module):
         return torch.cat([F.pad(code, (0, self.code_width - code.shape[-1])) for code in codes], dim=-2)
 
     def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*N"]:
-        """The observations that tokens stand for."""
         return self.layout.join([V.decode(tokens[..., where]) for V, where in zip(self.each, self.where, strict=True)])
 
     def _parts(self, frame: UInt8[Tensor, "*N"]) -> list[tuple[Tokenizer, Tensor]]:

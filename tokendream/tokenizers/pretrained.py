@@ -61,7 +61,6 @@ class PretrainedTokenizer(DictionaryTokenizer):
 
     @torch.no_grad()
     def fit(self, frame: UInt8[Tensor, "B 3 S S"]) -> Fit:
-        """Take in frames, one after the other."""
         changed = 0
         for x, pixels in zip(self._cells(frame), cut(frame, self.cell), strict=True):
             before = self.patches[: self.vocabulary].clone()
