@@ -50,16 +50,6 @@ def human_normalised(game: str, score: float) -> float:
     return (score - reference.random) / (reference.human - reference.random)
 
 
-def mean(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
-    """The mean over runs and games."""
-    return np.asarray(scores.mean((-2, -1)))
-
-
-def median(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
-    """The median over games of the mean over runs."""
-    return np.asarray(np.median(scores.mean(-2), axis=-1))
-
-
 def iqm(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
     """Interquartile mean: the mean of all runs of all games without the lowest and the highest quarter.
 
@@ -70,23 +60,15 @@ def iqm(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B
     return np.asarray(flat[..., cut : flat.shape[-1] - cut].mean(-1))
 
 
-def optimality_gap(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
-    """How far the runs stay below a human on average; what exceeds a human counts as a human: mean(1 - min(x, 1))."""
-    return np.asarray((1 - np.minimum(scores, 1)).mean((-2, -1)))
-
-
-def superhuman(scores: Float64[np.ndarray, "*B runs games"]) -> Float64[np.ndarray, "*B"]:
-    """Number of games whose mean over runs is at least a human's."""
-    return np.asarray((scores.mean(-2) >= 1).sum(-1).astype(np.float64))
-
-
 AGGREGATES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mean": mean,
-    "median": median,
+    "mean": lambda x: x.mean((-2, -1)),
+    "median": lambda x: np.median(x.mean(-2), axis=-1),
     "iqm": iqm,
-    "optimality_gap": optimality_gap,
-    "superhuman": superhuman,
+    "optimality_gap": lambda x: (1 - np.minimum(x, 1)).mean((-2, -1)),
+    "superhuman": lambda x: (x.mean(-2) >= 1).sum(-1, dtype=np.float64),
 }
+"""The median over games, and the games that are superhuman (at least a human's), are of the mean over runs. The
+optimality gap is how far the runs stay below a human on average; what exceeds a human counts as a human."""
 
 
 def aggregate(scores: Float[np.ndarray, "runs games"]) -> Aggregate:
