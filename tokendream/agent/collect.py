@@ -227,10 +227,7 @@ class Collector:
     def _begin(self, where: Iterable[int]) -> None:
         """Begin the run's next games in these environments."""
         newest = max(game.number for game in self._games)
-        self._open({i: OpenGame(newest + k) for k, i in enumerate(where, start=1)})
-
-    def _open(self, games: Mapping[int, OpenGame]) -> None:
-        """Begin these games, by their environments."""
+        games = {i: OpenGame(newest + k) for k, i in enumerate(where, start=1)}
         if games:
             seeds = {i: game_seed(self._seed, game.number) for i, game in games.items()}
             self._games = [games.get(i, game) for i, game in enumerate(self._games)]
