@@ -90,19 +90,6 @@ class Evaluation:
         """Index of the median game: the one with the ceil(n / 2)-th lowest score."""
         return int(np.argsort(self.scores, kind="stable")[(len(self.scores) - 1) // 2])
 
-    def summary(self) -> dict[str, Any]:
-        """The figures that follow from the scores, as plain data."""
-        return {
-            "episodes": len(self.scores),
-            "mean": self.mean,
-            "median": self.median,
-            "standard_error": self.standard_error,
-            "interval_95": list(self.interval),
-            "human_normalised": self.human_normalised,
-            "lowest": min(self.scores),
-            "highest": max(self.scores),
-        }
-
     def describe(self) -> str:
         """The result in one line."""
         low, high = self.interval
@@ -123,7 +110,16 @@ class Evaluation:
             "format": FORMAT,
             "env": self.env,
             "protocol": dict(self.protocol),
-            "summary": self.summary(),
+            "summary": {
+                "episodes": len(self.scores),
+                "mean": self.mean,
+                "median": self.median,
+                "standard_error": self.standard_error,
+                "interval_95": list(self.interval),
+                "human_normalised": self.human_normalised,
+                "lowest": min(self.scores),
+                "highest": max(self.scores),
+            },
             "scores": self.scores,
             "lengths": self.lengths,
             "seeds": self.seeds,
