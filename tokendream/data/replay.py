@@ -197,7 +197,7 @@ class ReplayBuffer:
         """The frames of these rows, on the device."""
         slot = self._slot(row)
         if self._host is None:
-            return self._frame[self._put(slot)]
+            return self._frame[put(slot, self.device)]
         frame = torch.empty((*row.shape, *self.frame_shape), dtype=torch.uint8)
         # numpy's take is three times faster here than torch's indexing; "clip" because "raise" buffers its output.
         np.take(self._host, slot, axis=0, out=frame.numpy(), mode="clip")
@@ -208,9 +208,10 @@ class ReplayBuffer:
         slot = self._slot(segments.row)
         taken = {name: self._column[name][slot] for name in ("action", "reward", "end")}
         steps = {
-            name: self._put(np.where(segments.mask, column, column.dtype.type(0))) for name, column in taken.items()
+            name: put(np.where(segments.mask, column, column.dtype.type(0)), self.device)
+            for name, column in taken.items()
         }
-        return Steps(steps["action"].long(), steps["reward"], steps["end"], self._put(segments.mask))
+        return Steps(steps["action"].long(), steps["reward"], steps["end"], put(segments.mask, self.device))
 
     def episodes(self) -> list[range]:
         """The rows of every episode held, in the order of their first; only what is still held of each."""
@@ -253,7 +254,7 @@ class ReplayBuffer:
         if self._host is not None:
             self._host[slot] = arrays["frame"][kept]
         else:
-            self._frame[self._put(slot)] = torch.from_numpy(arrays["frame"][kept].copy()).to(self.device)
+            self._frame[put(slot, self.device)] = torch.from_numpy(arrays["frame"][kept].copy()).to(self.device)
         self.total += n
 
     def _check(self, arrays: Mapping[str, np.ndarray], start: int) -> int:
@@ -292,6 +293,3 @@ class ReplayBuffer:
         if row.size and not (self.oldest <= row.min() and row.max() < self.total):
             raise ValueError(f"rows {self.oldest} to {self.total - 1} are held, not {row.min()} to {row.max()}")
         return row % self.capacity
-
-    def _put(self, array: np.ndarray) -> Tensor:
-        return put(array, self.device)
