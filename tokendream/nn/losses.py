@@ -25,9 +25,7 @@ class Losses:
     def total(self) -> Float[Tensor, ""]:
         """The sum of the terms: what is minimised."""
         first, *rest = self.terms.values()
-        for term in rest:
-            first = first + term
-        return first
+        return sum(rest, first)
 
     def detach(self) -> Losses:
         """The same figures without their graph."""
