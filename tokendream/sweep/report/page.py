@@ -164,7 +164,7 @@ def _published(game: str) -> list[str]:
 
 def game_cell(summary: Summary, agent: str, game: str) -> str:
     """The mean over seeds with its interval; what is missing is said, and then there is no mean."""
-    found, seeds = summary.results.scores(agent, game), summary.results.seeds(agent)
+    found, seeds = summary.results.scores(agent, game), summary.results.seeds[agent]
     if not found:
         return '<span class="gone">missing</span>'
     if tuple(found) != seeds:

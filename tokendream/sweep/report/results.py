@@ -105,12 +105,9 @@ class SweepResults:
         """What is played besides the 26 games."""
         return tuple(dict.fromkeys(game for _, game, _ in self.wanted if game not in ATARI_100K))
 
-    def seeds(self, agent: str) -> tuple[int, ...]:
-        """The seeds that an agent was meant to be run with."""
-        return self._seeds.get(agent, ())
-
     @functools.cached_property
-    def _seeds(self) -> dict[str, tuple[int, ...]]:
+    def seeds(self) -> dict[str, tuple[int, ...]]:
+        """The seeds that each agent was meant to be run with."""
         found: dict[str, set[int]] = {}
         for agent, _, seed in self.wanted:
             found.setdefault(agent, set()).add(seed)
@@ -130,7 +127,7 @@ class SweepResults:
 
     def has_all_seeds(self, agent: str, game: str) -> bool:
         """Whether an agent has a score of a game for every one of its seeds."""
-        return tuple(self.scores(agent, game)) == self.seeds(agent) != ()
+        return tuple(self.scores(agent, game)) == self.seeds[agent]
 
     def complete(self, agent: str) -> list[str]:
         """The games of the 26 that an agent has with every one of its seeds."""
