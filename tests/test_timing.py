@@ -85,7 +85,7 @@ def test_the_slowest_processor_too_has_a_row_for_every_phase_in_time(monkeypatch
     monkeypatch.setattr(workload, "dream", lambda batch, *_: work("dream", batch))
     monkeypatch.setattr(workload, "encode", lambda batch, *_: work("encode", batch))
     rem = dataclasses.replace(TINY, training=REM.training)
-    speed = timing.measure(rem, Compute.resolve("cpu"), seconds=timing.QUICK, say=lambda name: None)
+    speed = timing.measure(rem, Compute.resolve("cpu"), seconds=timing.QUICK, say=lambda _: None, spaces=SPACES)
     assert [row.name for row in speed.rows] == NAMES
     assert clock[0] < 240
     assert all(row.batch == row.full_batch for row in speed.rows) is whole

@@ -30,9 +30,9 @@ from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
 from tokendream.runfolder import files
 from tokendream.runfolder.folder import facts
-from tokendream.spaces.observations import Spaces, image_spaces
+from tokendream.spaces.observations import Spaces
 from tokendream.training import workload
-from tokendream.training.synthetic import ACTIONS, shown, synthetic_replay
+from tokendream.training.synthetic import shown, synthetic_replay
 
 QUICK, WHOLE = 75.0, 200.0
 """Seconds for all rows. A row whose full batch does not fit into its share is timed at a smaller one."""
@@ -193,17 +193,13 @@ def measure(
     config: Config,
     compute: Compute,
     *,
+    spaces: Spaces,
     seconds: float,
     say: Callable[[str], object],
     brief: bool = False,
-    spaces: Spaces | None = None,
 ) -> Speed:
-    """Every phase in turn, each within its share of what is left of `seconds`. `brief`: once, and no dream alone.
-
-    `spaces`: those of the environment; without them it shows one image and has the most actions of an Atari game.
-    """
+    """Every phase in turn, each within its share of what is left of `seconds`. `brief`: once, and no dream alone."""
     torch.manual_seed(0)
-    spaces = spaces or image_spaces(config.env.size, ACTIONS)
     agent = Agent.from_config(config, spaces).to(compute.device).eval()
     install(agent, compute)
     replay = synthetic_replay(max(ROWS, config.training.tokenizer.batch), spaces, compute.device)
