@@ -7,6 +7,7 @@ As its authors play it: the actions that matter, sticky with probability 0.1, an
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import gymnasium
@@ -17,13 +18,7 @@ from jaxtyping import UInt8
 from tokendream.config.env import EnvConfig
 from tokendream.envs.families.common import find, need, repeated
 
-GAMES = {
-    "Asterix": "asterix",
-    "Breakout": "breakout",
-    "Freeway": "freeway",
-    "Seaquest": "seaquest",
-    "SpaceInvaders": "space_invaders",
-}
+GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 ACTIONS = {"n": "NOOP", "l": "LEFT", "u": "UP", "r": "RIGHT", "d": "DOWN", "f": "FIRE"}
 
@@ -35,7 +30,7 @@ def names() -> list[str]:
 
 def make(name: str, config: EnvConfig) -> gymnasium.Env[Any, Any]:
     """The game of that name. Raises EnvError."""
-    game = GAMES[find("minatar", name, GAMES)]
+    game = re.sub("(?<=.)(?=[A-Z])", "_", find("minatar", name, GAMES)).lower()  # space_invaders, as the package has it
     package = need("minatar", "minatar")
     return repeated(MinAtar(functools.partial(package.Environment, game, **config.arguments)), config)
 
