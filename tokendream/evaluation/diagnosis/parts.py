@@ -66,14 +66,13 @@ def parts_ahead(
 def values_of(tokenizer: Tokenizer, tokens: Int64[Tensor, "B K"]) -> Float[Tensor, "B N"]:
     """What tokens show as numbers whose squared differences mean something: colours, and features on the scale of
     symlog; N = 0 where there are neither."""
+    shown = tokenizer.decode(tokens)
     if not isinstance(tokenizer, PartsTokenizer):
-        return to_float(tokenizer.decode(tokens)).flatten(1)
-    return torch.cat([*_values(tokenizer, tokens), tokens.new_zeros((len(tokens), 0), dtype=torch.float32)], dim=1)
-
-
-def _values(tokenizer: PartsTokenizer, tokens: Int64[Tensor, "B K"]) -> Iterator[Tensor]:
-    for part, x in zip(tokenizer.layout.parts, tokenizer.layout.split(tokenizer.decode(tokens)), strict=True):
+        return to_float(shown).flatten(1)
+    values = [tokens.new_zeros((len(tokens), 0), dtype=torch.float32)]
+    for part, x in zip(tokenizer.layout.parts, tokenizer.layout.split(shown), strict=True):
         if part.modality == "image":
-            yield to_float(x).flatten(1)
+            values.append(to_float(x).flatten(1))
         elif part.modality == "vector":
-            yield symlog(x)
+            values.append(symlog(x))
+    return torch.cat(values, dim=1)
