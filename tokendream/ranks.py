@@ -116,10 +116,8 @@ def average(tensors: Sequence[Tensor]) -> None:
     """Put the mean over ranks into each of these float32 tensors, by one message for all."""
     if _count == 1:
         return
-    flat = torch.cat([x.flatten() for x in tensors])
-    with _reaching():
-        dist.all_reduce(flat)
-    for x, mean in zip(tensors, (flat / _count).split([x.numel() for x in tensors]), strict=True):
+    means = averaged(torch.cat([x.flatten() for x in tensors]))
+    for x, mean in zip(tensors, means.split([x.numel() for x in tensors]), strict=True):
         x.copy_(mean.view_as(x))
 
 
@@ -157,12 +155,7 @@ def broadcast_bytes(content: bytes = b"") -> bytes:
 
 def anyone(wants: bool) -> bool:
     """Whether any rank wants something. On the host, so that a rank that is gone is noticed before an update."""
-    if _count == 1:
-        return wants
-    asked = torch.tensor([int(wants)])
-    with _reaching():
-        dist.all_reduce(asked)
-    return bool(asked)
+    return bool(averaged(torch.tensor([float(wants)])))
 
 
 def seed(generator: torch.Generator, *moment: int) -> None:
