@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import datetime
 import os
 import platform
 import sys
@@ -15,12 +14,10 @@ from typing import Any
 
 import torch
 
-import tokendream
 from tokendream.config.config import Config
-from tokendream.device import Compute, kind_of_processor, processor
-from tokendream.kernels.install import describe
+from tokendream.device import Compute
 from tokendream.kernels.machine import compute_for
-from tokendream.runfolder.folder import commit
+from tokendream.runfolder.folder import facts
 from tokendream.training.timing import elapsed
 
 PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "float32"}
@@ -84,22 +81,17 @@ def watch_memory(device: torch.device) -> None:
 
 def environment(compute: Compute) -> dict[str, Any]:
     """What a reader must know to compare figures."""
-    facts: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": describe(compute),
-        "processor": processor(),
-        "kind": kind_of_processor(compute.device),
+    known: dict[str, Any] = facts(compute)
+    known |= {
+        "date": known.pop("started"),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "tokendream": tokendream.__version__,
-        "commit": commit(),
         "cores": os.cpu_count(),
     }
     with contextlib.suppress(OSError, AttributeError):  # processes that wanted a core, on average of the last minute
-        facts["load"] = os.getloadavg()[0]
+        known["load"] = os.getloadavg()[0]
     if compute.device.type == "cuda":
-        facts["device"] = torch.cuda.get_device_name(compute.device)
-        facts["cuda"] = torch.version.cuda
-        facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
-    return facts
+        known["device"] = torch.cuda.get_device_name(compute.device)
+        known["cuda"] = torch.version.cuda
+        known["tf32"] = torch.backends.cuda.matmul.allow_tf32
+    return known
