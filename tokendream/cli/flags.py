@@ -33,15 +33,14 @@ ENV_FLAGS = ("--env", "--env-id", "--game")
 def parse_train(argv: list[str]) -> Train:
     """`train [PRESET] [flags]`: the preset, given as first word or as --preset, supplies the flags' defaults."""
     name, argv = _preset_name(_env_id(argv), positional=True)
-    resuming = any(word.split("=")[0] == "--resume" for word in argv)
-    base, said = _base(name, argv, needed=not resuming)
+    given = {flag for flag in _given(argv) if flag.startswith("--")}
+    base, said = _base(name, argv, needed="--resume" not in given)
     options = parse(Train, argv, "tokendream train [PRESET]", default=Train(base))
     if said and (better := _for_what_is_seen(options.config.env)):
         name, said = better
         options = parse(Train, argv, "tokendream train [PRESET]", default=Train(preset(name)))
     if said:
         print(said)
-    given = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
     if options.resume is not None and (name is not None or given - {"--resume", "--time-limit"}):
         raise ConfigError("--resume takes the run's own config: give no preset and no flag but --time-limit with it")
     return options
@@ -50,11 +49,10 @@ def parse_train(argv: list[str]) -> Train:
 def parse_sweep(argv: list[str]) -> Sweep:
     """`sweep [SUITE] [--preset PRESET] [flags]`: every hyper-parameter is a flag, as for `train`."""
     name, argv = _preset_name(argv, positional=False)
-    for word in argv:
-        flag = word.split("=")[0].replace("_", "-")
-        if flag in (*ENV_FLAGS, "--env.id", "--seed"):
-            raise ConfigError(f"a sweep has no {flag}: it takes --games and --seeds")
-    if sum(word.split("=")[0] == "--games" for word in argv) > 1:
+    given = _given(argv)
+    if refused := [flag for flag in given if flag in (*ENV_FLAGS, "--env.id", "--seed")]:
+        raise ConfigError(f"a sweep has no {refused[0]}: it takes --games and --seeds")
+    if given.count("--games") > 1:
         raise ConfigError("--games is there twice: name all games after one, as in --games Pong Boxing")
     base, said = _base(name, argv)
 
@@ -82,10 +80,8 @@ def parse_sweep(argv: list[str]) -> Sweep:
 def parse_envs(argv: list[str]) -> Envs:
     """`envs [FAMILY | check ID] [--preset PRESET] [flags]`: the environment's fields are flags, as for `train`."""
     name, argv = _preset_name(argv, positional=False)
-    for word in argv:
-        flag = word.split("=")[0].replace("_", "-")
-        if flag in (*ENV_FLAGS, "--env.id"):
-            raise ConfigError(f"envs has no {flag}: it takes envs check ID")
+    if refused := [flag for flag in _given(argv) if flag in (*ENV_FLAGS, "--env.id")]:
+        raise ConfigError(f"envs has no {refused[0]}: it takes envs check ID")
 
     def read(name: str) -> Envs:
         default = Envs(preset=name, env=preset(name).env)
@@ -98,9 +94,14 @@ def parse_envs(argv: list[str]) -> Envs:
     return read(better[0]) if better else options
 
 
+def _given(argv: list[str]) -> list[str]:
+    """The words without their values, flags as tyro spells them."""
+    return [word.split("=")[0].replace("_", "-") for word in argv]
+
+
 def _env_id(argv: list[str]) -> list[str]:
     """The words with every spelling of --env.id as that."""
-    flags = [word.split("=")[0].replace("_", "-") for word in argv]
+    flags = _given(argv)
     if sum(flag in (*ENV_FLAGS, "--env.id") for flag in flags) > 1:
         raise ConfigError(f"name one environment: {', '.join(ENV_FLAGS)} and --env.id are one flag")
     return [
