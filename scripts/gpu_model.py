@@ -9,6 +9,7 @@ measured ones those of results/gpu-*/bench.json where there is one.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Counted(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = self.bytes = self.kernels = 0
-        self.seconds = self.products = self.memory = 0.0
+        self.seconds = 0.0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -68,9 +69,7 @@ class Counted(TorchDispatchMode):
 
 def _size(x: torch.Tensor) -> int:
     """Bytes of it in memory: what is expanded lies there once."""
-    numbers = 1
-    for n, stride in zip(x.shape, x.stride(), strict=True):
-        numbers *= n if stride else min(n, 1)
+    numbers = math.prod(n if stride else min(n, 1) for n, stride in zip(x.shape, x.stride(), strict=True))
     return numbers * x.element_size()
 
 
