@@ -68,9 +68,9 @@ def test_shapes_for_any_leading_dimensions(lead):
 
 
 def test_frames_and_tokens_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="multiple of 4 pixels wide, got 18x18"):
+    with pytest.raises(AssertionError, match="multiple of 4 pixels wide, got 18x18"):
         made(downsamples=2).encode(noise(1, 18))
-    with pytest.raises(ValueError, match="square grid, got 15"):
+    with pytest.raises(AssertionError, match="square grid, got 15"):
         made().decode(torch.zeros(1, 15, dtype=torch.int64))
 
 

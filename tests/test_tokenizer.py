@@ -206,9 +206,9 @@ def test_revival_happens_in_training_mode_only_and_is_saved() -> None:
 
 
 def test_frames_and_tokens_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="multiple of 4 pixels wide, got 18x18"):
+    with pytest.raises(AssertionError, match="multiple of 4 pixels wide, got 18x18"):
         tiny().encode(noise(1, size=18))
-    with pytest.raises(ValueError, match="square grid, got 15"):
+    with pytest.raises(AssertionError, match="square grid, got 15"):
         tiny().decode(torch.zeros(1, 15, dtype=torch.int64))
 
 

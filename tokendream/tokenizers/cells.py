@@ -36,11 +36,9 @@ class CellTokenizer(nn.Module):
     directions: Float32[Tensor, "P 256 E"]
 
     def __init__(self, part: Part, vocabulary: int, width: int, side: int = 1) -> None:
-        """Raises ValueError where the map is no multiple of `side`."""
         super().__init__()
         fields, rows, columns = part.shape
-        if rows % side or columns % side:
-            raise ValueError(f"{part.name}: a map of {rows}x{columns} cells does not divide into {side}x{side}")
+        assert rows % side == columns % side == 0, f"a map of {rows}x{columns} cells does not divide into {side}x{side}"
         self.part, self.vocabulary, self.code_width, self.side = part, vocabulary, width, side
         self.rows, self.columns = rows // side, columns // side
         P = fields * side**2

@@ -86,13 +86,9 @@ class DictionaryTokenizer(nn.Module):
         self.register_buffer("table", self._code(self.patches[0]).repeat(V, 1))
 
     def encode(self, frame: UInt8[Tensor, "*B 3 S S"]) -> Int64[Tensor, "*B K"]:
-        """The nearest patch of the book for every cell, the first of equals: never one of the places still empty.
-
-        Raises ValueError when S is no multiple of `cell`.
-        """
+        """The nearest patch of the book for every cell, the first of equals: never one of the places still empty."""
         lead, S = frame.shape[:-3], frame.shape[-1]
-        if S % self.cell:
-            raise ValueError(f"frames must be a multiple of {self.cell} pixels wide, got {S}x{S}")
+        assert S % self.cell == 0, f"frames must be a multiple of {self.cell} pixels wide, got {S}x{S}"
         book = self.patches[: self.vocabulary]
         flat = frame.reshape(math.prod(lead), *frame.shape[-3:]).split(CHUNK)
         tokens = [distances(self._cells(chunk).flatten(0, 1), book).argmin(-1) for chunk in flat]
@@ -103,10 +99,9 @@ class DictionaryTokenizer(nn.Module):
         return F.embedding(tokens, self.table)
 
     def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*B 3 S S"]:
-        """The patches of tokens, side by side. Raises ValueError when K is no square."""
+        """The patches of tokens, side by side."""
         K = tokens.shape[-1]
-        if math.isqrt(K) ** 2 != K:
-            raise ValueError(f"a frame's tokens must form a square grid, got {K}")
+        assert math.isqrt(K) ** 2 == K, f"a frame's tokens must form a square grid, got {K}"
         return join(self._drawn()[tokens], self.cell, math.isqrt(K))
 
     @torch.no_grad()

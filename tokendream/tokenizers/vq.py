@@ -57,10 +57,9 @@ class VQTokenizer(nn.Module):
         self.cell = 1 << config.downsamples
 
     def encode(self, frame: UInt8[Tensor, "*B 3 S S"]) -> Int64[Tensor, "*B K"]:
-        """The tokens of frames. Raises ValueError when S is no multiple of `cell`."""
+        """The tokens of frames."""
         lead, S = frame.shape[:-3], frame.shape[-1]
-        if S % self.cell:
-            raise ValueError(f"frames must be a multiple of {self.cell} pixels wide, got {S}x{S}")
+        assert S % self.cell == 0, f"frames must be a multiple of {self.cell} pixels wide, got {S}x{S}"
         flat = frame.reshape(math.prod(lead), *frame.shape[-3:])
         with torch.no_grad():
             tokens = [
@@ -75,10 +74,9 @@ class VQTokenizer(nn.Module):
             return self.quantizer.codes(tokens)
 
     def decode(self, tokens: Int64[Tensor, "*B K"]) -> UInt8[Tensor, "*B 3 S S"]:
-        """The frames that tokens stand for. Raises ValueError when K is no square."""
+        """The frames that tokens stand for."""
         lead, K = tokens.shape[:-1], tokens.shape[-1]
-        if math.isqrt(K) ** 2 != K:
-            raise ValueError(f"a frame's tokens must form a square grid, got {K}")
+        assert math.isqrt(K) ** 2 == K, f"a frame's tokens must form a square grid, got {K}"
         flat = tokens.reshape(math.prod(lead), K)
         with torch.no_grad():
             frames = [to_uint8(self._draw(self.quantizer.lookup(chunk))) for chunk in flat.split(CHUNK)]
