@@ -172,7 +172,7 @@ def test_the_command_line_refuses_before_any_work(name, tmp_path, capsys, monkey
 
 def test_the_longest_block_is_that_of_retention():
     decay_scaling(torch.ones(1), LONGEST_BLOCK)
-    with pytest.raises(ValueError, match="at most"):
+    with pytest.raises(AssertionError, match="at most"):
         decay_scaling(torch.ones(1), LONGEST_BLOCK + 1)
 
 

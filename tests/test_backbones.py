@@ -66,7 +66,7 @@ def same_state(model, a: State, b: State) -> bool:
 
 
 def test_an_indivisible_width_is_refused(model):
-    with pytest.raises(ValueError, match="multiple of 8"):
+    with pytest.raises(AssertionError, match="multiple of 8"):
         type(model)(30, 1, 4, 4, 0.0)
 
 

@@ -103,7 +103,7 @@ def test_a_missing_run_is_named(tmp_path):
         store.load_replay(4, replay)
     with pytest.raises(ValueError, match="only an empty"):
         store.load_replay(3, collect(replay, 1))
-    with pytest.raises(ValueError, match="keep"):
+    with pytest.raises(AssertionError, match="keep"):
         Checkpoints(tmp_path, keep=0)
 
 

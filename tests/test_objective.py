@@ -44,7 +44,7 @@ def test_nothing_after_an_end_matters():
 
 
 def test_a_single_step_is_refused():
-    with pytest.raises(ValueError, match="at least 2 steps"):
+    with pytest.raises(AssertionError, match="at least 2 steps"):
         lambda_returns(*(x[:, :1] for x in random_case()), discount=0.9, lam=0.9)
 
 

@@ -184,7 +184,7 @@ def test_steps_that_no_environment_should_return_are_refused(change, message):
 
 
 def test_misuse_is_named(rng):
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(AssertionError, match="at least 1"):
         ReplayBuffer(0)
     with pytest.raises(ValueError, match="empty replay"):
         ReplayBuffer(3).draw(1, 1, align="start", rng=rng)

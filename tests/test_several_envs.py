@@ -141,7 +141,7 @@ def test_rows_of_another_number_of_environments_are_refused():
     with pytest.raises(ValueError, match="episodes contradict themselves"):
         ReplayBuffer(50, SHAPE, envs=3).restore(replay.export(0, 24), 0)
     envs = make(several(2), 2, evaluation=False)
-    with pytest.raises(ValueError, match="a replay buffer for 2 environments, not for 3"):
+    with pytest.raises(AssertionError, match="a replay buffer for 2 environments, not for 3"):
         trainer(several(3), envs)
 
 

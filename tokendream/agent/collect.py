@@ -70,8 +70,7 @@ class Collector:
         generator: torch.Generator,
         capture: Callable[[Callable, torch.Generator], Any] = lambda run, generator: run,
     ) -> None:
-        if envs.n != replay.envs:
-            raise ValueError(f"expected a replay buffer for {envs.n} environments, not for {replay.envs}")
+        assert envs.n == replay.envs, f"expected a replay buffer for {envs.n} environments, not for {replay.envs}"
         self._envs, self._replay, self._agent, self._compute = envs, replay, agent, compute
         self._config, self._seed, self._generator = config, seed, generator
         self.choose = capture(self._act, generator)

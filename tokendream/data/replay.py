@@ -57,8 +57,7 @@ class ReplayBuffer:
         envs: int = 1,
     ) -> None:
         """`actions`: how many there are, or more; beyond MOST_SMALL they take 8 bytes a row."""
-        if capacity < 1:
-            raise ValueError(f"the replay buffer's capacity must be at least 1, not {capacity}")
+        assert capacity >= 1, f"the replay buffer's capacity must be at least 1, not {capacity}"
         self.capacity, self.frame_shape, self.device = capacity, tuple(frame_shape), device
         self.envs = envs
         """Environments that add a row each in turn."""

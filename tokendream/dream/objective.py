@@ -49,11 +49,10 @@ def lambda_returns(
     `rewards[:, t]` and `ends[:, t]` are caused by the action taken at t; `values[:, t]` is v(s_t). The last step
     only bootstraps, so there are T-1 returns, in reward units.
 
-    Source: Sutton & Barto (2018), eq. 12.18. Raises ValueError when T < 2.
+    Source: Sutton & Barto (2018), eq. 12.18.
     """
     T = rewards.shape[1]
-    if T < 2:
-        raise ValueError(f"a return needs at least 2 steps, not {T}")
+    assert T >= 2, f"a return needs at least 2 steps, not {T}"
     going_on = discount * (~ends).to(values.dtype)
     G = values[:, -1]
     returns = []

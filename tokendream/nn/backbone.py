@@ -46,8 +46,7 @@ class Backbone(nn.Module):
     ) -> None:
         """`places`: x, y and t of each slot of a block, for `rotary.grid_rotation` instead of running positions."""
         super().__init__()
-        if width % (2 * heads):
-            raise ValueError(f"width must be a multiple of {2 * heads} (twice the heads), not {width}")
+        assert width % (2 * heads) == 0, f"width must be a multiple of {2 * heads} (twice the heads), not {width}"
         self.width, self.heads, self.head_width = width, heads, width // heads
         self.layers = nn.ModuleList(self.layer(width, heads, ffn_factor, dropout) for _ in range(layers))
         self.register_buffer("places", places, persistent=False)

@@ -63,11 +63,9 @@ def decay_scaling(gamma: Float[Tensor, " H"], length: int) -> tuple[Float[Tensor
 
     With q and k scaled by them, neither the decay between two tokens of the chunk, γ^(n-m) = γ^n γ^(-m), nor that
     since the entering state, γ^n, costs a pass over the scores or the states. Of `decay_rates` the largest factor is
-    1.03^L: 8 in a block of 65 tokens, 3,500 in one of 257, 4e10 at the bound of 768, all within the range of bf16;
-    beyond, ValueError.
+    1.03^L: 8 in a block of 65 tokens, 3,500 in one of 257, 4e10 at the bound of 768, all within the range of bf16.
     """
-    if length > 768:
-        raise ValueError(f"a chunk has at most 768 tokens, not {length}: split it, the state carries over")
+    assert length <= 768, f"a chunk has at most 768 tokens, not {length}: split it, the state carries over"
     n = torch.arange(1, length + 1, device=gamma.device, dtype=torch.float64)
     decay = gamma.double()[:, None] ** n
     return decay, 1 / decay

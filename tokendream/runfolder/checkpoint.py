@@ -57,8 +57,7 @@ class Checkpoints:
     """The checkpoints of one run folder, of which the newest `keep` are kept. One process may save at a time."""
 
     def __init__(self, run_dir: Path, keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}")
+        assert keep >= 1, f"keep must be at least 1, not {keep}"
         self.run_dir, self.keep = run_dir, keep
         self._home, self._rows = run_dir / "checkpoints", run_dir / "replay"
         self._damaged: set[str] = set()
