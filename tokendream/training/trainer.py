@@ -119,7 +119,7 @@ class Trainer:
                 if stop():
                     self._check_device()
                     return False
-                began, suspended = time.perf_counter(), continued()
+                began, suspensions = time.perf_counter(), continued()
                 ranks.seed(self.shared.dreaming, self.config.seed, self.epoch, self._phase, self._update)
                 try:
                     self._means.add(phase.name, self.update(phase.name))
@@ -130,7 +130,7 @@ class Trainer:
                         raise OutOfMemory(f"{self._where(self._update)}: out of memory: lower {field}") from error
                     raise
                 self._update += 1
-                if continued() == suspended:
+                if continued() == suspensions:
                     self._time(phase.name, time.perf_counter() - began)
                 progress(phase, self._update)
             self._check_device()
