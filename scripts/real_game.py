@@ -33,6 +33,7 @@ from tokendream.envs.vector import Envs
 from tokendream.evaluation.evaluation import evaluate
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
+from tokendream.nn.seen import Seen
 from tokendream.tokenizers.protocol import Fitted
 from tokendream.training.update import gradient_update, optimiser_for
 
@@ -40,15 +41,19 @@ Frames = UInt8[np.ndarray, "n *F"]
 
 
 def fit(agent: Agent, envs: Envs, steps: int, seed: int) -> Frames:
-    """Show V this many steps of random play; it leaves the games at moments of their own."""
-    rng, each = np.random.default_rng(seed), steps // envs.n
+    """Show V, and what knows the sizes of rewards, this many steps of random play; it leaves the games at moments of
+    their own."""
+    rng, each, paid = np.random.default_rng(seed), steps // envs.n, list[np.ndarray]()
     frame = envs.reset(range(envs.n))
     for step in range(each):
         if isinstance(agent.tokenizer, Fitted):
             agent.tokenizer.fit(torch.from_numpy(frame.copy()))
         transition = envs.step(rng.integers(envs.spaces.actions.n, size=envs.n))
+        paid.append(transition.reward)
         again = transition.over | (np.arange(envs.n) * each // envs.n == step)
         frame = envs.reset([envs.n * step + i if over else None for i, over in enumerate(again)])
+    if isinstance(agent.world_model.rewards, Seen):
+        agent.world_model.rewards.fit(np.concatenate(paid))
     return frame
 
 
@@ -67,9 +72,7 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 action = C.actions.sample(output.logits, generator)
                 memory = C.absorb_action(action, memory)
                 transition = envs.step(action.cpu().numpy())
-                reward = torch.from_numpy(transition.reward)
-                if config.world_model.reward_head == "sign":
-                    reward = reward.sign()
+                reward = agent.world_model.rewards.paid(torch.from_numpy(transition.reward))
                 # A game that was only cut short is worth what its last state was.
                 cut = torch.from_numpy(transition.over & ~transition.end)
                 reward = reward + config.dream.discount * output.value * cut

@@ -82,7 +82,8 @@ def test_what_looks_wrong_is_said():
 
 
 def test_rewards_of_several_sizes_and_a_head_that_learns_their_sign():
-    config = replace(CPU, env=replace(CPU.env, id="Odd-v0", keys="inner.0", kwargs='{"pays": 0.5}'))
+    config = vary(replace(CPU, env=replace(CPU.env, id="Odd-v0", keys="inner.0", kwargs='{"pays": 0.5}')),
+                  "world_model", reward_head="sign")  # fmt: skip
     assert "rewards differ in size" in check(config, 20, 0).suspicious[-1]
     assert not any(
         "rewards" in line for line in check(vary(config, "world_model", reward_head="symlog"), 20, 0).suspicious

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn import functional as F
 
 from tokendream.agent.world_model import Outcome, Prediction, WorldModel
 from tokendream.config.parts import Control
@@ -39,7 +40,10 @@ class ZeroRewards(WorldModel):
 
     def imagine(self, *args: Any, **kwargs: Any) -> tuple[Outcome, Prediction, Any]:
         outcome, prediction, state = super().imagine(*args, **kwargs)
-        nothing = torch.zeros_like(prediction.reward)  # as logits they are the reward 0 to either head
+        nothing = self.rewards.target(torch.zeros_like(outcome.reward))
+        if not nothing.is_floating_point():
+            nothing = F.one_hot(nothing, self.rewards.outputs).to(prediction.reward.dtype)
+        nothing = nothing.log().view_as(prediction.reward)
         return outcome._replace(reward=torch.zeros_like(outcome.reward)), prediction._replace(reward=nothing), state
 
 

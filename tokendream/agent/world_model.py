@@ -1,4 +1,4 @@
-"""M, the world model: blocks of codes and actions to the next frame, the reward (its sign) and the end.
+"""M, the world model: blocks of codes and actions to the next frame, the reward (as published its sign) and the end.
 
 It sees codes (vectors), never frames, and does not know which tokenizer made them or who chooses the actions.
 Source: REM (arXiv 2402.05643), section 3.2.
@@ -28,11 +28,16 @@ from tokendream.nn.heads import head
 from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.losses import Losses
 from tokendream.nn.sampling import Sampler, sample
+from tokendream.nn.seen import Seen
 from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block
 from tokendream.spaces.places import distances
 
-REWARDS: dict[str, Callable[[], Sign | HLGauss]] = {"sign": Sign, "symlog": lambda: HLGauss(129, 10.4)}
+REWARDS: dict[str, Callable[[], Sign | Seen | HLGauss]] = {
+    "sign": Sign,
+    "seen": Seen,
+    "symlog": lambda: HLGauss(129, 10.4),
+}
 """What the logits of a reward mean, by their names in the config."""
 
 

@@ -41,7 +41,7 @@ CPU = Config(
     ),
     world_model=WorldModelConfig(
         width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5, local_prediction=True,
-        outcome_from="frame", logits_from_codes=True, **AS_TUNED,
+        outcome_from="frame", logits_from_codes=True, reward_head="seen", **AS_TUNED,
     ),
     actor_critic=ActorCriticConfig(lstm_width=256),
     # A short horizon of value and a centred advantage: values do not catch up with γ = 0.995 in so few updates.

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from tokendream.data.batch import Segments, Steps
@@ -211,6 +211,11 @@ class ReplayBuffer:
             for name, column in taken.items()
         }
         return Steps(steps["action"].long(), steps["reward"], steps["end"], put(segments.mask, self.device))
+
+    @property
+    def rewards(self) -> Float32[np.ndarray, " rows"]:
+        """Of every row held, the oldest first."""
+        return self._column["reward"][self._slot(np.arange(self.oldest, self.total))]
 
     def episodes(self) -> list[range]:
         """The rows of every episode held, in the order of their first; only what is still held of each."""

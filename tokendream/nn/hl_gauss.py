@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn.precision import raised
+from tokendream.nn.sign import sign_logits
 
 SIGMA = 0.75
 """Standard deviation of a target, in bin widths."""
@@ -86,9 +87,7 @@ class HLGauss(nn.Module):
 
     def sign_logits(self, logits: Float[Tensor, "*B N"]) -> Float[Tensor, "*B 3"]:
         """Logits of those classes."""
-        classes = nn.functional.one_hot(self.signs(symexp(self.centres)), 3).bool()
-        log_p = raised(logits)[..., None].masked_fill(~classes, -math.inf)
-        return log_p.logsumexp(-2)
+        return sign_logits(logits, self.signs(symexp(self.centres)))
 
 
 def value_error(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -10,8 +12,14 @@ from tokendream.nn.precision import raised
 from tokendream.nn.sampling import sample
 
 
+def sign_logits(logits: Float[Tensor, "*B N"], sign: Int64[Tensor, " N"]) -> Float[Tensor, "*B 3"]:
+    """Logits of the classes of `Sign`, from those of N numbers that each have one of them."""
+    classes = nn.functional.one_hot(sign, 3).bool()
+    return raised(logits)[..., None].masked_fill(~classes, -math.inf).logsumexp(-2)
+
+
 class Sign(nn.Module):
-    """A number's sign as three logits: negative, none, positive. The same methods as `HLGauss`."""
+    """A number's sign as three logits: negative, none, positive. The same methods as `HLGauss` and `Seen`."""
 
     outputs = 3
 

@@ -148,7 +148,7 @@ def check(config: Config, steps: int, seed: int) -> Check:
         suspicious.append(f"no reward in {steps} random steps: an agent may never find one by chance")
     if len({abs(reward) for reward in rewards if reward}) > 1 and config.world_model.reward_head == "sign":
         suspicious.append("rewards differ in size, and the world model learns their sign alone: "
-                          "--world-model.reward-head symlog --actor-critic.value-head symlog")  # fmt: skip
+                          "--world-model.reward-head seen")  # fmt: skip
     if length > LONG:
         suspicious.append(f"a step has {length} tokens, which is slow: fewer parts (--env.keys), a coarser image "
                           "(--env.size)")  # fmt: skip
