@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -104,12 +105,12 @@ class Result:
         """Whether this run helped to choose its preset."""
         return self.path.name in TUNED_ON
 
-    @property
+    @functools.cached_property
     def settings(self) -> Config:
         """The config but for the seed and for caching, which changes no figure: runs equal in it belong together."""
         return dataclasses.replace(presets.vary(self.config, "training", cache_tokens=True), seed=0)
 
-    @property
+    @functools.cached_property
     def preset(self) -> str:
         """The preset's name, and the epochs where they are others; a run made before it was changed says so."""
         c = self.config

@@ -60,7 +60,7 @@ def fit(agent: Agent, envs: Envs, steps: int, seed: int) -> Frames:
 def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compute) -> Iterator[Experience]:
     """Batches of real steps, one after the other, by the policy as it is then."""
     generator, seeds = torch.Generator().manual_seed(config.seed), iter(range(10**6 * config.seed, 10**9))
-    C, V = agent.actor_critic, agent.tokenizer
+    C, V, head = agent.actor_critic, agent.tokenizer, agent.world_model.rewards
     memory = C.initial_state(envs.n)
     while True:
         kept: list[tuple[Tensor, ...]] = []
@@ -72,7 +72,7 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 action = C.actions.sample(output.logits, generator)
                 memory = C.absorb_action(action, memory)
                 transition = envs.step(action.cpu().numpy())
-                reward = agent.world_model.rewards.paid(torch.from_numpy(transition.reward))
+                reward = head.paid(torch.from_numpy(transition.reward)) / head.unit
                 # A game that was only cut short is worth what its last state was.
                 cut = torch.from_numpy(transition.over & ~transition.end)
                 reward = reward + config.dream.discount * output.value * cut

@@ -23,7 +23,6 @@ from tokendream.errors import ConfigError
 from tokendream.evaluation import published, scores
 from tokendream.evaluation.evaluation import summarise as evaluation
 from tokendream.evaluation.games import Game
-from tokendream.runfolder.load import read_config
 from tokendream.sweep.plan import Trial, prepare
 from tokendream.sweep.report.export import latex, to_json, write_benchmark
 from tokendream.sweep.report.page import game_cell, page
@@ -256,11 +255,11 @@ def test_no_agent_lacks_what_was_planned_for_another(tmp_path):
 @pytest.mark.slow
 def test_a_thousand_runs_are_reported_in_seconds(tmp_path):
     for made in like_rem(tmp_path / "one", seeds=range(1)):
-        config, agents = read_config(made), range(8)
-        for i, seed in itertools.product(agents, range(5)):
+        config = json.loads((made / "config.json").read_text())
+        for i, seed in itertools.product(range(8), range(5)):
             path = shutil.copytree(made, tmp_path / "all" / f"{made.name}-{i}-{seed}")
-            changed = vary(dataclasses.replace(config, seed=seed), "dream", lam=0.9 - i / 100)
-            (path / "config.json").write_text(changed.to_json())
+            config |= {"seed": seed, "dream": config["dream"] | {"lam": 0.9 - i / 100}}
+            (path / "config.json").write_text(json.dumps(config))
     began = time.process_time()
     summary = write_benchmark([tmp_path / "all"], tmp_path / "out")
     assert time.process_time() - began < 60

@@ -32,16 +32,17 @@ def best(gain):
 @pytest.mark.parametrize("size", [(3, 3), (4, 2), (2, 5), (4, 4)])
 @pytest.mark.parametrize("kind", ["random", "ties", "forbidden"])
 def test_an_assignment_equals_the_best_of_all(size, kind):
-    """To the last bid of ε; ties are where bidders outbid each other longest."""
+    """To the last bid of ε; ties, gains apart by .05 or not at all, are where bidders outbid each other longest."""
+    epsilon = 1e-4 if kind == "ties" else 1e-6
     gain = torch.randn(12, *size, dtype=torch.float64) * 0.4 + 0.2
     if kind == "ties":
         gain = torch.randint(-1, 3, gain.shape).double() / 20
     if kind == "forbidden":
         gain[torch.rand(gain.shape) < 0.4] = -torch.inf
-    chosen = assign(gain, epsilon=1e-6, rounds=1_000_000)
+    chosen = assign(gain, epsilon=epsilon, rounds=1_000_000)
     for one, of in zip(chosen, gain, strict=True):
         assert len(set(one[one >= 0].tolist())) == int((one >= 0).sum())  # each object goes to one bidder at most
-        assert float(total(of[None], one[None])) == pytest.approx(best(of), abs=size[0] * 1e-6)
+        assert float(total(of[None], one[None])) == pytest.approx(best(of), abs=size[0] * epsilon)
 
 
 def test_an_auction_that_is_broken_off_is_valid_and_good_from_the_first_round_on():

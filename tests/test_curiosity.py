@@ -116,7 +116,7 @@ def test_a_dreamed_step_pays_reward_and_disagreement():
         disagreement = agent.world_model.ensemble.disagreement(one.prediction.hidden[:, 0])
         assert (disagreement > 0).all()
         assert torch.allclose(paid.rewards[:, t], 0.5 * one.outcome.reward + 2 * disagreement)
-    assert reward_function(agent, DreamConfig()) is None
+    assert torch.equal(reward_function(agent, DreamConfig())(one.prediction, one.outcome), one.outcome.reward)
 
 
 @pytest.mark.parametrize("head", ["sign", "seen", "symlog"])
@@ -132,10 +132,12 @@ def test_an_expected_reward_is_the_mean_of_drawn_ones(head):
     with torch.no_grad():
         codes = agent.tokenizer.codes(tokens)
         outcome, prediction, _ = M.imagine(codes, tokens, action, state, embed=agent.tokenizer.codes)
-    paid = expected(prediction, outcome)
+    paid, drawn = expected(prediction, outcome), reward_function(agent, DreamConfig())(prediction, outcome)
     assert paid.std() < 1e-6
-    deviation = outcome.reward.std() / math.sqrt(n)
-    assert abs(outcome.reward.mean() - paid[0]) <= 4 * deviation + 1e-6
+    if head == "seen":
+        assert torch.equal(drawn, outcome.reward / 2)  # the mean of what was seen is 2
+    deviation = drawn.std() / math.sqrt(n)
+    assert abs(drawn.mean() - paid[0]) <= 4 * deviation + 1e-6
     assert (deviation > 1e-6) == (head != "symlog")  # which draws nothing
 
 

@@ -34,7 +34,7 @@ def test_classes_are_the_rewards_in_the_order_in_which_they_came():
     assert float(seen.unit) == pytest.approx((100 + 200 + 200 + 500 + 100) / 5)
     x = torch.from_numpy(KUNG_FU)
     assert torch.equal(seen.values[seen.target(x)], x)
-    assert torch.allclose(seen.paid(x), x / seen.unit)
+    assert torch.equal(seen.paid(x), x)
     assert seen.signs(x).tolist() == [1, 1, 2, 1, 2, 1, 2, 2, 1, 0]
 
 
@@ -57,7 +57,7 @@ def test_before_there_is_a_reward_nothing_is_paid():
 def test_what_is_expected_is_the_mean_of_what_is_drawn():
     seen, logits = fitted(KUNG_FU), torch.randn(64)
     p = logits.double().softmax(-1)
-    expected = (p[:5] * torch.tensor([0, 100, 200, 500, -100])).sum() / 220
+    expected = (p[:5] * torch.tensor([0, 100, 200, 500, -100])).sum()
     assert float(seen.number(logits)) == pytest.approx(float(expected), rel=1e-5)
     drawn = seen.sample(logits.expand(20_000, -1), torch.Generator().manual_seed(0))
     assert abs(drawn.mean() - expected) < 4 * drawn.std() / 20_000**0.5
@@ -84,7 +84,7 @@ def test_more_sizes_than_classes_are_their_nearest():
 def test_a_rare_large_reward_is_worth_its_expectation():
     seen = fitted(np.array([0, 1, 100], np.float32))
     p = torch.tensor([0.9, 0.0, 0.1] + [0.0] * 61)
-    assert float(seen.number(p.log()) * seen.unit) == pytest.approx(10)
+    assert float(seen.number(p.log())) == pytest.approx(10)
 
 
 def test_training_looks_rewards_up_and_a_snapshot_keeps_them():
@@ -124,7 +124,7 @@ def test_the_class_of_what_pays_learns_what_it_pays():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    expected = (seen.number(head(x[:2]).detach()) * seen.unit).tolist()
+    expected = seen.number(head(x[:2]).detach()).tolist()
     assert expected == pytest.approx([10, 20], abs=2)
 
 

@@ -28,16 +28,20 @@ class Range:
 
     def check(self, value: int | float, where: str) -> None:
         """Raise ConfigError, naming the field, for a number outside."""
-        low = "positive" if self.above else f"at least {self.low}"
-        low = low if self.high is None else f"between {self.low} and {self.high}"
+        if needed := self._needed(value):
+            require(False, where, needed, value)
+
+    def _needed(self, value: int | float) -> str:
+        """What a number outside would have to be, in words; nothing for one inside."""
         largest = self.high or (LARGEST if isinstance(value, int) else sys.float_info.max)
-        high = f"at most {largest}" if self.high is None else low
-        if isinstance(value, float):
-            require(math.isfinite(value), where, "finite", value)
-        require(value > self.low if self.above else value >= self.low, where, low, value)
-        require(value <= largest, where, high, value)
-        if self.multiple_of:
-            require(value % self.multiple_of == 0, where, f"a multiple of {self.multiple_of}", value)
+        if not math.isfinite(value):
+            return "finite"
+        if value <= self.low and (self.above or value < self.low):
+            low = "positive" if self.above else f"at least {self.low}"
+            return low if self.high is None else f"between {self.low} and {self.high}"
+        if value > largest:
+            return f"at most {largest}" if self.high is None else f"between {self.low} and {self.high}"
+        return f"a multiple of {self.multiple_of}" if self.multiple_of and value % self.multiple_of else ""
 
 
 Count = Annotated[int, Range(1)]

@@ -14,15 +14,13 @@ from tokendream.config.parts import DreamConfig
 from tokendream.dream.imagine import Reward
 
 
-def reward_function(agent: Agent, settings: DreamConfig) -> Reward | None:
-    """w_ext · reward + w_int · disagreement; None where that is the drawn reward itself."""
+def reward_function(agent: Agent, settings: DreamConfig) -> Reward:
+    """w_ext · reward + w_int · disagreement, the reward in the units of M's head."""
     extrinsic, intrinsic, M = settings.reward_weight, settings.curiosity, agent.world_model
-    if intrinsic == 0 and extrinsic == 1 and not settings.expected_reward:
-        return None
 
     def paid(prediction: Prediction, outcome: Outcome) -> Float[Tensor, " B"]:
         reward = M.rewards.number(prediction.reward[:, 0]) if settings.expected_reward else outcome.reward
-        reward = extrinsic * reward
+        reward = extrinsic * reward / M.rewards.unit
         ensemble = M.ensemble
         if intrinsic == 0:
             return reward

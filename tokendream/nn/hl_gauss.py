@@ -39,6 +39,7 @@ class HLGauss(nn.Module):
     is taken in symlog space, as published: where 1 comes one time in ten and else 0, the number is .07, not .1.
     """
 
+    unit = 1.0
     edges: Float[Tensor, " N+1"]
     centres: Float[Tensor, " N"]
 

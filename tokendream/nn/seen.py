@@ -25,8 +25,8 @@ class Seen(nn.Module):
     """A reward as the logits of 64 classes: 0, and each size that was seen, in the order in which they came. The same
     methods as `Sign` and `HLGauss`.
 
-    A dream is paid in units of the mean size of the rewards held, 0 left out, so that what suits signs suits any game.
-    Where there are more sizes than classes, the nearest stands for one.
+    C's dreams are paid in units of the mean size of the rewards held, 0 left out, so that what suits signs suits any
+    game. Where there are more sizes than classes, the nearest stands for one.
     """
 
     outputs = 64
@@ -52,7 +52,7 @@ class Seen(nn.Module):
         self.values[: len(values)] = torch.tensor(values)
         self.known.fill_(len(values))
         if rewards.any():
-            sizes = self.values[self.target(torch.from_numpy(rewards).to(self.values))].abs()
+            sizes = self.paid(torch.from_numpy(rewards).to(self.values)).abs()
             self.unit.copy_(sizes.sum() / sizes.count_nonzero().clamp(min=1))
 
     def begin(self, last: nn.Module) -> None:
@@ -64,18 +64,18 @@ class Seen(nn.Module):
         return (x[..., None] - self.values).abs().masked_fill(unused, math.inf).argmin(-1)
 
     def number(self, logits: Float[Tensor, "*B 64"]) -> Float[Tensor, "*B"]:
-        """What is expected, in units."""
-        return (raised(logits).softmax(-1) * self.values).sum(-1) / self.unit
+        """What is expected."""
+        return (raised(logits).softmax(-1) * self.values).sum(-1)
 
     def sample(
         self, logits: Float[Tensor, "*B 64"], generator: torch.Generator | None, alike: int = 1
     ) -> Float[Tensor, "*B"]:
-        """A value that is drawn, by the same chance in `alike` neighbours, in units."""
-        return self.values[sample(logits, generator, alike=alike)] / self.unit
+        """A value that is drawn, by the same chance in `alike` neighbours."""
+        return self.values[sample(logits, generator, alike=alike)]
 
     def paid(self, x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-        """What is learned of a number: the nearest value, in units."""
-        return self.values[self.target(x)] / self.unit
+        """What is learned of a number: the nearest value."""
+        return self.values[self.target(x)]
 
     def signs(self, x: Float[Tensor, "*B"]) -> Int64[Tensor, "*B"]:
         """Classes 0 (negative), 1 (none), 2 (positive)."""

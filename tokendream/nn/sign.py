@@ -22,6 +22,8 @@ class Sign(nn.Module):
     """A number's sign as three logits: negative, none, positive. The same methods as `HLGauss` and `Seen`."""
 
     outputs = 3
+    unit = 1.0
+    """In which C's dreams are paid."""
 
     def begin(self, last: nn.Module) -> None:
         """A head's last layer begins as it is."""

@@ -128,7 +128,8 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
     for rows in map(np.array, replay.episodes()):
         steps = replay.rows(rows)
         over = bool(steps["end"][-1])
-        paid = agent.world_model.rewards.paid(torch.from_numpy(steps["reward"])).numpy()  # as C's dreams are paid
+        head = agent.world_model.rewards
+        paid = (head.paid(torch.from_numpy(steps["reward"])) / head.unit).numpy()  # as C's dreams are paid
         ahead[rows] = returns_ahead(paid, config.dream.discount, over=over, ahead=AHEAD)
     real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
     V, frame = agent.tokenizer, replay.frames(row)

@@ -66,7 +66,7 @@ class RunResults:
             self.display.say(f"nothing left to train or evaluate: {shown(path)} is there")
             self._diagnose()
             return
-        self.report()
+        self.report_if_due()
         episodes, epochs = self.config.evaluation.episodes, self.config.epochs
         uniform = random_player(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
         random, _ = self._evaluate(uniform, episodes, epochs, player="random")
