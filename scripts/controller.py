@@ -25,6 +25,7 @@ from tokendream.data.batch import Segment
 from tokendream.device import processor
 from tokendream.dream import imagine
 from tokendream.dream.objective import clipped_loss, dreamed, parts
+from tokendream.dream.reward import reward_function
 from tokendream.evaluation.evaluation import evaluate
 from tokendream.kernels.install import install
 from tokendream.runfolder.load import Trained, player
@@ -41,7 +42,8 @@ def pays(trained: Trained, moments: list[Segment]) -> torch.Tensor:
         generator = torch.Generator().manual_seed(i)
         with trained.compute.autocast():
             begin = imagine.start(agent, *segment, trained.config.dream)
-            rollout = imagine.imagine(begin, agent, STEPS, generator)
+            paid = reward_function(agent, trained.config.dream)
+            rollout = imagine.imagine(begin, agent, STEPS, generator, reward=paid)
         found.append(discounted(rollout.rewards, rollout.ends, 1.0))
     return torch.cat(found)
 

@@ -40,9 +40,8 @@ from tokendream.training.update import gradient_update, optimiser_for
 Frames = UInt8[np.ndarray, "n *F"]
 
 
-def fit(agent: Agent, envs: Envs, steps: int, seed: int) -> Frames:
-    """Show V, and what knows the sizes of rewards, this many steps of random play; it leaves the games at moments of
-    their own."""
+def fit(agent: Agent, envs: Envs, steps: int, seed: int) -> tuple[Frames, list[np.ndarray]]:
+    """Show V this many steps of random play; it leaves the games at moments of their own. Also what the steps paid."""
     rng, each, paid = np.random.default_rng(seed), steps // envs.n, list[np.ndarray]()
     frame = envs.reset(range(envs.n))
     for step in range(each):
@@ -52,17 +51,19 @@ def fit(agent: Agent, envs: Envs, steps: int, seed: int) -> Frames:
         paid.append(transition.reward)
         again = transition.over | (np.arange(envs.n) * each // envs.n == step)
         frame = envs.reset([envs.n * step + i if over else None for i, over in enumerate(again)])
-    if isinstance(agent.world_model.rewards, Seen):
-        agent.world_model.rewards.fit(np.concatenate(paid))
-    return frame
+    return frame, paid
 
 
-def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compute) -> Iterator[Experience]:
-    """Batches of real steps, one after the other, by the policy as it is then."""
+def play(
+    agent: Agent, envs: Envs, frame: Frames, paid: list[np.ndarray], config: Config, compute: Compute
+) -> Iterator[Experience]:
+    """Batches of real steps, one after the other, by the policy as it is then; `paid` is what came before."""
     generator, seeds = torch.Generator().manual_seed(config.seed), iter(range(10**6 * config.seed, 10**9))
     C, V, head = agent.actor_critic, agent.tokenizer, agent.world_model.rewards
     memory = C.initial_state(envs.n)
     while True:
+        if isinstance(head, Seen):
+            head.fit(np.concatenate(paid))
         kept: list[tuple[Tensor, ...]] = []
         start = memory
         with torch.no_grad(), compute.autocast():
@@ -72,6 +73,7 @@ def play(agent: Agent, envs: Envs, frame: Frames, config: Config, compute: Compu
                 action = C.actions.sample(output.logits, generator)
                 memory = C.absorb_action(action, memory)
                 transition = envs.step(action.cpu().numpy())
+                paid.append(transition.reward)
                 reward = head.paid(torch.from_numpy(transition.reward)) / head.unit
                 # A game that was only cut short is worth what its last state was.
                 cut = torch.from_numpy(transition.over & ~transition.end)
@@ -93,11 +95,11 @@ def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *fla
     envs = make(config, phase.batch, evaluation=False)
     agent = Agent.from_config(config, envs.spaces).to(compute.device).eval()
     install(agent, compute)
-    frame = fit(agent, envs, 32_000, config.seed)
+    frame, paid = fit(agent, envs, 32_000, config.seed)
     optimiser, began = optimiser_for(agent.actor_critic, phase), time.process_time()
     rng = np.random.default_rng(config.seed)
     every = int(batches) // int(evaluations)
-    experiences = play(agent, envs, frame, config, compute)
+    experiences = play(agent, envs, frame, paid, config, compute)
     for n in range(1, int(batches) + 1):
         for experience in parts(next(experiences), config.dream, rng):
             losses, _ = gradient_update(

@@ -29,6 +29,7 @@ from tokendream.envs.registry import spaces_of
 from tokendream.evaluation.diagnosis.world import world
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
+from tokendream.nn.seen import Seen
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import read_config
 from tokendream.tokenizers.protocol import Fitted
@@ -61,6 +62,8 @@ def main(preset: str, seed: str, source: str, updates: str, measurements: str, *
     assert isinstance(V, Fitted)
     for some in np.split(rows[:shown], range(256, shown, 256)):
         V.fit(replay.frames(some))
+    if isinstance(M.rewards, Seen):
+        M.rewards.fit(replay.rewards[:shown])
     tokens = V.encode(replay.frames(rows))
 
     def segments(rows: np.ndarray, n: int) -> Segment:

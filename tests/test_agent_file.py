@@ -83,6 +83,16 @@ def test_half_is_half_and_chooses_the_same_but_for_rounding(run, file, tmp_path,
     assert half.play_game(seed=1)[1].shape[1:] == (3, 64, 64)
 
 
+def test_the_sizes_of_rewards_are_not_rounded(tmp_path):
+    config = vary(TINY, "world_model", reward_head="seen")
+    agent = Agent.from_config(config, 3)
+    agent.world_model.rewards.fit(np.array([0, 3001, 100_000], np.float32))
+    agent_file.write(tmp_path / "x", SavedAgent(config, 3, agent.state_dict()), half=True)
+    weights = agent_file.read(tmp_path / "x").weights
+    assert weights["world_model.rewards.values"][:3].tolist() == [0, 3001, 100_000]
+    assert weights["world_model.end.0.weight"].dtype == torch.float16
+
+
 def test_what_float16_cannot_hold_is_refused(run, tmp_path):
     trained = Trained.load(run, "cpu")
     weights = {**trained.agent.state_dict(), "actor_critic.critic.bias": torch.tensor([7e4])}

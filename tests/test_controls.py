@@ -2,19 +2,23 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY
+from tokendream.config.presets import TINY, vary
 from tokendream.data.batch import Steps
 
 A, B, T, K = 4, 64, 5, 16
 
 
-def agent(control: str) -> Agent:
+def agent(control: str, head: str = "sign") -> Agent:
     torch.manual_seed(0)
-    made = Agent.from_config(dataclasses.replace(TINY, control=control), A).eval()
+    config = dataclasses.replace(vary(TINY, "world_model", reward_head=head), control=control)
+    made = Agent.from_config(config, A).eval()
+    if head == "seen":
+        made.world_model.rewards.fit(1.2 ** np.arange(63, dtype=np.float32))
     torch.nn.init.normal_(made.tokenizer.quantizer.codebook)
     return made
 
@@ -58,11 +62,12 @@ def test_shuffled_actions_reach_the_training_of_M_only(moment):
     assert behaviour(agent("shuffled-actions"), tokens, same)[0] == behaviour(agent("none"), tokens, same)[0]
 
 
-def test_rewards_are_shuffled_or_not_paid(moment):
-    _, outcome, output, expected = behaviour(agent("none"), *moment)
-    assert len(outcome.reward.unique()) == 3  # an untrained M
+@pytest.mark.parametrize(("head", "kinds"), [("sign", 3), ("seen", 20), ("symlog", B)])
+def test_rewards_are_shuffled_or_not_paid(moment, head, kinds):
+    _, outcome, output, expected = behaviour(agent("none", head), *moment)
+    assert len(outcome.reward.unique()) >= kinds  # an untrained M
     for control in ("shuffled-rewards", "zero-rewards"):
-        _, other, other_output, paid = behaviour(agent(control), *moment)
+        _, other, other_output, paid = behaviour(agent(control, head), *moment)
         assert torch.equal(other.tokens, outcome.tokens)
         assert torch.equal(other.end, outcome.end)
         assert torch.equal(other_output.logits, output.logits)

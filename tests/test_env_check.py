@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from tokendream.cli.flags import parse_envs
 from tokendream.cli.main import main
-from tokendream.config.presets import CPU, vary
+from tokendream.config.presets import CPU, preset, vary
 from tokendream.reports.env_check import TokenGroup, check
 from tokendream.training import timing
 
@@ -84,10 +84,18 @@ def test_what_looks_wrong_is_said():
 def test_rewards_of_several_sizes_and_a_head_that_learns_their_sign():
     config = vary(replace(CPU, env=replace(CPU.env, id="Odd-v0", keys="inner.0", kwargs='{"pays": 0.5}')),
                   "world_model", reward_head="sign")  # fmt: skip
-    assert "rewards differ in size" in check(config, 20, 0).suspicious[-1]
+    assert check(config, 20, 0).suspicious[-1].endswith("their sign alone: --world-model.reward-head seen")
     assert not any(
         "rewards" in line for line in check(vary(config, "world_model", reward_head="symlog"), 20, 0).suspicious
     )
+
+
+def test_rewards_of_which_hardly_two_are_alike():
+    config = replace(preset("control"), env=replace(CPU.env, id="Pendulum-v1"))
+    lines = [check(vary(config, "world_model", reward_head=head), 100, 0).suspicious[-1] for head in ("sign", "seen")]
+    assert "their sign alone: --world-model.reward-head symlog" in lines[0]
+    assert "the world model learns the first 63: --world-model.reward-head symlog" in lines[1]
+    assert not check(config, 100, 0).suspicious
 
 
 @pytest.mark.parametrize("id", ["Pong", "tokendream/Catch-v0", "CartPole-v1"])
@@ -144,8 +152,8 @@ def test_the_preset_is_that_which_training_would_choose(id, flags, preset):
 
 
 def test_sizes_follow_the_preset(capsys):
-    for preset, tokens in (("cpu", "36"), ("rem", "64")):
-        assert main(["envs", "check", "tokendream/Catch-v0", "--steps", "5", "--preset", preset]) == 0
+    for name, tokens in (("cpu", "36"), ("rem", "64")):
+        assert main(["envs", "check", "tokendream/Catch-v0", "--steps", "5", "--preset", name]) == 0
         assert ["image", "512", tokens] == capsys.readouterr().out.split("0-")[1].replace("│", " ").split()[2:5]
 
 

@@ -61,7 +61,7 @@ CASES = {
     "simulus": richer(vary(preset("easimulus"), "world_model", copy_or_sample=True, positions="grid")),
     "simulus-dmc": preset("simulus-dmc"),
     "control": vary(preset("control"), "dream", minibatches=1),
-    "groups": vary(TINY, "dream", group=4, scale_by_quantiles=True),
+    "groups": vary(vary(TINY, "dream", group=4, scale_by_quantiles=True), "world_model", reward_head="seen"),
 }
 
 

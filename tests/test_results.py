@@ -180,7 +180,7 @@ def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkey
         path = tmp_path / "results" / "here" / str(seed) / "config.json"
         path.write_text(dataclasses.replace(Config.from_json(path.read_text()), epochs=30).to_json())
     groups = [(runs[0].preset, [run.config.seed for run in runs]) for runs in evidence.whole()]
-    assert groups == [("cpu", [0]), ("cpu as it was", [2]), ("cpu as it was", [3]), ("cpu, 30 epochs", [1])]
+    assert groups == [("cpu", [0]), ("cpu as it was", [2]), ("cpu, 30 epochs", [1]), ("cpu, 30 epochs as it was", [3])]
 
 
 def test_a_run_that_chose_its_preset_is_averaged_with_no_other(evidence, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Rewards as those that were seen: which classes there are, and what a dream of them pays."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import CPU, TOY, vary
+from tokendream.config.presets import CPU, TINY, preset, vary
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make
+from tokendream.errors import ConfigError
 from tokendream.nn.seen import Seen
 from tokendream.training.trainer import Trainer
 
@@ -45,6 +47,26 @@ def test_a_class_keeps_its_meaning_when_more_is_seen():
     seen.fit(KUNG_FU[3:5])  # what the replay buffer has dropped stays known
     assert values(seen) == values(fitted(KUNG_FU))
     assert float(seen.unit) == 200
+    seen.fit(np.array([0, 0], np.float32))
+    assert float(seen.unit) == 200
+
+
+def test_the_unit_is_never_nothing():
+    """Where what is held is all too small for the classes that there are."""
+    seen = fitted(1000 * 1.2 ** np.arange(63, dtype=np.float32))
+    before = float(seen.unit)
+    seen.fit(np.array([1, 1, 0], np.float32))
+    assert int(seen.known) == 64
+    assert float(seen.unit) == before
+
+
+def test_sizes_within_ten_percent_are_one_whichever_came_first():
+    assert values(fitted(np.array([100, 109, 112], np.float32))) == [0, 100, 112]
+    assert values(fitted(np.array([112, 100, 109], np.float32))) == [0, 112, 100]
+
+
+def test_what_was_never_seen_has_its_sign():
+    assert fitted(KUNG_FU[:3]).signs(torch.tensor([40.0, -5.0, 0.0])).tolist() == [2, 0, 1]
 
 
 def test_before_there_is_a_reward_nothing_is_paid():
@@ -87,10 +109,11 @@ def test_a_rare_large_reward_is_worth_its_expectation():
     assert float(seen.number(p.log())) == pytest.approx(10)
 
 
-def test_training_looks_rewards_up_and_a_snapshot_keeps_them():
-    config = vary(TOY, "world_model", reward_head="seen")
+def test_training_looks_rewards_up_and_goes_on_with_them_to_the_bit():
+    """Broken off within M's updates, when the replay buffer is not looked at again."""
+    config = vary(TINY, "world_model", reward_head="seen")
     config = dataclasses.replace(config, epochs=5, collect=dataclasses.replace(config.collect, steps=60))
-    config = vary(config, "training", actor_critic=dataclasses.replace(config.training.actor_critic, updates=0))
+    first = config.training.world_model.first_epoch
 
     def trainer() -> Trainer:
         torch.manual_seed(0)
@@ -99,17 +122,25 @@ def test_training_looks_rewards_up_and_a_snapshot_keeps_them():
         agent = Agent.from_config(config, envs.spaces)
         return Trainer(config, agent, envs, replay, Compute(torch.device("cpu"), torch.float32))
 
-    first = trainer()
-    for _ in range(config.training.world_model.first_epoch):
-        assert first.run_epoch()
-        first.close_epoch()
-    seen = first.agent.world_model.rewards
-    assert sorted(values(seen)) == [-1, 0, 1]
-    assert float(seen.unit) == 1
+    def state(of: Trainer) -> dict[str, torch.Tensor]:
+        return of.agent.world_model.state_dict()
+
+    whole = trainer()
+    for _ in range(first):
+        assert whole.run_epoch()
+        whole.close_epoch()
+    assert sorted(values(whole.agent.world_model.rewards)) == [-1, 0, 1]
+    left = iter(range(config.collect.steps + config.training.tokenizer.updates + 1))
+    assert not whole.run_epoch(stop=lambda: next(left, None) is None)
+    whole.agent.world_model.rewards.unit.fill_(0.7)  # by which it would be noticed
+    saved, rows = copy.deepcopy(whole.snapshot()), whole.replay.export(0, whole.replay.total)
+    assert whole.run_epoch()
     again = trainer()
-    again.replay.restore(first.replay.export(0, first.replay.total), 0)
-    again.restore(first.snapshot())
-    assert torch.equal(again.agent.world_model.rewards.values, seen.values)
+    again.replay.restore(rows, 0)
+    again.restore(saved)
+    assert float(again.agent.world_model.rewards.unit) == pytest.approx(0.7)
+    assert again.run_epoch()
+    assert all(torch.equal(x, state(again)[name]) for name, x in state(whole).items())
 
 
 def test_the_class_of_what_pays_learns_what_it_pays():
@@ -130,3 +161,6 @@ def test_the_class_of_what_pays_learns_what_it_pays():
 
 def test_the_preset_of_two_cores_learns_sizes():
     assert CPU.world_model.reward_head == "seen"
+    assert preset("cpu-no-seen").world_model.reward_head == "sign"
+    with pytest.raises(ConfigError, match="nothing that -no-symlog could cut"):
+        preset("cpu-no-symlog")

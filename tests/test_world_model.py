@@ -29,6 +29,7 @@ EXTRAS = [
     {"outcome_from": "frame"},
     {"outcome_from": "prediction", "head": "norm"},
     {"reward_head": "symlog"},
+    {"reward_head": "seen"},
     {"local_prediction": True, "outcome_from": "frame", "own_embedding": True},
     {"slot_embedding": True, "positions": "grid"},
     {"shortest_window": 1.0, "longest_window": 3.0},

@@ -119,9 +119,10 @@ class WorldModelConfig:
     """Share of each batch whose segments are drawn by their last loss, of tokens and reward, instead of uniformly
     (Simulus: 0.3)."""
     reward_head: Literal["sign", "seen", "symlog"] = "sign"
-    """What is learned of a reward: its sign, as published, which a dream draws; or its size, as one of those that were
-    seen, in units of their mean (not published); or by 129 bins in symlog space (HL-Gauss, Simulus), of which a dream
-    pays the number at the mean: less than the expectation where a reward is rare and large."""
+    """What is learned of a reward: its sign, as published, which a dream draws; which of the 63 first sizes that were
+    seen, 10% apart or more (C's dreams pay them in units of their mean; not published); or its size by 129 bins in
+    symlog space (HL-Gauss, Simulus), of which a dream pays the number at the mean: less than the expectation where a
+    reward is rare and large."""
     head: Literal["relu", "norm"] = "relu"
     """relu: each head is D -> D -> out, as the paper's; norm: D -> 2D -> out with LayerNorm and SiLU (Simulus)."""
 

@@ -237,6 +237,11 @@ def _no_events(config: Config) -> Config:
     return vary(config, "world_model", events=False, segment_length=length) if config.world_model.events else config
 
 
+def _signs(config: Config, head: str) -> Config:
+    """Rewards as their signs where it learns them by this head."""
+    return vary(config, "world_model", reward_head="sign") if config.world_model.reward_head == head else config
+
+
 def _no_sign_rewards(config: Config) -> Config:
     atari = dataclasses.replace(config.env.atari, sign_rewards=False)
     return vary(config, "env", atari=atari)
@@ -245,7 +250,8 @@ def _no_sign_rewards(config: Config) -> Config:
 CUTS: dict[str, Callable[[Config], Config]] = {
     "no-windows": lambda c: vary(c, "world_model", **NO_WINDOWS),
     "no-slot-embedding": lambda c: vary(c, "world_model", slot_embedding=False),
-    "no-symlog": lambda c: vary(vary(c, "world_model", reward_head="sign"), "actor_critic", value_head="scalar"),
+    "no-symlog": lambda c: vary(_signs(c, "symlog"), "actor_critic", value_head="scalar"),
+    "no-seen": lambda c: _signs(c, "seen"),
     "no-late-outcome": lambda c: vary(c, "world_model", outcome_from="action"),
     "no-replay-by-loss": lambda c: vary(c, "world_model", by_loss=0.0),
     "no-copy-or-sample": lambda c: vary(c, "world_model", copy_or_sample=False),

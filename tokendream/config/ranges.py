@@ -34,7 +34,7 @@ class Range:
     def _needed(self, value: int | float) -> str:
         """What a number outside would have to be, in words; nothing for one inside."""
         largest = self.high or (LARGEST if isinstance(value, int) else sys.float_info.max)
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return "finite"
         if value <= self.low and (self.above or value < self.low):
             low = "positive" if self.above else f"at least {self.low}"

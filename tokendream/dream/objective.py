@@ -155,7 +155,7 @@ def targets(
     figures = {
         "return": found.mean(returns),
         "advantage_scale": size,
-        "reward_rate": rollout.rewards[:, :-1].abs().mean(),  # of drawn signs: how often not 0
+        "reward_rate": rollout.rewards[:, :-1].abs().mean(),
         "end_rate": rollout.ends[:, :-1].float().mean(),
     }
     return found, figures

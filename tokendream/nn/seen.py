@@ -26,7 +26,8 @@ class Seen(nn.Module):
     methods as `Sign` and `HLGauss`.
 
     C's dreams are paid in units of the mean size of the rewards held, 0 left out, so that what suits signs suits any
-    game. Where there are more sizes than classes, the nearest stands for one.
+    game. Where there are more sizes than classes, the nearest of those that came first stands for one: rewards of which
+    hardly two are alike are for `HLGauss`.
     """
 
     outputs = 64
@@ -44,16 +45,16 @@ class Seen(nn.Module):
 
     def fit(self, rewards: Float[np.ndarray, " n"]) -> None:
         """Take in the rewards that are held, old and new, in their order."""
-        distinct, first = np.unique(rewards, return_index=True)
+        distinct, first, count = np.unique(rewards, return_index=True, return_counts=True)
         values = self.values[: int(self.known)].tolist()
         for value in distinct[first.argsort()].tolist():
-            if len(values) < self.outputs and all(abs(value - v) > NEAR * abs(value) for v in values):
+            if len(values) < self.outputs and all(abs(value - v) > NEAR * max(abs(value), abs(v)) for v in values):
                 values.append(value)
         self.values[: len(values)] = torch.tensor(values)
         self.known.fill_(len(values))
-        if rewards.any():
-            sizes = self.paid(torch.from_numpy(rewards).to(self.values)).abs()
-            self.unit.copy_(sizes.sum() / sizes.count_nonzero().clamp(min=1))
+        sizes = self.paid(torch.from_numpy(distinct).to(self.values)).abs().cpu().double().numpy()
+        if sizes.any():
+            self.unit.fill_(np.average(sizes, weights=count * (sizes > 0)))
 
     def begin(self, last: nn.Module) -> None:
         """A head's last layer begins as it is."""
@@ -78,8 +79,8 @@ class Seen(nn.Module):
         return self.values[self.target(x)]
 
     def signs(self, x: Float[Tensor, "*B"]) -> Int64[Tensor, "*B"]:
-        """Classes 0 (negative), 1 (none), 2 (positive)."""
-        return Sign().signs(self.paid(x))
+        """Classes 0 (negative), 1 (none), 2 (positive), also of what was never seen."""
+        return Sign().signs(x)
 
     def sign_logits(self, logits: Float[Tensor, "*B 64"]) -> Float[Tensor, "*B 3"]:
         """Logits of those classes."""

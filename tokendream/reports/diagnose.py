@@ -129,7 +129,8 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
         steps = replay.rows(rows)
         over = bool(steps["end"][-1])
         head = agent.world_model.rewards
-        paid = (head.paid(torch.from_numpy(steps["reward"])) / head.unit).numpy()  # as C's dreams are paid
+        came = torch.from_numpy(steps["reward"]).to(trained.compute.device)
+        paid = (head.paid(came) / head.unit).cpu().numpy()  # as C's dreams are paid
         ahead[rows] = returns_ahead(paid, config.dream.discount, over=over, ahead=AHEAD)
     real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
     V, frame = agent.tokenizer, replay.frames(row)

@@ -16,6 +16,7 @@ from rich.table import Table
 from tokendream.config.config import Config
 from tokendream.config.limits import LONG
 from tokendream.envs.registry import make
+from tokendream.nn.seen import Seen
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.layout import Layout
 from tokendream.spaces.observations import Spaces, parts_of
@@ -146,13 +147,22 @@ def check(config: Config, steps: int, seed: int) -> Check:
     suspicious += unchanged.lines()
     if not any(rewards):
         suspicious.append(f"no reward in {steps} random steps: an agent may never find one by chance")
-    if len({abs(reward) for reward in rewards if reward}) > 1 and config.world_model.reward_head == "sign":
-        suspicious.append("rewards differ in size, and the world model learns their sign alone: "
-                          "--world-model.reward-head seen")  # fmt: skip
+    suspicious += _sizes({abs(reward) for reward in rewards if reward}, config.world_model.reward_head)
     if length > LONG:
         suspicious.append(f"a step has {length} tokens, which is slow: fewer parts (--env.keys), a coarser image "
                           "(--env.size)")  # fmt: skip
     return Check(envs.spaces, rows, steps / max(seconds, 1e-9), rewards, games, suspicious)
+
+
+def _sizes(sizes: set[float], head: str) -> list[str]:
+    """Rewards of these sizes that the world model would not tell apart, in words."""
+    bins = "--world-model.reward-head symlog --actor-critic.value-head symlog"
+    if head == "sign" and len(sizes) > 1:
+        other = "--world-model.reward-head seen" if len(sizes) < Seen.outputs else bins
+        return [f"rewards differ in size, and the world model learns their sign alone: {other}"]
+    if head == "seen" and len(sizes) >= Seen.outputs:
+        return [f"rewards have {len(sizes)} sizes, and the world model learns the first {Seen.outputs - 1}: {bins}"]
+    return []
 
 
 def token_rows(config: Config, spaces: Spaces) -> list[TokenGroup]:

@@ -41,6 +41,9 @@ LARGEST, LARGEST_HEADER = 2**32, 2**20
 LARGEST_FRAME = 1024
 """Most pixels of a frame's side; 64 in the paper."""
 
+EXACT = "world_model.rewards."
+"""Begins the names of what is a table of the game's numbers and no weights: float32 also in a half-size file."""
+
 TYPES = {torch.float32, torch.float16, torch.int64, torch.uint8}
 """Of weights; tables of patches and counts are whole numbers."""
 
@@ -72,7 +75,8 @@ def write(path: Path, saved: SavedAgent, *, half: bool = False) -> int:
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.weights.items()}
     if half:
-        weights = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in weights.items()}
+        halved = {name for name, x in weights.items() if x.dtype == torch.float32 and not name.startswith(EXACT)}
+        weights = {name: tensor.half() if name in halved else tensor for name, tensor in weights.items()}
         for name, tensor in weights.items():
             require(bool(tensor.isfinite().all()), f"weight {name}", "small enough for float16", "one beyond 65504")
     metadata = {

@@ -28,7 +28,6 @@ from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
 from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.nn.losses import Losses
-from tokendream.nn.seen import Seen
 from tokendream.tokenizers.protocol import Fitted, Learned
 from tokendream.training.phase import GradientPhase, Phase, Shared
 
@@ -121,8 +120,7 @@ class TokenizerPhase(GradientPhase):
 class WorldModelPhase(GradientPhase):
     """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored.
 
-    With `by_loss`, a share of them begins where M's last loss was high. What rewards there are is looked up before the
-    first update of an epoch.
+    With `by_loss`, a share of them begins where M's last loss was high.
     """
 
     name = "world_model"
@@ -131,12 +129,6 @@ class WorldModelPhase(GradientPhase):
         super().__init__(shared)
         self._by_loss = round(shared.config.world_model.by_loss * self.settings.batch)
         self._priorities = Priorities(shared.replay.capacity)
-
-    def update(self, number: int) -> Mapping[str, Tensor]:
-        rewards = self.shared.agent.world_model.rewards
-        if number == 0 and isinstance(rewards, Seen):
-            rewards.fit(self.shared.replay.rewards)
-        return super().update(number)
 
     def draw(self) -> tuple[Segments, Segment | SegmentWithChanges]:
         M, shared = self.shared.config.world_model, self.shared

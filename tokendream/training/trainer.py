@@ -31,6 +31,7 @@ from tokendream.envs.vector import EnvError, Envs
 from tokendream.errors import OutOfMemory, one_line
 from tokendream.kernels.cuda_graph import Captured
 from tokendream.kernels.install import install
+from tokendream.nn.seen import Seen
 from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.metrics import Means, Record
 from tokendream.runfolder.snapshot import Snapshot, capture_random, optimiser_tensors, restore_optimiser, restore_random
@@ -115,6 +116,8 @@ class Trainer:
         while self._phase < len(self.schedule):
             phase = self.schedule[self._phase]
             self._told = broadcast.rows(self.replay, self._told)
+            if self._update == 0 and isinstance(rewards := self.agent.world_model.rewards, Seen):
+                rewards.fit(self.replay.rewards)
             while phase.due(self.epoch) and self._update < phase.updates:
                 if stop():
                     self._check_device()
