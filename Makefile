@@ -28,7 +28,7 @@ demo: $(READY)  ## Play with a trained agent in a browser: its game and its drea
 	$(BIN)/tokendream play --demo $(ARGS)
 
 test: $(READY)  ## Run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 25
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 25
 
 test-fast: $(READY)  ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow"

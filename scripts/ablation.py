@@ -185,14 +185,19 @@ def draw(kept: Path) -> None:
     (PAGE.parent / PLOT).write_text(figure_svg(panels, 5.0 * len(found), 5.4))
 
 
+def number(seeds: int = MOST) -> int:
+    """Of all runs, with at most so many seeds."""
+    return sum(len(problem.rows) * min(problem.seeds, seeds) for problem in PROBLEMS.values())
+
+
 def page(kept: Path) -> str:
     """docs/ablations.md."""
     agents = [(name, row) for name, problem in PROBLEMS.items() for row in problem.rows]
-    runs = len(trials(SWEEP))
+    runs = number()
     done = sum(len(scores(kept, *agent)[0]) for agent in agents)
     state = "**Not run yet.**" if not done else f"**{done} of {runs} runs are finished.**" if done < runs else ""
     least, most = (sum(problem.hours(seeds) for problem in PROBLEMS.values()) for seeds in (LEAST, MOST))
-    introduction = INTRODUCTION.format(runs=runs, games=EPISODES, first=len(trials(SWEEP, (), LEAST)), seeds=LEAST,
+    introduction = INTRODUCTION.format(runs=runs, games=EPISODES, first=number(LEAST), seeds=LEAST,
                                        least=least, most=most, budget="\n".join(map(_budget, PROBLEMS)))  # fmt: skip
     plot = f"![Effects with their intervals]({PLOT})" if _any(kept) else ""
     tables = [table(kept, problem) for problem in PROBLEMS]

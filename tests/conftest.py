@@ -1,19 +1,23 @@
 """Every test runs with shapes and types checked: jaxtyping's annotations are enforced by beartype, here only."""
 
 import contextlib
+import gc
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a hundred processes would compile the package again
 if not os.environ.get("GPU_TESTS"):  # as `bench gpu` sets it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a run that is compared to the bit is one on a CPU
 
 from jaxtyping import install_import_hook
 
-# A copy of the hook's handle must live as long as the tests; modules imported after this line are checked.
-HOOK = install_import_hook("tokendream", "beartype.beartype")
+# A copy of the hook's handle must live as long as the tests; modules imported after this line are checked, but for
+# those of tests that are run a second time, in a process of their own.
+HOOK = None if os.environ.get("UNCHECKED") else install_import_hook("tokendream", "beartype.beartype")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -23,16 +27,27 @@ from torture.tally import Tally, finish, merge  # noqa: E402
 BEGAN = pytest.StashKey[float]()
 
 with contextlib.suppress(ModuleNotFoundError):  # `test_install` takes the kernels away
+    from tokendream.evaluation.diagnosis import world
     from tokendream.kernels import machine
-    from tokendream.reports import diagnose
+    from tokendream.reports import diagnose, pictures
 
     machine.calibration()  # compiled and measured here if it is nowhere yet: no test waits for it, and none says so
-    diagnose.BATCH = 8  # with 128, most of the time of a test that measures an agent goes there
+    # Most of the time of a test that measures an agent, or shows what it dreams, would go there.
+    diagnose.BATCH, diagnose.DISTANCES, world.DISTANCES, pictures.LENGTH = 8, (1, 2, 5), (1, 2, 5), 8
+
+DRAWN = ("test_report", "test_mutated_files", "test_long_runs", "test_hostile_files")
+"""Tests of a run's report as it is; in those of the others that make one in this process its charts are empty."""
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.module.__name__ not in DRAWN and "tokendream.reports.run_page" in sys.modules:
+        monkeypatch.setattr("tokendream.reports.run_page.svg", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture
@@ -86,6 +101,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     finish(session, session.config.stash[BEGAN])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported needs not be looked through whenever a test collects garbage, which took a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -122,7 +122,7 @@ def test_a_row_with_all_its_seeds_has_an_effect(ablation, tmp_path, monkeypatch)
     page = ablation.page(tmp_path)
     assert "| events | +3.0 (+3.0 to +3.0) | better with it | not run yet |  | 2.5 |" in page
     assert "| norms | not run yet |" in page
-    assert f"**12 of {len(ablation.trials(tmp_path))} runs are finished.**" in page
+    assert f"**12 of {ablation.number()} runs are finished.**" in page
     told = ablation.beyond(text, tmp_path)
     assert "| minatar:Breakout +3.0 (+3.0 to +3.0) | a head on pairs of predictions, in training; epoch x 1.2" in told
     assert told == ablation.beyond(told, tmp_path)

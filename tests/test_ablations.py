@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.workload import Workload
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import ABLATIONS, CUTS, NO_WINDOWS, OF_POP, PRESETS, REM, preset
+from tokendream.config.presets import ABLATIONS, CUTS, NO_WINDOWS, OF_POP, PRESETS, REM, preset, vary
 from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
@@ -106,7 +106,7 @@ def test_an_epoch_of_every_ablation(name):
 @pytest.mark.parametrize("name", [*ABLATIONS, "transformer-no-pop"])
 def test_every_ablation_runs_at_the_small_preset_s_size(name):
     """With all that cpu has beyond the paper, such as the head for tokens that stay: an update of each part."""
-    config = preset(f"cpu-{name}")
+    config = vary(preset(f"cpu-{name}"), "dream", horizon=2)
     device = torch.device("cpu")
     work = Workload(config, Compute.resolve("cpu"), synthetic_replay(64, config.env.size, device))
     for part in PARTS:

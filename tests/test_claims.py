@@ -134,7 +134,8 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path):
     )
 
 
-def test_what_an_environment_shows_is_timed_at_its_own_number_of_tokens(short, tmp_path):
+def test_what_an_environment_shows_is_timed_at_its_own_number_of_tokens(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims_module, "MEMORIES", ())
     page, env = tmp_path / "page.md", "any_spaces:AnyNested-v0"
     page.write_text(f"<!-- benchmarks claims --env {env}: begin -->\n<!-- benchmarks claims --env {env}: end -->\n")
     assert claims_module.main(SMALL, "cpu", quick=True, cpu_time=True, out=None, page=page, env=env) == 0

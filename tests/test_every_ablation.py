@@ -26,9 +26,9 @@ def test_an_ablation_goes_through_every_command(name, tmp_path, capsys):
     assert main(["eval", str(run), "--episodes", "2", "--no-films"]) == 0
     (score,) = (run / "evaluation").glob("2-games-*.json")
     assert len(Evaluation.from_json(score.read_text()).scores) == 2
-    assert main(["diagnose", str(run), "--steps", "80"]) == 0
+    assert main(["diagnose", str(run), "--steps", "45"]) == 0
     assert (run / "diagnosis.html").read_text().count("<svg") == 3
-    film = ["dream", str(run), "--out", str(tmp_path / "dream.png"), "--at", "60", "--length", "4"]
+    film = ["dream", str(run), "--out", str(tmp_path / "dream.png"), "--at", "8", "--length", "4"]
     for flags in ([], ["--futures", "3"]):
         assert main([*film, *flags]) == 0
     assert capsys.readouterr().err == ""

@@ -10,6 +10,7 @@ from torture.child import PLACES
 from torture.runs import Cut, Ended, digest, process, train
 from torture.tally import Tally
 
+from tokendream.cli.main import main
 from tokendream.runfolder.checkpoint import Checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -103,16 +104,15 @@ def test_a_run_that_is_cut_goes_on_as_if_it_had_not_been(straight, tmp_path, tal
     tally("processes cut", wanted, lost, f"{kinds}, at {len({c.place for c in landed})} places, in {folders} runs")
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, tally: Tally):
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, capsys, tally: Tally):
     run_dir = tmp_path / "run"
     first = process(["train", "tiny", "--epochs", "100000", "--run-dir", str(run_dir)])
     try:
         assert first.stdout is not None
         while "training" not in (line := first.stdout.readline()):
             assert line, first.stderr and first.stderr.read()
-        refused = train(run_dir)
-        assert refused.code == 2
-        assert refused.err == f"tokendream: another process is training in {run_dir}\n"
+        assert main(["train", "--resume", str(run_dir)]) == 2
+        assert capsys.readouterr().err == f"tokendream: another process is training in {run_dir}\n"
         first.send_signal(signal.SIGKILL)
         first.wait(30)
     finally:

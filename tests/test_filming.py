@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 def test_a_picture_has_three_rows(finished, tmp_path):
     out = tmp_path / "new" / "dream.png"
-    assert main(["dream", str(finished), "--out", str(out), "--length", "8"]) == 0
+    assert main(["dream", str(finished), "--out", str(out), "--at", "50", "--length", "8"]) == 0
     with Image.open(out) as picture:
         width, height = picture.size
     assert height == 2 * 3 * 64
@@ -28,7 +28,7 @@ def test_a_picture_has_three_rows(finished, tmp_path):
 
 def test_the_dream_starts_from_the_frame_it_is_compared_with(finished, tmp_path):
     out = tmp_path / "dream.png"
-    assert main(["dream", str(finished), "--out", str(out), "--length", "8"]) == 0
+    assert main(["dream", str(finished), "--out", str(out), "--at", "50", "--length", "8"]) == 0
     with Image.open(out) as file:
         picture = np.asarray(file)
     reconstruction, dream = picture[128:256], picture[256:384]
@@ -39,7 +39,7 @@ def test_the_dream_starts_from_the_frame_it_is_compared_with(finished, tmp_path)
 def test_films_of_a_dream_and_of_many_futures(finished, tmp_path, capsys):
     for name, flags in (("one.mp4", []), ("many.mp4", ["--futures", "5"])):
         out = tmp_path / name
-        assert main(["dream", str(finished), "--out", str(out), "--length", "6", *flags]) == 0
+        assert main(["dream", str(finished), "--out", str(out), "--at", "50", "--length", "6", *flags]) == 0
         assert out.stat().st_size > 500
         assert str(out) in capsys.readouterr().out
 
@@ -75,12 +75,12 @@ def test_games_and_futures_have_their_temperatures(tmp_path, monkeypatch, capsys
 def test_a_late_moment_needs_the_last_frames_only(finished, tmp_path, monkeypatch):
     """The film is the same whether all frames of the games are kept or the last of them."""
     whole, kept = tmp_path / "whole.png", tmp_path / "kept.png"
-    assert main(["dream", str(finished), "--out", str(whole), "--at", "200", "--length", "6"]) == 0
+    assert main(["dream", str(finished), "--out", str(whole), "--at", "83", "--length", "6"]) == 0
     monkeypatch.setattr(films, "KEPT", 1)
     made = []
     monkeypatch.setattr(ReplayBuffer, "__init__", lambda self, *a, _init=ReplayBuffer.__init__: (
         made.append(a[0]), _init(self, *a))[1])  # fmt: skip
-    assert main(["dream", str(finished), "--out", str(kept), "--at", "200", "--length", "6"]) == 0
+    assert main(["dream", str(finished), "--out", str(kept), "--at", "83", "--length", "6"]) == 0
     assert made == [2 * (TINY.dream.burn_in + 6)]
     assert kept.read_bytes() == whole.read_bytes()
 

@@ -120,7 +120,7 @@ def test_a_failure_is_remembered(tmp_path, monkeypatch):
 def test_a_compiler_without_openmp_gives_kernels_of_one_thread(tmp_path):
     real = os.environ.get("CXX", "c++")
     refuses = 'case " $* " in *" -fopenmp "*) echo "error: unsupported option -fopenmp" >&2; exit 1;; esac'
-    without = script(tmp_path / "without", f'{refuses}; exec {real} "$@"')
+    without = script(tmp_path / "without", f'{refuses}; exec {real} "$@" -O1')
     code = f"{SAY}; from tokendream.kernels.cpu.layers import norm; import torch; x = torch.randn(40, 8); " + (
         "w, b = torch.ones(8), torch.zeros(8); "
         "print(torch.allclose(norm(x, w, b), torch.nn.functional.layer_norm(x, (8,), w, b, 1e-6), atol=1e-5))"

@@ -23,10 +23,10 @@ def learn(*args: str) -> dict[str, float]:
 def test_catch_is_solved_in_dreams_and_not_in_dreams_that_lie_about_reward() -> None:
     """By two seeds of the first three at least, whatever the processor; docs/evidence.md has more.
 
-    The control begins from the V and M of seed 0 and is paid, in each dream, with another dream's rewards.
+    The control begins from the V and M of seed 1 and is paid, in each dream, with another dream's rewards.
     """
-    first = learn("0", "shuffled-rewards")
+    first = learn("1", "shuffled-rewards")
     assert first["shuffled-rewards"] <= CHANCE + 1.0
-    found = (seed for seed in "012" if (first if seed == "0" else learn(seed))["none"] >= 0.9 * BEST)
+    found = (seed for seed in "120" if (first if seed == "1" else learn(seed))["none"] >= 0.9 * BEST)
     assert next(found, None) is not None
     assert next(found, None) is not None

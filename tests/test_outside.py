@@ -141,6 +141,7 @@ def test_names_are_shown_as_a_shell_takes_them(tmp_path, monkeypatch):
 
 
 def test_paths_are_taken_from_the_root_and_the_home(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tokendream.sweep.report.page.svg", lambda *_: "")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert main.main(["report", "--published", "--out=~/a"]) == 0

@@ -1,4 +1,4 @@
-"""bf16 against float32: twenty updates of each part from the same weights, on the same data, stay together.
+"""bf16 against float32: some updates of each part from the same weights, on the same data, stay together.
 
 Dropout is off, so that nothing but the precision differs. The bounds are about three times what was measured, and a
 decay rounded to bf16 breaks them.
@@ -28,7 +28,8 @@ CONFIG = Config(
     world_model=dataclasses.replace(Config().world_model, width=64, layers=2, dropout=0.0, prediction_token_std=0.02),
     actor_critic=dataclasses.replace(Config().actor_critic, lstm_width=64),
 )
-UPDATES = 20
+UPDATES = {"tokenizer": 10, "world_model": 20, "actor_critic": 20}
+"""In bf16, which some processors emulate, V's take half a minute."""
 
 
 def moving_square() -> torch.Tensor:
@@ -43,7 +44,7 @@ def moving_square() -> torch.Tensor:
 
 
 def history(
-    part: str, dtype: torch.dtype, *, updates: int = UPDATES, round_decay: bool = False
+    part: str, dtype: torch.dtype, *, updates: int | None = None, round_decay: bool = False
 ) -> tuple[list[float], list[torch.Tensor]]:
     """Losses of the updates, and the gradients of the first one."""
     torch.manual_seed(0)
@@ -84,10 +85,12 @@ def history(
         "actor_critic": controller,
     }[part]
     module = getattr(agent, part)
-    optimiser = optimiser_for(module, PhaseConfig(1, UPDATES, B, 2e-3 if part == "actor_critic" else 2e-4, 0.01, 10.0))
+    optimiser = optimiser_for(
+        module, PhaseConfig(1, UPDATES[part], B, 2e-3 if part == "actor_critic" else 2e-4, 0.01, 10.0)
+    )
     compute, losses, gradients = Compute(torch.device("cpu"), dtype), [], []
     install(agent, compute)
-    for _ in range(updates):
+    for _ in range(updates or UPDATES[part]):
         with compute.autocast():
             result = loss()
         apply(result, optimiser, 10.0)
@@ -113,7 +116,7 @@ these updates. The angle of the first gradients, before that, is the sharper che
 
 
 @pytest.mark.parametrize("part", BOUNDS)
-def test_twenty_updates_in_bf16_are_those_in_float32(part):
+def test_updates_in_bf16_are_those_in_float32(part):
     exact, rough = history(part, torch.float32), history(part, torch.bfloat16)
     assert exact[0] != rough[0]
     assert abs(exact[0][-1] - exact[0][0]) > 0.05 * abs(exact[0][0])  # it went somewhere

@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missi
 HASTY = """
 from tokendream.cli.main import entry
 from tokendream.sweep import run, slurm
-slurm.EVERY = run.RETRY = 3.0
+slurm.EVERY = run.RETRY = 1.5
 entry()
 """
-"""`tokendream` that looks at its jobs, and submits again, every three seconds."""
+"""`tokendream` that looks at its jobs, and submits again, every second and a half."""
 
 TORTURE = bool(os.environ.get("TORTURE"))
 
@@ -43,6 +43,7 @@ class Sweeping:
         self.name = f"{game.replace(':', '-').replace('/', '-')}-seed0"
         argv = ["sweep", "--games", game, "--seeds", "1", "--preset", "tiny", "--out", str(self.folder), *more]
         argv += ["--cluster", "slurm", "--minutes", "60", "--gpus", "0", "--cores", "1", "--sbatch", "mem=1G"]
+        argv += ["--evaluation.every", "0", "--evaluation.episodes", "1"]  # in which it takes its time too
         env = {**slurm.env, "TOY_SLEEP": "0.1", "PYTHONUNBUFFERED": "1"}
         env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
         with self.said.open("w") as out:

@@ -6,6 +6,7 @@ from tokendream.agent.world_model import WorldModel
 from tokendream.config.parts import WorldModelConfig
 from tokendream.config.presets import CPU, REM
 from tokendream.data.batch import Steps
+from tokendream.nn.seen import Seen
 from tokendream.spaces.actions import Discrete
 
 B, T, K, D, V, A = 2, 5, 4, 16, 11, 3
@@ -97,6 +98,8 @@ def test_the_loss_is_its_definition(case, how, extras):
     codebook, tokens, steps = case
     steps.mask[1, 4:] = False
     M = world_model(context=2, **possible(how, extras))
+    if isinstance(M.rewards, Seen):
+        M.rewards.fit(steps.reward.flatten().numpy())
     early = int(extras.get("outcome_from", "action") != "action")
     losses = M.loss(codebook[tokens], tokens, steps)
     out, _ = M(codebook[tokens], tokens, steps.action, M.initial_state(B), slice(0, -1))
@@ -111,7 +114,7 @@ def test_the_loss_is_its_definition(case, how, extras):
                 continue
             paid = M.rewards.target(steps.reward[b, t])
             if not paid.is_floating_point():
-                paid = torch.eye(3, dtype=torch.float64)[paid]
+                paid = torch.eye(out.reward.shape[-1], dtype=torch.float64)[paid]
             reward.append(-out.reward[b, t].log_softmax(-1) @ paid)
             end.append(-out.end[b, t].log_softmax(-1)[int(steps.end[b, t])])
     for name, terms in (("next_frame", frame), ("reward", reward), ("end", end)):
@@ -264,12 +267,12 @@ def test_it_learns_a_deterministic_world(how):
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
-        history.append(losses.figures())
-    assert float(history[0]["next_frame"]) > 2.0
-    assert float(history[-1]["next_frame"]) < 0.3
-    assert float(history[-1]["accuracy"]) > 0.95
-    assert float(history[-1]["reward"]) < 0.1
-    assert float(history[-1]["end"]) < 0.1
+        history.append({name: float(figure) for name, figure in losses.figures().items()})
+        now = history[-1]
+        if learned := now["next_frame"] < 0.3 and now["accuracy"] > 0.95 and max(now["reward"], now["end"]) < 0.1:
+            break
+    assert history[0]["next_frame"] > 2.0
+    assert learned
 
 
 def test_a_local_prediction_token_is_told_its_place_s_neighbours_and_the_action(case):

@@ -68,5 +68,9 @@ if __name__ == "__main__":
     place, number, delay, signum, *argv = sys.argv[1:]
     if place != "-":
         cut_at(place, int(number), float(delay), int(signum))
+    if not os.environ.get("TORTURE"):
+        from tokendream.reports import run_page
+
+        run_page.svg = lambda *_: "<svg></svg>"  # nobody looks at its charts
     sys.argv = ["tokendream", *argv]
     entry()

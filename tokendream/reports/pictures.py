@@ -15,10 +15,13 @@ from tokendream.device import Compute
 from tokendream.dream import imagine
 from tokendream.reports.paint import paint
 
+LENGTH = 32
+"""Steps of a run's film of a dream."""
+
 
 @torch.no_grad()
 def draw(
-    agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, *, length: int = 32, seed: int = 0
+    agent: Agent, replay: ReplayBuffer, config: Config, compute: Compute, *, length: int, seed: int = 0
 ) -> UInt8[np.ndarray, "3 T 3 H W"] | None:
     """Three films of the end of the newest episode that is long enough, else of the longest; None with none of 4 steps.
 
@@ -54,7 +57,7 @@ def futures(
     *,
     n: int,
     temperature: float,
-    length: int = 32,
+    length: int,
     seed: int = 0,
 ) -> UInt8[np.ndarray, "n T 3 H W"] | None:
     """n dreams of the same moment, each with actions of its own choice; None where no episode has 4 steps."""

@@ -112,7 +112,7 @@ class RunResults:
 
     def report(self) -> None:
         """Refresh the report; what it could not show this time it may show the next."""
-        drawn = pictures.draw(self.agent, self.replay, self.config, self.compute)
+        drawn = pictures.draw(self.agent, self.replay, self.config, self.compute, length=pictures.LENGTH)
         try:
             if (codes := pictures.codes(self.agent, self.compute)) is not None:
                 write_codes(self.run_dir, codes)
