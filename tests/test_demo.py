@@ -49,7 +49,7 @@ def test_play_begins_side_by_side_and_says_preset_budget_and_score(tmp_path):
 
 @pytest.mark.parametrize("name", ["demo.gif", "demo.mp4", "demo.png"])
 def test_dream_films_it(tmp_path, name):
-    argv = ["dream", "--demo", "--out", str(tmp_path / name), "--at", "30", "--length", "6", "--device", "cpu"]
+    argv = ["dream", "--demo", "--out", str(tmp_path / name), "--at", "90", "--length", "6", "--device", "cpu"]
     assert main(argv) == 0
     assert (tmp_path / name).stat().st_size > 500
     if name.endswith("gif"):

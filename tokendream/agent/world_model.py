@@ -33,11 +33,8 @@ from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block
 from tokendream.spaces.places import distances
 
-REWARDS: dict[str, Callable[[], Sign | Seen | HLGauss]] = {
-    "sign": Sign,
-    "seen": Seen,
-    "symlog": lambda: HLGauss(129, 10.4),
-}
+RewardHead = Sign | Seen | HLGauss
+REWARDS: dict[str, Callable[[], RewardHead]] = {"sign": Sign, "seen": Seen, "symlog": partial(HLGauss, 129, 10.4)}
 """What the logits of a reward mean, by their names in the config."""
 
 
