@@ -28,8 +28,8 @@ CONFIG = Config(
     world_model=dataclasses.replace(Config().world_model, width=64, layers=2, dropout=0.0, prediction_token_std=0.02),
     actor_critic=dataclasses.replace(Config().actor_critic, lstm_width=64),
 )
-UPDATES = {"tokenizer": 10, "world_model": 20, "actor_critic": 20}
-"""In bf16, which some processors emulate, V's take half a minute."""
+UPDATES = {"tokenizer": 8, "world_model": 12, "actor_critic": 20}
+"""Fewer of those that take longest in bf16, which some processors emulate."""
 
 
 def moving_square() -> torch.Tensor:
