@@ -38,11 +38,11 @@ STEPS, MOMENTS, AT_ONCE = 40, 512, 128
 def pays(trained: Trained, moments: list[Segment]) -> torch.Tensor:
     """What a dream from each of these moments pays."""
     agent, found = trained.agent, []
+    paid = reward_function(agent, trained.config.dream)
     for i, segment in enumerate(moments):
         generator = torch.Generator().manual_seed(i)
         with trained.compute.autocast():
             begin = imagine.start(agent, *segment, trained.config.dream)
-            paid = reward_function(agent, trained.config.dream)
             rollout = imagine.imagine(begin, agent, STEPS, generator, reward=paid)
         found.append(discounted(rollout.rewards, rollout.ends, 1.0))
     return torch.cat(found)

@@ -124,14 +124,12 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
         raise ConfigError("no episode is as long as a training segment: ask for more steps")
     long = _whole(trained, replay, burn_in + 1 + max(DISTANCES), rng)
     moments = replay.draw(4 * BATCH, burn_in + 1, align="end", rng=rng)
+    head, came = agent.world_model.rewards, torch.from_numpy(replay.rewards).to(trained.compute.device)
+    paid = (head.paid(came) / head.unit).cpu().numpy()  # as C's dreams are paid
     ahead = np.full(replay.total, np.nan)
     for rows in map(np.array, replay.episodes()):
-        steps = replay.rows(rows)
-        over = bool(steps["end"][-1])
-        head = agent.world_model.rewards
-        came = torch.from_numpy(steps["reward"]).to(trained.compute.device)
-        paid = (head.paid(came) / head.unit).cpu().numpy()  # as C's dreams are paid
-        ahead[rows] = returns_ahead(paid, config.dream.discount, over=over, ahead=AHEAD)
+        over = bool(replay.rows(rows[-1:])["end"][0])
+        ahead[rows] = returns_ahead(paid[rows - replay.oldest], config.dream.discount, over=over, ahead=AHEAD)
     real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
     V, frame = agent.tokenizer, replay.frames(row)
     tokens = V.encode(replay.frames(moments.row))
