@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_trainer import everything, same, trainer
+from test_trainer import everything, finish, gone_on, same, trainer
 
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import TINY, vary
@@ -131,21 +131,13 @@ def test_an_update_is_so_many_gradient_updates_of_c_alone_and_logs_their_means(c
 
 @pytest.mark.parametrize("config", [THRICE, vary(THRICE, "dream", minibatches=2)], ids=["whole", "minibatches"])
 def test_a_run_cut_between_two_updates_goes_on_as_if_it_had_not_been(config):
-    straight = trainer(config)
-    while not straight.finished:
-        straight.run_epoch()
-        straight.close_epoch()
     cut = trainer(config)
     while cut.epoch < 4:
         cut.run_epoch()
         cut.close_epoch()
     asked = iter(range(TINY.collect.steps + 6))
     assert not cut.run_epoch(lambda: next(asked) == TINY.collect.steps + 5)  # behind the first update of C
-    snapshot, rows = cut.snapshot(), cut.replay.export(0, cut.replay.total)
+    snapshot = cut.snapshot()
     assert (snapshot.state["phase"], snapshot.state["update"]) == (3, 1)
-    fresh = trainer(config)
-    fresh.replay.restore(rows, 0)
-    fresh.restore(snapshot)
-    fresh.run_epoch()
-    fresh.close_epoch()
-    assert same(everything(fresh), everything(straight))
+    resumed = gone_on(cut, snapshot)
+    assert same(everything(finish(cut)), everything(resumed))

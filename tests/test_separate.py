@@ -4,7 +4,7 @@ import pytest
 import torch
 from blocks import image_block
 from test_actor_critic import GRID, A, E, M, acted
-from test_trainer import cut_after, everything, finish, gone_on, same, trainer
+from test_trainer import cut_after, everything, finish, gone_on, same
 
 from tokendream.agent.actor_critic import ActorCritic, PolicyState
 from tokendream.agent.separate import SeparateActorCritic
@@ -93,5 +93,5 @@ def test_a_run_goes_on_to_the_bit():
     cut = cut_after(73, SEPARATE)
     snapshot = cut.snapshot()
     assert snapshot.tensors["collector"]["h"].shape == (1, 32)
-    straight = finish(trainer(SEPARATE))
-    assert same(everything(straight), everything(gone_on(cut, snapshot)))
+    resumed = gone_on(cut, snapshot)
+    assert same(everything(finish(cut)), everything(resumed))
