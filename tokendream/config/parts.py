@@ -159,6 +159,9 @@ class DreamConfig:
     one block more (Simulus' later version: from 3)."""
     context_starts: bool = True
     """Whether dreams start from the third row of an episode on, where M has two blocks of context, as published."""
+    rewarded_starts: Share = 0.0
+    """Share of a batch's starts that are drawn from the moments in whose next horizon - 1 real steps a reward came,
+    instead of from all (not published): where rewards are rare, most dreams meet none."""
     burn_in_actions: bool = True
     """Whether the LSTM also receives the past actions while it warms up; the published code forgets them."""
     discount: Share = 0.995

@@ -47,7 +47,7 @@ CPU = Config(
     # A short horizon of value and a centred advantage: values do not catch up with γ = 0.995 in so few updates.
     dream=DreamConfig(
         context_starts=False, discount=0.98, mask_after_end=True, centre_advantage=True, scale_advantage=True,
-        entropy_weight=0.02, reuse=4, minibatches=4, group=8, expected_reward=True,
+        entropy_weight=0.02, reuse=4, minibatches=4, group=8, expected_reward=True, rewarded_starts=0.5,
     ),
     collect=CollectConfig(steps=1000, last_epoch=1_000_000, capacity=60_000),
     training=TrainingConfig(
@@ -259,6 +259,7 @@ CUTS: dict[str, Callable[[Config], Config]] = {
     "no-curiosity": lambda c: vary(vary(c, "dream", curiosity=0.0), "world_model", ensemble=0),
     "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
     "no-group": _alone,
+    "no-rewarded-starts": lambda c: vary(c, "dream", rewarded_starts=0.0),
     "no-norms": lambda c: vary(vary(c, "world_model", head="relu"), "actor_critic", trunk="silu"),
     "no-attention": lambda c: vary(c, "world_model", backbone="retnet"),
     "no-fsq": lambda c: vary(c, "tokenizer", kind="vq") if c.tokenizer.kind == "fsq" else c,
