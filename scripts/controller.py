@@ -5,7 +5,7 @@
 
 A run folder, its own C or a new one, a seed, batches of dreams, batches between two measurements, real games at the end
 (as many at the evaluation's temperature as at 1), other fields of the run's config. What dreams pay is undiscounted,
-over 40 steps from the same 512 moments each time. One JSON line a measurement.
+over 40 steps from the same 512 of all moments each time. One JSON line a measurement.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main(run: str, which: str, seed: str, batches: str, every: str, games: str, 
     config, agent, compute = changed(trained.config, changes), trained.agent, trained.compute
     agent.world_model.config = config.world_model
     replay, rng = collected(Path(run), config), np.random.default_rng(int(seed))
-    moments = [draw(agent, replay, config, AT_ONCE, np.random.default_rng(i)) for i in range(MOMENTS // AT_ONCE)]
+    alike = changed(config, ["dream.rewarded_starts=0"])
+    moments = [draw(agent, replay, alike, AT_ONCE, np.random.default_rng(i)) for i in range(MOMENTS // AT_ONCE)]
     torch.manual_seed(int(seed))
     if which == "new":
         agent.actor_critic = Agent.from_config(config, trained.spaces).actor_critic

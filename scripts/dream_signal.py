@@ -27,7 +27,7 @@ from tokendream.config.config import Config
 from tokendream.data.batch import Segment
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import processor
-from tokendream.dream import imagine
+from tokendream.dream import imagine, starts
 from tokendream.dream.objective import clipped_loss, dreamed, lambda_returns
 from tokendream.dream.reward import reward_function
 from tokendream.runfolder.load import Trained
@@ -89,9 +89,10 @@ def likeness(agent: Agent, segments: list[Segment], config: Config, generator: t
 def draw(
     agent: Agent, replay: ReplayBuffer, config: Config, n: int, rng: np.random.Generator, newest: float = 0.0
 ) -> Segment:
-    """What n dreams begin with: a share of them from the newest epoch, the others from all steps alike."""
+    """What n dreams begin with: a share of them from the newest epoch, one before a reward, the others from all steps
+    alike."""
     share = round(newest * n), config.collect.steps
-    segments = replay.draw(n, config.dream.burn_in + 1, align="end", rng=rng, newest=share)
+    segments = starts.draw(replay, n, config.dream, rng, context=config.world_model.context, newest=share)
     return Segment(agent.tokenizer.encode(replay.frames(segments.row)), replay.steps(segments))
 
 

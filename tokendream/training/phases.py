@@ -23,7 +23,7 @@ from tokendream.config.schedule import schedule
 from tokendream.data.batch import Segment, Segments, SegmentWithChanges
 from tokendream.data.priorities import Priorities
 from tokendream.data.replay import ReplayBuffer
-from tokendream.data.rewarded import soon_rewarded
+from tokendream.dream import starts
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed, parts
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
@@ -194,13 +194,10 @@ class ActorCriticPhase(GradientPhase):
 
     def draw(self) -> tuple[Segments, Segment]:
         dream, shared = self._settle(), self.shared
-        before = shared.config.world_model.context if dream.context_starts else 0
-        n, length = self.settings.batch, dream.burn_in + 1
-        segments = shared.replay.draw(n, length, align="end", rng=shared.rng, before=before, newest=self.newest)
-        if rewarded := round(dream.rewarded_starts * n):
-            rows, anchor = soon_rewarded(shared.replay, dream.horizon - 1, before), segments.row[:, -1].copy()
-            anchor[:rewarded] = rows[shared.rng.integers(len(rows), size=rewarded)]
-            segments = shared.replay.segments(anchor, length, align="end")
+        context = shared.config.world_model.context
+        segments = starts.draw(
+            shared.replay, self.settings.batch, dream, shared.rng, context=context, newest=self.newest
+        )
         return segments, shared.tokenised(segments)
 
     def loss(self, batch: Segment | Experience) -> Losses:

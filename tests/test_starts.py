@@ -8,7 +8,7 @@ from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
 from tokendream.config.presets import TINY, vary
 from tokendream.data.replay import ReplayBuffer
-from tokendream.data.rewarded import soon_rewarded
+from tokendream.dream.starts import soon_rewarded
 
 FRAME = np.zeros((3, 2, 2), np.uint8)
 
