@@ -1,6 +1,6 @@
 """The real moments that C's dreams begin at: drawn from all steps alike, or a share of them shortly before a reward.
 
-Where rewards are rare, dreams from all steps alike meet none: in KungFuMaster one of 16 within eight steps. Not
+Where rewards are rare, dreams from all steps alike meet none: in KungFuMaster one of 15 within eight steps. Not
 published; measured in docs/evidence.md.
 """
 
