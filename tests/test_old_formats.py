@@ -77,6 +77,7 @@ SINCE_1 = {
     "world_model.scored_starts": False,
     "dream.context_starts": False,
     "dream.context_blocks": 1,
+    "dream.rewarded_starts": 0.0,
     "collect.forget_every_epoch": False,
 }
 """Fields that came while format 1 was written, and what the code did before it had them."""
