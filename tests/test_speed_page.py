@@ -83,6 +83,7 @@ def test_ours_published_ratio_and_target_by_hand(data):
     row |= {"batch": 8, "frames_per_s": 60.0, "precision": "bf16"}
     row["published"] = {"rate": 30.0, "machine": "there", "target": 240.0}
     data["rows"] = [row]
+    data["peak_tflops"].setdefault("bf16", 1.0)
     text = "\n".join(markdown(data))
     assert "| world_model, bf16 | 8 | frames/s | 60 | 30 | 2.0x | 240 | no |" in text
     row["frames_per_s"] = 241.0
