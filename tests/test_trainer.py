@@ -184,17 +184,16 @@ def test_going_on_from_a_snapshot_is_going_on(moments, config):
             cut_records.append(cut.close_epoch())
         before = moment
         rows, snapshot = cut.replay.export(0, cut.replay.total), cut.snapshot()
-        of_the_cut_one = torch.random.get_rng_state()
-        resumed, all_records = trainer(config), cut_records.copy()
-        torch.manual_seed(12345)  # whatever the new process did before
-        resumed.replay.restore(rows, 0)
-        resumed.restore(snapshot)
-        while not resumed.finished:
-            resumed.run_epoch()
-            all_records.append(resumed.close_epoch())
-        assert same(end, everything(resumed))
-        assert [without_timing(r) for r in records] == [without_timing(r) for r in all_records]
-        torch.random.set_rng_state(of_the_cut_one)
+        with torch.random.fork_rng(devices=[]):  # the cut one goes on
+            resumed, all_records = trainer(config), cut_records.copy()
+            torch.manual_seed(12345)  # whatever the new process did before
+            resumed.replay.restore(rows, 0)
+            resumed.restore(snapshot)
+            while not resumed.finished:
+                resumed.run_epoch()
+                all_records.append(resumed.close_epoch())
+            assert same(end, everything(resumed))
+            assert [without_timing(r) for r in records] == [without_timing(r) for r in all_records]
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not():
