@@ -41,6 +41,21 @@ def test_an_action_is_uniformly_random_with_probability_epsilon(agent):
     assert (share - expected).abs().max() < 0.045  # four standard errors
 
 
+def test_a_sticky_action_is_the_one_before_with_that_probability_and_is_remembered(agent):
+    sharpen(agent, 2)
+    n = 1000
+    seen, before = frames(1).expand(n, -1, -1, -1), torch.full((n,), 1)
+    before[-1] = -1  # a game that has just begun
+    memory, generator = agent.actor_critic.initial_state(n), torch.Generator().manual_seed(0)
+    action, after = agent.act(seen, memory, generator, temperature=1.0, before=before, sticky=0.3)
+    assert set(action.tolist()) == {1, 2}
+    assert abs((action == 1).float().mean() - 0.3) < 0.06  # four standard errors
+    always, _ = agent.act(seen, memory, generator, temperature=1.0, before=before, sticky=1.0)
+    assert torch.equal(always, before.where(before >= 0, torch.tensor(2)))
+    one, other = (int((action == a).nonzero()[0]) for a in (1, 2))
+    assert not torch.equal(after.h[one], after.h[other])
+
+
 def test_temperature_is_that_of_the_sampled_distribution(agent):
     torch.nn.init.zeros_(agent.actor_critic.actor.weight)
     with torch.no_grad():

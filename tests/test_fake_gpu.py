@@ -111,9 +111,9 @@ def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus():
     with fake_gpu() as crossings:
         trainer = build(agent)
         memory = agent.actor_critic.initial_state(1)
-        frame = trainer.replay.frames(np.arange(2))[:1]
+        frame, before = trainer.replay.frames(np.arange(2))[:1], torch.tensor([0]).to(TYPE)
         crossings.found.clear()
-        chosen, memory = trainer._collector.choose(frame, memory)
+        chosen, memory = trainer._collector.choose(frame, before, memory)
         assert crossings.found == []
         assert {x.device.type for x in (chosen, *memory)} == {TYPE}
 

@@ -290,3 +290,16 @@ def test_an_update_is_a_step_in_every_environment():
     again = workload.phase("collect", 1, config, t.agent, t.replay, CPU, t._collector._envs.spaces)
     again()
     assert again.func.__self__.collector._replay.total == 8  # a step before it, and this one
+
+
+def test_sticky_actions_are_those_of_the_same_game():
+    """Always sticky, each game of each environment is one action held, and not all hold the same."""
+    t = trainer(several(3, sticky_actions=1.0, epsilon=1.0))
+    finish(t)
+    rows = t.replay.export(0, t.replay.total)
+    held: list[int] = []
+    for episode in t.replay.episodes():
+        taken = rows["action"][np.arange(episode.start, episode.stop, episode.step)]
+        assert (taken == taken[0]).all()
+        held.append(int(taken[0]))
+    assert len(set(held)) > 1

@@ -87,11 +87,20 @@ class Agent(nn.Module):
         *,
         temperature: float,
         epsilon: float = 0.0,
+        before: Int64[Tensor, " B"] | None = None,
+        sticky: float = 0.0,
     ) -> tuple[Int64[Tensor, " B"], PolicyState]:
-        """Choose an action for each frame, uniformly random with probability ε, and remember it."""
+        """Choose an action for each frame, uniformly random with probability ε, and remember it.
+
+        With probability `sticky` it is the action `before`, which is -1 where a game has just begun.
+        """
         tokens = self.tokenizer.encode(frame)
         output, state = self.actor_critic(self.view(tokens, self.tokenizer.codes(tokens)), state)
         action = self.actor_critic.actions.sample(output.logits, generator, temperature=temperature, epsilon=epsilon)
+        if sticky > 0:
+            assert before is not None, "sticky actions need those before"
+            again = torch.rand(action.shape, device=action.device, generator=generator) < sticky
+            action = torch.where(again & (before >= 0), before, action)
         return action, self.actor_critic.absorb_action(action, state)
 
 

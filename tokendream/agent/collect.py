@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
+from torch import Tensor
 
 from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
@@ -90,7 +91,8 @@ class Collector:
         games, frame, drawn = self._games, self._frame, self._generator.get_state()
         memory = PolicyState(*(tensor.clone() for tensor in self.memory))  # a captured choice writes over its own
         try:
-            chosen, self.memory = self.choose(torch.from_numpy(frame), self.memory)
+            before = torch.tensor([game.actions[-1] if game.actions else -1 for game in games])
+            chosen, self.memory = self.choose(torch.from_numpy(frame), before, self.memory)
             actions = chosen.cpu().numpy()  # the one wait of a step
             transition = self._envs.step(actions)
             over = np.flatnonzero(transition.over).tolist()
@@ -125,12 +127,15 @@ class Collector:
             C = self._agent.actor_critic
             self.memory = C.burn_in(view, steps.action, steps.mask, dream)
 
-    def _act(self, frame: torch.Tensor, memory: PolicyState) -> tuple[torch.Tensor, PolicyState]:
+    def _act(
+        self, frame: UInt8[Tensor, " n *O"], before: Int64[Tensor, " n"], memory: PolicyState
+    ) -> tuple[Int64[Tensor, " n"], PolicyState]:
         """One choice of actions, and the memory after it; a GPU may replay it (`capture`)."""
+        device, config = self._compute.device, self._config
         with self._compute.autocast():
             return self._agent.act(
-                frame.to(self._compute.device), memory, self._generator,
-                temperature=self._config.temperature, epsilon=self._config.epsilon,
+                frame.to(device), memory, self._generator, temperature=config.temperature, epsilon=config.epsilon,
+                before=before.to(device), sticky=config.sticky_actions,
             )  # fmt: skip
 
     def state(self) -> dict[str, Any]:

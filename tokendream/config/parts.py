@@ -209,6 +209,8 @@ class CollectConfig:
     """Last epoch in which experience is collected."""
     epsilon: Share = 0.01
     """ε, the probability of a uniformly random action."""
+    sticky_actions: Share = 0.0
+    """Probability that the action before is taken again, whatever C chose: so M sees what a held key does."""
     temperature: Positive = 1.0
     """Temperature at which the other actions are sampled (the paper: 1, though it evaluates at 0.5)."""
     forget_every_epoch: bool = False

@@ -49,7 +49,7 @@ CPU = Config(
         context_starts=False, discount=0.98, mask_after_end=True, centre_advantage=True, scale_advantage=True,
         entropy_weight=0.02, reuse=4, minibatches=4, group=8, expected_reward=True, rewarded_starts=0.5,
     ),
-    collect=CollectConfig(steps=1000, last_epoch=1_000_000, capacity=60_000),
+    collect=CollectConfig(steps=1000, last_epoch=1_000_000, sticky_actions=0.25, capacity=60_000),
     training=TrainingConfig(
         tokenizer=PhaseConfig(1, 200, 64, 1e-3, 0.01, 10.0, last_epoch=15),
         world_model=PhaseConfig(2, 50, 16, 1.5e-3, 0.05, 100.0, decayed="matrices", newest=0.5, optimiser="muon"),
@@ -260,6 +260,7 @@ CUTS: dict[str, Callable[[Config], Config]] = {
     "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
     "no-group": _alone,
     "no-rewarded-starts": lambda c: vary(c, "dream", rewarded_starts=0.0),
+    "no-sticky-actions": lambda c: vary(c, "collect", sticky_actions=0.0),
     "no-norms": lambda c: vary(vary(c, "world_model", head="relu"), "actor_critic", trunk="silu"),
     "no-attention": lambda c: vary(c, "world_model", backbone="retnet"),
     "no-fsq": lambda c: vary(c, "tokenizer", kind="vq") if c.tokenizer.kind == "fsq" else c,

@@ -116,13 +116,15 @@ class Trained:
         keep: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> ReplayBuffer:
-        """The last `keep` steps, by default all, of `steps` of fresh games under the training protocol, without ε."""
+        """The last `keep` steps, by default all, of `steps` of fresh games under the training protocol, C's choices alone."""
         envs = make(self.config, 1, evaluation=False)
         try:
             replay = ReplayBuffer.of(envs.spaces, min(steps, keep or steps), self.compute.device)
             games = int(np.random.SeedSequence((self.config.seed, seed, 0xD1A6)).generate_state(1)[0])
             generator = torch.Generator(self.compute.device).manual_seed(seed)
-            settings = dataclasses.replace(self.config.collect, epsilon=0.0, temperature=temperature)
+            settings = dataclasses.replace(
+                self.config.collect, epsilon=0.0, sticky_actions=0.0, temperature=temperature
+            )
             collector = Collector(
                 envs, replay, self.agent, self.compute, settings, seed=games, generator=generator,
                 capture=capturing(self.compute, "the policy"),
