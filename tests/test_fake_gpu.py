@@ -111,7 +111,7 @@ def test_a_step_of_the_policy_neither_waits_nor_crosses_the_bus():
     with fake_gpu() as crossings:
         trainer = build(agent)
         memory = agent.actor_critic.initial_state(1)
-        frame, before = trainer.replay.frames(np.arange(2))[:1], torch.tensor([0]).to(TYPE)
+        frame, before = trainer.replay.frames(np.arange(2))[:1], torch.empty(1, dtype=torch.int64, device=DEVICE)
         crossings.found.clear()
         chosen, memory = trainer._collector.choose(frame, before, memory)
         assert crossings.found == []

@@ -116,7 +116,7 @@ class Trained:
         keep: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> ReplayBuffer:
-        """The last `keep` steps, by default all, of `steps` of fresh games under the training protocol, C's choices alone."""
+        """The last `keep` steps, by default all, of `steps` of fresh games under the training protocol, no chance added."""
         envs = make(self.config, 1, evaluation=False)
         try:
             replay = ReplayBuffer.of(envs.spaces, min(steps, keep or steps), self.compute.device)
