@@ -116,7 +116,7 @@ class Trained:
         keep: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> ReplayBuffer:
-        """The last `keep` steps, by default all, of `steps` of fresh games under the training protocol, no chance added."""
+        """The last `keep` steps, by default all, of `steps` of fresh games as in training, by C's choices alone."""
         envs = make(self.config, 1, evaluation=False)
         try:
             replay = ReplayBuffer.of(envs.spaces, min(steps, keep or steps), self.compute.device)
