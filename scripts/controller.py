@@ -5,11 +5,14 @@
 
 A run folder, its own C or a new one, a seed, batches of dreams, batches between two measurements, real games at the end
 (as many at the evaluation's temperature as at 1), other fields of the run's config. What dreams pay is undiscounted,
-over 40 steps from the same 512 of all moments each time. One JSON line a measurement.
+over 40 steps from the same 512 of all moments each time. Behind the games, of 1,000 more steps under the training
+protocol: what M expects a step of them to pay, knowing all frames before it, and what it pays, both in M's units. Where
+the first is far above the second, C has found what M pays wrongly. One JSON line a measurement.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -22,6 +25,7 @@ from world_model import collected
 
 from tokendream.agent.agent import Agent
 from tokendream.data.batch import Segment
+from tokendream.data.replay import ReplayBuffer
 from tokendream.device import processor
 from tokendream.dream import imagine
 from tokendream.dream.objective import clipped_loss, dreamed, parts
@@ -48,10 +52,26 @@ def pays(trained: Trained, moments: list[Segment]) -> torch.Tensor:
     return torch.cat(found)
 
 
+@torch.no_grad()
+def foresees(trained: Trained, replay: ReplayBuffer) -> tuple[float, float]:
+    """What M expects a step to pay, one step ahead of segments as it was trained on, and what these pay."""
+    agent, M, length = trained.agent, trained.agent.world_model, trained.config.world_model.segment_length
+    found = replay.segments(replay.anchors(0, length - 1)[::2], length, align="start")
+    tokens, steps = agent.tokenizer.encode(replay.frames(found.row)), replay.steps(found)
+    predicted = slice(M.config.context - 1, -1)
+    with trained.compute.autocast():
+        state = M.initial_state(len(tokens))
+        prediction, _ = M(agent.tokenizer.codes(tokens), tokens, steps.action, state, predicted)
+    known, scored = M.outcomes
+    foreseen, paid = M.rewards.number(prediction.reward[:, known]).mean(), steps.reward[:, scored].mean()
+    return float(foreseen / M.rewards.unit), float(paid / M.rewards.unit)
+
+
 def main(run: str, which: str, seed: str, batches: str, every: str, games: str, *changes: str) -> None:
     """Train C and measure it."""
     trained = Trained.load(Path(run), "cpu")
-    config, agent, compute = changed(trained.config, changes), trained.agent, trained.compute
+    trained = dataclasses.replace(trained, config=changed(trained.config, changes))
+    config, agent, compute = trained.config, trained.agent, trained.compute
     agent.world_model.config = config.world_model
     replay, rng = collected(Path(run), config), np.random.default_rng(int(seed))
     alike = changed(config, ["dream.rewarded_starts=0"])
@@ -84,6 +104,8 @@ def main(run: str, which: str, seed: str, batches: str, every: str, games: str, 
         policy = player(agent, compute, seed=int(seed), temperature=temperature)
         found, _ = evaluate(config, policy, int(games), 99, temperature=temperature)
         scores = {"temperature": temperature, "mean": found.mean, "interval": found.interval, "scores": found.scores}
+        foreseen, paid = foresees(trained, trained.play(1000, int(seed), temperature=temperature))
+        scores |= {"foreseen": foreseen, "paid": paid}
         print(json.dumps(line | {"batches": int(batches)} | scores), flush=True)
 
 
