@@ -104,8 +104,8 @@ def main(run: str, which: str, seed: str, batches: str, every: str, games: str, 
         policy = player(agent, compute, seed=int(seed), temperature=temperature)
         found, _ = evaluate(config, policy, int(games), 99, temperature=temperature)
         scores = {"temperature": temperature, "mean": found.mean, "interval": found.interval, "scores": found.scores}
-        foreseen, paid = foresees(trained, trained.play(1000, int(seed), temperature=temperature))
-        scores |= {"foreseen": foreseen, "paid": paid}
+        foreseen, came = foresees(trained, trained.play(1000, int(seed), temperature=temperature))
+        scores |= {"foreseen": foreseen, "paid": came}
         print(json.dumps(line | {"batches": int(batches)} | scores), flush=True)
 
 
