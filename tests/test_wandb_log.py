@@ -8,6 +8,7 @@ import pytest
 from tokendream.cli.main import main
 from tokendream.config.config import Config
 from tokendream.runfolder.metrics import read_metrics
+from tokendream.training.results import RunResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
@@ -25,6 +26,12 @@ class FakeRun:
 
     def finish(self):
         self.finished = True
+
+
+@pytest.fixture(autouse=True)
+def _only_training(monkeypatch):
+    """Games, diagnosis and report of the end are most of such a run, and nothing of them is sent."""
+    monkeypatch.setattr(RunResults, "final", lambda results: results.envs.close())
 
 
 @pytest.fixture
