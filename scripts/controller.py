@@ -7,7 +7,8 @@ A run folder, its own C or a new one, a seed, batches of dreams, batches between
 (as many at the evaluation's temperature as at 1), other fields of the run's config. What dreams pay is undiscounted,
 over 40 steps from the same 512 of all moments each time. Behind the games, of 1,000 more steps under the training
 protocol: what M expects a step of them to pay, knowing all frames before it, and what it pays, both in M's units. Where
-the first is far above the second, C has found what M pays wrongly. One JSON line a measurement.
+the first is far above the second, C has found what M pays wrongly. One JSON line a measurement. `rewards=game` among
+the fields: see game_rewards.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from dream_signal import changed, discounted, draw
+from game_rewards import GameRewards
 from world_model import collected
 
 from tokendream.agent.agent import Agent
@@ -70,11 +72,13 @@ def foresees(trained: Trained, replay: ReplayBuffer) -> tuple[float, float]:
 def main(run: str, which: str, seed: str, batches: str, every: str, games: str, *changes: str) -> None:
     """Train C and measure it."""
     trained = Trained.load(Path(run), "cpu")
-    trained = dataclasses.replace(trained, config=changed(trained.config, changes))
+    fields = [change for change in changes if change != "rewards=game"]
+    trained = dataclasses.replace(trained, config=changed(trained.config, fields))
     config, agent, compute = trained.config, trained.agent, trained.compute
     agent.world_model.config = config.world_model
     replay, rng = collected(Path(run), config), np.random.default_rng(int(seed))
     alike = changed(config, ["dream.rewarded_starts=0"])
+    game = GameRewards(agent, replay, config) if len(fields) < len(changes) else None
     moments = [draw(agent, replay, alike, AT_ONCE, np.random.default_rng(i)) for i in range(MOMENTS // AT_ONCE)]
     torch.manual_seed(int(seed))
     if which == "new":
@@ -91,9 +95,12 @@ def main(run: str, which: str, seed: str, batches: str, every: str, games: str, 
         if n == int(batches):
             break
         began = time.process_time()
-        segment = draw(agent, replay, config, phase.batch, rng, phase.newest)
         with compute.autocast():
-            experience = dreamed(agent, *segment, dream, generator)
+            if game is None:
+                segment = draw(agent, replay, config, phase.batch, rng, phase.newest)
+                experience = dreamed(agent, *segment, dream, generator)
+            else:
+                experience = game.dreamed(phase.batch, rng, generator)
         for share in parts(experience, dream, rng):
             gradient_update(
                 share, loss=lambda batch: clipped_loss(agent, batch, dream), module=C, optimiser=optimiser,
