@@ -28,10 +28,17 @@ def sharpen(agent, action):
         agent.actor_critic.actor.bias.copy_(50.0 * torch.nn.functional.one_hot(torch.tensor(action), A))
 
 
-def test_an_action_is_uniformly_random_with_probability_epsilon(agent):
+@pytest.fixture
+def seen(agent, monkeypatch):
+    """1,000 times one frame, which V encodes once."""
+    frame, encode = frames(1), agent.tokenizer.encode
+    monkeypatch.setattr(agent.tokenizer, "encode", lambda seen: encode(frame).expand(len(seen), -1))
+    return frame.expand(1000, -1, -1, -1)
+
+
+def test_an_action_is_uniformly_random_with_probability_epsilon(agent, seen):
     sharpen(agent, 2)
-    n = 1000
-    seen = frames(1).expand(n, -1, -1, -1)
+    n = len(seen)
     memory, generator = agent.actor_critic.initial_state(n), torch.Generator().manual_seed(0)
     action, _ = agent.act(seen, memory, generator, temperature=1.0)
     assert (action == 2).all()
@@ -41,10 +48,10 @@ def test_an_action_is_uniformly_random_with_probability_epsilon(agent):
     assert (share - expected).abs().max() < 0.045  # four standard errors
 
 
-def test_a_sticky_action_is_the_one_before_with_that_probability_and_is_remembered(agent):
+def test_a_sticky_action_is_the_one_before_with_that_probability_and_is_remembered(agent, seen):
     sharpen(agent, 2)
-    n = 1000
-    seen, before = frames(1).expand(n, -1, -1, -1), torch.full((n,), 1)
+    n = len(seen)
+    before = torch.full((n,), 1)
     before[-1] = -1  # a game that has just begun
     memory, generator = agent.actor_critic.initial_state(n), torch.Generator().manual_seed(0)
     action, after = agent.act(seen, memory, generator, temperature=1.0, before=before, sticky=0.3)
@@ -56,14 +63,14 @@ def test_a_sticky_action_is_the_one_before_with_that_probability_and_is_remember
     assert not torch.equal(after.h[one], after.h[other])
 
 
-def test_temperature_is_that_of_the_sampled_distribution(agent):
+def test_temperature_is_that_of_the_sampled_distribution(agent, seen):
     torch.nn.init.zeros_(agent.actor_critic.actor.weight)
     with torch.no_grad():
         agent.actor_critic.actor.bias.copy_(torch.tensor([1.0, 0.0, -1.0, 0.5]))
-    n = 1000
+    n = len(seen)
     memory, generator = agent.actor_critic.initial_state(n), torch.Generator().manual_seed(0)
     for temperature in (0.5, 1.0, 2.0):
-        action, _ = agent.act(frames(1).expand(n, -1, -1, -1), memory, generator, temperature=temperature)
+        action, _ = agent.act(seen, memory, generator, temperature=temperature)
         expected = (agent.actor_critic.actor.bias / temperature).softmax(0)
         assert (action.bincount(minlength=A) / n - expected).abs().max() < 0.06
 
