@@ -79,6 +79,7 @@ SINCE_1 = {
     "dream.context_blocks": 1,
     "dream.rewarded_starts": 0.0,
     "collect.sticky_actions": 0.0,
+    "world_model.reward_heads": 1,
     "collect.forget_every_epoch": False,
 }
 """Fields that came while format 1 was written, and what the code did before it had them."""

@@ -20,34 +20,29 @@ from tokendream.agent.ensemble import Ensemble
 from tokendream.agent.events import Events
 from tokendream.agent.masked import accuracy, cross_entropy, segment_loss
 from tokendream.agent.per_part import Around, Embed, PerPart, make_frame_head, tables
+from tokendream.agent.rewards import REWARDS, RewardHeads
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
 from tokendream.nn.correspondence import Correspondence
 from tokendream.nn.heads import head
-from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.losses import Losses
 from tokendream.nn.sampling import Sampler, sample
-from tokendream.nn.seen import Seen
-from tokendream.nn.sign import Sign
 from tokendream.spaces.observations import Block
 from tokendream.spaces.places import distances
-
-RewardHead = Sign | Seen | HLGauss
-REWARDS: dict[str, Callable[[], RewardHead]] = {"sign": Sign, "seen": Seen, "symlog": partial(HLGauss, 129, 10.4)}
-"""What the logits of a reward mean, by their names in the config."""
 
 
 class Prediction(NamedTuple):
     """Logits: the frames after P of T blocks, and the reward and end of all T blocks, or of those P.
 
-    `hidden` is what the frames' tokens were read from.
+    `hidden` is what the frames' tokens were read from, `read` what reward and end were.
     """
 
     next_frame: Float[Tensor, "B P K V"]
     reward: Float[Tensor, "B R N"]
     end: Float[Tensor, "B R 2"]
     hidden: Float[Tensor, "B P K D"]
+    read: Float[Tensor, "B R F"]
 
 
 class Outcome(NamedTuple):
@@ -106,8 +101,10 @@ class WorldModel(nn.Module):
         self.next_frame = frame_head()
         seen = 3 * D if config.outcome_from == "frame" else D
         self.rewards = REWARDS[config.reward_head]()
-        self.reward = head(seen, D, self.rewards.outputs, config.head)
+        reward_head, others = partial(head, seen, D, self.rewards.outputs, config.head), config.reward_heads - 1
+        self.reward = reward_head()
         self.rewards.begin(self.reward[-1])
+        self.other_rewards = RewardHeads(others, reward_head, self.rewards) if others else None
         self.end = head(seen, D, 2, config.head)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
         self.ensemble = Ensemble(config.ensemble, frame_head, block) if config.ensemble else None
@@ -148,7 +145,7 @@ class WorldModel(nn.Module):
         elif self.config.outcome_from == "prediction":
             outcome = y_next[:, :, -1]
         next_frame = self._next_frame(y_next, tokens[:, predict])
-        return Prediction(next_frame, self.reward(outcome), self.end(outcome), y_next), state
+        return Prediction(next_frame, self.reward(outcome), self.end(outcome), y_next, outcome), state
 
     @torch.no_grad()
     def imagine(
@@ -178,7 +175,7 @@ class WorldModel(nn.Module):
             y, state = self.backbone.absorb(blocks, state, tail=1)
             frame, logits, hidden = self._token_by_token(y[:, 0, 0], tokens, state, draw, embed)
             outcome = y[:, :, 0]
-            prediction = Prediction(logits[:, None], self.reward(outcome), self.end(outcome), hidden[:, None])
+            prediction = Prediction(logits[:, None], self.reward(outcome), self.end(outcome), hidden[:, None], outcome)
         reward, end = prediction.reward[:, 0], prediction.end[:, 0]
         paid = self.rewards.sample(reward, generator, alike)
         drawn = Outcome(frame, paid, sample(end, generator, alike=alike).bool())
@@ -239,6 +236,8 @@ class WorldModel(nn.Module):
             "end": cross_entropy(end, steps.end[:, scored].long(), mask),
         }
         info = {"accuracy": accuracy(prediction.next_frame, tokens[:, c:], in_frame)}
+        if self.other_rewards is not None:
+            terms["reward_heads"] = self.other_rewards.loss(prediction.read[:, known], paid, mask)
         if self.ensemble is not None:
             terms["ensemble"] = self.ensemble.loss(prediction.hidden, tokens[:, c:], in_frame)
             info["disagreement"] = self.ensemble.disagreement(prediction.hidden[:, 0].detach()).mean()

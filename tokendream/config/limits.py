@@ -87,7 +87,7 @@ def check_world_model(world_model: WorldModelConfig) -> None:
 
 def check_dream(dream: DreamConfig, world_model: WorldModelConfig, batch: int) -> None:
     """Raise ConfigError for advantages that would be scaled twice, a context longer than the burn-in, uneven shares,
-    an ensemble of one, and curiosity without an ensemble.
+    an ensemble of one, curiosity without an ensemble, and a choice among rewards where one is drawn.
 
     `batch`: the starts of an update of C.
     """
@@ -100,6 +100,8 @@ def check_dream(dream: DreamConfig, world_model: WorldModelConfig, batch: int) -
             "false where dream.scale_advantage is true", dream.scale_by_quantiles)  # fmt: skip
     heads = world_model.ensemble
     require(heads != 1, "world_model.ensemble", "0 or at least 2: one head disagrees with nobody", heads)
+    require(world_model.reward_heads == 1 or dream.expected_reward, "world_model.reward_heads",
+            "1 without dream.expected_reward", world_model.reward_heads)  # fmt: skip
     require(heads > 0 or dream.curiosity == 0, "dream.curiosity", "0 without a world_model.ensemble", dream.curiosity)
 
 

@@ -41,7 +41,7 @@ CPU = Config(
     ),
     world_model=WorldModelConfig(
         width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5, local_prediction=True,
-        outcome_from="frame", logits_from_codes=True, reward_head="seen", **AS_TUNED,
+        outcome_from="frame", logits_from_codes=True, reward_head="seen", reward_heads=5, **AS_TUNED,
     ),
     actor_critic=ActorCriticConfig(lstm_width=256),
     # A short horizon of value and a centred advantage: values do not catch up with γ = 0.995 in so few updates.
@@ -260,6 +260,7 @@ CUTS: dict[str, Callable[[Config], Config]] = {
     "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
     "no-group": _alone,
     "no-rewarded-starts": lambda c: vary(c, "dream", rewarded_starts=0.0),
+    "no-reward-heads": lambda c: vary(c, "world_model", reward_heads=1),
     "no-sticky-actions": lambda c: vary(c, "collect", sticky_actions=0.0),
     "no-norms": lambda c: vary(vary(c, "world_model", head="relu"), "actor_critic", trunk="silu"),
     "no-attention": lambda c: vary(c, "world_model", backbone="retnet"),
