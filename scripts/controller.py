@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dream_signal import changed, discounted, draw
+from dream_signal import changed, discounted, draw, drawn, seen
 from game_rewards import GameRewards
 from world_model import collected
 
@@ -32,6 +32,7 @@ from tokendream.device import processor
 from tokendream.dream import imagine
 from tokendream.dream.objective import clipped_loss, dreamed, parts
 from tokendream.dream.reward import reward_function
+from tokendream.evaluation.diagnosis.world import one_step_ahead
 from tokendream.evaluation.evaluation import evaluate
 from tokendream.kernels.install import install
 from tokendream.runfolder.load import Trained, player
@@ -58,14 +59,11 @@ def pays(trained: Trained, moments: list[Segment]) -> torch.Tensor:
 def foresees(trained: Trained, replay: ReplayBuffer) -> tuple[float, float]:
     """What M expects a step to pay, one step ahead of segments as it was trained on, and what these pay."""
     agent, M, length = trained.agent, trained.agent.world_model, trained.config.world_model.segment_length
-    found = replay.segments(replay.anchors(0, length - 1)[::2], length, align="start")
-    tokens, steps = agent.tokenizer.encode(replay.frames(found.row)), replay.steps(found)
-    predicted = slice(M.config.context - 1, -1)
+    segment = seen(agent, replay, replay.segments(replay.anchors(0, length - 1)[::2], length, align="start"))
     with trained.compute.autocast():
-        state = M.initial_state(len(tokens))
-        prediction, _ = M(agent.tokenizer.codes(tokens), tokens, steps.action, state, predicted)
+        prediction = one_step_ahead(agent, segment)
     known, scored = M.outcomes
-    foreseen, paid = M.rewards.number(prediction.reward[:, known]).mean(), steps.reward[:, scored].mean()
+    foreseen, paid = M.rewards.number(prediction.reward[:, known]).mean(), segment.steps.reward[:, scored].mean()
     return float(foreseen / M.rewards.unit), float(paid / M.rewards.unit)
 
 
@@ -95,12 +93,12 @@ def main(run: str, which: str, seed: str, batches: str, every: str, games: str, 
         if n == int(batches):
             break
         began = time.process_time()
+        segments = drawn(replay, config, phase.batch, rng, phase.newest)
         with compute.autocast():
             if game is None:
-                segment = draw(agent, replay, config, phase.batch, rng, phase.newest)
-                experience = dreamed(agent, *segment, dream, generator)
+                experience = dreamed(agent, *seen(agent, replay, segments), dream, generator)
             else:
-                experience = game.dreamed(phase.batch, rng, generator)
+                experience = game.dreamed(segments, generator)
         for share in parts(experience, dream, rng):
             gradient_update(
                 share, loss=lambda batch: clipped_loss(agent, batch, dream), module=C, optimiser=optimiser,

@@ -24,7 +24,7 @@ from world_model import collected
 
 from tokendream.agent.agent import Agent
 from tokendream.config.config import Config
-from tokendream.data.batch import Segment
+from tokendream.data.batch import Segment, Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import processor
 from tokendream.dream import imagine, starts
@@ -91,8 +91,17 @@ def draw(
 ) -> Segment:
     """What n dreams begin with: a share of them from the newest epoch, one before a reward, the others from all steps
     alike."""
+    return seen(agent, replay, drawn(replay, config, n, rng, newest))
+
+
+def drawn(replay: ReplayBuffer, config: Config, n: int, rng: np.random.Generator, newest: float) -> Segments:
+    """The rows of `draw`."""
     share = round(newest * n), config.collect.steps
-    segments = starts.draw(replay, n, config.dream, rng, context=config.world_model.context, newest=share)
+    return starts.draw(replay, n, config.dream, rng, context=config.world_model.context, newest=share)
+
+
+def seen(agent: Agent, replay: ReplayBuffer, segments: Segments) -> Segment:
+    """Rows as the agent sees them."""
     return Segment(agent.tokenizer.encode(replay.frames(segments.row)), replay.steps(segments))
 
 

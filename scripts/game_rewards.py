@@ -13,15 +13,15 @@ import ale_py
 import numpy as np
 import torch
 from ale_py import roms
+from dream_signal import seen
 from jaxtyping import Bool, Float, Int64
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import game_seed
 from tokendream.config.config import Config
-from tokendream.data.batch import Segment
+from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
-from tokendream.dream import imagine, starts
-from tokendream.dream.objective import Experience
+from tokendream.dream.objective import Experience, dream_from
 from tokendream.envs.atari import SEEDS, AtariEnvs, find_game
 
 
@@ -90,14 +90,10 @@ class GameRewards:
         self._states = list(self._emulator.states(replay, config.seed))
 
     @torch.no_grad()
-    def dreamed(self, n: int, rng: np.random.Generator, generator: torch.Generator) -> Experience:
-        """What a batch of dreams from n starts is to teach."""
+    def dreamed(self, segments: Segments, generator: torch.Generator) -> Experience:
+        """What dreams from where these rows end are to teach."""
         agent, dream, head = self._agent, self._config.dream, self._agent.world_model.rewards
-        segments = starts.draw(self._replay, n, dream, rng, context=self._config.world_model.context)
-        tokens = agent.tokenizer.encode(self._replay.frames(segments.row))
-        begin = imagine.start(agent, *Segment(tokens, self._replay.steps(segments)), dream)
-        begin = begin.expand(dream.group, alike=True) if dream.group > 1 else begin
-        rollout = imagine.imagine(begin, agent, dream.horizon, generator, bootstrap=True)
+        memory, rollout = dream_from(agent, *seen(agent, self._replay, segments), dream, generator)
         rewards, ends = torch.zeros_like(rollout.rewards), torch.zeros_like(rollout.ends)
         for i, row in enumerate(np.repeat(segments.row[:, -1], dream.group)):
             actions = rollout.actions[i, :-1].cpu().numpy()
@@ -105,4 +101,4 @@ class GameRewards:
             rewards[i, :-1] = head.paid(torch.from_numpy(paid)) / head.unit
             ends[i, :-1] = torch.from_numpy(ended)
         rollout = dataclasses.replace(rollout, rewards=rewards, ends=ends)
-        return Experience.of(rollout, begin.policy, agent.actor_critic.actions, dream)
+        return Experience.of(rollout, memory, agent.actor_critic.actions, dream)

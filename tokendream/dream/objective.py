@@ -62,7 +62,7 @@ def lambda_returns(
     return torch.stack(returns[::-1], dim=1)
 
 
-def _dream(
+def dream_from(
     agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig, generator: torch.Generator | None
 ) -> tuple[PolicyState, Rollout]:
     """C's memory before the first frame of dreams that begin where these real segments end, and the dreams."""
@@ -82,7 +82,7 @@ def dream_loss(
     scale: ReturnScale | None = None,
 ) -> Losses:
     """`actor_critic_loss` of dreams that begin where these real segments end."""
-    _, rollout = _dream(agent, tokens, steps, settings, generator)
+    _, rollout = dream_from(agent, tokens, steps, settings, generator)
     return actor_critic_loss(rollout, agent.actor_critic.actions, settings, agent.actor_critic.bins, scale)
 
 
@@ -211,7 +211,7 @@ def dreamed(
     scale: ReturnScale | None = None,
 ) -> Experience:
     """Dreams that begin where these real segments end."""
-    memory, rollout = _dream(agent, tokens, steps, settings, generator)
+    memory, rollout = dream_from(agent, tokens, steps, settings, generator)
     return Experience.of(rollout, memory, agent.actor_critic.actions, settings, scale)
 
 

@@ -19,9 +19,7 @@ def reward_function(agent: Agent, settings: DreamConfig) -> Reward:
     extrinsic, intrinsic, M = settings.reward_weight, settings.curiosity, agent.world_model
 
     def paid(prediction: Prediction, outcome: Outcome) -> Float[Tensor, " B"]:
-        reward = outcome.reward
-        if settings.expected_reward:
-            reward = M.rewards.number(prediction.reward[:, 0])
+        reward = M.rewards.number(prediction.reward[:, 0]) if settings.expected_reward else outcome.reward
         if M.other_rewards is not None:
             reward = M.other_rewards.least(prediction.read[:, 0], reward, M.rewards)
         reward = extrinsic * reward / M.rewards.unit

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tokendream.agent.agent import Agent
+from tokendream.agent.world_model import Prediction
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Segment
 from tokendream.dream import imagine
@@ -25,9 +26,7 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
     """
     M, c = agent.world_model, agent.world_model.config.context
     tokens, steps = one_step
-    prediction, _ = M(
-        agent.tokenizer.codes(tokens), tokens, steps.action, M.initial_state(len(tokens)), slice(c - 1, -1)
-    )
+    prediction = one_step_ahead(agent, one_step)
     logits, target, before = prediction.next_frame.float(), tokens[:, c:], tokens[:, c - 1 : -1]
     hit, changed = logits.argmax(-1) == target, target != before
     loss = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
@@ -62,6 +61,15 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
     ends = classification(prediction.end[:, known].flatten(0, 1), end, ("no", "yes"), "end", worst=-0.5)
     curves = () if long is None else drift(agent, long, dream, seed=seed)
     return PartFigures("World model", (*shares, *rewards, *ends), curves)
+
+
+@torch.no_grad()
+def one_step_ahead(agent: Agent, segment: Segment) -> Prediction:
+    """What M predicts of each frame of segments that it is scored on, knowing all before it. `WorldModel.outcomes` says
+    where the rewards and ends of the same steps are."""
+    (tokens, steps), M = segment, agent.world_model
+    predicted = slice(M.config.context - 1, -1)
+    return M(agent.tokenizer.codes(tokens), tokens, steps.action, M.initial_state(len(tokens)), predicted)[0]
 
 
 @torch.no_grad()
