@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 from tokendream.config import presets
 from tokendream.config.config import Config
 from tokendream.envs import atari100k
-from tokendream.evaluation import scores
+from tokendream.evaluation import published, scores
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.results import Folder
 from tokendream.runfolder.metrics import Record
@@ -45,10 +45,14 @@ TUNED_ON = {"CrazyClimber-cpu-seed0"}
 
 SHARED = {
     *(f"{game}-cpu-seed{seed}" for game in ("Krull", "KungFuMaster") for seed in (21, 31, 32)),
-    *(f"KungFuMaster-cpu{epochs}-seed{seed}" for epochs in ("", "-45-epochs") for seed in (41, 42, 43, 51, 52)),
+    *(f"KungFuMaster-cpu-seed{seed}" for seed in (41, 42, 43, 51, 52)),
+    *(f"KungFuMaster-cpu-45-epochs-seed{seed}" for seed in (41, 42, 43, 51, 52, 81, 82, 83)),
+    *(f"{game}-cpu-seed{seed}" for game in ("Krull", "Boxing") for seed in (91, 92, 93)),
 }
 """Runs of today's presets that shared their machine with other work: their minutes say nothing, and are not shown."""
 
+
+REM = published.agents()["REM"].runs
 
 AS_IT_WAS = " as it was"
 """Behind the name of a preset that has changed since a run."""
@@ -110,8 +114,10 @@ class Result:
 
     @functools.cached_property
     def settings(self) -> Config:
-        """The config but for the seed and for caching, which changes no figure: runs equal in it belong together."""
-        return dataclasses.replace(presets.vary(self.config, "training", cache_tokens=True), seed=0)
+        """The config but for the seed, and for what changes how a run is computed and no figure that it is after: runs
+        equal in it belong together."""
+        cached = presets.vary(self.config, "training", cache_tokens=True)
+        return dataclasses.replace(cached, seed=0, precision="auto", kernels=True)
 
     @functools.cached_property
     def preset(self) -> str:
@@ -143,8 +149,8 @@ def summary() -> str:
     A preset as it was is left out of a game in which today's has reached more.
     """
     lines = [
-        "| game, preset | processor | seeds | mean | random player | human-normalised |",
-        "|---|---|---|---|---|---|",
+        "| game, preset | processor | seeds | mean | random player | REM, published | human-normalised |",
+        "|---|---|---|---|---|---|---|",
     ]
     games: dict[tuple[str, str], list[list[Result]]] = defaultdict(list)
     for runs in whole():
@@ -152,14 +158,18 @@ def summary() -> str:
         if atari100k.benchmark_name(first.config.env_name) and (len(runs) > 1 or not first.preset.endswith(AS_IT_WAS)):
             games[first.config.env_name, first.preset].append(runs)
     longest = {key: max(groups, key=lambda runs: runs[0].curve[-1]["env_steps"]) for key, groups in games.items()}
+    today: dict[tuple[str, str], float] = {}
+    for (game, preset), runs in longest.items():
+        if not preset.endswith(AS_IT_WAS):
+            key = game, runs[0].config.preset
+            today[key] = max(_means(runs)[0], today.get(key, -math.inf))
     for (game, preset), runs in longest.items():
         mean, random_player, normalised = _means(runs)
-        today = longest.get((game, runs[0].config.preset))
-        if preset.endswith(AS_IT_WAS) and today and _means(today)[0] > mean:
+        if preset.endswith(AS_IT_WAS) and today.get((game, runs[0].config.preset), -math.inf) > mean:
             continue
         lines.append(
             f"| {game}, {preset} | {' and '.join(sorted({run.kind for run in runs}))} | {len(runs)} "
-            f"| {mean:,.1f} | {random_player:,.1f} | {normalised:.3f} |"
+            f"| {mean:,.1f} | {random_player:,.1f} | {np.mean(REM[game]):,.1f} | {normalised:.3f} |"
         )
     return "\n".join(lines)
 
@@ -180,13 +190,26 @@ def table(page: Path) -> str:
 
 def controls() -> str:
     """A row for each link that was cut, with the score of every seed."""
-    runs = [run for run in results() if run.config.preset == "toy"]
     lines = ["| what is cut | mean of each seed | above random play |", "|---|---|---|"]
     for name, what in CONTROLS.items():
-        seeds = [run for run in runs if run.control == name]
+        seeds = [run for run in results() if run.path.name == f"Catch-toy-{name}-seed{run.config.seed}"]
         if seeds:
             means = ", ".join(f"{run.final.mean:.2f}" for run in seeds)
             lines.append(f"| {what} | {means} | {sum(run.above_random for run in seeds)} of {len(seeds)} |")
+    return "\n".join(lines)
+
+
+def catch() -> str:
+    """A row for each way of computing, with the score of every seed of Catch."""
+    lines = ["| processor, precision | mean of each seed, from 0 | solved |", "|---|---|---|"]
+    runs: dict[str, list[Result]] = defaultdict(list)
+    for run in results():
+        if re.fullmatch(r"Catch-toy-seed\d+", run.path.name):
+            runs[f"{run.kind}, {run.facts['precision']}"].append(run)
+    for how, seeds in runs.items():
+        means = [run.final.mean for run in seeds]
+        solved = sum(mean >= 4.5 for mean in means)
+        lines.append(f"| {how} | {', '.join(f'{mean:.2f}' for mean in means)} | {solved} of {len(seeds)} |")
     return "\n".join(lines)
 
 

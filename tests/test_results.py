@@ -46,7 +46,7 @@ def test_the_page_of_presets_says_what_the_files_say(evidence, monkeypatch, tmp_
     assert "simulus" in made.SHOWN
     assert {row[1] for row in rows} <= {"any", *made.KINDS.values()}
     assert all((row[2:4] == [made.NONE] * 2) == (row[1] == "any") for row in rows)
-    minutes = [run.minutes for run in made.runs_of("cpu", "AMX")]
+    minutes = [run.minutes for run in made.runs_of("cpu", "AMX") if run.alone]
     said = f"{min(minutes):.0f} to {max(minutes):.0f} min ({len(minutes)} runs" if minutes else made.NONE
     assert said in made.time_of("cpu", "AMX", {})
     assert made.time_of("toy", "ARM", {}) == made.memory_of("toy", "ARM", {}) == made.NONE
@@ -147,12 +147,12 @@ def test_a_preset_as_it_was_is_summed_up_where_today_s_has_not_reached_more(evid
     old = "cpu as it was"
     groups = [
         *(runs("Krull", "cpu", 2_000.0), runs("Krull", old, 3_000.0)),
-        *(runs("KungFuMaster", "cpu", 5_000.0), runs("KungFuMaster", old, 2_000.0)),
+        *(runs("KungFuMaster", "cpu, 45 epochs", 5_000.0), runs("KungFuMaster", old, 2_000.0)),
         runs("Boxing", old, 1.0),
     ]
     monkeypatch.setattr(evidence, "whole", lambda: groups)
     shown = [line.split("|")[1].strip() for line in evidence.summary().splitlines()[2:]]
-    assert shown == ["Krull, cpu", f"Krull, {old}", "KungFuMaster, cpu", f"Boxing, {old}"]
+    assert shown == ["Krull, cpu", f"Krull, {old}", "KungFuMaster, cpu, 45 epochs", f"Boxing, {old}"]
 
 
 def test_the_kind_of_processor_is_what_the_facts_name(evidence):

@@ -85,7 +85,8 @@ TOY = Config(
         horizon=10, burn_in=4, context_starts=False, mask_after_end=True, discount=0.95,
         centre_advantage=True, scale_advantage=True, entropy_weight=0.01, reuse=4,
     ),
-    collect=CollectConfig(steps=100, last_epoch=1_000_000, capacity=20_000),
+    # 2,000 steps before C begins: with half of them M may have seen a ball caught in the corner once, or never.
+    collect=CollectConfig(steps=200, last_epoch=1_000_000, capacity=20_000),
     training=TrainingConfig(
         # C learns only to stand still from a poor M; V, which is not trained, need not be waited for.
         tokenizer=PhaseConfig(1, 200, 32, 1e-3, 0.01, 10.0),
