@@ -97,7 +97,8 @@ def draw(
 def drawn(replay: ReplayBuffer, config: Config, n: int, rng: np.random.Generator, newest: float) -> Segments:
     """The rows of `draw`."""
     share = round(newest * n), config.collect.steps
-    return starts.draw(replay, n, config.dream, rng, context=config.world_model.context, newest=share)
+    rare = config.training.rare_rewards
+    return starts.draw(replay, n, config.dream, rng, context=config.world_model.context, newest=share, rare=rare)
 
 
 def seen(agent: Agent, replay: ReplayBuffer, segments: Segments) -> Segment:

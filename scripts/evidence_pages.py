@@ -340,6 +340,7 @@ def pages() -> dict[Path, str]:
     """The pages that carry tables, as they should read."""
     readme, runs, evidence = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "evidence.md"
     body = write_between(evidence.read_text(), "controls", controls())
+    body = write_between(body, "catch", catch())
     return {
         readme: write_between(readme.read_text(), "results", summary()),
         runs: write_between(runs.read_text(), "results", table(runs)),

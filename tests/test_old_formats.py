@@ -81,6 +81,8 @@ SINCE_1 = {
     "dream.rewarded_starts": 0.0,
     "collect.sticky_actions": 0.0,
     "world_model.reward_heads": 1,
+    "world_model.rewarded_segments": 0.0,
+    "training.rare_rewards": 0.0,
     "collect.forget_every_epoch": False,
 }
 """Fields that came while format 1 was written, and what the code did before it had them."""

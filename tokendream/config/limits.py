@@ -118,6 +118,8 @@ def check_training(training: TrainingConfig, world_model: WorldModelConfig) -> N
         require(optimiser == "adamw", f"training.{name}.optimiser", "adamw, as only M has a backbone", optimiser)
     by_loss, newest = world_model.by_loss, training.world_model.newest
     require(by_loss == 0 or newest == 0, "training.world_model.newest", "0 with world_model.by_loss", newest)
+    rewarded = world_model.rewarded_segments
+    require(by_loss == 0 or rewarded == 0, "world_model.rewarded_segments", "0 with world_model.by_loss", rewarded)
 
 
 def check_capacity(collect: CollectConfig, dream: DreamConfig, world_model: WorldModelConfig) -> None:

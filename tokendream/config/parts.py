@@ -118,6 +118,9 @@ class WorldModelConfig:
     by_loss: Share = 0.0
     """Share of each batch whose segments are drawn by their last loss, of tokens and reward, instead of uniformly
     (Simulus: 0.3)."""
+    rewarded_segments: Share = 0.0
+    """Share of each batch whose segments begin shortly before a reward, instead of at any step; see
+    training.rare_rewards."""
     reward_head: Literal["sign", "seen", "symlog"] = "sign"
     """What is learned of a reward: its sign, as published, which a dream draws; which of the 63 first sizes that were
     seen, 10% apart or more (C's dreams pay them in units of their mean; not published); or its size by 129 bins in

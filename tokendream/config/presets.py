@@ -41,7 +41,8 @@ CPU = Config(
     ),
     world_model=WorldModelConfig(
         width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5, local_prediction=True,
-        outcome_from="frame", logits_from_codes=True, reward_head="seen", reward_heads=5, **AS_TUNED,
+        outcome_from="frame", logits_from_codes=True, reward_head="seen", reward_heads=5,
+        rewarded_segments=0.25, **AS_TUNED,
     ),
     actor_critic=ActorCriticConfig(lstm_width=256),
     # A short horizon of value and a centred advantage: values do not catch up with γ = 0.995 in so few updates.
@@ -54,6 +55,7 @@ CPU = Config(
         tokenizer=PhaseConfig(1, 200, 64, 1e-3, 0.01, 10.0, last_epoch=15),
         world_model=PhaseConfig(2, 50, 16, 1.5e-3, 0.05, 100.0, decayed="matrices", newest=0.5, optimiser="muon"),
         actor_critic=PhaseConfig(8, 10, 8, 3e-4, 0.01, 3.0),  # 64 dreams
+        rare_rewards=0.5,
     ),
     evaluation=EvalConfig(episodes=50, every=20, episodes_during=8),
 )  # fmt: skip
@@ -260,6 +262,8 @@ CUTS: dict[str, Callable[[Config], Config]] = {
     "no-curiosity": lambda c: vary(vary(c, "dream", curiosity=0.0), "world_model", ensemble=0),
     "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
     "no-group": _alone,
+    "no-rewarded-segments": lambda c: vary(c, "world_model", rewarded_segments=0.0),
+    "no-rare-rewards": lambda c: vary(c, "training", rare_rewards=0.0),
     "no-rewarded-starts": lambda c: vary(c, "dream", rewarded_starts=0.0),
     "no-reward-heads": lambda c: vary(c, "world_model", reward_heads=1),
     "no-sticky-actions": lambda c: vary(c, "collect", sticky_actions=0.0),

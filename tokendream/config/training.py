@@ -48,6 +48,9 @@ class TrainingConfig:
     """Updates of M, on segments."""
     actor_critic: PhaseConfig = PhaseConfig(51, 100, 128, 1e-4, 0.01, 3.0)
     """Updates of C, on dreams."""
+    rare_rewards: Share = 0.0
+    """How rare rewards are preferred where moments before a reward are drawn, for M or C: c moments before a reward of
+    one value each weigh c to the power of minus this; 0 draws them as often as they came, 1 all values alike."""
     cache_tokens: bool = True
     """Whether a frame of the replay is encoded once while V stays as it is, not in every update that reads it."""
 

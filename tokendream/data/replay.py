@@ -185,7 +185,7 @@ class ReplayBuffer:
         return rows
 
     def _find_anchors(self, before: int, after: int) -> Int64[np.ndarray, " rows"]:
-        first = self._first_held()
+        first = self.first_held()
         place = (np.arange(len(self)) - first) // self.envs
         length = np.bincount(first, minlength=len(self))[first]
         wanted = np.minimum(before, np.maximum(length - 1, 1)) if after == 0 else before
@@ -219,14 +219,14 @@ class ReplayBuffer:
 
     def episodes(self) -> list[range]:
         """The rows of every episode held, in the order of their first; only what is still held of each."""
-        length = np.bincount(self._first_held(), minlength=len(self))
+        length = np.bincount(self.first_held(), minlength=len(self))
         begins = np.flatnonzero(length)
         return [
             range(first, first + n * self.envs, self.envs)
             for first, n in zip((begins + self.oldest).tolist(), length[begins].tolist(), strict=True)
         ]
 
-    def _first_held(self) -> Int64[np.ndarray, " rows"]:
+    def first_held(self) -> Int64[np.ndarray, " rows"]:
         """Of every row held, the first that is held of its episode, both counted from the oldest row."""
         start = self._column["episode_start"][np.arange(self.oldest, self.total) % self.capacity] - self.oldest
         return np.where(start < 0, start % self.envs, start)

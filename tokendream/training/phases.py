@@ -23,6 +23,7 @@ from tokendream.config.schedule import schedule
 from tokendream.data.batch import Segment, Segments, SegmentWithChanges
 from tokendream.data.priorities import Priorities
 from tokendream.data.replay import ReplayBuffer
+from tokendream.data.rewarded import draw_rewarded
 from tokendream.dream import starts
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed, parts
 from tokendream.dream.return_scale import ReturnScale
@@ -121,7 +122,7 @@ class TokenizerPhase(GradientPhase):
 class WorldModelPhase(GradientPhase):
     """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored.
 
-    With `by_loss`, a share of them begins where M's last loss was high.
+    With `by_loss`, a share of them begins where M's last loss was high, with `rewarded_segments` shortly before a reward.
     """
 
     name = "world_model"
@@ -143,6 +144,10 @@ class WorldModelPhase(GradientPhase):
             segments = shared.replay.draw(
                 self.settings.batch, M.segment_length, align="start", rng=shared.rng, after=after, newest=self.newest
             )
+        if rewarded := round(M.rewarded_segments * self.settings.batch):
+            anchor, rare = segments.row[:, 0].copy(), shared.config.training.rare_rewards
+            anchor[:rewarded] = draw_rewarded(shared.replay, rewarded, M.segment_length - 1, shared.rng, rare=rare)
+            segments = shared.replay.segments(anchor, M.segment_length, align="start")
         batch = shared.tokenised(segments)
         if M.events:
             images = images_of(shared.replay.frames(shared.mine(segments).row), shared.agent.layout)
@@ -196,8 +201,9 @@ class ActorCriticPhase(GradientPhase):
         dream, shared = self._settle(), self.shared
         context = shared.config.world_model.context
         segments = starts.draw(
-            shared.replay, self.settings.batch, dream, shared.rng, context=context, newest=self.newest
-        )
+            shared.replay, self.settings.batch, dream, shared.rng, context=context, newest=self.newest,
+            rare=shared.config.training.rare_rewards,
+        )  # fmt: skip
         return segments, shared.tokenised(segments)
 
     def loss(self, batch: Segment | Experience) -> Losses:

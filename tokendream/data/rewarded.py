@@ -1,0 +1,47 @@
+"""Rows of the replay buffer that a reward follows soon, drawn so that rare rewards are not lost among frequent ones.
+
+Where rewards are rare, rows drawn from all alike meet none, and of those that meet one nearly all meet the kind that
+the policy has settled on. Not published; measured in docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from tokendream.data.replay import ReplayBuffer
+
+
+def draw_rewarded(
+    replay: ReplayBuffer, n: int, steps: int, rng: np.random.Generator, *, rare: float = 0.0, before: int = 0
+) -> Int64[np.ndarray, " n"]:
+    """n of the rows of which one of so many steps earned or cost something; without any, of all `replay.anchors`.
+
+    The rows before a reward of one value, c of them, are each drawn with a weight of c**-rare: as often as they came
+    with 0, all values alike with 1. `before` leaves out rows with fewer rows of their episode before them.
+    """
+    rows, coming = soon_rewarded(replay, steps, before)
+    if not len(rows):
+        rows, rare = replay.anchors(before, 0), 0.0
+    if rare == 0:
+        return rows[rng.integers(len(rows), size=n)]
+    _, value, often = np.unique(coming, return_inverse=True, return_counts=True)
+    weight = often[value] ** -rare
+    return rows[rng.choice(len(rows), size=n, p=weight / weight.sum())]
+
+
+def soon_rewarded(
+    replay: ReplayBuffer, steps: int, before: int = 0
+) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """The rows held of which one of so many steps, their own first, earned or cost something, and the first such reward.
+
+    Steps end with their episode. `before` leaves out rows with fewer rows of their episode before them.
+    """
+    first = replay.first_held()
+    order = np.argsort(first, kind="stable")  # one episode after the other
+    episode, reward = first[order], replay.rewards[order]
+    at, place = np.flatnonzero(reward), np.arange(len(order))
+    following = np.append(at, len(order) + steps)[np.searchsorted(at, place)]
+    found = (following - place < steps) & (place - np.searchsorted(episode, episode) >= before)
+    found[found] = episode[following[found]] == episode[found]
+    return order[found] + replay.oldest, reward[following[found]]
