@@ -94,7 +94,7 @@ def test_that_share_of_m_s_segments_begins_there(share, rng):
 
 
 def test_segments_by_loss_are_not_drawn_by_reward_too():
-    with pytest.raises(ConfigError, match="rewarded_segments must be 0 with world_model.by_loss"):
+    with pytest.raises(ConfigError, match=r"rewarded_segments must be 0 with world_model\.by_loss"):
         vary(preset("simulus"), "world_model", rewarded_segments=0.25)
 
 

@@ -33,7 +33,7 @@ def draw_rewarded(
 def soon_rewarded(
     replay: ReplayBuffer, steps: int, before: int = 0
 ) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """The rows held of which one of so many steps, their own first, earned or cost something, and the first such reward.
+    """The rows held of which one of so many steps, their own first, earned or cost something; the first such reward.
 
     Steps end with their episode. `before` leaves out rows with fewer rows of their episode before them.
     """

@@ -122,7 +122,7 @@ class TokenizerPhase(GradientPhase):
 class WorldModelPhase(GradientPhase):
     """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored.
 
-    With `by_loss`, a share of them begins where M's last loss was high, with `rewarded_segments` shortly before a reward.
+    With `by_loss` a share of them begins where M's last loss was high, with `rewarded_segments` soon before a reward.
     """
 
     name = "world_model"
