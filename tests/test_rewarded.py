@@ -81,7 +81,7 @@ def test_that_share_of_the_dreams_begins_there(share, context_starts, rng):
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_that_share_of_m_s_segments_begins_there(share, rng):
-    """Their reward is a scored one: it lies behind a block of the segment that is not its last."""
+    """A reward lies in each of them, and not in its last block, which is not scored."""
     config = vary(TINY, "world_model", rewarded_segments=share)
     t = trainer(vary(config, "training", world_model=dataclasses.replace(config.training.world_model, batch=8)))
     black = np.zeros((120, *t.replay.frame_shape), np.uint8)
