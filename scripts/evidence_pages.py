@@ -47,7 +47,8 @@ SHARED = {
     *(f"{game}-cpu-seed{seed}" for game in ("Krull", "KungFuMaster") for seed in (21, 31, 32)),
     *(f"KungFuMaster-cpu-seed{seed}" for seed in (41, 42, 43, 51, 52)),
     *(f"KungFuMaster-cpu-45-epochs-seed{seed}" for seed in (41, 42, 43, 51, 52, 81, 82, 83, 101, 102, 103)),
-    *(f"{game}-cpu-seed{seed}" for game in ("Krull", "Boxing") for seed in (91, 92, 93)),
+    *(f"Krull-cpu-seed{seed}" for seed in (91, 92)),
+    *(f"Catch-toy-seed{seed}" for seed in range(10)),
 }
 """Runs of today's presets that shared their machine with other work: their minutes say nothing, and are not shown."""
 
