@@ -52,8 +52,8 @@ SHARED = {
 }
 """Runs of today's presets that shared their machine with other work: their minutes say nothing, and are not shown."""
 
-
 REM = published.agents()["REM"].runs
+"""REM's published scores, by game."""
 
 AS_IT_WAS = " as it was"
 """Behind the name of a preset that has changed since a run."""
@@ -107,6 +107,11 @@ class Result:
     def control(self) -> str:
         """Which link was cut, by its name in CONTROLS."""
         return "frozen" if self.config.training.world_model.updates == 0 else self.config.control
+
+    @property
+    def of_ten(self) -> bool:
+        """Whether it is one of the ten seeds of Catch, and none of the controls' three."""
+        return self.path.name.startswith("Catch-toy-seed")
 
     @property
     def tuned_on(self) -> bool:
@@ -193,9 +198,10 @@ def table(page: Path) -> str:
 
 def controls() -> str:
     """A row for each link that was cut, with the score of every seed."""
+    runs = [run for run in results() if run.config.preset == "toy" and not run.of_ten]
     lines = ["| what is cut | mean of each seed | above random play |", "|---|---|---|"]
     for name, what in CONTROLS.items():
-        seeds = [run for run in results() if run.path.name == f"Catch-toy-{name}-seed{run.config.seed}"]
+        seeds = [run for run in runs if run.control == name]
         if seeds:
             means = ", ".join(f"{run.final.mean:.2f}" for run in seeds)
             lines.append(f"| {what} | {means} | {sum(run.above_random for run in seeds)} of {len(seeds)} |")
@@ -207,7 +213,7 @@ def catch() -> str:
     lines = ["| processor, precision | mean of each seed, from 0 | 4.5 or more |", "|---|---|---|"]
     runs: dict[str, list[Result]] = defaultdict(list)
     for run in results():
-        if re.fullmatch(r"Catch-toy-seed\d+", run.path.name):
+        if run.of_ten:
             runs[f"{run.kind}, {run.facts['precision']}"].append(run)
     for how, seeds in runs.items():
         means = [run.final.mean for run in seeds]

@@ -155,6 +155,12 @@ def test_a_preset_as_it_was_is_summed_up_where_today_s_has_not_reached_more(evid
     assert shown == ["Krull, cpu", f"Krull, {old}", "KungFuMaster, cpu, 45 epochs", f"Boxing, {old}"]
 
 
+def test_every_link_that_was_cut_has_its_row_of_three_seeds(evidence):
+    rows = [row.strip("| ").split(" | ") for row in evidence.controls().splitlines()[2:]]
+    assert [row[0] for row in rows] == list(evidence.CONTROLS.values())
+    assert all(len(row[1].split(", ")) == 3 for row in rows)
+
+
 def test_the_kind_of_processor_is_what_the_facts_name(evidence):
     """Those of older runs do not: what chose bf16 had AMX."""
     run, *_ = evidence.results()
