@@ -1,5 +1,5 @@
-// AMX's tiles in plain C++, for processors that have AVX-512 with bf16 and no tiles: what is written for tiles can be
-// tested there, slowly. Included before everything else, with __AMX_BF16__ defined by hand.
+// AMX's tiles by AVX-512, for processors that have AVX-512 with bf16 and no tiles: what is written for tiles can be
+// tested there. Included before everything else, with __AMX_BF16__ defined by hand.
 
 #pragma once
 
@@ -14,15 +14,6 @@ namespace fake {
 static thread_local uint8_t tiles[8][16][64];
 static thread_local uint8_t config[64];
 
-inline float half(int tile, int row, int i) {
-    uint16_t bits;
-    std::memcpy(&bits, &tiles[tile][row][2 * i], 2);
-    const uint32_t whole = uint32_t(bits) << 16;
-    float x;
-    std::memcpy(&x, &whole, 4);
-    return x;
-}
-
 inline void load(int tile, const void* from, int64_t stride) {
     for (int r = 0; r < 16; r++) std::memcpy(tiles[tile][r], (const uint8_t*)from + r * stride, 64);
 }
@@ -31,14 +22,26 @@ inline void store(int tile, void* to, int64_t stride) {
     for (int r = 0; r < 16; r++) std::memcpy((uint8_t*)to + r * stride, tiles[tile][r], 64);
 }
 
+// The two bf16 in each 32 bits as float32: a number's bf16 are the upper half of its bits.
+inline __m512 first(__m512i pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+}
+inline __m512 second(__m512i pairs) {
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(~0xffff)));
+}
+
 inline void multiply(int sums, int left, int right) {
-    for (int m = 0; m < 16; m++)
-        for (int n = 0; n < 16; n++) {
-            float sum;
-            std::memcpy(&sum, &tiles[sums][m][4 * n], 4);
-            for (int k = 0; k < 32; k++) sum += half(left, m, k) * half(right, k / 2, 2 * n + k % 2);
-            std::memcpy(&tiles[sums][m][4 * n], &sum, 4);
+    for (int m = 0; m < 16; m++) {
+        __m512 sum = _mm512_loadu_ps(tiles[sums][m]);
+        for (int k = 0; k < 16; k++) {
+            int32_t bits;
+            std::memcpy(&bits, &tiles[left][m][4 * k], 4);
+            const __m512i pair = _mm512_set1_epi32(bits), row = _mm512_loadu_si512(tiles[right][k]);
+            sum = _mm512_fmadd_ps(first(pair), first(row), sum);
+            sum = _mm512_fmadd_ps(second(pair), second(row), sum);
         }
+        _mm512_storeu_ps(tiles[sums][m], sum);
+    }
 }
 
 }  // namespace fake

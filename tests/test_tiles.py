@@ -1,4 +1,4 @@
-"""What is written for AMX tiles, on processors without: tiles in plain C++ take their place (`fake_tiles.h`)."""
+"""What is written for AMX tiles, on processors without: tiles made of AVX-512 take their place (`fake_tiles.h`)."""
 
 import os
 import shutil
