@@ -6,10 +6,33 @@ the policy has settled on. Not published; measured in docs/evidence.md.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
+
+
+def with_rewarded(
+    replay: ReplayBuffer,
+    segments: Segments,
+    share: float,
+    steps: int,
+    rng: np.random.Generator,
+    *,
+    align: Literal["start", "end"],
+    rare: float,
+    before: int = 0,
+) -> Segments:
+    """Segments drawn with this `align`, the first share of them replaced by those of rows from `draw_rewarded`."""
+    rewarded = round(share * len(segments.row))
+    if not rewarded:
+        return segments
+    anchor = segments.row[:, 0 if align == "start" else -1].copy()
+    anchor[:rewarded] = draw_rewarded(replay, rewarded, steps, rng, rare=rare, before=before)
+    return replay.segments(anchor, segments.row.shape[1], align=align)
 
 
 def draw_rewarded(

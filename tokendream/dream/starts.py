@@ -11,7 +11,7 @@ import numpy as np
 from tokendream.config.parts import DreamConfig
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
-from tokendream.data.rewarded import draw_rewarded
+from tokendream.data.rewarded import with_rewarded
 
 
 def draw(
@@ -27,12 +27,9 @@ def draw(
     """n segments of up to burn_in + 1 rows, each of which ends where a dream begins.
 
     With `context_starts` there are at least so many rows of `context` before that. `newest`: see `ReplayBuffer.draw`;
-    `rare`: see `draw_rewarded`.
+    `rare`: see `with_rewarded`.
     """
     length, before = settings.burn_in + 1, context if settings.context_starts else 0
     segments = replay.draw(n, length, align="end", rng=rng, before=before, newest=newest)
-    if rewarded := round(settings.rewarded_starts * n):
-        anchor = segments.row[:, -1].copy()
-        anchor[:rewarded] = draw_rewarded(replay, rewarded, settings.horizon - 1, rng, rare=rare, before=before)
-        segments = replay.segments(anchor, length, align="end")
-    return segments
+    share, steps = settings.rewarded_starts, settings.horizon - 1
+    return with_rewarded(replay, segments, share, steps, rng, align="end", rare=rare, before=before)

@@ -23,7 +23,7 @@ from tokendream.config.schedule import schedule
 from tokendream.data.batch import Segment, Segments, SegmentWithChanges
 from tokendream.data.priorities import Priorities
 from tokendream.data.replay import ReplayBuffer
-from tokendream.data.rewarded import draw_rewarded
+from tokendream.data.rewarded import with_rewarded
 from tokendream.dream import starts
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed, parts
 from tokendream.dream.return_scale import ReturnScale
@@ -144,10 +144,8 @@ class WorldModelPhase(GradientPhase):
             segments = shared.replay.draw(
                 self.settings.batch, M.segment_length, align="start", rng=shared.rng, after=after, newest=self.newest
             )
-        if rewarded := round(M.rewarded_segments * self.settings.batch):
-            anchor, rare = segments.row[:, 0].copy(), shared.config.training.rare_rewards
-            anchor[:rewarded] = draw_rewarded(shared.replay, rewarded, M.segment_length - 1, shared.rng, rare=rare)
-            segments = shared.replay.segments(anchor, M.segment_length, align="start")
+        share, steps, rare = M.rewarded_segments, M.segment_length - 1, shared.config.training.rare_rewards
+        segments = with_rewarded(shared.replay, segments, share, steps, shared.rng, align="start", rare=rare)
         batch = shared.tokenised(segments)
         if M.events:
             images = images_of(shared.replay.frames(shared.mine(segments).row), shared.agent.layout)
