@@ -41,6 +41,7 @@ class Emulator:
         _, info = self._envs._open().reset(seed=np.array([seed % SEEDS]), options={"reset_mask": np.array([True])})
         self._ale.setInt("random_seed", seed % SEEDS)
         self._ale.loadROM(self._rom)
+        self._ale.reset_game()  # as `AtariEnvs` does; without, Boxing begins a moment further on
         for _ in range(int(info["frame_number"][0])):
             self._ale.act(0)
 

@@ -1,4 +1,4 @@
-"""Several heads for the reward: what each learns, that a dream pays the lowest expectation, and that a run goes on."""
+"""Several heads for the reward: what each learns, that a dream pays what all agree on, and that a run goes on."""
 
 import dataclasses
 
@@ -46,11 +46,17 @@ def test_the_loss_is_each_head_s_cross_entropy_and_leaves_what_they_read_alone(h
     assert all(p.grad.abs().sum() > 0 for p in heads.parameters())
 
 
-def test_what_counts_is_the_lowest_expectation_of_all_heads(heads):
-    rewards, read, own = REWARDS["sign"](), torch.randn(200, F), torch.randn(200).tanh()
+def test_what_counts_is_what_all_heads_agree_on(heads):
+    """The least gain, the least loss, and nothing where they differ in sign."""
+    rewards, read, own = REWARDS["sign"](), 3 * torch.randn(200, F), torch.randn(200).tanh()
     each = torch.stack([own, *((p := head(read).softmax(-1))[:, 2] - p[:, 0] for head in heads.heads)])
-    assert torch.allclose(heads.least(read, own, rewards), each.min(0).values, atol=1e-6)
-    assert set(each.argmin(0).tolist()) == set(range(N + 1))
+    agreed = heads.agreed(read, own, rewards)
+    gain, loss = (each > 0).all(0), (each < 0).all(0)
+    assert torch.allclose(agreed[gain], each[:, gain].min(0).values, atol=1e-6)
+    assert torch.allclose(agreed[loss], each[:, loss].max(0).values, atol=1e-6)
+    assert (agreed[~gain & ~loss] == 0).all()
+    assert min(gain.sum(), loss.sum(), (~gain & ~loss).sum()) > 5
+    assert set(each[:, gain | loss].abs().argmin(0).tolist()) == set(range(N + 1))
 
 
 @pytest.mark.parametrize("decoding", ["pop", "token"])

@@ -2,8 +2,9 @@
 
 A policy that is trained on M's rewards finds where M expects some that the game does not pay: actions that nobody has
 taken there. Heads that began differently agree where there are steps to learn from and differ elsewhere, so a dream
-pays the least that one of them expects. Not published for tokens; the pessimism of offline learning (MOPO, arXiv
-2005.13239) by deep ensembles (arXiv 1612.01474). Measured in docs/evidence.md.
+pays no more than what all of them expect: the least gain, the least loss, nothing where they differ in sign. Not
+published for tokens; nearest are the pessimism of offline learning (MOPO, arXiv 2005.13239), which believes every loss,
+and deep ensembles (arXiv 1612.01474). Measured in docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class RewardHeads(nn.Module):
         losses = [cross_entropy(head(read.detach()), target, mask) for head in self.heads]
         return torch.stack(losses).sum()
 
-    def least(self, read: Float[Tensor, "B F"], own: Float[Tensor, " B"], rewards: RewardHead) -> Float[Tensor, " B"]:
-        """The lowest reward that M's own head, whose expectation is given, or one of these expects."""
-        return torch.stack([own, *(rewards.number(head(read)) for head in self.heads)]).amin(0)
+    def agreed(self, read: Float[Tensor, "B F"], own: Float[Tensor, " B"], rewards: RewardHead) -> Float[Tensor, " B"]:
+        """The reward nearest to 0 that M's own head, whose expectation is given, or one of these expects; 0 where one
+        expects to gain and another to lose."""
+        expected = torch.stack([own, *(rewards.number(head(read)) for head in self.heads)])
+        return expected.amin(0).clamp(min=0) + expected.amax(0).clamp(max=0)

@@ -127,7 +127,8 @@ class WorldModelConfig:
     symlog space (HL-Gauss, Simulus), of which a dream pays the number at the mean: less than the expectation where a
     reward is rare and large."""
     reward_heads: Annotated[int, Range(1, 16)] = 1
-    """Heads that expect a reward, of which a dream pays the lowest expectation (not published)."""
+    """Heads that expect a reward, of which a dream pays the expectation nearest to 0, and nothing where one expects to
+    gain and another to lose (not published)."""
     head: Literal["relu", "norm"] = "relu"
     """relu: each head is D -> D -> out, as the paper's; norm: D -> 2D -> out with LayerNorm and SiLU (Simulus)."""
 

@@ -1,6 +1,6 @@
 """What a dreamed step pays: the reward that was drawn or is expected, and what M's ensemble disagrees about.
 
-Of several reward heads it is what the most cautious one expects. Source of the ensemble: Simulus (arXiv 2502.11537).
+Of several reward heads it is what all of them agree on. Source of the ensemble: Simulus (arXiv 2502.11537).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def reward_function(agent: Agent, settings: DreamConfig) -> Reward:
     def paid(prediction: Prediction, outcome: Outcome) -> Float[Tensor, " B"]:
         reward = M.rewards.number(prediction.reward[:, 0]) if settings.expected_reward else outcome.reward
         if M.other_rewards is not None:
-            reward = M.other_rewards.least(prediction.read[:, 0], reward, M.rewards)
+            reward = M.other_rewards.agreed(prediction.read[:, 0], reward, M.rewards)
         reward = extrinsic * reward / M.rewards.unit
         ensemble = M.ensemble
         if intrinsic == 0:
