@@ -105,6 +105,11 @@ class Result:
         return {"AVX512": "AVX-512"}.get(found, found)
 
     @property
+    def kept_to_avx2(self) -> bool:
+        """Whether its processor had more, and was forbidden to use it."""
+        return self.kind in ("AMX", "AVX-512") and self.facts["instructions"] == "AVX2"
+
+    @property
     def above_random(self) -> bool:
         """Whether the intervals of the agent's and of the random player's mean lie apart."""
         return self.final.interval[0] > self.random_player.interval[1]
@@ -220,7 +225,8 @@ def catch() -> str:
     runs: dict[str, list[Result]] = defaultdict(list)
     for run in results():
         if run.of_ten:
-            runs[f"{run.kind}, {run.facts['precision']}"].append(run)
+            kept_to = " kept to the instructions of AVX2" if run.kept_to_avx2 else ""
+            runs[f"{run.kind}{kept_to}, {run.facts['precision']}"].append(run)
     for how, seeds in runs.items():
         means = [run.final.mean for run in seeds]
         shown = ", ".join(f"{mean:.2f}" for mean in means)
