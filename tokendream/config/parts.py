@@ -118,6 +118,9 @@ class WorldModelConfig:
     by_loss: Share = 0.0
     """Share of each batch whose segments are drawn by their last loss, of tokens and reward, instead of uniformly
     (Simulus: 0.3)."""
+    ema_decay: Annotated[float, Range(0, 0.9999)] = 0.0
+    """What an update leaves of the moving average of M's weights before it, which is the M that dreams, games and
+    diagnoses see (not published); 0: they see the weights themselves."""
     rewarded_segments: Share = 0.0
     """Share of each batch whose segments begin shortly before a reward, instead of at any step; see
     training.rare_rewards."""

@@ -5,9 +5,10 @@ Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from tokendream.envs.vector import Envs
 from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.nn.losses import Losses
 from tokendream.tokenizers.protocol import Fitted, Learned
+from tokendream.training.average import MovingAverage
 from tokendream.training.phase import GradientPhase, Phase, Shared
 
 
@@ -123,6 +125,7 @@ class WorldModelPhase(GradientPhase):
     """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored.
 
     With `by_loss` a share of them begins where M's last loss was high, with `rewarded_segments` soon before a reward.
+    With `ema_decay` the M that all else sees is a moving average of the one that is stepped.
     """
 
     name = "world_model"
@@ -131,6 +134,8 @@ class WorldModelPhase(GradientPhase):
         super().__init__(shared)
         self._by_loss = round(shared.config.world_model.by_loss * self.settings.batch)
         self._priorities = Priorities(shared.replay.capacity)
+        decay = shared.config.world_model.ema_decay
+        self._average = MovingAverage(self.module, decay) if decay else None
 
     def draw(self) -> tuple[Segments, Segment | SegmentWithChanges]:
         M, shared = self.shared.config.world_model, self.shared
@@ -153,16 +158,23 @@ class WorldModelPhase(GradientPhase):
             return segments, SegmentWithChanges(*batch, changed)
         return segments, batch
 
+    def step(self, number: int, segments: Segments, batch: Any) -> Mapping[str, Tensor]:
+        with contextlib.nullcontext() if self._average is None else self._average.stepping():
+            return super().step(number, segments, batch)
+
     def note(self, segments: Segments, losses: Losses) -> None:
         if losses.segments is not None:
             self._priorities.note(segments.row[:, 0], losses.segments.float().cpu().numpy())
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"loss": torch.from_numpy(self._priorities.of(*self._rows))} if self._by_loss else {}
+        losses = {"loss": torch.from_numpy(self._priorities.of(*self._rows))} if self._by_loss else {}
+        return losses if self._average is None else losses | self._average.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         if self._by_loss:
             self._priorities.restore(*self._rows, tensors["loss"].numpy())
+        if self._average is not None:
+            self._average.restore(tensors)
 
     @property
     def _rows(self) -> tuple[Int64[np.ndarray, " rows"], int]:

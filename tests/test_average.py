@@ -1,0 +1,71 @@
+"""A moving average of M's weights: what it is, who sees it, and that a run goes on."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_trainer import cut_after, everything, finish, gone_on, same, trainer
+
+from tokendream.config.presets import TINY, preset, vary
+from tokendream.errors import ConfigError
+from tokendream.training.average import MovingAverage
+
+DECAY = 0.8
+AVERAGED = vary(TINY, "world_model", ema_decay=DECAY)
+
+
+def weights(t):
+    return {name: p.detach().clone() for name, p in t.agent.world_model.named_parameters()}
+
+
+def filled(config):
+    """A trainer with an epoch's experience, whose M has not been trained."""
+    t = trainer(config)
+    t.run_epoch()
+    t.close_epoch()
+    return t
+
+
+def test_the_agent_has_the_average_of_the_weights_that_are_stepped():
+    """The same updates without it give the weights of which it is the average."""
+    plain, averaged = filled(TINY), filled(AVERAGED)
+    average = weights(averaged)
+    assert same(average, weights(plain))
+    for _ in range(6):
+        with torch.random.fork_rng(devices=[]):
+            expected = plain.update("world_model")
+        assert same(dict(averaged.update("world_model")), dict(expected))
+        average = {name: DECAY * average[name] + (1 - DECAY) * p for name, p in weights(plain).items()}
+    found, stepped = weights(averaged), averaged.phases["world_model"].tensors()
+    assert all(torch.allclose(found[name], average[name], atol=1e-6) for name in average)
+    assert same({f"stepped.{name}": p for name, p in weights(plain).items()}, stepped)
+    assert not any(torch.equal(found[name], p) for name, p in weights(plain).items() if p.any())
+
+
+def test_an_update_that_fails_leaves_the_average_in_place():
+    module = torch.nn.Linear(2, 2)
+    average, before = MovingAverage(module, DECAY), module.weight.detach().clone()
+
+    def fails():
+        with average.stepping():
+            module.weight.data.add_(1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert torch.allclose(module.weight, before + 1 - DECAY)
+    assert torch.allclose(average.tensors()["stepped.weight"], before + 1)
+
+
+def test_a_run_goes_on_to_the_bit():
+    cut = cut_after(73, AVERAGED)
+    resumed = gone_on(cut, cut.snapshot())
+    assert same(everything(finish(cut)), everything(resumed))
+
+
+def test_the_small_presets_have_it_and_can_do_without():
+    assert preset("rem").world_model.ema_decay == 0
+    assert preset("cpu").world_model.ema_decay == preset("night").world_model.ema_decay == 0.97
+    assert preset("cpu-no-ema").world_model.ema_decay == 0
+    with pytest.raises(ConfigError, match=r"world_model\.ema_decay must be between 0 and 0\.9999, not 1\.0"):
+        dataclasses.replace(AVERAGED, world_model=dataclasses.replace(AVERAGED.world_model, ema_decay=1.0))
