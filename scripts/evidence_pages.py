@@ -161,7 +161,8 @@ def whole() -> list[list[Result]]:
 
 
 def summary() -> str:
-    """A row for each game and preset: the longest runs with most seeds, of several where it is one as it was.
+    """A row for each game and preset: the longest runs with most seeds, of several where it is one as it was, then the
+    latest.
 
     A preset as it was is left out of a game in which today's has reached more.
     """
@@ -174,9 +175,11 @@ def summary() -> str:
         first = runs[0]
         if atari100k.benchmark_name(first.config.env_name) and (len(runs) > 1 or not first.preset.endswith(AS_IT_WAS)):
             games[first.config.env_name, first.preset].append(runs)
-    longest = {
-        key: max(groups, key=lambda runs: (runs[0].curve[-1]["env_steps"], len(runs))) for key, groups in games.items()
-    }
+
+    def rank(runs: list[Result]) -> tuple[float, int, str]:
+        return runs[0].curve[-1]["env_steps"], len(runs), max(run.facts.get("started", "") for run in runs)
+
+    longest = {key: max(groups, key=rank) for key, groups in games.items()}
     today: dict[tuple[str, str], float] = {}
     for (game, preset), runs in longest.items():
         if not preset.endswith(AS_IT_WAS):

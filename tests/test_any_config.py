@@ -22,6 +22,7 @@ from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make
+from tokendream.envs.vector import EnvError
 from tokendream.errors import ConfigError
 from tokendream.nn.retention import decay_scaling
 from tokendream.tokenizers.perceptual import read_lpips
@@ -108,15 +109,15 @@ TRAINED = {"trained": 0, "refused": 0}
 @given(changes())
 def draw_and_train(values: dict[str, Any]) -> None:
     """One draw: refused at once by name, or an epoch of it runs and can be saved."""
+    torch.manual_seed(0)
     try:
         config = Config.from_json(changed(values | {"epochs": 1}))
-    except ConfigError as error:
+        envs = make(config, config.collect.envs, evaluation=False)
+        agent = Agent.from_config(config, envs.spaces)
+    except (ConfigError, EnvError) as error:  # what an environment shows may not be read in every way
         assert names_a_field(str(error)), error
         TRAINED["refused"] += 1
         return
-    torch.manual_seed(0)
-    envs = make(config, config.collect.envs, evaluation=False)
-    agent = Agent.from_config(config, envs.spaces)
     replay = ReplayBuffer.of(envs.spaces, config.collect.capacity, envs=config.collect.envs)
     trainer = Trainer(config, agent, envs, replay, Compute.resolve(config.device, config.precision))
     try:

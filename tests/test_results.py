@@ -141,6 +141,7 @@ def test_a_preset_as_it_was_is_summed_up_where_today_s_has_not_reached_more(evid
         one = SimpleNamespace(
             config=SimpleNamespace(env_name=game, preset="cpu"), preset=preset, kind="AVX2",
             final=SimpleNamespace(mean=mean), random_player=SimpleNamespace(mean=500.0), curve=[{"env_steps": 60_000}],
+            facts={},
         )  # fmt: skip
         return [one, one]
 
