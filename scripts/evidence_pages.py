@@ -46,7 +46,7 @@ TUNED_ON = {"CrazyClimber-cpu-seed0"}
 SHARED = {
     *(f"{game}-cpu-seed{seed}" for game in ("Krull", "KungFuMaster") for seed in (21, 31, 32)),
     *(f"KungFuMaster-cpu-seed{seed}" for seed in (41, 42, 43, 51, 52)),
-    *(f"KungFuMaster-cpu-45-epochs-seed{seed}" for seed in (41, 42, 43, 51, 52, 81, 82, 83, 101, 102, 103)),
+    *(f"KungFuMaster-cpu-45-epochs-seed{seed}" for seed in (41, 42, 43, 51, 52, 81, 82, 83, 101, 102, 103, 111)),
     *(f"Krull-cpu-seed{seed}" for seed in (91, 92)),
     *(
         f"{game}-cpu-seed{seed}"

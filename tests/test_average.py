@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
-from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.presets import TINY, vary
 from tokendream.errors import ConfigError
 from tokendream.training.average import MovingAverage
 
@@ -63,9 +63,6 @@ def test_a_run_goes_on_to_the_bit():
     assert same(everything(finish(cut)), everything(resumed))
 
 
-def test_the_small_presets_have_it_and_can_do_without():
-    assert preset("rem").world_model.ema_decay == 0
-    assert preset("cpu").world_model.ema_decay == preset("night").world_model.ema_decay == 0.97
-    assert preset("cpu-no-ema").world_model.ema_decay == 0
+def test_an_average_that_never_moves_is_refused():
     with pytest.raises(ConfigError, match=r"world_model\.ema_decay must be between 0 and 0\.9999, not 1\.0"):
         dataclasses.replace(AVERAGED, world_model=dataclasses.replace(AVERAGED.world_model, ema_decay=1.0))

@@ -42,7 +42,7 @@ CPU = Config(
     world_model=WorldModelConfig(
         width=128, layers=3, heads=4, dropout=0.0, copy_head=True, token_temperature=0.5, local_prediction=True,
         outcome_from="frame", logits_from_codes=True, reward_head="seen", reward_heads=5,
-        rewarded_segments=0.25, ema_decay=0.97, **AS_TUNED,
+        rewarded_segments=0.25, **AS_TUNED,
     ),
     actor_critic=ActorCriticConfig(lstm_width=256),
     # A short horizon of value and a centred advantage: values do not catch up with γ = 0.995 in so few updates.
@@ -262,7 +262,6 @@ CUTS: dict[str, Callable[[Config], Config]] = {
     "no-curiosity": lambda c: vary(vary(c, "dream", curiosity=0.0), "world_model", ensemble=0),
     "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
     "no-group": _alone,
-    "no-ema": lambda c: vary(c, "world_model", ema_decay=0.0),
     "no-rewarded-segments": lambda c: vary(c, "world_model", rewarded_segments=0.0),
     "no-rare-rewards": lambda c: vary(c, "training", rare_rewards=0.0),
     "no-rewarded-starts": lambda c: vary(c, "dream", rewarded_starts=0.0),
