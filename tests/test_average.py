@@ -57,6 +57,14 @@ def test_an_update_that_fails_leaves_the_average_in_place():
     assert torch.allclose(average.tensors()["stepped.weight"], before + 1)
 
 
+def test_weights_of_another_shape_are_refused():
+    average = MovingAverage(torch.nn.Linear(2, 2), DECAY)
+    with pytest.raises(ValueError, match=r"stepped weights bias must be \(2,\), not \(1,\)"):
+        average.restore(average.tensors() | {"stepped.bias": torch.zeros(1)})
+    with pytest.raises(KeyError):
+        average.restore({})
+
+
 def test_a_run_goes_on_to_the_bit():
     cut = cut_after(73, AVERAGED)
     resumed = gone_on(cut, cut.snapshot())

@@ -26,7 +26,8 @@ def with_rewarded(
     rare: float,
     before: int = 0,
 ) -> Segments:
-    """Segments drawn with this `align`, the first share of them replaced by those of rows from `draw_rewarded`."""
+    """Segments drawn with this `align`, the first share of them replaced by those of rows from `draw_rewarded`, to
+    which the rest is given."""
     rewarded = round(share * len(segments.row))
     if not rewarded:
         return segments

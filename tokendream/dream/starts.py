@@ -27,7 +27,7 @@ def draw(
     """n segments of up to burn_in + 1 rows, each of which ends where a dream begins.
 
     With `context_starts` there are at least so many rows of `context` before that. `newest`: see `ReplayBuffer.draw`;
-    `rare`: see `with_rewarded`.
+    `rare`: see `draw_rewarded`.
     """
     length, before = settings.burn_in + 1, context if settings.context_starts else 0
     segments = replay.draw(n, length, align="end", rng=rng, before=before, newest=newest)

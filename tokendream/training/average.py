@@ -46,6 +46,9 @@ class MovingAverage:
         return {f"stepped.{name}": p for name, p in self._stepped.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` gave. Raises KeyError or RuntimeError for anything else."""
+        """Go on from what `tensors` gave. Raises KeyError or ValueError for anything else."""
         for name, p in self._stepped.items():
-            p.copy_(tensors[f"stepped.{name}"])
+            saved = tensors[f"stepped.{name}"]
+            if saved.shape != p.shape:  # `copy_` would spread it
+                raise ValueError(f"stepped weights {name} must be {tuple(p.shape)}, not {tuple(saved.shape)}")
+            p.copy_(saved)
