@@ -168,6 +168,9 @@ def test_the_kind_of_processor_is_what_the_facts_name(evidence):
     facts = {"device": "CPU, 2 threads, bf16, own kernels", "instructions": "AVX512"}
     assert dataclasses.replace(run, facts=facts).kind == "AMX"
     assert dataclasses.replace(run, facts=facts | {"kind": "AVX-512"}).kind == "AVX-512"
+    for kind, instructions, kept in (("AMX", "AVX2", True), ("AMX", "AVX512", False), ("AVX2", "AVX2", False)):
+        found = dataclasses.replace(run, facts=facts | {"kind": kind, "instructions": instructions})
+        assert found.kept_to_avx2 == kept
 
 
 def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkeypatch):
