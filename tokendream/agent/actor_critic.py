@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tokendream.agent.per_part import PartsEncoder
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
+from tokendream.nn import lstm
 from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.precision import raised
 from tokendream.spaces.observations import Block
@@ -99,18 +100,7 @@ class ActorCritic(nn.Module):
         return self._output(h[:, :: seen.shape[2]])
 
     def _along(self, x: Float[Tensor, "B N M"], state: PolicyState) -> Float[Tensor, "B N M"]:
-        """h after each of N inputs that are all known: one call, which on CPUs takes half the time of N."""
-        if torch.is_autocast_enabled(x.device.type):  # there memory stays float32
-            h = []
-            for one in x.unbind(1):
-                state = self._remember(one, state)
-                h.append(state.h)
-            return torch.stack(h, dim=1)
-        return self._at_once(x, state)
-
-    def _at_once(self, x: Float[Tensor, "B N M"], state: PolicyState) -> Float[Tensor, "B N M"]:
-        weights = [self.lstm.weight_ih, self.lstm.weight_hh, self.lstm.bias_ih, self.lstm.bias_hh]
-        return torch.lstm(x, (state.h[None], state.c[None]), weights, True, 1, 0.0, True, False, True)[0]
+        return lstm.along(x, state.h, state.c, lstm.weights_of(self.lstm))
 
     def _output(self, h: Float[Tensor, "*B M"]) -> PolicyOutput:
         return PolicyOutput(raised(self.actor(h)), *self.valued(h))
@@ -144,12 +134,7 @@ class ActorCritic(nn.Module):
         return F.silu(self.dense(x.flatten(1)))
 
     def _remember(self, x: Float[Tensor, "B M"], state: PolicyState) -> PolicyState:
-        """The LSTM cell written out, to the bit the same on a CPU: on a GPU autocast would keep its memory in bf16."""
-        gates = F.linear(state.h, self.lstm.weight_hh, self.lstm.bias_hh)
-        gates = gates + F.linear(x, self.lstm.weight_ih, self.lstm.bias_ih)
-        i, f, g, o = gates.chunk(4, dim=1)
-        c = f.sigmoid() * state.c + i.sigmoid() * g.tanh()
-        return PolicyState(o.sigmoid() * c.tanh(), c)
+        return PolicyState(*lstm.cell(x, state.h, state.c, lstm.weights_of(self.lstm)))
 
     @torch.no_grad()
     def burn_in(

@@ -43,9 +43,9 @@ class SeparateActorCritic(ActorCritic):
         both = super()._remember(x_a, PolicyState(*a)), self.valuing._remember(x_v, PolicyState(*v))
         return PolicyState(*(torch.cat(pair, dim=1) for pair in zip(*both, strict=True)))
 
-    def _at_once(self, x: Float[Tensor, "B N M2"], state: PolicyState) -> Float[Tensor, "B N M2"]:
+    def _along(self, x: Float[Tensor, "B N M2"], state: PolicyState) -> Float[Tensor, "B N M2"]:
         (x_a, *a), (x_v, *v) = zip(x.chunk(2, dim=2), state.h.chunk(2, dim=1), state.c.chunk(2, dim=1), strict=True)
-        both = super()._at_once(x_a, PolicyState(*a)), self.valuing._at_once(x_v, PolicyState(*v))
+        both = super()._along(x_a, PolicyState(*a)), self.valuing._along(x_v, PolicyState(*v))
         return torch.cat(both, dim=2)
 
     def _output(self, h: Float[Tensor, "*B M2"]) -> PolicyOutput:
