@@ -55,7 +55,7 @@ bench: $(READY)  ## Time every phase as a run on this machine would do it (ARGS=
 
 speed: $(READY)  ## Time every phase and how cost grows, and write the figures of docs/speed.md (ARGS=)
 	$(BIN)/python -m benchmarks speed --out docs/speed-KIND.json --page docs/speed.md $(ARGS)
-	$(BIN)/python -m benchmarks sweeps --out docs/speed-sweeps.json --page docs/speed.md $(ARGS)
+	$(BIN)/python -m benchmarks sweeps --out docs/speed-sweeps-KIND.json --page docs/speed.md $(ARGS)
 
 # Where Python has what is needed and nothing can be installed: make gpu-bench GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python

@@ -26,9 +26,9 @@ class Timing:
     cpu_time: bool = False
     """Count processor time instead of wall-clock time, for a machine with other work; needs OMP_NUM_THREADS=1."""
     out: Path | None = None
-    """Write the figures to this JSON file; speed writes the kind of processor (AMX, AVX2, ...) for KIND in its name."""
+    """Write the figures to this JSON file; KIND in its name becomes the kind of processor (AMX, AVX2, ...)."""
     page: Path | None = None
-    """Write the tables between the markers of this Markdown file (speed: its kind of processor's), plots beside it."""
+    """Write the tables between the markers of this Markdown file (of its kind of processor), plots beside it."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ def save(figures: dict[str, Any], out: Path | None) -> None:
         print(f"Written to {out}")
 
 
+def named(out: Path | None, kind: str) -> Path | None:
+    """A file with the kind of processor for KIND in its name."""
+    return out and out.with_name(out.name.replace("KIND", kind))
+
+
 def publish(section: Section, page: Path | None, plots: dict[str, str], text: Text) -> None:
     """Write a page's section with its plots, or print it where no page was asked for."""
     if page is None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tokendream.config.config import Config
-from tokendream.device import Compute
+from tokendream.device import Compute, kind_of_processor
 from tokendream.kernels.machine import compute_for
 from tokendream.runfolder.folder import facts
 from tokendream.training.timing import elapsed
@@ -79,10 +79,20 @@ def watch_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
+def kind(compute: Compute) -> str:
+    """The kind of processor that figures are of: a newer one that ONEDNN_MAX_CPU_ISA keeps to less counts as that."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    kept = "" if "AMX" in limit else {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(limit.partition("_")[0], "")
+    return kept if kept and compute.device.type == "cpu" else kind_of_processor(compute.device)
+
+
 def environment(compute: Compute) -> dict[str, Any]:
     """What a reader must know to compare figures."""
     known: dict[str, Any] = facts(compute)
+    kept = f", kept to {kind(compute)}" if kind(compute) != known["kind"] else ""
     known |= {
+        "kind": kind(compute),
+        "processor": known["processor"] + kept,
         "date": known.pop("started"),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -10,8 +10,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
-from benchmarks.machine import PRECISIONS, copy_bandwidth, environment, give_back_freed_memory, matmul_peak, precisions
+from benchmarks.command import Progress, begin, chosen_effort, clock_name, named, publish, save
+from benchmarks.machine import (
+    PRECISIONS,
+    copy_bandwidth,
+    environment,
+    give_back_freed_memory,
+    kind,
+    matmul_peak,
+    precisions,
+)  # fmt: skip
 from benchmarks.measure import Effort, Work, fitting_batch, measure, ratios
 from benchmarks.page import Section
 from benchmarks.profiling import top_operators
@@ -22,7 +30,7 @@ from tokendream.config.config import Config
 from tokendream.config.parts import FITTED
 from tokendream.config.presets import ABLATIONS, vary
 from tokendream.config.schedule import PARTS
-from tokendream.device import Compute, kind_of_processor
+from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.training.synthetic import shown, synthetic_replay
 
@@ -67,8 +75,7 @@ def main(
 ) -> int:
     """Time a preset's phases and print what was found. Raises ConfigError for a device or file that cannot be."""
     compute = begin(config, device, cpu_time=cpu_time, out=out, page=page)
-    kind = kind_of_processor(compute.device)
-    section, out = Section("speed", kind), out and out.with_name(out.name.replace("KIND", kind))
+    section = Section("speed", kind(compute))
     section.check(page)
     progress = Progress()
     findings = run(
@@ -76,7 +83,7 @@ def main(
     )
     progress.close()
     figures = findings.to_json()
-    save(figures, out)
+    save(figures, named(out, section.kind))
     publish(section, page, {}, lambda plots: titled(figures))
     return 0
 

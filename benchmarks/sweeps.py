@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
+from benchmarks.command import Progress, begin, chosen_effort, clock_name, named, publish, save
 from benchmarks.growth import Curve, Point, Sweeps
-from benchmarks.machine import PRECISIONS, environment, give_back_freed_memory
+from benchmarks.machine import PRECISIONS, environment, give_back_freed_memory, kind
 from benchmarks.measure import Effort, Work, measure
-from benchmarks.sweeps_page import SECTION, draw, markdown
+from benchmarks.sweeps_page import draw, markdown, section
 from benchmarks.workload import Workload, grids, require_image
 from tokendream.config.config import Config
 from tokendream.config.presets import vary
@@ -86,13 +86,14 @@ def main(config: Config, device: str, *, quick: bool, cpu_time: bool, out: Path 
     """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be."""
     require_image(config)
     grids(config)  # raises, where there are none
-    SECTION.check(page)
     compute = begin(config, device, cpu_time=cpu_time, out=out, page=page)
+    where = section(kind(compute))
+    where.check(page)
     progress = Progress()
     found = run(config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, say=progress)
     progress.close()
-    save(dataclasses.asdict(found), out)
-    publish(SECTION, page, draw(found), lambda plots: markdown(found, plots))
+    save(dataclasses.asdict(found), named(out, where.kind))
+    publish(where, page, draw(found), lambda plots: markdown(found, plots))
     return 0
 
 

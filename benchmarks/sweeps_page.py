@@ -9,8 +9,6 @@ from benchmarks.figures import Spread
 from benchmarks.growth import Curve, Sweeps, in_words
 from benchmarks.page import Section, head, header, line, plot, short
 
-SECTION = Section("sweeps")
-
 AXES = {
     "tokens": ("K", "K, tokens a frame"),
     "batch": ("B", "B, the batch"),
@@ -28,15 +26,22 @@ COLOURS = {
 }
 
 
+def section(kind: str) -> Section:
+    """The section of docs/speed.md about how cost grows on a kind of processor."""
+    return Section("sweeps", kind)
+
+
 def markdown(found: Sweeps, plots: dict[str, str] | None = None) -> Iterator[str]:
     """Everything that was found. `plots` are the files of the plots, by their names."""
+    kind = found.environment["kind"]
+    yield from (f"## How cost grows: {kind}", "")
     yield header(
-        SECTION.command, found.preset, found.environment,
+        section(kind).command, found.preset, found.environment,
         quick=found.quick, clock=found.clock, how="the sizes of a curve in turn in one process",
     )  # fmt: skip
     yield ""
-    if plots and "growth" in plots:
-        yield from (f"![Milliseconds of a frame or an imagined step against each size]({plots['growth']})", "")
+    for file in (plots or {}).values():
+        yield from (f"![Milliseconds of a frame or an imagined step against each size]({file})", "")
     for axis, (_, title) in AXES.items():
         curves = found.of(axis)
         if curves:
@@ -87,7 +92,8 @@ def _ms(s: Spread) -> str:
 def draw(found: Sweeps) -> dict[str, str]:
     """The plot as SVG, by its name; nothing where there is nothing to show."""
     axes = [axis for axis in AXES if found.of(axis)]
-    return {"growth": plot(lambda figure: _draw(figure, found, axes), 12.0, 6.4)} if axes else {}
+    name = f"growth-{found.environment['kind']}"
+    return {name: plot(lambda figure: _draw(figure, found, axes), 12.0, 6.4)} if axes else {}
 
 
 def _draw(figure: Any, found: Sweeps, names: list[str]) -> None:

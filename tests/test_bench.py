@@ -10,6 +10,7 @@ from benchmarks import report, speed
 from benchmarks.__main__ import main
 from benchmarks.command import begin
 from benchmarks.counting import count_flops
+from benchmarks.machine import environment
 from benchmarks.measure import Effort, Label, Row, Work, fitting_batch, measure
 from benchmarks.page import WALL, Section
 from benchmarks.profiling import top_operators
@@ -144,6 +145,20 @@ def test_bad_arguments_are_named_before_anything_is_timed(tmp_path, monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(ConfigError, match="--cpu-time needs a CPU and one thread"):
         speed.main(TINY, "cpu", quick=True, profile=False, out=None, cpu_time=True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kind"),
+    [("AVX2", "AVX2"), ("AVX512_CORE_VNNI", "AVX-512"), ("avx2_vnni", "AVX2"), ("AVX512_CORE_AMX", "its own"),
+     ("DEFAULT", "its own")],
+)  # fmt: skip
+def test_figures_of_a_processor_that_is_kept_to_less_are_those_of_a_lesser_kind(limit, kind, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setattr("benchmarks.machine.kind_of_processor", lambda device: "its own")
+    monkeypatch.setattr("tokendream.runfolder.folder.kind_of_processor", lambda device: "its own")
+    found = environment(compute_for(TINY, "cpu"))
+    assert found["kind"] == kind
+    assert found["processor"].endswith(f", kept to {kind}") == (kind != "its own")
 
 
 def test_what_no_time_is_left_for_is_said(monkeypatch, capsys):

@@ -14,10 +14,10 @@ from benchmarks.counting import count_flops
 from benchmarks.growth import Curve, Point, Sweeps, in_words, power
 from benchmarks.measure import Effort
 from benchmarks.page import WALL
-from benchmarks.sweeps_page import AXES, SECTION, draw, markdown
+from benchmarks.sweeps_page import AXES, draw, markdown, section
 from benchmarks.workload import Workload
 from tokendream.config.presets import PRESETS, REM, TINY, vary
-from tokendream.device import Compute
+from tokendream.device import Compute, kind_of_processor
 from tokendream.errors import ConfigError
 from tokendream.training.synthetic import synthetic_replay
 
@@ -27,6 +27,7 @@ FACTS = {
     "commit": "abc",
     "device": "CPU",
     "processor": "some",
+    "kind": "AMX",
     "torch": "2",
     "load": 0.1,
 }
@@ -144,9 +145,10 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path, monkeypatch):
     }
     every = module.sweeps
     monkeypatch.setattr(module, "sweeps", lambda config: [s for s in every(config) if some[s.curve.axis] == s.phase])
-    out, page = tmp_path / "new" / "sweeps.json", tmp_path / "speed.md"
+    out, page = tmp_path / "new" / "sweeps-KIND.json", tmp_path / "speed.md"
     assert module.main(TINY, "cpu", quick=True, cpu_time=True, out=out, page=page) == 0
-    sweeps = read(out)
+    kind = kind_of_processor(torch.device("cpu"))
+    where, sweeps = section(kind), read(out.with_name(f"sweeps-{kind}.json"))
     assert sweeps.left_out == []
     assert [c.axis for c in sweeps.curves] == list(AXES)
     for c in sweeps.curves:
@@ -156,9 +158,9 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path, monkeypatch):
     assert 0.9 < sweeps.of("tokens")[0].arithmetic < 1.3
     assert sweeps.of("length")[0].arithmetic == 0
     assert page.read_text() == "\n".join(
-        [SECTION.begin, *markdown(sweeps, {"growth": "speed-growth.svg"}), SECTION.end, ""]
+        [where.begin, *markdown(sweeps, {"growth": f"speed-growth-{kind}.svg"}), where.end, ""]
     )
-    assert (tmp_path / "speed-growth.svg").read_text().startswith("<?xml")
+    assert (tmp_path / f"speed-growth-{kind}.svg").read_text().startswith("<?xml")
 
 
 def test_sizes_that_take_too_long_are_left_out_by_name(monkeypatch):
@@ -207,10 +209,17 @@ def test_bad_arguments_are_named_before_anything_is_timed(tmp_path, monkeypatch)
             module.main(**(good | flags))
 
 
-def test_the_committed_section_is_what_the_committed_figures_say():
-    sweeps = read(DOCS / "speed-sweeps.json")
-    text = (DOCS / "speed.md").read_text().partition(SECTION.begin)[2].partition(SECTION.end)[0]
-    assert text == "\n" + "\n".join(markdown(sweeps, {"growth": "speed-growth.svg"})) + "\n"
-    drawn = (DOCS / "speed-growth.svg").read_text()  # not compared as a whole: matplotlib's versions differ
+@pytest.mark.parametrize("kind", ["AMX", "AVX-512", "AVX2", "ARM", "GPU"])
+def test_there_is_a_place_for_every_kind_of_processor(kind):
+    section(kind).check(DOCS / "speed.md")
+
+
+@pytest.mark.parametrize("file", sorted(DOCS.glob("speed-sweeps-*.json")), ids=lambda file: file.stem)
+def test_the_committed_section_is_what_the_committed_figures_say(file):
+    sweeps, kind = read(file), file.stem.removeprefix("speed-sweeps-")
+    assert sweeps.environment["kind"] == kind
+    text = (DOCS / "speed.md").read_text().partition(section(kind).begin)[2].partition(section(kind).end)[0]
+    assert text == "\n" + "\n".join(markdown(sweeps, {"growth": f"speed-growth-{kind}.svg"})) + "\n"
+    drawn = (DOCS / f"speed-growth-{kind}.svg").read_text()  # not compared as a whole: matplotlib's versions differ
     for c in sweeps.curves:
         assert f": {AXES[c.axis][0]}^{c.exponent.median:z.2f}<" in drawn

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from tokendream.agent.per_part import PartsEncoder
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
-from tokendream.nn import lstm
 from tokendream.nn.hl_gauss import HLGauss
+from tokendream.nn.lstm import LSTM
 from tokendream.nn.precision import raised
 from tokendream.spaces.observations import Block
 
@@ -69,7 +69,7 @@ class ActorCritic(nn.Module):
             self.conv_1 = nn.Conv2d(E, E // 2, 3, padding=1)
             self.conv_2 = nn.Conv2d(E // 2, E // 4, 3, padding=1)
             self.dense: nn.Module = nn.Linear(E // 4 * block.K, M)
-        self.lstm = nn.LSTMCell(M, M)
+        self.lstm = LSTM(M, M)
         self.actor = nn.Linear(M, self.actions.logits)
         self.bins = HLGauss(129, 15.0) if config.value_head == "symlog" else None
         self.critic = nn.Linear(M, 1 if self.bins is None else self.bins.outputs)
@@ -100,7 +100,7 @@ class ActorCritic(nn.Module):
         return self._output(h[:, :: seen.shape[2]])
 
     def _along(self, x: Float[Tensor, "B N M"], state: PolicyState) -> Float[Tensor, "B N M"]:
-        return lstm.along(x, state.h, state.c, lstm.weights_of(self.lstm))
+        return self.lstm.along(x, state.h, state.c)
 
     def _output(self, h: Float[Tensor, "*B M"]) -> PolicyOutput:
         return PolicyOutput(raised(self.actor(h)), *self.valued(h))
@@ -134,7 +134,7 @@ class ActorCritic(nn.Module):
         return F.silu(self.dense(x.flatten(1)))
 
     def _remember(self, x: Float[Tensor, "B M"], state: PolicyState) -> PolicyState:
-        return PolicyState(*lstm.cell(x, state.h, state.c, lstm.weights_of(self.lstm)))
+        return PolicyState(*self.lstm.step(x, state.h, state.c))
 
     @torch.no_grad()
     def burn_in(

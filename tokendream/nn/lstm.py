@@ -9,53 +9,54 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of the inputs and of the memory (4 M x M each), then their biases (4 M); in rows, gate by gate: i, f, g, o."""
 
 
-def weights_of(lstm: nn.LSTMCell) -> Weights:
-    """What it has learned."""
-    return lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh
+class LSTM(nn.LSTMCell):
+    """torch's cell whose memory stays float32 on every device, also where autocast makes the products in bf16."""
+
+    def step(
+        self, x: Float[Tensor, "B M"], h: Float[Tensor, "B M"], c: Float[Tensor, "B M"]
+    ) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"]]:
+        """The new h and c."""
+        i, f, g, o = _gates(x, h, *self.weights)
+        c = f * c + i * g
+        return o * c.tanh(), c
+
+    def along(
+        self, x: Float[Tensor, "B N M"], h: Float[Tensor, "B M"], c: Float[Tensor, "B M"]
+    ) -> Float[Tensor, "B N M"]:
+        """h after each of N inputs that are all known."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):  # one call, which on CPUs takes half the time of N
+            return torch.lstm(x, (h[None], c[None]), list(self.weights), True, 1, 0.0, True, False, True)[0]
+        return _Along.apply(x, h, c, *self.weights_in(torch.get_autocast_dtype(device)))
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of x and of h (4 M x M each), then their biases (4 M); in rows, gate by gate: i, f, g, o."""
+        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+
+    def weights_in(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """They, in a type, for steps that need not cast them again."""
+        return tuple(weight.to(dtype) for weight in self.weights)
 
 
-def cell(
-    x: Float[Tensor, "B M"], h: Float[Tensor, "B M"], c: Float[Tensor, "B M"], weights: Weights
-) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"]]:
-    """One step: the new h and c, in float32 also where autocast makes the products in bf16."""
-    i, f, g, o = _gates(x, h, weights)
-    c = f * c + i * g
-    return o * c.tanh(), c
-
-
-def _gates(x: Tensor, h: Tensor, weights: Weights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    w_x, w_h, b_x, b_h = weights
+def _gates(x: Tensor, h: Tensor, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> tuple[Tensor, ...]:
     i, f, g, o = (F.linear(h, w_h, b_h) + F.linear(x, w_x, b_x)).chunk(4, dim=1)
     return i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
 
 
-def along(
-    x: Float[Tensor, "B N M"], h: Float[Tensor, "B M"], c: Float[Tensor, "B M"], weights: Weights
-) -> Float[Tensor, "B N M"]:
-    """h after each of N inputs that are all known."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return torch.lstm(x, (h[None], c[None]), list(weights), True, 1, 0.0, True, False, True)[0]
-    dtype = torch.get_autocast_dtype(device)
-    return _Along.apply(x.to(dtype), h, c, *(weight.to(dtype) for weight in weights))
-
-
 class _Along(torch.autograd.Function):
-    """`cell` N times, to the bit, from weights that autocast need not cast again."""
+    """`LSTM.step` N times, to the bit."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> Tensor:
         hs, cs, gates = [h], [c], []
         for one in x.unbind(1):
-            i, f, g, o = _gates(one, hs[-1], weights)  # type: ignore[arg-type]
+            i, f, g, o = _gates(one, hs[-1], *weights)
             cs.append(f * cs[-1] + i * g)
             hs.append(o * cs[-1].tanh())
             gates.append(torch.stack((i, f, g, o)))
@@ -77,8 +78,15 @@ class _Along(torch.autograd.Function):
             dc = torch.addcmul(dc, dh, through[t])
             found.append(torch.cat(((dc[:, None] * of_c[t]).flatten(1), dh * of_o[t]), dim=1).to(w_h.dtype))
             dh, dc = found[-1] @ w_h, dc * f[t]
-        d = torch.stack(found[::-1])
-        rows = d.flatten(0, 1)
-        bias = rows.sum(0)
-        inputs, memory = x.transpose(0, 1).flatten(0, 1), hs.flatten(0, 1).to(w_h.dtype)
-        return (d @ w_x).transpose(0, 1), dh.to(hs.dtype), dc, rows.T @ inputs, rows.T @ memory, bias, bias
+        dx, *of_weights = gradients(torch.stack(found[::-1]), x.transpose(0, 1), hs, w_x)
+        return dx.transpose(0, 1), dh.to(hs.dtype), dc, *of_weights
+
+
+def gradients(
+    d: Float[Tensor, "N B M4"], x: Float[Tensor, "N B M"], hs: Float[Tensor, "N B M"], w_x: Float[Tensor, "M4 M"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Those of the inputs x and of the four weights, from those of what goes into the gates and the h before."""
+    rows = d.flatten(0, 1)
+    bias = rows.sum(0)
+    of_x, of_h = (rows.T @ given.flatten(0, 1).to(d.dtype) for given in (x, hs))
+    return (d @ w_x).to(x.dtype), of_x, of_h, bias, bias

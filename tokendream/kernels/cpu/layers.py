@@ -1,4 +1,4 @@
-"""The ops of `heads.cpp` and `layers.cpp` as functions of tensors, which `fused` puts into layers.
+"""The ops of `heads.cpp`, `layers.cpp` and `lstm.cpp` as functions of tensors, which `fused` puts into layers.
 
 Gradients compute again what is cheap (moments, swish, the dropout mask) instead of reading it from memory.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokendream.kernels.cpu.call import Grads, call, differentiable, draw_seed, rows
+from tokendream.nn.lstm import gradients
 
 EPS = 1e-6
 """What norms add to a variance."""
@@ -120,6 +122,41 @@ def _swish_back(kept: tuple[Tensor, ...], dropout: tuple[int, float], grad: Tens
 
 swish = differentiable(_swish, _swish_back)
 """(x, bias, p), rows of M -> drop(s ∘ sigmoid(s)) for s = x + bias."""
+
+
+def lstm(by_h: Tensor, by_x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """(what h and x give the gates, "B 4M" each, c "B M" in float32) -> the new h and c; without a gradient."""
+    c, h, after, stored = c.contiguous(), torch.empty_like(c), torch.empty_like(c), by_h.new_empty(c.shape)
+    call("lstm", by_h, by_x, c, after, h, stored, torch.empty_like(by_h), *c.shape)
+    return h, after
+
+
+def _lstm_along(x: Tensor, h: Tensor, c: Tensor, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> Any:
+    x = x.transpose(0, 1).contiguous()
+    N, B, M = x.shape
+    hs, gates = x.new_empty(N + 1, B, M), x.new_empty(N, B, 4 * M)
+    cs, out = c.new_empty(N + 1, B, M), c.new_empty(N, B, M)
+    hs[0], cs[0] = h, c
+    for t in range(N):
+        by_h, by_x = F.linear(hs[t], w_h, b_h), F.linear(x[t], w_x, b_x)
+        call("lstm", by_h, by_x, cs[t], cs[t + 1], out[t], hs[t + 1], gates[t], B, M)
+    return out.transpose(0, 1), (x, hs, cs, gates, w_x, w_h), ()
+
+
+def _lstm_along_back(kept: tuple[Tensor, ...], _: Any, grad: Tensor) -> Grads:
+    x, hs, cs, gates, w_x, w_h = kept
+    grad, d = grad.transpose(0, 1).contiguous(), torch.empty_like(gates)
+    dh, dc = torch.zeros_like(hs[0]), torch.zeros_like(cs[0])
+    for t in range(len(x) - 1, -1, -1):
+        call("lstm_back", gates[t], cs[t], cs[t + 1], grad[t], dh, dc, d[t], *dc.shape)
+        dh = d[t] @ w_h
+    dx, *of_weights = gradients(d, x, hs[:-1], w_x)
+    return dx.transpose(0, 1), dh.float(), dc, *of_weights
+
+
+lstm_along = differentiable(_lstm_along, _lstm_along_back)
+"""(x "B N M", h and c "B M" in float32, weights of x and of h "4M M" and biases "4M", as x is stored) -> h after each
+step, "B N M" in float32."""
 
 
 def sample(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
