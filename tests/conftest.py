@@ -1,4 +1,4 @@
-"""Every test runs with shapes and types checked: jaxtyping's annotations are enforced by beartype, here only."""
+"""Every test runs with shapes and types checked: jaxtyping's annotations are enforced by beartype (`checking`)."""
 
 import contextlib
 import gc
@@ -13,11 +13,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a hundred processes would com
 if not os.environ.get("GPU_TESTS"):  # as `bench gpu` sets it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a run that is compared to the bit is one on a CPU
 
-from jaxtyping import install_import_hook
+import checking
 
 # A copy of the hook's handle must live as long as the tests; modules imported after this line are checked, but for
 # those of tests that are run a second time, in a process of their own.
-HOOK = None if os.environ.get("UNCHECKED") else install_import_hook("tokendream", "beartype.beartype")
+HOOK = None if os.environ.get("UNCHECKED") else checking.install()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -42,6 +42,7 @@ DRAWN = ("test_report", "test_mutated_files", "test_long_runs", "test_hostile_fi
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+    checking.CHECKED.clear()
 
 
 @pytest.fixture(autouse=True)
