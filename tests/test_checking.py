@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tokendream.nn.lstm import LSTM
 
+
 @checking.once(typechecker=beartype)
 def joined(x: Float[Tensor, "B N"], y: Float[Tensor, "B N"], wrong: bool = False) -> Float[Tensor, "B N"]:
     return x if not wrong else x[:, 1:]
