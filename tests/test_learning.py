@@ -27,6 +27,6 @@ def test_catch_is_solved_in_dreams_and_not_in_dreams_that_lie_about_reward() -> 
     """
     first = learn("1", "shuffled-rewards")
     assert first["shuffled-rewards"] <= CHANCE + 1.0
-    found = (seed for seed in "120" if (first if seed == "1" else learn(seed))["none"] >= 0.9 * BEST)
+    found = (seed for seed in "102" if (first if seed == "1" else learn(seed))["none"] >= 0.9 * BEST)
     assert next(found, None) is not None
     assert next(found, None) is not None
