@@ -48,7 +48,7 @@ SHARED = {
     *(f"KungFuMaster-cpu-seed{seed}" for seed in (41, 42, 43, 51, 52)),
     *(f"KungFuMaster-cpu-45-epochs-seed{seed}" for seed in (41, 42, 43, 51, 52, 81, 82, 83, 101, 102, 103, 111)),
     *(f"Krull-cpu-seed{seed}" for seed in (91, 92)),
-    *(f"{run}-seed101" for run in ("Breakout-cpu", "Krull-cpu", "KungFuMaster-night")),
+    *(f"{run}-seed101" for run in ("Boxing-cpu", "Breakout-cpu", "Krull-cpu", "KungFuMaster-night")),
     *(f"Catch-toy-seed{seed}" for seed in range(10)),
 }
 """Runs of today's presets that shared their machine with other work: their minutes say nothing, and are not shown."""
