@@ -253,9 +253,10 @@ stood in `scripts/ablation_agents.py` before any run.
 {budget}
 
 **Expected core-hours: {least:.0f} for the {first} runs of the first {seeds} seeds, {most:.0f} for all {runs}.**
-An estimate: a few updates of `rem` and of `all` were timed in float32 on one busy core with AVX2 alone, and a row takes
-the mean of the two, evaluation included; bf16 with AMX was not timed. Seeds come one after the other, so that the
-command may be cut anywhere and the same goes on; effects are shown from {seeds} seeds on.
+An estimate: a row takes the mean of `rem` and `all`, evaluation included: on CartPole one run each, on one core with
+AMX, before C's LSTM had a gradient of its own; elsewhere a few updates in float32 on one busy core with AVX2 alone.
+Seeds come one after the other, so that the command may be cut anywhere and the same goes on; effects are shown from
+{seeds} seeds on.
 
 ```sh
 python scripts/ablation.py run --jobs 2 --seeds {seeds} && python scripts/ablation.py write

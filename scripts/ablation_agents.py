@@ -86,9 +86,14 @@ def rem(config: Config, *, epochs: int, steps: int, of_m: int, of_c: int) -> Con
     )  # fmt: skip
 
 
-CUP = dataclasses.replace(CONTROL, env=dataclasses.replace(CONTROL.env, id="dmc:ball_in_cup-catch"))
-"""Rewards of 0 and 1. In dmc:cartpole-swingup, which `control` plays, every reward is above 0, so that REM, which
-learns signs, would learn nothing with any ingredient but the reward head."""
+CARTPOLE = vary(
+    dataclasses.replace(CONTROL, env=dataclasses.replace(CONTROL.env, id="CartPole-v1")),
+    "training", actor_critic=dataclasses.replace(CONTROL.training.actor_critic, first_epoch=5, batch=32,
+                                                 learning_rate=1e-3),
+)  # fmt: skip
+"""Every reward is 1 and an end is what costs, so that REM, which learns signs, learns it half in 6,000 steps: 457 and
+200 of 500 with seeds 0 and 1, on which this was chosen. In dmc:cartpole-swingup rewards above 0 say nothing to it; of
+dmc:ball_in_cup-catch it had 53 to 140 of 1,000 after 15,000 steps."""
 
 CATCH = vary(
     dataclasses.replace(TOY, tokenizer=TokenizerConfig(
@@ -146,8 +151,8 @@ NONE, ALL = "rem", "all"
 GPU, NOWHERE = "needs a GPU", "does not exist here"
 
 PROBLEMS: Mapping[str, Problem] = {
-    "dmc:ball_in_cup-catch": Problem(
-        rem(CUP, epochs=15, steps=1000, of_m=45, of_c=12), ON_FEATURES, minutes=7.0,
+    "CartPole-v1": Problem(
+        rem(CARTPOLE, epochs=24, steps=250, of_m=30, of_c=12), ON_FEATURES, minutes=4.1,
         absent=dict.fromkeys(("grid positions", "copy or sample", "V that is trained", "FSQ", "LPIPS"), NOWHERE)
         | {"ten layers": GPU},
     ),
