@@ -19,7 +19,7 @@ from benchmarks.machine import (
     kind,
     matmul_peak,
     precisions,
-)  # fmt: skip
+)
 from benchmarks.measure import Effort, Work, fitting_batch, measure, ratios
 from benchmarks.page import Section
 from benchmarks.profiling import top_operators
