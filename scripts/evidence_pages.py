@@ -102,7 +102,12 @@ class Result:
     @property
     def kept_to_avx2(self) -> bool:
         """Whether its processor had more, and was forbidden to use it."""
-        return self.kind in ("AMX", "AVX-512") and self.facts["instructions"] == "AVX2"
+        return self.kind in ("AMX", "AVX-512") and self.facts.get("instructions") == "AVX2"
+
+    @property
+    def processor(self) -> str:
+        """Its kind, and what of it was used."""
+        return f"{self.kind} kept to the instructions of AVX2" if self.kept_to_avx2 else self.kind
 
     @property
     def above_random(self) -> bool:
@@ -185,7 +190,7 @@ def summary() -> str:
         if preset.endswith(AS_IT_WAS) and today.get((game, runs[0].config.preset), -math.inf) > mean:
             continue
         lines.append(
-            f"| {game}, {preset} | {' and '.join(sorted({run.kind for run in runs}))} | {len(runs)} "
+            f"| {game}, {preset} | {' and '.join(sorted({run.processor for run in runs}))} | {len(runs)} "
             f"| {mean:,.1f} | {random_player:,.1f} | {np.mean(REM[game]):,.1f} | {normalised:.3f} |"
         )
     return "\n".join(lines)
@@ -223,8 +228,7 @@ def catch() -> str:
     runs: dict[str, list[Result]] = defaultdict(list)
     for run in results():
         if run.of_ten:
-            kept_to = " kept to the instructions of AVX2" if run.kept_to_avx2 else ""
-            runs[f"{run.kind}{kept_to}, {run.facts['precision']}"].append(run)
+            runs[f"{run.processor}, {run.facts['precision']}"].append(run)
     for how, seeds in runs.items():
         means = [run.final.mean for run in seeds]
         shown = ", ".join(f"{mean:.2f}" for mean in means)
@@ -257,8 +261,9 @@ def _health(run: Result, diagnosis: list[dict[str, Any]]) -> str:
     for curve in (c for part in diagnosis for c in part["curves"] if c["title"].startswith("tokens that agree")):
         five = curve["x"].index(5.0)
         dreams = f"{curve['lines']['dream'][five]:.0%} ({curve['lines']['frozen'][five]:.0%})"
+    kept = ", kept to AVX2" if run.kept_to_avx2 else ""
     return (
-        f"| {run.config.env_name}, {run.preset}, seed {run.config.seed} | {shown('moving pixels lost')} "
+        f"| {run.config.env_name}, {run.preset}, seed {run.config.seed}{kept} | {shown('moving pixels lost')} "
         f"| {shown('token accuracy where tokens change')} | {shown('reward positive: recall')} "
         f"| {shown('correlation of value and return', '.2f')} | {dreams} |"
     )
@@ -270,7 +275,7 @@ def _row(run: Result, folder: str) -> str:
     return (
         f"| {run.config.env_name}, {run.preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
         f"| {_mean(run.final)} | {_mean(run.random_player)} | {'' if normalised is None else f'{normalised:.3f}'} "
-        f"| {run.kind} | {f'{run.minutes:.0f} min' if run.alone else 'not alone'} |"
+        f"| {run.processor} | {f'{run.minutes:.0f} min' if run.alone else 'not alone'} |"
     )
 
 

@@ -78,7 +78,7 @@ def test_a_row_says_what_its_file_says(evidence):
     for run in evidence.results():
         if run.control != "none":
             continue
-        (row,) = [line for line in table.splitlines() if f"{run.path.name}/final.json" in line]
+        (row,) = [line for line in table.splitlines() if f"{run.path.parent.name}/{run.path.name}/final.json" in line]
         assert f"| {sum(run.final.scores) / len(run.final.scores):,.1f} (" in row
         assert f"| {sum(run.random_player.scores) / len(run.random_player.scores):,.1f} (" in row
         assert f"| {len(run.final.scores)} |" in row
@@ -139,7 +139,7 @@ def test_a_page_without_its_markers_is_refused(evidence):
 def test_a_preset_as_it_was_is_summed_up_where_today_s_has_not_reached_more(evidence, monkeypatch):
     def runs(game, preset, mean):
         one = SimpleNamespace(
-            config=SimpleNamespace(env_name=game, preset="cpu"), preset=preset, kind="AVX2",
+            config=SimpleNamespace(env_name=game, preset="cpu"), preset=preset, processor="AVX2",
             final=SimpleNamespace(mean=mean), random_player=SimpleNamespace(mean=500.0), curve=[{"env_steps": 60_000}],
             facts={},
         )  # fmt: skip
@@ -208,7 +208,7 @@ def test_a_run_that_chose_its_preset_is_averaged_with_no_other(evidence, tmp_pat
 
 def test_every_diagnosed_run_has_its_parts_shown_by_its_preset(evidence):
     diagnosed = [
-        f"| {run.config.env_name}, {run.preset}, seed {run.config.seed} "
+        f"| {run.config.env_name}, {run.preset}, seed {run.config.seed}{', kept to AVX2' * run.kept_to_avx2} "
         for runs in evidence.whole()
         for run in runs
         if (run.path / "diagnosis.json").exists()
