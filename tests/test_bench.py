@@ -11,13 +11,14 @@ from benchmarks.__main__ import main
 from benchmarks.command import begin
 from benchmarks.counting import count_flops
 from benchmarks.machine import environment
+from benchmarks.machine import kind as kind_of
 from benchmarks.measure import Effort, Label, Row, Work, fitting_batch, measure
 from benchmarks.page import WALL, Section
 from benchmarks.profiling import top_operators
 from benchmarks.speed_page import titled
 from benchmarks.workload import Workload
 from tokendream.config.presets import PRESETS, REM, TINY, preset, vary
-from tokendream.device import Compute, kind_of_processor
+from tokendream.device import Compute
 from tokendream.errors import ConfigError
 from tokendream.kernels import machine
 from tokendream.kernels.cpu import build
@@ -57,7 +58,7 @@ def test_a_bench_finds_finite_positive_figures_for_every_phase(tmp_path, monkeyp
     monkeypatch.setattr("benchmarks.machine.COPIED", 2**24)
     monkeypatch.setattr(speed, "matmul_peak", lambda *_, **__: 1e9)
     monkeypatch.setattr(measure_module, "SHORTEST", 0.0)
-    kind = kind_of_processor(CPU)
+    kind = kind_of(compute_for(TINY, "cpu"))
     out, section = tmp_path / "new" / f"bench-{kind}.json", Section("speed", kind)
     page = tmp_path / "speed.md"
     page.write_text(f"before\n{section.begin}\nold\n{section.end}\nafter\n")

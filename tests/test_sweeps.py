@@ -12,13 +12,15 @@ from benchmarks import measure as measure_module
 from benchmarks import sweeps as module
 from benchmarks.counting import count_flops
 from benchmarks.growth import Curve, Point, Sweeps, in_words, power
+from benchmarks.machine import kind as kind_of
 from benchmarks.measure import Effort
 from benchmarks.page import WALL
 from benchmarks.sweeps_page import AXES, draw, markdown, section
 from benchmarks.workload import Workload
 from tokendream.config.presets import PRESETS, REM, TINY, vary
-from tokendream.device import Compute, kind_of_processor
+from tokendream.device import Compute
 from tokendream.errors import ConfigError
+from tokendream.kernels.machine import compute_for
 from tokendream.training.synthetic import synthetic_replay
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -147,7 +149,7 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "sweeps", lambda config: [s for s in every(config) if some[s.curve.axis] == s.phase])
     out, page = tmp_path / "new" / "sweeps-KIND.json", tmp_path / "speed.md"
     assert module.main(TINY, "cpu", quick=True, cpu_time=True, out=out, page=page) == 0
-    kind = kind_of_processor(torch.device("cpu"))
+    kind = kind_of(compute_for(TINY, "cpu"))
     where, sweeps = section(kind), read(out.with_name(f"sweeps-{kind}.json"))
     assert sweeps.left_out == []
     assert [c.axis for c in sweeps.curves] == list(AXES)
