@@ -3,6 +3,7 @@
     python scripts/ablation.py run --jobs 2         every run that is not finished; the same command goes on
     python scripts/ablation.py run --seeds 3        the first three seeds alone
     python scripts/ablation.py run --rows rem all   these rows first
+    python scripts/ablation.py run --problems CartPole-v1
     python scripts/ablation.py write                finished runs into results/ablation, docs/ablations.md and
                                                     the effects of docs/beyond.md
 
@@ -57,18 +58,19 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text.replace("+ ", "with ").replace("- ", "without ")).strip("-")
 
 
-def trials(folder: Path, wanted: Sequence[str] = (), seeds: int = MOST) -> list[Trial]:
+def trials(folder: Path, wanted: Sequence[str] = (), seeds: int = MOST, problems: Sequence[str] = ()) -> list[Trial]:
     """Every run of the first `seeds`, all rows of a seed before the next seed's, so that a sweep that is cut has whole
-    seeds. Raises TokendreamError for a row that there is not."""
-    known = {row: None for problem in PROBLEMS.values() for row in problem.rows}
-    for row in wanted:
-        if row not in known:
-            raise TokendreamError(f"no row is called {row!r}; nearest: {nearest(row, known)}")
+    seeds. Raises TokendreamError for a row or a problem that there is not."""
+    rows = {row: None for problem in PROBLEMS.values() for row in problem.rows}
+    for what, named, known in (("row", wanted, rows), ("problem", problems, PROBLEMS)):
+        for name in named:
+            if name not in known:
+                raise TokendreamError(f"no {what} is called {name!r}; nearest: {nearest(name, known)}")
     agents = {
         (name, row): change(problem.config)
         for name, problem in PROBLEMS.items()
         for row, change in problem.rows.items()
-        if not wanted or row in wanted
+        if (not wanted or row in wanted) and (not problems or name in problems)
     }
     runs = folder.absolute() / "runs"
     return [
@@ -273,6 +275,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("command", choices=("run", "write"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--rows", nargs="+", default=())
+    parser.add_argument("--problems", nargs="+", default=())
     parser.add_argument("--seeds", type=int, default=MOST)
     options = parser.parse_args(argv)
     try:
@@ -282,7 +285,7 @@ def main(argv: list[str]) -> int:
             PAGE.write_text(page(KEPT))
             BEYOND.write_text(beyond(BEYOND.read_text(), KEPT))
             return 0
-        there = trials(SWEEP, options.rows, options.seeds)
+        there = trials(SWEEP, options.rows, options.seeds, options.problems)
         engine = LocalEngine(SWEEP, Resources(jobs=options.jobs))
         return sweep(there, SWEEP, engine, dashboard_for(there), again=f"python scripts/ablation.py {' '.join(argv)}")
     except TokendreamError as error:

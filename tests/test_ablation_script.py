@@ -87,6 +87,9 @@ def test_every_run_has_a_folder_and_seeds_come_one_after_the_other(ablation, tmp
     assert {trial.config.seed for trial in ablation.trials(tmp_path, ["- events"])} == {0, 1, 2, 3, 4}
     with pytest.raises(ValueError, match=r"nearest: .*\+ events"):
         ablation.trials(tmp_path, ["+ evens"])
+    assert {trial.config.env.id for trial in ablation.trials(tmp_path, (), 1, ["CartPole-v1"])} == {"CartPole-v1"}
+    with pytest.raises(ValueError, match="nearest: CartPole-v1"):
+        ablation.trials(tmp_path, (), 1, ["CartPole"])
 
 
 def test_an_effect_is_the_difference_of_means_and_its_interval_covers_seeds(ablation):
