@@ -95,6 +95,14 @@ CARTPOLE = vary(
 200 of 500 with seeds 0 and 1, on which this was chosen. In dmc:cartpole-swingup rewards above 0 say nothing to it; of
 dmc:ball_in_cup-catch it had 53 to 140 of 1,000 after 15,000 steps."""
 
+MINIGRID = vary(
+    dataclasses.replace(GRID, env=dataclasses.replace(GRID.env, id="minigrid:MiniGrid-Empty-5x5-v0")),
+    "training", actor_critic=dataclasses.replace(GRID.training.actor_critic, first_epoch=5),
+)  # fmt: skip
+"""One reward at the goal, the earlier the more of 1: a random player has .21, REM .64 after 6,000 steps with seed 0 and
+.12 after 4,800 with seed 1, all together .95 after 4,800, on which this was chosen. REM stays near random play in
+minatar:Breakout for 15,000 steps, and stands still (0) in MiniGrid-Dynamic-Obstacles."""
+
 CATCH = vary(
     dataclasses.replace(TOY, tokenizer=TokenizerConfig(
         channels=16, codebook_size=32, code_width=64, network="patch", perceptual="none", revive_after=20,
@@ -156,8 +164,8 @@ PROBLEMS: Mapping[str, Problem] = {
         absent=dict.fromkeys(("grid positions", "copy or sample", "V that is trained", "FSQ", "LPIPS"), NOWHERE)
         | {"ten layers": GPU},
     ),
-    "minatar:Breakout": Problem(
-        rem(GRID, epochs=15, steps=1000, of_m=45, of_c=12), {**INGREDIENTS, "frozen V": _frozen}, minutes=9.0,
+    "minigrid:MiniGrid-Empty-5x5-v0": Problem(
+        rem(MINIGRID, epochs=15, steps=400, of_m=30, of_c=12), {**INGREDIENTS, "frozen V": _frozen}, minutes=4.1,
         absent={"V that is trained": NOWHERE, "FSQ": NOWHERE, "LPIPS": NOWHERE, "ten layers": GPU},
     ),
     "tokendream/Catch-v0": Problem(

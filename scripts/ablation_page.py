@@ -1,0 +1,250 @@
+"""The pages of scripts/ablation.py: docs/ablations.md, its plot, and the effects of docs/beyond.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ablation_agents import ALL, EPISODES, GPU, NONE, PROBLEMS
+from scipy import stats
+
+from tokendream.evaluation.evaluation import Evaluation
+from tokendream.reports.charts import figure_svg
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "results" / "ablation"
+PAGE = ROOT / "docs" / "ablations.md"
+BEYOND = ROOT / "docs" / "beyond.md"
+
+PLOT = "ablations.svg"
+
+LEAST = 3
+"""Seeds from which on an effect is shown; whole seeds come one after the other."""
+
+MOST = max(problem.seeds for problem in PROBLEMS.values())
+
+Effect = tuple[float, float, float]
+"""A difference of means, and the ends of its interval."""
+
+MEASURES = {"score": "score after learning", "training_return": "return while learning"}
+"""Fields of a run, and what the page calls them."""
+
+SIDES = ("alone, on REM", "cut out of all")
+
+
+def slug(text: str) -> str:
+    """As a folder's name has it."""
+    return re.sub(r"[^\w.]+", "-", text.replace("+ ", "with ").replace("- ", "without ")).strip("-")
+
+
+def run_name(problem: str, row: str, seed: int) -> str:
+    """Name of a run's folder, and of its file in results/ablation."""
+    return f"{slug(problem)}-{slug(row)}-seed{seed}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is told of a run that is finished."""
+
+    score: float
+    training_return: float
+    seconds_an_epoch: float
+
+
+def runs(kept: Path, problem: str, row: str) -> list[Run]:
+    """The finished runs of an agent, seed by seed."""
+    paths = [kept / f"{run_name(problem, row, seed)}.json" for seed in range(PROBLEMS[problem].seeds)]
+    found = [Evaluation.from_json(path.read_text()) for path in paths if path.is_file()]
+    return [Run(e.mean, *(float(e.protocol[n] or 0) for n in ("training_return", "seconds_an_epoch"))) for e in found]
+
+
+def scores(kept: Path, problem: str, row: str, measure: str = "score") -> list[float]:
+    """One measure of an agent's finished runs."""
+    return [getattr(run, measure) for run in runs(kept, problem, row)]
+
+
+def effect(with_it: Sequence[float], without: Sequence[float]) -> Effect:
+    """Difference of the means over seeds, and its 95% interval by Welch's t: a bootstrap of three to five seeds is too
+    narrow."""
+    a, b = np.array(with_it), np.array(without)
+    mean = float(a.mean() - b.mean())
+    parts = np.array([x.var(ddof=1) / len(x) for x in (a, b)])
+    if not parts.any():
+        return mean, mean, mean
+    freedom = parts.sum() ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, (a, b), strict=True))
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
+    return mean, mean - half, mean + half
+
+
+def verdict(found: Effect) -> str:
+    """An effect in words."""
+    _, low, high = found
+    return "no effect seen" if low <= 0 <= high else "better with it" if low > 0 else "worse with it"
+
+
+def effects(kept: Path, problem: str, measure: str = "score") -> dict[str, list[Effect | None]]:
+    """Of each ingredient alone, and of what is lost where it alone is cut; None where runs are missing."""
+    rows = PROBLEMS[problem].rows
+    pairs = {row[2:]: [(row, NONE), (ALL, f"- {row[2:]}")] for row in rows if row.startswith("+ ")}
+    if "+ attention" in rows:
+        pairs["attention"] = [("+ attention", NONE), ("all, attention", ALL)]
+    found: dict[str, list[Effect | None]] = {}
+    for name, sides in pairs.items():
+        both = [[scores(kept, problem, row, measure) for row in side] for side in sides]
+        found[name] = [effect(a, b) if min(len(a), len(b)) >= LEAST else None for a, b in both]
+    return found
+
+
+def tables(kept: Path, problem: str) -> str:
+    """One problem's rows, measure by measure."""
+    absent = PROBLEMS[problem].absent
+    told = [f"{', '.join(n for n in absent if absent[n] == why)} ({why})" for why in dict.fromkeys(absent.values())]
+    return "\n\n".join(
+        [f"## {problem}", f"Not among its rows: {'; '.join(told)}.", *(_table(kept, problem, m) for m in MEASURES)]
+    )
+
+
+def _table(kept: Path, problem: str, measure: str) -> str:
+    levels = "; ".join(_level(kept, problem, row, measure) for row in (NONE, ALL))
+    lines = [f"**{MEASURES[measure].capitalize()}**. {levels}.", ""]
+    lines += [f"| ingredient | {SIDES[0]} | | {SIDES[1]} | | s an epoch, alone |", "|" + "---|" * 6]
+    rows = PROBLEMS[problem].rows
+    for name, (alone, cut) in effects(kept, problem, measure).items():
+        cells = [*_cells(alone), *(_cells(cut) if f"- {name}" in rows or "all, attention" in rows else ("", ""))]
+        seconds = scores(kept, problem, f"+ {name}", "seconds_an_epoch")
+        lines.append(f"| {name} | {' | '.join(cells)} | {f'{np.mean(seconds):.1f}' if seconds else ''} |")
+    return "\n".join(lines)
+
+
+def _level(kept: Path, problem: str, row: str, measure: str) -> str:
+    found = ", ".join(f"{x:.3g}" for x in scores(kept, problem, row, measure))
+    seconds = scores(kept, problem, row, "seconds_an_epoch")
+    return f"{row}: {found} (seeds), {np.mean(seconds):.1f} s an epoch" if found else f"{row}: not run yet"
+
+
+def _cells(found: Effect | None) -> tuple[str, str]:
+    if found is None:
+        return "not run yet", ""
+    mean, low, high = found
+    return f"{mean:+.3g} ({low:+.3g} to {high:+.3g})", verdict(found)
+
+
+def _any(kept: Path) -> bool:
+    """Whether any effect is known."""
+    return any(side for problem in PROBLEMS for sides in effects(kept, problem).values() for side in sides)
+
+
+def draw(kept: Path) -> None:
+    """The plot, if there is anything to draw."""
+    if not _any(kept):
+        return
+
+    def panels(figure: Any) -> None:
+        grid = figure.subplots(len(MEASURES), len(PROBLEMS), squeeze=False)
+        for across, measure in zip(grid, MEASURES, strict=True):
+            for axes, problem in zip(across, PROBLEMS, strict=True):
+                _panel(axes, effects(kept, problem, measure))
+                axes.set_title(problem)
+                axes.set_xlabel(f"what it adds to the {MEASURES[measure]}, 95% over seeds")
+
+    (PAGE.parent / PLOT).write_text(figure_svg(panels, 5.0 * len(PROBLEMS), 5.2 * len(MEASURES)))
+
+
+def _panel(axes: Any, found: Mapping[str, Sequence[Effect | None]]) -> None:
+    for side, (what, shift) in enumerate(zip(SIDES, (0.15, -0.15), strict=True)):
+        shown = [(i + shift, *one) for i, sides in enumerate(found.values()) if (one := sides[side])]
+        if shown:
+            y, mean, low, high = map(np.array, zip(*shown, strict=True))
+            axes.errorbar(mean, y, xerr=(mean - low, high - mean), fmt="o", markersize=4, label=what)
+            axes.legend(frameon=False)
+    axes.axvline(0, color="0.4", linewidth=0.9)
+    axes.set_yticks(range(len(found)), list(found))
+
+
+def number(seeds: int = MOST) -> int:
+    """Of all runs, with at most so many seeds."""
+    return sum(len(problem.rows) * min(problem.seeds, seeds) for problem in PROBLEMS.values())
+
+
+def page(kept: Path) -> str:
+    """docs/ablations.md."""
+    agents = [(name, row) for name, problem in PROBLEMS.items() for row in problem.rows]
+    done = sum(len(runs(kept, *agent)) for agent in agents)
+    state = (
+        "**Not run yet.**" if not done else f"**{done} of {number()} runs are finished.**" if done < number() else ""
+    )
+    least, most = (sum(problem.hours(seeds) for problem in PROBLEMS.values()) for seeds in (LEAST, MOST))
+    introduction = INTRODUCTION.format(runs=number(), games=EPISODES, first=number(LEAST), seeds=LEAST,
+                                       least=least, most=most, budget="\n".join(map(_budget, PROBLEMS)))  # fmt: skip
+    plot = f"![Effects with their intervals]({PLOT})" if _any(kept) else ""
+    of_each = [tables(kept, problem) for problem in PROBLEMS]
+    return "\n\n".join(filter(None, [introduction, state, plot, *of_each])) + "\n"
+
+
+def _budget(name: str) -> str:
+    problem = PROBLEMS[name]
+    c, training = problem.config, problem.config.training
+    return (f"| {name} | {len(problem.rows)} | {problem.seeds} | {c.epochs} x {c.collect.steps} "
+            f"| {training.world_model.updates} | {training.actor_critic.updates} | {problem.minutes:g} "
+            f"| {problem.hours(LEAST):.1f} |")  # fmt: skip
+
+
+def beyond(text: str, kept: Path) -> str:
+    """docs/beyond.md with the columns "effect alone" and "cost" as the runs have them; a cost's words stay."""
+    before, marker, table = text.partition("<!-- effects -->")
+    table, end, after = table.partition("<!-- /effects -->")
+    lines = []
+    for line in table.split("\n"):
+        cells = line.split(" | ")
+        if len(cells) == 6 and ":" in cells[0]:
+            name, words = cells[0][2:].partition(":")[0], cells[5][:-2].partition("; epoch x")[0]
+            line = " | ".join([*cells[:4], _alone(kept, name), words + _epochs(kept, name)]) + " |"
+        lines.append(line)
+    return before + marker + "\n".join(lines) + end + after
+
+
+def _alone(kept: Path, name: str) -> str:
+    """What an ingredient adds to REM's score on each problem where that is known."""
+    known = {problem: found[name][0] for problem in PROBLEMS if name in (found := effects(kept, problem))}
+    told = "; ".join(f"{problem} {_cells(alone)[0]}" for problem, alone in known.items() if alone)
+    return told or ("not run yet" if known else GPU)
+
+
+def _epochs(kept: Path, name: str) -> str:
+    """How much longer than REM's an epoch is with it."""
+    times = [[scores(kept, problem, row, "seconds_an_epoch") for row in (f"+ {name}", NONE)] for problem in PROBLEMS]
+    found = [f"{np.mean(a) / np.mean(b):.2f}" for a, b in times if a and b]
+    return f"; epoch x {', '.join(found)}" if found else ""
+
+
+INTRODUCTION = """# What each ingredient gives alone
+
+REM's successors add ingredients by the dozen and publish them together ([beyond.md](beyond.md)). Here each is added
+alone to REM, and each alone is cut out of all of them, on a problem of features and one of maps; on images REM, all of
+them, and three alone. REM is the paper's M and C at the sizes and with the schedule of presets `control`, `grid` and
+`toy`; its advantages are centred and not scaled. A score is the mean of {games} games. Problems, seeds, budget and rows
+stood in `scripts/ablation_agents.py` before any run.
+
+| problem | agents | seeds | epochs x decisions | updates of M | dream batches | minutes a run | hours, {seeds} seeds |
+|---|---|---|---|---|---|---|---|
+{budget}
+
+**Expected core-hours: {least:.0f} for the {first} runs of the first {seeds} seeds, {most:.0f} for all {runs}.**
+An estimate: a row takes the mean of `rem` and `all`, evaluation included: one run each on one core with AMX, on
+CartPole before C's LSTM had a gradient of its own; of Catch a few updates in float32 on one busy core with AVX2 alone.
+Seeds come one after the other, so that the command may be cut anywhere and the same goes on; effects are shown from
+{seeds} seeds on.
+
+```sh
+python scripts/ablation.py run --jobs 2 --seeds {seeds} && python scripts/ablation.py write
+```
+
+An effect is a difference of means over seeds, with a 95% interval by Welch's t; where that covers zero, none was seen,
+which is not the same as none, and of twenty intervals without an effect one leaves zero out by chance. Of the return
+while learning, the mean over epochs of the games that ended in each, less is chance than of the last policy's score: it
+was added to the page after the first six runs on CartPole, all of seed 0. Attention stands in the place of RetNet and
+its windows; its second effect is that on all of them, with which it is not counted."""
