@@ -1,6 +1,6 @@
 """What each ingredient of REM's successors gives alone: the runs of docs/ablations.md, and the pages.
 
-    python scripts/ablation.py run --jobs 2         every run that is not finished; the same command goes on
+    python scripts/ablation.py run --jobs 2         every run that is not in results/ablation; the same command goes on
     python scripts/ablation.py run --seeds 3        the first three seeds alone
     python scripts/ablation.py run --rows rem all   these rows first
     python scripts/ablation.py run --problems CartPole-v1
@@ -97,6 +97,7 @@ def main(argv: list[str]) -> int:
             BEYOND.write_text(beyond(BEYOND.read_text(), KEPT))
             return 0
         there = trials(SWEEP, options.rows, options.seeds, options.problems)
+        there = [trial for trial in there if not (KEPT / f"{trial.name}.json").is_file()]
         engine = LocalEngine(SWEEP, Resources(jobs=options.jobs))
         return sweep(there, SWEEP, engine, dashboard_for(there), again=f"python scripts/ablation.py {' '.join(argv)}")
     except TokendreamError as error:
