@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tokendream.config.training import PhaseConfig
 from tokendream.errors import NonFiniteError
 from tokendream.nn.losses import Losses
 from tokendream.runfolder.snapshot import optimiser_tensors, restore_optimiser
+from tokendream.training.adamw import AdamW
 from tokendream.training.guard import check
 from tokendream.training.muon import orthogonalised
 from tokendream.training.update import apply, optimiser_for
@@ -138,3 +141,43 @@ def test_muon_s_non_finite_update_changes_neither_weights_nor_momentum():
     restored = optimiser_for(module, MUON)
     restore_optimiser(restored, optimiser_tensors(optimiser))
     assert all(torch.equal(a, b) for a, b in zip(after[6:], optimiser_tensors(restored).values(), strict=True))
+
+
+def test_adamw_is_torch_s_to_the_bit():
+    kinds, states, weights = (AdamW, torch.optim.AdamW), [], []
+    for kind in kinds:
+        torch.manual_seed(0)
+        module, found_inf = nn.Linear(5, 3), torch.zeros(())
+        optimiser = kind(module.parameters(), lr=0.1, weight_decay=0.5, fused=True)
+        for step in range(4):
+            optimiser.zero_grad(set_to_none=True)
+            (module(torch.randn(8, 5)) * 10**step).square().mean().backward()
+            setattr(optimiser, "found_inf", found_inf.fill_(step == 2))  # noqa: B010, undeclared there
+            optimiser.step()
+            optimiser.load_state_dict(optimiser.state_dict())
+        weights.append(module.weight.detach())
+        states.append(optimiser.state_dict()["state"])
+    assert torch.equal(*weights)
+    for index in states[0]:
+        assert all(torch.equal(states[0][index][name], states[1][index][name]) for name in ("exp_avg", "exp_avg_sq"))
+        assert states[0][index]["step"] == states[1][index]["step"] == 3
+
+
+def test_a_run_and_its_resuming_do_without_the_compiler(tmp_path):
+    """Importing it takes a second and 145 MB in each process."""
+    code = """
+import dataclasses, sys
+from pathlib import Path
+from tokendream.config.presets import TINY
+from tokendream.training.run import resume, start
+
+folder = Path(sys.argv[1])
+assert start(dataclasses.replace(TINY, device="cpu"), folder) == 0
+(folder / "evaluation" / "final.json").unlink()
+assert resume(folder) == 0
+print("torch._dynamo" in sys.modules)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == "False"

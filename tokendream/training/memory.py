@@ -16,7 +16,8 @@ from tokendream.spaces.observations import Spaces
 from tokendream.tokenizers.protocol import Learned
 
 PROCESS = 2**29
-"""Bytes of Python, PyTorch and the rest of a process, or of a GPU's context: .46 GiB on a CPU, before any update."""
+"""Bytes of Python, PyTorch and the rest of a process, or of a GPU's context: a run of preset `tiny` has .39 GiB on a
+CPU, all told."""
 
 BACKWARD = 2
 """So many times what a forward pass keeps for its gradient is taken at most: on a CPU 1.7 for M and 1.8 for V of

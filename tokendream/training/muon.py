@@ -14,13 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokendream.training.adamw import AdamW
+
 MOMENTUM = 0.95
 
 QUINTIC = 3.4445, -4.7750, 2.0315
 """a, b, c of the polynomial a s + b s³ + c s⁵, which five times over brings singular values from (0, 1] close to 1."""
 
 
-class Muon(torch.optim.AdamW):
+class Muon(AdamW):
     """AdamW whose groups with `orthogonal` step by Muon instead, at the same learning rate and decay.
 
     The root mean square of such a step's entries is about the learning rate, as of an early step of Adam's.

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tokendream import ranks
 from tokendream.agent.agent import Agent
@@ -53,7 +52,7 @@ def start(config: Config, run_dir: Path | None = None, *, time_limit: float | No
         if config.log == "wandb":
             wandb_log.load()
         follow.check(config)
-        with contextlib.closing(_envs(config)) as envs, FakeTensorMode(allow_non_fake_inputs=True):
+        with contextlib.closing(_envs(config)) as envs:
             # What cannot be, a misspelt game above all, leaves no folder.
             agent = Agent.from_config(config, envs.spaces)
         if agent.block.K1 > LONG:

@@ -13,10 +13,11 @@ from tokendream import ranks
 from tokendream.config.training import PhaseConfig
 from tokendream.device import Compute
 from tokendream.nn.losses import Losses
+from tokendream.training.adamw import AdamW
 from tokendream.training.muon import Muon
 
 
-def optimiser_for(module: nn.Module, phase: PhaseConfig) -> torch.optim.AdamW:
+def optimiser_for(module: nn.Module, phase: PhaseConfig) -> AdamW:
     """The optimiser of a part's trainable parameters; weight decay acts on those that `phase.decayed` names.
 
     Fused everywhere. On a GPU its step can be captured: call it once the module is where it will train.
@@ -34,7 +35,7 @@ def optimiser_for(module: nn.Module, phase: PhaseConfig) -> torch.optim.AdamW:
         {"params": [p for p, yes, muon in kinds if not yes and not muon], "weight_decay": 0.0},
         {"params": [p for p, _, muon in kinds if muon], "orthogonal": True},
     ]
-    kind = Muon if phase.optimiser == "muon" else torch.optim.AdamW
+    kind = Muon if phase.optimiser == "muon" else AdamW
     return kind(
         [g for g in groups if g["params"]],
         lr=phase.learning_rate,
