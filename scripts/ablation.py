@@ -99,7 +99,8 @@ def main(argv: list[str]) -> int:
         there = trials(SWEEP, options.rows, options.seeds, options.problems)
         there = [trial for trial in there if not (KEPT / f"{trial.name}.json").is_file()]
         engine = LocalEngine(SWEEP, Resources(jobs=options.jobs))
-        return sweep(there, SWEEP, engine, dashboard_for(there), again=f"python scripts/ablation.py {' '.join(argv)}")
+        again = f"python scripts/ablation.py {' '.join(argv)}"
+        return sweep(there, SWEEP, engine, dashboard_for(there), again=again, one_agent=False)
     except TokendreamError as error:
         print(f"ablation: {error}", file=sys.stderr)
         return 2

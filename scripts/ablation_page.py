@@ -50,6 +50,7 @@ def run_name(problem: str, row: str, seed: int) -> str:
 class Run:
     """What is told of a run that is finished."""
 
+    seed: int
     score: float
     training_return: float
     seconds_an_epoch: float
@@ -57,14 +58,22 @@ class Run:
 
 def runs(kept: Path, problem: str, row: str) -> list[Run]:
     """The finished runs of an agent, seed by seed."""
-    paths = [kept / f"{run_name(problem, row, seed)}.json" for seed in range(PROBLEMS[problem].seeds)]
-    found = [Evaluation.from_json(path.read_text()) for path in paths if path.is_file()]
-    return [Run(e.mean, *(float(e.protocol[n] or 0) for n in ("training_return", "seconds_an_epoch"))) for e in found]
+    paths = {seed: kept / f"{run_name(problem, row, seed)}.json" for seed in range(PROBLEMS[problem].seeds)}
+    found = {seed: Evaluation.from_json(path.read_text()) for seed, path in paths.items() if path.is_file()}
+    names = ("training_return", "seconds_an_epoch")
+    return [Run(seed, e.mean, *(float(e.protocol[name] or 0) for name in names)) for seed, e in found.items()]
 
 
 def scores(kept: Path, problem: str, row: str, measure: str = "score") -> list[float]:
     """One measure of an agent's finished runs."""
     return [getattr(run, measure) for run in runs(kept, problem, row)]
+
+
+def cost(kept: Path, problem: str, row: str) -> str:
+    """How much longer than REM's an agent's epoch is, a mean over the seeds that both have; "" where none is."""
+    of_rem = {run.seed: run.seconds_an_epoch for run in runs(kept, problem, NONE)}
+    ratios = [run.seconds_an_epoch / of_rem[run.seed] for run in runs(kept, problem, row) if run.seed in of_rem]
+    return f"{np.mean(ratios):.2f}" if ratios else ""
 
 
 def effect(with_it: Sequence[float], without: Sequence[float]) -> Effect:
@@ -111,12 +120,11 @@ def tables(kept: Path, problem: str) -> str:
 def _table(kept: Path, problem: str, measure: str) -> str:
     levels = "; ".join(_level(kept, problem, row, measure) for row in (NONE, ALL))
     lines = [f"**{MEASURES[measure].capitalize()}**. {levels}.", ""]
-    lines += [f"| ingredient | {SIDES[0]} | | {SIDES[1]} | | s an epoch, alone |", "|" + "---|" * 6]
+    lines += [f"| ingredient | {SIDES[0]} | | {SIDES[1]} | | x REM's epoch, alone |", "|" + "---|" * 6]
     rows = PROBLEMS[problem].rows
     for name, (alone, cut) in effects(kept, problem, measure).items():
         cells = [*_cells(alone), *(_cells(cut) if f"- {name}" in rows or "all, attention" in rows else ("", ""))]
-        seconds = scores(kept, problem, f"+ {name}", "seconds_an_epoch")
-        lines.append(f"| {name} | {' | '.join(cells)} | {f'{np.mean(seconds):.1f}' if seconds else ''} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {cost(kept, problem, f'+ {name}')} |")
     return "\n".join(lines)
 
 
@@ -216,8 +224,7 @@ def _alone(kept: Path, name: str) -> str:
 
 def _epochs(kept: Path, name: str) -> str:
     """How much longer than REM's an epoch is with it."""
-    times = [[scores(kept, problem, row, "seconds_an_epoch") for row in (f"+ {name}", NONE)] for problem in PROBLEMS]
-    found = [f"{np.mean(a) / np.mean(b):.2f}" for a, b in times if a and b]
+    found = [x for problem in PROBLEMS if (x := cost(kept, problem, f"+ {name}"))]
     return f"; epoch x {', '.join(found)}" if found else ""
 
 

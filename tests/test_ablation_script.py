@@ -135,8 +135,8 @@ def test_a_row_with_all_its_seeds_has_an_effect(pages, tmp_path, monkeypatch):
     write("+ events", 7, 2.5)
     write("+ norms", 7, 2.5, 2)
     page = pages.page(tmp_path)
-    assert "| events | +3 (+3 to +3) | better with it | not run yet |  | 2.5 |" in page
-    assert "| events | +0.75 (+0.75 to +0.75) | better with it | not run yet |  | 2.5 |" in page
+    assert "| events | +3 (+3 to +3) | better with it | not run yet |  | 1.25 |" in page
+    assert "| events | +0.75 (+0.75 to +0.75) | better with it | not run yet |  | 1.25 |" in page
     assert "| norms | not run yet |" in page
     assert f"**12 of {pages.number()} runs are finished.**" in page
     told = pages.beyond(text, tmp_path)

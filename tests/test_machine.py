@@ -217,4 +217,4 @@ def test_the_command_says_what_a_run_uses_and_why(monkeypatch, capsys):
         assert line in out
     said(monkeypatch, AMX)
     assert main(["machine", "--again"]) == 0
-    assert "an update of three layers takes 50 ms, in bf16 20 ms" in capsys.readouterr().out
+    assert "an update of four layers takes 50 ms, in bf16 20 ms" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from test_sweep import trials
@@ -56,6 +57,12 @@ def test_a_folder_of_another_config_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"Catch-seed0 was started with epochs 4, not 9"):  # though no run is the same
         prepare(new, tmp_path)
     assert not new[0].run_dir.exists()
+    prepare(new, tmp_path, one_agent=False)  # as an ablation has them
+    assert new[0].run_dir.exists()
+    with pytest.raises(ConfigError, match=r"Catch-seed0 was started with epochs 4, not 9"):
+        prepare(other, tmp_path, one_agent=False)
+    shutil.rmtree(new[0].run_dir)
+    (tmp_path / "sweep.json").unlink()
     (made[1].run_dir / "config.json").rename(made[1].run_dir / "config.json.part")  # as a full disk leaves it
     prepare(made, tmp_path)
     assert (made[1].run_dir / "config.json").exists()

@@ -47,7 +47,7 @@ def run(options: Machine) -> int:
     print(f"a run uses: {describe(compute)}")
     if compute.device.type == "cpu":
         bf16, float32 = found.fastest("bf16"), found.fastest("float32")
-        slower = f"an update of three layers takes {1e3 * float32:.3g} ms, in bf16 {1e3 * bf16:.3g} ms"
+        slower = f"an update of four layers takes {1e3 * float32:.3g} ms, in bf16 {1e3 * bf16:.3g} ms"
         print(f"  precision: {slower if bf16 < float('inf') else 'products in bf16 are slower than those in float32'}")
         for what, seconds in found.updates.items():
             print(f"  kernels: the update takes {1e3 * seconds:.3g} ms of one thread in {what}")

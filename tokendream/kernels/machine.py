@@ -27,6 +27,7 @@ from tokendream.kernels import cache, tuned
 from tokendream.kernels.cpu import build
 from tokendream.kernels.install import install
 from tokendream.nn.conv import Down, Up
+from tokendream.nn.lstm import LSTM
 from tokendream.nn.retnet import RetNet
 
 CPU = torch.device("cpu")
@@ -127,7 +128,8 @@ def calibration(*, kernels: bool = True, again: bool = False) -> Calibration:
     info = [processor(), cpuinfo().get("flags", ""), cpuinfo().get("Features", "")]
     given = [os.environ.get(limit, "") for limit in ("OMP_NUM_THREADS", *LIMITS)]
     own = Path(library._name).name if library else ""
-    name = cache.name("machine", *info, *given, own, torch.__version__, str(os.cpu_count()), str(THREADS))
+    machine = [torch.__version__, str(os.cpu_count()), str(THREADS)]
+    name = cache.name("machine", *info, *given, own, *machine, str(_update.__doc__))  # other work, other figures
     known = _known(name)
     if known and not again and (len(known.threads) > 1 or len(_counts()) == 1):
         return known
@@ -188,18 +190,20 @@ def _product(n: int, dtype: torch.dtype) -> Callable[[], object]:
 
 
 def _update(dtype: torch.dtype, own: bool) -> Callable[[], None]:
-    """Forwards and backwards through a layer of M, with the dropout of preset `rem`, and two of V."""
-    M, V, compute = RetNet(256, 1, 4, 4, 0.1), nn.Sequential(Down(32), Up(64)), Compute(CPU, dtype, kernels=own)
+    """Forwards and backwards through a layer of M, with the dropout of preset `rem`, two of V, and C's LSTM."""
+    M, V, C = RetNet(256, 1, 4, 4, 0.1), nn.Sequential(Down(32), Up(64)), LSTM(256, 256)
+    compute = Compute(CPU, dtype, kernels=own)
     blocks, predicted, pixels = torch.randn(1, 2, 65, 256), torch.randn(64, 256), torch.randn(4, 32, 32, 32)
-    for tree in (M, V):
+    steps, zero = torch.randn(16, 20, 256), torch.zeros(16, 256)
+    for tree in (M, V, C):
         install(tree, compute)
 
     def run() -> None:
-        M.zero_grad()
-        V.zero_grad()
+        for tree in (M, V, C):
+            tree.zero_grad()
         with compute.autocast():
             y, y_next, _ = M.pop(blocks, predicted, M.initial_state(1))
-            made = (y, y_next, V(pixels))
+            made = (y, y_next, V(pixels), C.along(steps, zero, zero))
         torch.stack([x.float().square().sum() for x in made]).sum().backward()
 
     return run

@@ -74,10 +74,12 @@ def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Pat
     return trials
 
 
-def prepare(trials: Sequence[Trial], folder: Path) -> None:
-    """Write the runs' configs and the list of runs. Raises ConfigError, before any of it, where one has another."""
+def prepare(trials: Sequence[Trial], folder: Path, *, one_agent: bool = True) -> None:
+    """Write the runs' configs and the list of runs. Raises ConfigError, before any of it, where one has another, or a
+    run that the folder has besides is of another agent, unless there may be several."""
     ours = {trial.run_dir: trial for trial in trials}
-    for run_dir in ours | dict.fromkeys(folder / "runs" / name for name, _ in expected(folder)):
+    besides = [folder / "runs" / name for name, _ in expected(folder)] if one_agent else []
+    for run_dir in ours | dict.fromkeys(besides):
         if run_dir.exists() and {path.name for path in run_dir.iterdir()} - {"config.json.part"}:
             trial, may_differ = (ours[run_dir], ()) if run_dir in ours else (trials[0], ("seed", "env.id"))
             for name, old, new in fields_that_differ(read_config(run_dir), trial.config):

@@ -124,15 +124,18 @@ class RunningSweep:
         self._dashboard.say(f"{trial.name} failed: {reason}{f' (log: {log})' if log else ''}")
 
 
-def sweep(trials: Sequence[Trial], folder: Path, engine: Engine, dashboard: Dashboard, *, again: str) -> int:
+def sweep(
+    trials: Sequence[Trial], folder: Path, engine: Engine, dashboard: Dashboard, *, again: str, one_agent: bool = True
+) -> int:
     """Run every trial that is not finished. Returns 0 if all are, 1 if some failed, 130 or 143 if stopped.
 
-    `again` is the command that goes on. Raises ConfigError where another process has the sweep.
+    `again` is the command that goes on; unless `one_agent`, the folder may have runs of other agents. Raises
+    ConfigError where another process has the sweep.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = StopRequest()
     with lock.hold(folder, f"another sweep is running in {folder}"), stop.listening():
-        prepare(trials, folder)
+        prepare(trials, folder, one_agent=one_agent)
         runs = RunningSweep(trials, engine, dashboard)
         try:
             runs.go(stop)
