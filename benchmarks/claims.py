@@ -20,8 +20,8 @@ from benchmarks.measure import Effort, Work, fitting_batch, measure
 from benchmarks.page import Section
 from benchmarks.workload import DOWNSAMPLES, Workload, grids, require_image
 from tokendream.agent.agent import Agent
-from tokendream.config.config import Config
-from tokendream.config.presets import NO_WINDOWS, OF_POP, vary
+from tokendream.config.config import Config, vary
+from tokendream.config.cuts import NO_WINDOWS, OF_POP
 from tokendream.device import Compute
 from tokendream.envs.registry import spaces_of
 from tokendream.spaces.observations import Spaces

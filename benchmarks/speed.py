@@ -26,9 +26,9 @@ from benchmarks.profiling import top_operators
 from benchmarks.report import Comparison, Entry, Findings
 from benchmarks.speed_page import titled
 from benchmarks.workload import Workload
-from tokendream.config.config import Config
+from tokendream.config.config import Config, vary
+from tokendream.config.cuts import ABLATIONS
 from tokendream.config.parts import FITTED
-from tokendream.config.presets import ABLATIONS, vary
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build

@@ -21,8 +21,7 @@ from benchmarks.machine import PRECISIONS, environment, give_back_freed_memory, 
 from benchmarks.measure import Effort, Work, measure
 from benchmarks.sweeps_page import draw, markdown, section
 from benchmarks.workload import Workload, grids, require_image
-from tokendream.config.config import Config
-from tokendream.config.presets import vary
+from tokendream.config.config import Config, vary
 from tokendream.device import Compute
 from tokendream.training.synthetic import synthetic_replay
 from tokendream.training.timing import elapsed

@@ -15,8 +15,7 @@ import torch
 
 from benchmarks.measure import Label, Work
 from tokendream.agent.agent import Agent
-from tokendream.config.config import Config
-from tokendream.config.presets import vary
+from tokendream.config.config import Config, vary
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.dream import imagine

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokendream.config.config import Config
+from tokendream.config.config import Config, vary
 from tokendream.config.parts import ActorCriticConfig, TokenizerConfig, WorldModelConfig
-from tokendream.config.presets import CONTROL, GRID, TOY, vary
+from tokendream.config.presets import CONTROL, GRID, TOY
 from tokendream.config.training import PhaseConfig
 
 EPISODES = 20

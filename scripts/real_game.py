@@ -24,7 +24,7 @@ from torch import Tensor
 from tokendream.agent.agent import Agent, AgentPolicy
 from tokendream.cli.flags import parse_train
 from tokendream.config.config import Config
-from tokendream.config.presets import CUTS
+from tokendream.config.cuts import CUTS
 from tokendream.device import Compute, processor
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import Experience, clipped_loss, parts

@@ -10,8 +10,8 @@ import torch
 
 from tokendream import ranks
 from tokendream.agent.agent import Agent
-from tokendream.config.config import Config
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import Config, vary
+from tokendream.config.presets import TINY
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.nn import sampling

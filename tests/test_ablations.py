@@ -7,7 +7,9 @@ import torch
 
 from benchmarks.workload import Workload
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import ABLATIONS, CUTS, NO_WINDOWS, OF_POP, PRESETS, REM, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.cuts import ABLATIONS, CUTS, NO_WINDOWS, OF_POP
+from tokendream.config.presets import PRESETS, REM, preset
 from tokendream.config.schedule import PARTS
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute

@@ -19,8 +19,9 @@ from torture.tally import Tally
 import tokendream
 from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
-from tokendream.config.config import Config
-from tokendream.config.presets import ABLATIONS, PRESETS, TINY, preset, vary
+from tokendream.config.config import Config, vary
+from tokendream.config.cuts import ABLATIONS
+from tokendream.config.presets import PRESETS, TINY, preset
 from tokendream.errors import TokendreamError
 from tokendream.runfolder import agent_file
 from tokendream.runfolder.agent_file import SavedAgent

@@ -16,8 +16,9 @@ from tokendream import errors, load
 from tokendream.agent.agent import Agent
 from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
+from tokendream.config.config import vary
 from tokendream.config.env import EnvConfig
-from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.presets import TINY, preset
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.choices import BINS

@@ -6,7 +6,8 @@ import pytest
 import torch
 from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.errors import ConfigError
 from tokendream.training.average import MovingAverage
 

@@ -17,7 +17,8 @@ from benchmarks.page import WALL, Section
 from benchmarks.profiling import top_operators
 from benchmarks.speed_page import titled
 from benchmarks.workload import Workload
-from tokendream.config.presets import PRESETS, REM, TINY, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import PRESETS, REM, TINY, preset
 from tokendream.device import Compute
 from tokendream.errors import ConfigError
 from tokendream.kernels import machine

@@ -11,7 +11,8 @@ from benchmarks import measure as measure_module
 from benchmarks.__main__ import main
 from benchmarks.measure import Effort
 from tokendream.config import presets
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.kernels import compiled

@@ -14,10 +14,10 @@ import pytest
 from rem_published import REM_PUBLISHED
 
 from tokendream.cli.main import main
-from tokendream.config.config import Config
+from tokendream.config.config import Config, vary
 from tokendream.config.env import AtariConfig
 from tokendream.config.parts import DreamConfig
-from tokendream.config.presets import REM, TINY, preset, vary
+from tokendream.config.presets import REM, TINY, preset
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.errors import ConfigError
 from tokendream.evaluation import published, scores

@@ -15,7 +15,8 @@ from benchmarks.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP,
 from benchmarks.measure import Effort
 from benchmarks.page import WALL
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import PRESETS, TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import PRESETS, TINY
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 

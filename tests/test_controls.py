@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 
 A, B, T, K = 4, 64, 5, 16

@@ -7,7 +7,8 @@ import torch
 from blocks import image_block
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.nn.correspondence import BONUS, DISTANCE_PRICE, EPSILON, Correspondence, assign

@@ -11,8 +11,9 @@ from blocks import image_block
 from tokendream import ranks
 from tokendream.agent.agent import Agent
 from tokendream.agent.ensemble import Ensemble, divergence
+from tokendream.config.config import vary
 from tokendream.config.parts import DreamConfig, WorldModelConfig
-from tokendream.config.presets import TINY, vary
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute

@@ -11,7 +11,8 @@ from gymnasium import spaces
 
 from tokendream.cli.flags import parse_envs
 from tokendream.cli.main import main
-from tokendream.config.presets import CPU, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import CPU, preset
 from tokendream.reports.env_check import TokenGroup, check
 from tokendream.training import timing
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokendream.config.config import Config
-from tokendream.config.presets import REM, TINY, vary
+from tokendream.config.config import Config, vary
+from tokendream.config.presets import REM, TINY
 from tokendream.envs.atari import AtariEnvs, find_game, games
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.envs.registry import make

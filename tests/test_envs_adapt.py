@@ -9,7 +9,8 @@ import pytest
 from gymnasium import spaces
 
 from tokendream import errors
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.stop import Terminated

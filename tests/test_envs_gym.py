@@ -10,8 +10,8 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokendream.config.config import Config
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import Config, vary
+from tokendream.config.presets import TINY
 from tokendream.envs.registry import make
 from tokendream.envs.resize import _coverage, resize
 from tokendream.envs.vector import EnvError, Envs

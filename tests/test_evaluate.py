@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokendream.config.presets import REM, TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import REM, TINY
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError, evaluate, summarise
 from tokendream.evaluation.games import Game, random_player
 from tokendream.spaces.actions import Discrete

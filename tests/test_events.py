@@ -8,7 +8,8 @@ from blocks import image_block
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.events import ALPHA, GAMMA, OTHER_PARTS, Events, changes, focal
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make

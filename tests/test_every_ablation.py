@@ -3,7 +3,7 @@
 import pytest
 
 from tokendream.cli.main import main
-from tokendream.config.presets import ABLATIONS
+from tokendream.config.cuts import ABLATIONS
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.play.library import episodes
 from tokendream.play.session import Session

@@ -13,8 +13,8 @@ from fake_gpu import DEVICE, TYPE, fake_gpu, moved, trainer_on
 from torch.utils import _pytree as pytree
 
 from tokendream.agent.agent import Agent, AgentPolicy
-from tokendream.config.config import Config
-from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.config import Config, vary
+from tokendream.config.presets import TINY, preset
 from tokendream.config.schedule import PARTS
 from tokendream.data.batch import Segment
 from tokendream.envs.registry import make

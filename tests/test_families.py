@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from tokendream.cli.main import main
+from tokendream.config.config import vary
 from tokendream.config.env import FAMILIES, EnvConfig
-from tokendream.config.presets import TINY, vary
+from tokendream.config.presets import TINY
 from tokendream.envs import registry
 from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
 from tokendream.envs.families.common import Repeated, installed, wrapped

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import CPU, TINY, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import CPU, TINY, preset
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.imagine import Rollout

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss
 from tokendream.nn.hl_gauss import SIGMA, HLGauss, symexp, symlog, value_error

@@ -13,7 +13,8 @@ from test_any_spaces import trainer_of
 from test_trainer import everything, finish, same, trainer, without_timing
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss
 from tokendream.dream.return_scale import ReturnScale

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.device import Compute
 from tokendream.kernels.cpu import build
 from tokendream.kernels.install import install

@@ -14,7 +14,8 @@ from gymnasium.envs.registration import EnvSpec
 from tokendream import errors
 from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
-from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY, preset
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make

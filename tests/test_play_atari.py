@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 from playing import load, make_run, tick
 
+from tokendream.config.config import vary
 from tokendream.config.env import AtariConfig
-from tokendream.config.presets import TINY, vary
+from tokendream.config.presets import TINY
 from tokendream.play.session import Session
 from tokendream.play.view import picture
 from tokendream.play.worlds import SCREEN, RealGame

@@ -8,7 +8,7 @@ import pytest
 from browser import chromium, find
 from playing import PLAIN, Client, make_run, serving
 
-from tokendream.config.presets import vary
+from tokendream.config.config import vary
 from tokendream.play.view import MODES
 
 SHOTS = Path(__file__).parents[1] / "screenshots"

@@ -8,9 +8,9 @@ from blocks import image_block
 from comparing import apart, autocast, choose
 
 from tokendream.agent.backbones import make_backbone
-from tokendream.config.config import Config
+from tokendream.config.config import Config, vary
 from tokendream.config.parts import WorldModelConfig
-from tokendream.config.presets import TINY, vary
+from tokendream.config.presets import TINY
 from tokendream.errors import ConfigError
 from tokendream.kernels.cpu import build
 from tokendream.nn.retention import decay_scaling, window_rates

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokendream.agent.agent import Agent
-from tokendream.config.config import Config
+from tokendream.config.config import Config, vary
 from tokendream.config.parts import TokenizerConfig
-from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.presets import TINY, preset
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
 from tokendream.spaces.layout import Layout, Part

@@ -8,7 +8,8 @@ import torch
 from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
 from tokendream.agent.masked import segment_loss
-from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY, preset
 from tokendream.data.priorities import UNSEEN, Priorities
 
 BY_LOSS = vary(TINY, "world_model", by_loss=0.5, scored_starts=True)

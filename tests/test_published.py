@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rem_published import REM_PUBLISHED
 
-from tokendream.config.presets import ABLATIONS
+from tokendream.config.cuts import ABLATIONS
 from tokendream.envs.atari100k import ATARI_100K
 from tokendream.evaluation import published, scores
 

@@ -14,7 +14,8 @@ from torture.runs import Cut, Ended, digest, process
 
 from tokendream import ranks
 from tokendream.cli.main import main
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.errors import ConfigError
 from tokendream.runfolder.metrics import read_metrics

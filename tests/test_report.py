@@ -7,8 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from tokendream.config.config import Config
-from tokendream.config.presets import vary
+from tokendream.config.config import Config, vary
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.evaluation.evaluation import summarise
 from tokendream.evaluation.games import Game

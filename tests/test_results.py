@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from tokendream.config import presets
-from tokendream.config.config import Config
-from tokendream.config.presets import vary
+from tokendream.config.config import Config, vary
 
 ROOT = Path(__file__).parents[1]
 CLIMBER = vary(presets.CPU, "env", id="atari:CrazyClimber")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.dream import return_scale
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.errors import ConfigError

@@ -9,7 +9,8 @@ import torch
 from test_trainer import everything, finish, gone_on, same, trainer
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.dream.objective import CLIP, actor_critic_loss, clipped_loss, dreamed, parts

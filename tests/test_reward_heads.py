@@ -10,7 +10,8 @@ from test_trainer import cut_after, everything, finish, gone_on, same
 from tokendream.agent.agent import Agent
 from tokendream.agent.masked import cross_entropy
 from tokendream.agent.rewards import REWARDS, RewardHeads
-from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY, preset
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
 from tokendream.dream.reward import reward_function

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
-from tokendream.config.presets import TINY, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY, preset
 from tokendream.data.replay import ReplayBuffer
 from tokendream.data.rewarded import draw_rewarded, soon_rewarded
 from tokendream.errors import ConfigError

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import CPU, TINY, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import CPU, TINY, preset
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make

@@ -8,8 +8,9 @@ from test_trainer import cut_after, everything, finish, gone_on, same
 
 from tokendream.agent.actor_critic import ActorCritic, PolicyState
 from tokendream.agent.separate import SeparateActorCritic
+from tokendream.config.config import vary
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
-from tokendream.config.presets import TINY, vary
+from tokendream.config.presets import TINY
 from tokendream.spaces.actions import Discrete
 
 B, T = 3, 5

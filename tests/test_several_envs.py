@@ -16,8 +16,8 @@ from test_trainer import finish
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
-from tokendream.config.config import Config
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import Config, vary
+from tokendream.config.presets import TINY
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from tokendream.cli.main import main
-from tokendream.config.presets import CPU, TINY, preset, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import CPU, TINY, preset
 from tokendream.errors import ConfigError
 from tokendream.spaces.observations import image_spaces
 from tokendream.sweep import memory

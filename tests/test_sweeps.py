@@ -17,7 +17,8 @@ from benchmarks.measure import Effort
 from benchmarks.page import WALL
 from benchmarks.sweeps_page import AXES, draw, markdown, section
 from benchmarks.workload import Workload
-from tokendream.config.presets import PRESETS, REM, TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import PRESETS, REM, TINY
 from tokendream.device import Compute
 from tokendream.errors import ConfigError
 from tokendream.kernels.machine import compute_for

@@ -9,7 +9,8 @@ import torch
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Collector
 from tokendream.cli.main import main
-from tokendream.config.presets import REM, TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import REM, TINY
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
 from tokendream.errors import NonFiniteError

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tokendream.agent.agent import Agent
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.device import Compute
 from tokendream.kernels.install import TRITON, has_triton, install
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tokendream.cli.main import main
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.device import Compute
 from tokendream.kernels import cache, machine, tuned
 from tokendream.kernels.cpu import build

@@ -14,7 +14,8 @@ from torture.games import Faulty
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.cli.main import main
-from tokendream.config.presets import TINY, vary
+from tokendream.config.config import vary
+from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
 from tokendream.envs.registry import make

@@ -10,8 +10,8 @@ from playing import make_run
 
 from tokendream.cli.flags import parse_train
 from tokendream.cli.main import main
-from tokendream.config.config import leaves
-from tokendream.config.presets import CPU, REM, preset, vary
+from tokendream.config.config import leaves, vary
+from tokendream.config.presets import CPU, REM, preset
 from tokendream.evaluation.diagnosis.figures import Bars, Figure, PartFigures
 from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
 from tokendream.reports import diagnosis_page

@@ -17,7 +17,8 @@ from typing import NoReturn
 from tokendream import __version__
 from tokendream.cli.commands import COMMANDS, command
 from tokendream.cli.output import hold_descriptors, outlive_readers
-from tokendream.config.presets import ABLATIONS, CUTS, PRESETS
+from tokendream.config.cuts import ABLATIONS, CUTS
+from tokendream.config.presets import PRESETS
 from tokendream.errors import ConfigError, TokendreamError, nearest, once, one_line
 from tokendream.stop import Terminated
 

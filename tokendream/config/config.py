@@ -121,6 +121,11 @@ class Config:
         return read(Config, from_format_1(data) if version == 1 else data, "config")
 
 
+def vary(config: Config, part: str, **changes: Any) -> Config:
+    """The config with other values in one of its parts."""
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **changes)})
+
+
 def leaves(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The fields of a config as a dict, parts of parts too, by their dotted names."""
     found: dict[str, Any] = {}

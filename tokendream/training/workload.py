@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from tokendream.agent.agent import Agent
-from tokendream.config.config import Config
-from tokendream.config.presets import vary
+from tokendream.config.config import Config, vary
 from tokendream.config.schedule import PARTS, schedule
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute
