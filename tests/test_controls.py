@@ -10,13 +10,15 @@ from tokendream.agent.agent import Agent
 from tokendream.config.config import vary
 from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
+from tokendream.dream.reward import reward_function
 
 A, B, T, K = 4, 64, 5, 16
 
 
-def agent(control: str, head: str = "sign") -> Agent:
+def agent(control: str, head: str = "sign", heads: int = 1) -> Agent:
     torch.manual_seed(0)
-    config = dataclasses.replace(vary(TINY, "world_model", reward_head=head), control=control)
+    base = vary(TINY, "dream", expected_reward=heads > 1)
+    config = dataclasses.replace(vary(base, "world_model", reward_head=head, reward_heads=heads), control=control)
     made = Agent.from_config(config, A).eval()
     if head == "seen":
         made.world_model.rewards.fit(1.2 ** np.arange(63, dtype=np.float32))
@@ -45,7 +47,7 @@ def behaviour(made: Agent, tokens, steps):
         outcome, prediction, _ = M.imagine(
             codes[:, 0], tokens[:, 0], steps.action[:, 0], M.initial_state(B), draws, embed=made.tokenizer.codes
         )
-        expected = M.rewards.number(prediction.reward[:, 0])
+        expected = reward_function(made, dataclasses.replace(TINY.dream, expected_reward=True))(prediction, outcome)
         view = made.view(tokens, codes)
         memory = C.burn_in(view[:, :-1], steps.action[:, :-1], steps.mask[:, :-1], TINY.dream)
         output, _ = C(view[:, -1], memory)
@@ -63,12 +65,13 @@ def test_shuffled_actions_reach_the_training_of_M_only(moment):
     assert behaviour(agent("shuffled-actions"), tokens, same)[0] == behaviour(agent("none"), tokens, same)[0]
 
 
+@pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize(("head", "kinds"), [("sign", 3), ("seen", 20), ("symlog", B)])
-def test_rewards_are_shuffled_or_not_paid(moment, head, kinds):
-    _, outcome, output, expected = behaviour(agent("none", head), *moment)
+def test_rewards_are_shuffled_or_not_paid(moment, head, kinds, heads):
+    _, outcome, output, expected = behaviour(agent("none", head, heads), *moment)
     assert len(outcome.reward.unique()) >= kinds  # an untrained M
     for control in ("shuffled-rewards", "zero-rewards"):
-        _, other, other_output, paid = behaviour(agent(control, head), *moment)
+        _, other, other_output, paid = behaviour(agent(control, head, heads), *moment)
         assert torch.equal(other.tokens, outcome.tokens)
         assert torch.equal(other.end, outcome.end)
         assert torch.equal(other_output.logits, output.logits)

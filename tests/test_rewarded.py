@@ -9,8 +9,8 @@ from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 from tokendream.config.config import vary
 from tokendream.config.presets import TINY, preset
 from tokendream.data.replay import ReplayBuffer
-from tokendream.data.rewarded import draw_rewarded, soon_rewarded
-from tokendream.errors import ConfigError
+from tokendream.data.rewarded import draw_rewarded, soon_rewarded, with_rewarded
+from tokendream.errors import ConfigError, once
 
 FRAME = np.zeros((3, 2, 2), np.uint8)
 
@@ -25,29 +25,38 @@ def filled(rng: np.random.Generator, envs: int, rewarded: float = 0.1, rows: int
 
 
 @pytest.mark.parametrize("envs", [1, 3])
-@pytest.mark.parametrize("steps", [1, 4, 30])
+@pytest.mark.parametrize("ahead", [range(1), range(4), range(30), range(2, 5), range(7, 8)])
 @pytest.mark.parametrize("before", [0, 2])
-def test_they_are_the_rows_with_a_reward_ahead_in_their_episode(envs, steps, before, rng):
+def test_they_are_the_rows_with_a_reward_ahead_in_their_episode(envs, ahead, before, rng):
     replay = filled(rng, envs)
     rows = replay.rows(np.arange(replay.oldest, replay.total))
     begun, reward = rows["episode_start"], rows["reward"]
     expected = {}
     for i in range(len(reward)):
-        ahead = [j for j in range(i, min(len(reward), i + envs * steps), envs) if begun[j] == begun[i]]
+        steps = [j for j in (i + envs * k for k in ahead) if j < len(reward) and begun[j] == begun[i]]
         behind = sum(begun[j] == begun[i] for j in range(i % envs, i, envs))
-        if behind >= before and any(reward[j] for j in ahead):
-            expected[i + replay.oldest] = next(reward[j] for j in ahead if reward[j])
+        if behind >= before and any(reward[j] for j in steps):
+            expected[i + replay.oldest] = next(reward[j] for j in steps if reward[j])
     assert 0 < len(expected) < len(reward)
-    found, coming = soon_rewarded(replay, steps, before)
+    found, coming = soon_rewarded(replay, ahead, before)
     assert len(found) == len(expected)
     assert dict(zip(found.tolist(), coming.tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize("before", [0, 2])
-def test_without_any_reward_all_rows_are_drawn_that_a_dream_may_begin_at(before, rng):
+def test_without_any_reward_segments_are_as_they_were_drawn(before, rng):
     replay = filled(rng, 1, rewarded=0.0)
-    drawn = draw_rewarded(replay, 5000, 8, rng, rare=0.5, before=before)
-    assert set(drawn.tolist()) == set(replay.anchors(before, 0).tolist())
+    segments = replay.draw(8, 4, align="end", rng=rng, before=before)
+    assert with_rewarded(replay, segments, 0.5, range(8), rng, align="end", rare=0.5, before=before) is segments
+
+
+def test_a_new_reward_is_met():
+    replay, rng = ReplayBuffer(50, FRAME.shape), np.random.default_rng(0)
+    for reward in (0.0, 1.0, 0.0):
+        replay.add(FRAME, 0, reward, False, False)
+    assert set(draw_rewarded(replay, 100, range(1), rng).tolist()) == {1}
+    replay.add(FRAME, 0, 1.0, False, False)
+    assert set(draw_rewarded(replay, 100, range(1), rng).tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize("rare", [0.0, 0.5, 1.0])
@@ -56,7 +65,7 @@ def test_moments_before_a_rare_reward_are_drawn_more_often_than_they_came(rare, 
     replay = ReplayBuffer(200, FRAME.shape)
     for i in range(80):
         replay.add(FRAME, 0, 1.0 if i < 64 else 5.0 * (64 <= i < 68), False, i == 79)
-    drawn = draw_rewarded(replay, 4000, 1, rng, rare=rare)
+    drawn = draw_rewarded(replay, 4000, range(1), rng, rare=rare)
     expected = {0.0: 4 / 68, 0.5: 2 / 10, 1.0: 1 / 2}[rare]
     assert set(drawn.tolist()) == set(range(68))
     assert abs((drawn >= 64).mean() - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000)
@@ -70,7 +79,7 @@ def test_that_share_of_the_dreams_begins_there(share, context_starts, rng):
     black = np.zeros((120, *t.replay.frame_shape), np.uint8)
     t.replay.restore({**filled(rng, 1, 0.03, 120).export(0, 120), "frame": black}, 0)
     before = config.world_model.context if context_starts else 0
-    soon, _ = soon_rewarded(t.replay, config.dream.horizon - 1, before)
+    soon, _ = soon_rewarded(t.replay, range(config.dream.horizon - 1), before)
     rate = np.isin(soon, t.replay.anchors(before, 0)).sum() / len(t.replay.anchors(before, 0))
     anchors = np.concatenate([t.phases["actor_critic"].draw()[0].row[:, -1] for _ in range(40)])
     assert len(anchors) == 320
@@ -81,17 +90,32 @@ def test_that_share_of_the_dreams_begins_there(share, context_starts, rng):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_that_share_of_m_s_segments_begins_there(share, rng):
-    """A reward lies in each of them, and not in its last block, which is not scored."""
-    config = vary(TINY, "world_model", rewarded_segments=share)
+@pytest.mark.parametrize("outcome_from", ["action", "frame"])
+def test_that_share_of_m_s_segments_begins_there(share, outcome_from, rng):
+    """A reward is scored in each of them."""
+    config = vary(TINY, "world_model", rewarded_segments=share, outcome_from=outcome_from)
     t = trainer(vary(config, "training", world_model=dataclasses.replace(config.training.world_model, batch=8)))
     black = np.zeros((120, *t.replay.frame_shape), np.uint8)
     t.replay.restore({**filled(rng, 1, 0.03, 120).export(0, 120), "frame": black}, 0)
     for _ in range(20):
         segments, batch = t.phases["world_model"].draw()
-        rewarded = ((batch.steps.reward != 0) & batch.steps.mask)[:, :-1].any(1)
+        _, scored = t.agent.world_model.outcomes
+        rewarded = ((batch.steps.reward != 0) & batch.steps.mask)[:, scored].any(1)
         assert rewarded[: round(8 * share)].all()
         assert segments.row.shape == (8, config.world_model.segment_length)
+
+
+@pytest.mark.parametrize("outcome_from", ["action", "frame"])
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_episodes_from_which_nothing_is_learnt_are_said(outcome_from, length, capsys):
+    """With a context of two, an outcome is scored in an episode's third step, or in its second from its frame."""
+    once.cache_clear()
+    t = trainer(vary(TINY, "world_model", outcome_from=outcome_from))
+    for i in range(12):
+        t.replay.add(np.zeros(t.replay.frame_shape, np.uint8), 0, 1.0, False, i % length == length - 1)
+    t.update("world_model")
+    said = f"no episode is longer than {length}, and the world model learns from what follows the first 2 steps"
+    assert (said in capsys.readouterr().err) == (length < (3 if outcome_from == "action" else 2))
 
 
 def test_segments_by_loss_are_not_drawn_by_reward_too():

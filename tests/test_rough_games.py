@@ -21,6 +21,7 @@ from tokendream.envs.pause import Pausable
 from tokendream.envs.toy import Catch
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.training.results import RunResults
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -114,6 +115,16 @@ def test_a_game_that_comes_out_differently_after_an_evaluation_ends_there(tmp_pa
     flags = ["--epochs", "2", "--evaluation.every", "1", "--evaluation.episodes-during", "1"]
     assert train(tmp_path / "run", *flags) == 0
     assert "the open game came out differently when played again" in capsys.readouterr().out
+
+
+def test_a_game_that_cannot_be_played_again_after_an_evaluation_costs_no_epoch(tmp_path, monkeypatch, capsys):
+    evaluated, during = [], RunResults.during
+    monkeypatch.setattr(RunResults, "during", lambda self, epoch: (during(self, epoch), evaluated.append(epoch))[0])
+    single(reset=lambda self, **how: pytest.fail("out of licences") if evaluated else Catch.reset(self, **how))
+    flags = ["--epochs", "3", "--checkpoint-every", "3", "--evaluation.every", "1", "--evaluation.episodes-during", "1"]
+    assert train(tmp_path / "run", *flags) == 2
+    assert evaluated == [1]
+    assert "epoch 1 and all before it are saved" in capsys.readouterr().err
 
 
 def test_an_environment_that_changes_the_folder_moves_no_file(tmp_path, monkeypatch, capsys):

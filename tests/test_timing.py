@@ -188,11 +188,15 @@ def test_what_only_the_first_update_of_an_epoch_does_is_timed_once(monkeypatch):
     assert len(rewarmed) == 1
 
 
-@pytest.mark.parametrize("batch", [2, 8])
-def test_an_update_of_what_is_fitted_takes_in_all_frames_of_its_batch(monkeypatch, batch):
+@pytest.mark.parametrize(("batch", "envs", "rows"), [(2, 1, 2), (8, 1, 8), (3, 4, 4)])
+@pytest.mark.parametrize("first_epoch", [1, 5])
+def test_an_update_of_what_is_fitted_takes_in_all_frames_of_its_batch(monkeypatch, batch, envs, rows, first_epoch):
     config, cpu = vary(TINY, "tokenizer", kind="dictionary"), Compute.resolve("cpu", "float32", kernels=False)
+    config = vary(config, "collect", envs=envs)
+    later = dataclasses.replace(config.training.tokenizer, first_epoch=first_epoch)
+    config = vary(config, "training", tokenizer=later)
     agent, taken = Agent.from_config(config, SPACES), []
     fit = agent.tokenizer.fit
     monkeypatch.setattr(agent.tokenizer, "fit", lambda frame: taken.append(len(frame)) or fit(frame))
     workload.phase("tokenizer", batch, config, agent, synthetic_replay(8, SPACES, cpu.device), cpu, SPACES)()
-    assert taken == [batch]
+    assert taken == [rows]

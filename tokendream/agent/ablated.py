@@ -53,7 +53,7 @@ class ShuffledRewards(WorldModel):
     def imagine(self, *args: Any, **kwargs: Any) -> tuple[Outcome, Prediction, Any]:
         outcome, prediction, state = super().imagine(*args, **kwargs)
         order = torch.randperm(len(outcome.reward), device=outcome.reward.device)
-        shuffled = prediction._replace(reward=prediction.reward[order])
+        shuffled = prediction._replace(reward=prediction.reward[order], read=prediction.read[order])  # by every head
         return outcome._replace(reward=outcome.reward[order]), shuffled, state
 
 

@@ -5,7 +5,6 @@ Source: Simulus (arXiv 2502.11537).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -27,8 +26,7 @@ class Ensemble(nn.Module):
         """`make` makes a head: an output of POP to the logits of the token there."""
         super().__init__()
         self.heads = nn.ModuleList(make() for _ in range(heads))
-        tokens = Counter(slot.part for slot in block.observation)
-        weight = [1 / (len(tokens) * tokens[slot.part]) for slot in block.observation]
+        weight = [1 / (len(block.parts) * tokens) for tokens in block.in_part]
         self.register_buffer("weight", torch.tensor(weight), persistent=False)
 
     def loss(

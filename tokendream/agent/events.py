@@ -5,7 +5,6 @@ Source: EASimulus (arXiv 2601.19336); the focal loss is that of arXiv 1708.02002
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -39,12 +38,9 @@ class Events(nn.Module):
     def __init__(self, width: int, block: Block, kind: Kind) -> None:
         super().__init__()
         self.head = head(2 * width, width, 1, kind)
-        tokens = Counter(slot.part for slot in block.observation)
         image = [slot.modality == "image" for slot in block.observation]
-        weight = [
-            (1.0 if pixels else OTHER_PARTS) / tokens[slot.part]
-            for slot, pixels in zip(block.observation, image, strict=True)
-        ]
+        each = zip(image, block.in_part, strict=True)
+        weight = [(1.0 if pixels else OTHER_PARTS) / tokens for pixels, tokens in each]
         self.register_buffer("image", torch.tensor(image), persistent=False)
         self.register_buffer("weight", torch.tensor(weight), persistent=False)
 

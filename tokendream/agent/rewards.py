@@ -38,7 +38,10 @@ class RewardHeads(nn.Module):
         self.heads = nn.ModuleList(heads)
 
     def loss(
-        self, read: Float[Tensor, "B R F"], target: Int64[Tensor, "B R"], mask: Bool[Tensor, "B R"]
+        self,
+        read: Float[Tensor, "B R F"],
+        target: Int64[Tensor, "B R"] | Float[Tensor, "B R O"],
+        mask: Bool[Tensor, "B R"],
     ) -> Float[Tensor, ""]:
         """The heads' cross-entropies, added up, each a mean over what is masked in."""
         losses = [cross_entropy(head(read.detach()), target, mask) for head in self.heads]

@@ -167,7 +167,7 @@ class DreamConfig:
     """Blocks before the start that M absorbs, of those that warm the LSTM; with the first frame's own, M predicts from
     one block more (Simulus' later version: from 3)."""
     context_starts: bool = True
-    """Whether dreams start from the third row of an episode on, where M has two blocks of context, as published."""
+    """Whether dreams start only behind `world_model.context` rows of their episode, as published (two)."""
     rewarded_starts: Share = 0.0
     """Share of a batch's starts that are drawn from the moments in whose next horizon - 1 real steps a reward came,
     instead of from all (not published): where rewards are rare, most dreams meet none."""

@@ -16,8 +16,8 @@ row that follows it in its game is a + `envs`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class ReplayBuffer:
         """Rows ever added: the number of the next row."""
         self.closed = 0
         """How often `close_episode` changed a row that was there, so that a file of it is out of date."""
-        self._anchors: dict[tuple[int, int], tuple[int, Int64[np.ndarray, " rows"]]] = {}
+        self._remembered: dict[Any, tuple[int, Any]] = {}
         self._first = 0  # the oldest row this buffer was ever given: 0 unless restored from a later one
         shape = (capacity, *frame_shape)
         on_host = device.type == "cpu"
@@ -175,14 +175,14 @@ class ReplayBuffer:
         """The rows held with at least `before` rows of their episode before them and `after` behind them.
 
         An episode too short for any such row gives the one with most rows before it, if it has any before it and
-        `after` is 0; where no episode gives a row, all rows are given. Remembered until a row is added: a pass over
-        100,000 rows takes longer than a draw.
-        """
-        total, rows = self._anchors.get((before, after), (-1, None))
-        if rows is None or total != self.total:
-            rows = self._find_anchors(before, after)
-            self._anchors[before, after] = self.total, rows
-        return rows
+        `after` is 0; where no episode gives a row, all rows are given."""
+        return self.remembered(("anchors", before, after), lambda: self._find_anchors(before, after))
+
+    def remembered(self, key: tuple[Any, ...], find: Callable[[], Any]) -> Any:
+        """What `find` finds in the rows, until one is added: a pass over 100,000 takes longer than a draw."""
+        if self._remembered.get(key, (-1,))[0] != self.total:
+            self._remembered[key] = self.total, find()
+        return self._remembered[key][1]
 
     def _find_anchors(self, before: int, after: int) -> Int64[np.ndarray, " rows"]:
         first = self.first_held()

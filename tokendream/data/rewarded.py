@@ -19,7 +19,7 @@ def with_rewarded(
     replay: ReplayBuffer,
     segments: Segments,
     share: float,
-    steps: int,
+    ahead: range,
     rng: np.random.Generator,
     *,
     align: Literal["start", "end"],
@@ -27,37 +27,37 @@ def with_rewarded(
     before: int = 0,
 ) -> Segments:
     """Segments drawn with this `align`, the first share of them replaced by those of rows from `draw_rewarded`, to
-    which the rest is given."""
-    rewarded = round(share * len(segments.row))
-    if not rewarded:
+    which the rest is given; as they are where no row has such a reward."""
+    drawn = draw_rewarded(replay, round(share * len(segments.row)), ahead, rng, rare=rare, before=before)
+    if not len(drawn):
         return segments
     anchor = segments.row[:, 0 if align == "start" else -1].copy()
-    anchor[:rewarded] = draw_rewarded(replay, rewarded, steps, rng, rare=rare, before=before)
+    anchor[: len(drawn)] = drawn
     return replay.segments(anchor, segments.row.shape[1], align=align)
 
 
 def draw_rewarded(
-    replay: ReplayBuffer, n: int, steps: int, rng: np.random.Generator, *, rare: float = 0.0, before: int = 0
+    replay: ReplayBuffer, n: int, ahead: range, rng: np.random.Generator, *, rare: float = 0.0, before: int = 0
 ) -> Int64[np.ndarray, " n"]:
-    """n of the rows of which one of so many steps earned or cost something; without any, of all `replay.anchors`.
+    """n of the rows of which a step so far `ahead` earned or cost something; none where there is no such row.
 
     The rows before a reward of one value, c of them, are each drawn with a weight of c**-rare: as often as they came
     with 0, all values alike with 1. `before` leaves out rows with fewer rows of their episode before them.
     """
-    rows, coming = soon_rewarded(replay, steps, before)
-    if not len(rows):
-        rows, rare = replay.anchors(before, 0), 0.0
-    if rare == 0:
-        return rows[rng.integers(len(rows), size=n)]
+    if n == 0:
+        return np.empty(0, np.int64)
+    rows, coming = replay.remembered(("rewarded", ahead, before), lambda: soon_rewarded(replay, ahead, before))
+    if not len(rows) or rare == 0:
+        return rows[rng.integers(len(rows), size=n)] if len(rows) else rows
     _, value, often = np.unique(coming, return_inverse=True, return_counts=True)
     weight = often[value] ** -rare
     return rows[rng.choice(len(rows), size=n, p=weight / weight.sum())]
 
 
 def soon_rewarded(
-    replay: ReplayBuffer, steps: int, before: int = 0
+    replay: ReplayBuffer, ahead: range, before: int = 0
 ) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """The rows held of which one of so many steps, their own first, earned or cost something; the first such reward.
+    """The rows held of which a step so far `ahead` (0 is their own) earned or cost something; the first such reward.
 
     Steps end with their episode. `before` leaves out rows with fewer rows of their episode before them.
     """
@@ -65,7 +65,7 @@ def soon_rewarded(
     order = np.argsort(first, kind="stable")  # one episode after the other
     episode, reward = first[order], replay.rewards[order]
     at, place = np.flatnonzero(reward), np.arange(len(order))
-    following = np.append(at, len(order) + steps)[np.searchsorted(at, place)]
-    found = (following - place < steps) & (place - np.searchsorted(episode, episode) >= before)
+    following = np.append(at, len(order) + ahead.stop)[np.searchsorted(at, place + ahead.start)]
+    found = (following - place < ahead.stop) & (place - np.searchsorted(episode, episode) >= before)
     found[found] = episode[following[found]] == episode[found]
     return order[found] + replay.oldest, reward[following[found]]

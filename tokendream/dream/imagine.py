@@ -82,8 +82,7 @@ def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: 
     """The moment before the last frame of each real segment (left-padded), with both memories warm.
 
     The L-1 frames before it warm the LSTM; M absorbs the one block before the start (`context_blocks`), so that the
-    first prediction rests on two blocks of context, the least that M was scored on. Where that is padding, M starts
-    empty.
+    first prediction rests on one block more. Where that is padding, M starts empty.
     """
     codes = agent.tokenizer.codes(tokens)
     view = agent.view(tokens[:, :-1], codes[:, :-1])

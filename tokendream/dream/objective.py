@@ -1,4 +1,6 @@
-"""What a dream teaches: λ-returns and the actor-critic's loss. Pure functions of a rollout, and of where it begins.
+"""What a dream teaches: λ-returns and the actor-critic's loss, functions of a rollout and of where it begins.
+
+Where a `ReturnScale` is given, it takes in the returns that are found.
 
 Source: REM (arXiv 2402.05643), appendix on the controller; IRIS (arXiv 2209.00588), appendix B.
 """

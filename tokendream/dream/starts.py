@@ -31,5 +31,5 @@ def draw(
     """
     length, before = settings.burn_in + 1, context if settings.context_starts else 0
     segments = replay.draw(n, length, align="end", rng=rng, before=before, newest=newest)
-    share, steps = settings.rewarded_starts, settings.horizon - 1
-    return with_rewarded(replay, segments, share, steps, rng, align="end", rare=rare, before=before)
+    share, ahead = settings.rewarded_starts, range(settings.horizon - 1)
+    return with_rewarded(replay, segments, share, ahead, rng, align="end", rare=rare, before=before)

@@ -84,6 +84,11 @@ class Block:
         return parts_of(self.observation)
 
     @property
+    def in_part(self) -> tuple[int, ...]:
+        """Of every token of an observation, how many its part has."""
+        return tuple(part.K for part in self.parts for _ in range(part.K))
+
+    @property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns where the whole observation is one image or one map, else None."""
         return self.parts[0].grid if len(self.parts) == 1 else None

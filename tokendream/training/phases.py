@@ -1,4 +1,4 @@
-"""The four phases of an epoch: collecting experience, then updates of V (one of three kinds), of M and of C.
+"""The four phases of an epoch: collecting experience, then updates of V (trained or not), of M and of C.
 
 Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
 """
@@ -29,6 +29,7 @@ from tokendream.dream import starts
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed, parts
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
+from tokendream.errors import once
 from tokendream.kernels.cuda_graph import Captured, capturing
 from tokendream.nn.losses import Losses
 from tokendream.tokenizers.protocol import Fitted, Learned
@@ -124,7 +125,8 @@ class TokenizerPhase(GradientPhase):
 class WorldModelPhase(GradientPhase):
     """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored.
 
-    With `by_loss` a share of them begins where M's last loss was high, with `rewarded_segments` soon before a reward.
+    With `by_loss` a share of them begins where M's last loss was high, with `rewarded_segments` wherever a reward is
+    scored.
     With `ema_decay` the M that all else sees is a moving average of the one that is stepped.
     """
 
@@ -136,6 +138,15 @@ class WorldModelPhase(GradientPhase):
         self._priorities = Priorities(shared.replay.capacity)
         decay = shared.config.world_model.ema_decay
         self._average = MovingAverage(self.module, decay) if decay else None
+
+    def update(self, number: int) -> Mapping[str, Tensor]:
+        if number == 0:
+            longest = int(np.bincount(self.shared.replay.first_held()).max())
+            if longest <= self.shared.agent.world_model.outcomes[1].start:
+                context = self.shared.config.world_model.context
+                once(f"no episode is longer than {longest}, and the world model learns from what follows the first "
+                     f"{context} steps: lower --world-model.context, or --world-model.outcome-from frame")  # fmt: skip
+        return super().update(number)
 
     def draw(self) -> tuple[Segments, Segment | SegmentWithChanges]:
         M, shared = self.shared.config.world_model, self.shared
@@ -149,8 +160,13 @@ class WorldModelPhase(GradientPhase):
             segments = shared.replay.draw(
                 self.settings.batch, M.segment_length, align="start", rng=shared.rng, after=after, newest=self.newest
             )
-        share, steps, rare = M.rewarded_segments, M.segment_length - 1, shared.config.training.rare_rewards
-        segments = with_rewarded(shared.replay, segments, share, steps, shared.rng, align="start", rare=rare)
+        share, rare, (_, scored) = (
+            M.rewarded_segments,
+            shared.config.training.rare_rewards,
+            shared.agent.world_model.outcomes,
+        )
+        ahead = range(M.segment_length)[scored]
+        segments = with_rewarded(shared.replay, segments, share, ahead, shared.rng, align="start", rare=rare)
         batch = shared.tokenised(segments)
         if M.events:
             images = images_of(shared.replay.frames(shared.mine(segments).row), shared.agent.layout)

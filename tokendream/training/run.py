@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +19,6 @@ from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
 from tokendream.config.limits import LONG
-from tokendream.config.schedule import PARTS, schedule
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, free_here, is_out_of_memory, keep_freed_memory
 from tokendream.envs.pause import Pausable
@@ -28,7 +27,7 @@ from tokendream.envs.vector import EnvError, Envs
 from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, once, one_line, require
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import compute_for
-from tokendream.reports.display import Display, Remaining, clock, display_for
+from tokendream.reports.display import Display, display_for
 from tokendream.runfolder import files, lock, wandb_log
 from tokendream.runfolder import folder as runfolder
 from tokendream.runfolder.checkpoint import Checkpoints
@@ -39,6 +38,7 @@ from tokendream.runfolder.wandb_log import WandbLog
 from tokendream.spaces.observations import Spaces
 from tokendream.stop import EXIT_CODES, Stopped, StopRequest
 from tokendream.training import follow, timing
+from tokendream.training.plan import plan
 from tokendream.training.results import RunResults
 from tokendream.training.trainer import Trainer
 
@@ -121,7 +121,7 @@ class Run:
             envs = Pausable(lambda: _envs(self.config))
             stack.callback(envs.close)
             costs = self._costs(envs.spaces, stop)
-            said = [_plan(self.config, costs)]
+            said = [plan(self.config, costs)]
             torch.manual_seed(self.config.seed)
             self._agent = Agent.from_config(self.config, envs.spaces)
             self._replay = ReplayBuffer.of(envs.spaces, self.config.collect.capacity, self.compute.device, envs.n)
@@ -220,29 +220,33 @@ class Run:
         while not trainer.finished:
             epoch = trainer.epoch
             progress = functools.partial(self._display.update, epoch)
-            try:
+            with self._saved_after(EnvError):  # nothing of its step was done
                 if not trainer.run_epoch(lambda: ranks.anyone(stop()), progress, lambda: stop.continued):
                     return False
-            except EnvError:  # nothing of its step was done
-                self._save()
-                raise
-            try:
+            with self._saved_after(Exception):  # a fault in an evaluation costs no training
                 figures = self._results.during(epoch)
-            except Stopped:  # is saved by whoever catches it
-                raise
-            except Exception:  # a fault in an evaluation costs no training
-                self._save()
-                raise
             record = trainer.close_epoch() | figures
             self._log.append(record)
             self._display.epoch(record)
             if epoch % self.config.checkpoint_every == 0 or trainer.finished:
                 self._save()
             if self._results.envs.closed:  # an evaluation had need of the only one
-                for line in _resumed({}, trainer.play_open_game_again()):
-                    self._display.say(line)
+                with self._saved_after(EnvError):
+                    for line in _resumed({}, trainer.play_open_game_again()):
+                        self._display.say(line)
             self._results.report_if_due()
         return True
+
+    @contextlib.contextmanager
+    def _saved_after(self, fault: type[Exception]) -> Iterator[None]:
+        """Save what is trained so far where this fault comes up, and let it go on its way."""
+        try:
+            yield
+        except Stopped:  # is saved by whoever catches it
+            raise
+        except fault:
+            self._save()
+            raise
 
     def _save(self) -> None:
         self._store.save(self._trainer.epoch - 1, self._trainer.snapshot(), self._replay)
@@ -274,26 +278,3 @@ def _resumed(moved: dict[str, tuple[str, str]], different: Difference | None) ->
             "from here on no longer the run that was never cut"
         )
     return said
-
-
-def _plan(config: Config, costs: Mapping[str, float]) -> str:
-    """What a run is going to do and, by its updates' seconds, how long that takes here."""
-    batch = {part: getattr(config.training, part).batch for part in PARTS}
-    batch["actor_critic"] *= config.dream.group
-    phases = ", ".join(
-        f"{phase.name.replace('_', ' ')} {phase.updates} x {batch[phase.name]} from epoch {phase.first_epoch}"
-        for phase in schedule(config)[1:]
-    )
-    known = "The time left is shown as the phases are timed."
-    if costs:
-        remaining = Remaining(schedule(config), config.epochs)
-        remaining.expect(costs)
-        known = f"Training takes about {clock(remaining.seconds(1)[0])} on this machine, by the first seconds' timing."
-    return (
-        f"plan: {_count(config.epochs, 'epoch')}, {_count(config.env_steps, 'env step')}; updates an epoch: {phases}; "
-        f"then {_count(config.evaluation.episodes, 'game')} of evaluation and a report, refreshed on the way. {known}"
-    )
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"

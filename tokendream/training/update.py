@@ -1,4 +1,5 @@
-"""One gradient update: AdamW with the method's decay groups, clipping, and no step on anything non-finite."""
+"""One gradient update: AdamW (inside M, where asked for, Muon) with the method's decay groups, clipping, and no step on
+anything non-finite."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from tokendream.training.muon import Muon
 
 
 def optimiser_for(module: nn.Module, phase: PhaseConfig) -> AdamW:
-    """The optimiser of a part's trainable parameters; weight decay acts on those that `phase.decayed` names.
+    """The optimiser of a part's trainable parameters; weight decay acts on those that `phase.decayed` names, and on
+    what Muon steps, which are weights of linear layers.
 
     Fused everywhere. On a GPU its step can be captured: call it once the module is where it will train.
     """

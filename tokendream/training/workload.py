@@ -36,11 +36,13 @@ def phase(
     """
     if name in PARTS:
         settings = dataclasses.replace(getattr(config.training, name), batch=batch)
+        if name == "tokenizer" and not isinstance(agent.tokenizer, Learned):  # the newest of them, all in one update
+            rows = -(-batch // config.collect.envs) * config.collect.envs
+            settings = dataclasses.replace(settings, batch=rows, first_epoch=1)
+            config = vary(config, "collect", steps=rows)
         if name == "actor_critic":
             config = vary(config, "dream", minibatches=math.gcd(batch * config.dream.group, config.dream.minibatches))
         config = vary(config, "training", **{name: settings})
-        if name == "tokenizer" and not isinstance(agent.tokenizer, Learned):  # all of the batch in one update
-            config = vary(config, "collect", steps=batch)
     else:  # collecting writes into the replay buffer: it gets its own
         replay = ReplayBuffer.of(spaces, EPISODE * config.collect.envs, compute.device, config.collect.envs)
     trainer = Trainer(config, agent, StillEnvs(spaces, replay.envs), replay, compute)
