@@ -145,6 +145,20 @@ def test_two_agents_need_one_protocol_too(tmp_path, part, field, value, message)
         read_results([tmp_path])
 
 
+def test_what_no_game_is_scored_by_is_no_protocol(tmp_path):
+    """What rem and simulus learn from, and pictures' size and Atari's rules where neither is met."""
+    run(tmp_path / "rem", "Pong", 0, 1.0)
+    atari = dataclasses.replace(SMALL.env.atari, sign_rewards=True)
+    run(tmp_path / "signs", "Pong", 0, 2.0, vary(SMALL, "env", atari=atari))
+    vector = vary(TINY, "env", id="CartPole-v1")
+    run(tmp_path / "control", "CartPole-v1", 0, 3.0, vector)
+    run(tmp_path / "cpu", "CartPole-v1", 0, 4.0, dataclasses.replace(vary(vector, "env", size=48), preset="cpu"))
+    results = read_results([tmp_path / name for name in ("rem", "signs", "control", "cpu")])
+    assert len(results.runs) == 4
+    assert len(results.agents) == 4
+    assert any("sign_rewards True" in name for name in results.agents)
+
+
 def test_how_long_a_game_is_waited_for_is_no_protocol(tmp_path):
     run(tmp_path, "Pong", 0, None)
     run(tmp_path, "Qbert", 0, None, vary(SMALL, "env", step_timeout=0.0))

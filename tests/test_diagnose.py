@@ -69,6 +69,15 @@ def test_returns_ahead_are_discounted_sums() -> None:
     assert np.isnan(cut[3:]).all()
 
 
+@pytest.mark.parametrize(
+    ("discount", "steps"), [(0.0, 100), (0.95, 100), (0.98, 149), (0.995, 598), (0.999, 1000), (1.0, 1000)]
+)
+def test_returns_are_summed_as_far_as_rewards_count(discount, steps):
+    """At most 5% of a steady reward's return is left out, within bounds."""
+    assert diagnose.steps_that_count(discount) == steps
+    assert discount**steps <= 0.05 or steps == 1000
+
+
 def test_flicker_counts_still_cells_only() -> None:
     """A figure that moves by one cell: the patch tokenizer turns there and nowhere else."""
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """`tokendream envs check`: the table of tokens, and what looks wrong in random play."""
 
+import io
+import itertools
 import re
 import tracemalloc
 from dataclasses import replace
@@ -8,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from rich.console import Console
 
 from tokendream.cli.flags import parse_envs
 from tokendream.cli.main import main
@@ -47,14 +50,43 @@ class Odd(gymnasium.Env):
         return self._seen(), self.pays * self.steps, self.steps == 12, False, {}
 
 
+class Scales(gymnasium.Env):
+    """Features of several sizes, in a game that has no end."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        seen = np.array([0.001, 0.2, 100.0, 0.0]) * self.steps
+        return seen.astype(np.float32), 1.0, False, self.steps == 15, {}
+
+
+class Lucky(Scales):
+    """It heeds no seed."""
+
+    luck = itertools.count()
+
+    def step(self, action):
+        seen, *rest = super().step(action)
+        return seen + next(self.luck) * (self.steps > 2), *rest
+
+
 @pytest.fixture(autouse=True)
 def odd(monkeypatch):
     monkeypatch.setattr(
         timing, "measure", lambda config, compute, **_: timing.Speed(config, compute, [], ["dream: much"])
     )
-    gymnasium.register("Odd-v0", entry_point=Odd, disable_env_checker=True)
+    kinds = {"Odd-v0": Odd, "Scales-v0": Scales, "Lucky-v0": Lucky}
+    for id, kind in kinds.items():
+        gymnasium.register(id, entry_point=kind, disable_env_checker=True)
     yield
-    del gymnasium.registry["Odd-v0"]
+    for id in kinds:
+        del gymnasium.registry[id]
 
 
 def checked(steps=30, **fields):
@@ -80,6 +112,26 @@ def test_what_looks_wrong_is_said():
         "no reward in 30 random steps",
         "a step has 331 tokens, which is slow",
     ]
+
+
+def test_features_that_hardly_move_or_are_too_far_away_are_named():
+    config = replace(preset("control"), env=replace(CPU.env, id="Scales-v0"))
+    found = check(config, 40, 0)
+    assert [line.split(",")[0] for line in found.suspicious] == [
+        "observation never changed in 3",
+        "observation moves too little in 0",
+        "observation lies beyond ±402 in 2",
+    ]
+    assert (found.games, found.cut_off) == (2, 2)
+    found = check(config, 14, 0)
+    printed = io.StringIO()
+    found.show(Console(file=printed), "Scales-v0")
+    assert "0 games were over; one is cut off after 20,000 steps (--env.max-frames)" in printed.getvalue()
+
+
+def test_an_environment_that_heeds_no_seed_is_found_out():
+    found = check(replace(preset("control"), env=replace(CPU.env, id="Lucky-v0")), 20, 0)
+    assert "its first game, played again from its seed, was another at step 3" in found.suspicious[-1]
 
 
 def test_rewards_of_several_sizes_and_a_head_that_learns_their_sign():
@@ -150,6 +202,12 @@ def test_what_does_not_fit_is_not_timed(monkeypatch, capsys):
 )
 def test_the_preset_is_that_which_training_would_choose(id, flags, preset):
     assert parse_envs(["check", id, *flags]).preset == preset
+
+
+def test_where_there_is_a_gpu_an_image_is_that_of_rem(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    chosen = {id: parse_envs(["check", id]).preset for id in ("tokendream/Catch-v0", "CartPole-v1")}
+    assert chosen == {"tokendream/Catch-v0": "rem", "CartPole-v1": "control"}
 
 
 def test_sizes_follow_the_preset(capsys):

@@ -209,6 +209,19 @@ def test_unknown_game() -> None:
         find_game("combat")
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("CartPole", "CartPole-v1"),
+        ("catch", "tokendream/Catch-v0"),
+        ("walker_walk", "dmc:walker-walk"),
+    ],
+)
+def test_a_name_that_another_family_knows(name: str, other: str) -> None:
+    with pytest.raises(EnvError, match=f"unknown .*{name}.*; of another family: {other}$"):
+        make(game(name), 1, evaluation=False)
+
+
 @pytest.mark.parametrize("config", [game("Pong"), TINY], ids=lambda c: c.env_name)
 def test_refuses(config: Config) -> None:
     envs = make(config, 2, evaluation=False)

@@ -10,7 +10,9 @@ from gymnasium import spaces
 
 from tokendream import errors
 from tokendream.config.config import vary
+from tokendream.config.env import EnvConfig
 from tokendream.config.presets import TINY
+from tokendream.envs.observe import readers
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.stop import Terminated
@@ -243,3 +245,22 @@ def test_those_that_were_made_are_closed_where_one_more_cannot_be():
 def test_a_module_that_is_not_found_says_where_it_was_looked_for():
     with pytest.raises(EnvError, match=r"No module named 'no_such'.* \(looked for in the working folder and on"):
         make(vary(TINY, "env", id="no_such:Game-v0"), 1, evaluation=False)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_four_pictures_in_one_are_all_seen_where_that_is_asked_for(axis, capsys):
+    """Else they are an image with transparency, or one whose last three layers are shown, and a line says so."""
+    errors.once.cache_clear()
+    seen = np.moveaxis(np.arange(4, dtype=np.uint8)[:, None, None] * np.full((1, 32, 32), 60, np.uint8), 0, axis)
+    space = spaces.Box(0, 255, seen.shape, np.uint8)
+    layout, (one,) = readers("X-v0", space, EnvConfig("X-v0", size=32), lambda: None)
+    assert np.unique(one.read(seen, "")).tolist() == ([0, 60, 120] if axis == 2 else [60, 120, 180])
+    assert "three are shown; --env.read-as image shows them all, in two" in capsys.readouterr().err
+    layout, two = readers("X-v0", space, EnvConfig("X-v0", size=32, read_as="image"), lambda: None)
+    assert [part.name for part in layout.parts] == ["observation.0", "observation.1"]
+    assert [np.unique(reader.read(seen, "")).tolist() for reader in two] == [[0, 60, 120], [180]]
+
+
+def test_a_stack_of_more_pictures_is_told_how_to_be_read():
+    with pytest.raises(EnvError, match=r"choose parts with --env\.keys, or --env\.read-as image"):
+        readers("X-v0", spaces.Box(0, 255, (84, 84, 12), np.uint8), EnvConfig("X-v0"), lambda: None)

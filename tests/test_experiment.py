@@ -1,5 +1,6 @@
 """A run as a user meets it: folders, evaluation, report, being cut and going on, and what is refused."""
 
+import dataclasses
 import html
 import json
 import re
@@ -118,11 +119,19 @@ def test_an_evaluation_is_repeated_from_what_its_own_file_says(finished):
         assert (again.scores, again.lengths, again.seeds) == (told.scores, told.lengths, told.seeds)
 
 
-def test_the_command_repeats_the_evaluation_that_training_ended_with(finished):
-    final = Evaluation.from_json((finished / "evaluation" / "final.json").read_text())
-    flags = ["--episodes", str(len(final.scores)), "--seed", str(final.protocol["seed"]), "--no-films"]
-    assert main(["eval", str(finished), *flags]) == 0
-    (path,) = (finished / "evaluation").glob(f"{len(final.scores)}-games-*.json")
+def test_the_command_repeats_the_evaluation_that_training_ended_with(tmp_path):
+    run = tmp_path / "run"
+    assert experiment.start(dataclasses.replace(TINY, seed=3), run) == 0
+    final = Evaluation.from_json((run / "evaluation" / "final.json").read_text())
+    best, median = ((run / "films" / f"{name}.mp4").read_bytes() for name in ("best", "median"))
+    assert main(["eval", str(run), "--temperature", "2"]) == 0
+    (other,) = (run / "films").glob("*/best.mp4")
+    assert other.parent.name == f"{len(final.scores)}-games-epoch-4-temperature-2-seed-3"
+    (run / "films" / "best.mp4").unlink()
+    assert main(["eval", str(run)]) == 0
+    assert (run / "films" / "best.mp4").read_bytes() == best
+    assert (run / "films" / "median.mp4").read_bytes() == median
+    (path,) = (run / "evaluation").glob(f"{len(final.scores)}-games-epoch-4-temperature-0.5-seed-3.json")
     again = Evaluation.from_json(path.read_text())
     assert (again.scores, again.lengths, again.seeds) == (final.scores, final.lengths, final.seeds)
     assert again.protocol["temperature"] == final.protocol["temperature"] == TINY.evaluation.temperature

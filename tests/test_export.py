@@ -68,6 +68,16 @@ def test_what_cannot_be_done_is_said_in_one_line(run, file, argv, said, capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("flags", [[], ["--out", "./agent.safetensors"]])
+def test_no_file_takes_its_own_place(file, tmp_path, monkeypatch, capsys, flags):
+    shutil.copy(file, tmp_path / "agent.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tokendream.reports.export.HERE", str(tmp_path))
+    assert main(["export", "agent.safetensors", "--half", *flags]) == 2
+    assert "would take its own place: name another file with --out" in capsys.readouterr().err
+    assert (tmp_path / "agent.safetensors").read_bytes() == file.read_bytes()
+
+
 def test_eval_gives_the_score_of_the_run_and_writes_beside_the_file(run, file, capsys):
     assert main(["eval", str(file), "--episodes", "2", "--device", "cpu"]) == 0
     assert main(["eval", str(run), "--episodes", "2", "--no-films", "--device", "cpu"]) == 0

@@ -1,5 +1,6 @@
 """The report at every moment of a run's life, from an empty folder to the end."""
 
+import dataclasses
 import json
 import re
 import time
@@ -80,6 +81,18 @@ def test_the_chart_has_the_random_player_that_was_measured_and_names_what_is_fur
     assert "random 1<" in chart
     assert "random 1.7" not in chart
     assert "further up: REM, published 90.7<" in chart
+
+
+def test_returns_of_signs_alone_are_not_drawn_among_scores(tmp_path):
+    run = folder(tmp_path / "run", finished=False)
+    assert "training, smoothed" in write_report(run).read_text().split("</svg>")[0]
+    atari = dataclasses.replace(BREAKOUT.env.atari, sign_rewards=True)
+    (run / "config.json").write_text(vary(BREAKOUT, "env", atari=atari).to_json())
+    page = write_report(run).read_text()
+    assert "training, smoothed" not in page
+    assert "evaluation, 95% interval" in page.split("</svg>")[0]
+    (run / "evaluation" / "epoch-000020.json").unlink()
+    assert "the first evaluation" in write_report(run).read_text()
 
 
 def test_a_week_of_epochs_is_read_and_drawn_in_seconds(tmp_path):

@@ -21,7 +21,7 @@ class Envs:
     words: tyro.conf.Positional[tuple[str, ...]] = ()
     """Nothing, the name of a family, or check and the id of an environment."""
     preset: str = "cpu"
-    """Whose tokenizer and sizes are meant; by default those of control, grid or cpu, by what the environment shows."""
+    """Whose tokenizer and sizes are meant; by default that which training here would choose for it."""
     steps: int = 200
     """Random steps of a check."""
     seed: int = 0

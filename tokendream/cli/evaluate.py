@@ -18,8 +18,8 @@ class Eval:
     """Games to play; by default as many as the run's own evaluation."""
     temperature: float | None = None
     """Temperature at which actions are sampled; by default that of the run's evaluation."""
-    seed: int = 0
-    """Seed of the games and of the sampling."""
+    seed: int | None = None
+    """Seed of the games and of the sampling; by default that of the run, whose own evaluation plays the same games."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     films: bool = True

@@ -91,7 +91,7 @@ def parse_envs(argv: list[str]) -> Envs:
     if name or options.words[:1] != ("check",) or len(options.words) != 2:
         return options
     better = _for_what_is_seen(dataclasses.replace(options.env, id=options.words[1]))
-    return read(better[0]) if better else options
+    return read(better[0] if better else usual_preset())
 
 
 def _given(argv: list[str]) -> list[str]:
@@ -175,7 +175,7 @@ def parse(kind: type[Options], argv: list[str], prog: str, default: Options | No
         require(value is None or value >= 0, f"--{name.replace('_', '-')}", "at least 0", value)
     temperature = getattr(options, "temperature", None)
     require(temperature is None or 0 < temperature < math.inf, "--temperature", "positive and finite", temperature)
-    seed = getattr(options, "seed", 0)
+    seed = getattr(options, "seed", 0) or 0  # None: that of the run
     require(seed <= LARGEST_SEED, "--seed", f"at most {LARGEST_SEED}", seed)
     paths = {name: value for name, value in vars(options).items() if isinstance(value, Path | tuple)}
     return dataclasses.replace(options, **{name: _absolute(value) for name, value in paths.items()})  # type: ignore[type-var]

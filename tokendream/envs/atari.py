@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from tokendream.config.env import EnvConfig
 from tokendream.envs.atari100k import ATARI_100K
-from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
+from tokendream.envs.vector import EnvError, Transition, UnknownError, check_actions, check_seeds
 from tokendream.errors import nearest
 from tokendream.spaces.observations import image_spaces
 
@@ -40,13 +40,13 @@ def games() -> dict[str, str]:
 def find_game(name: str) -> tuple[str, str]:
     """A game's (name, ROM) from its name in any spelling: `MsPacman`, `ms_pacman` and `mspacman` are one game.
 
-    Raises EnvError naming the nearest of the benchmark's 26 games.
+    Raises UnknownError naming the nearest of the benchmark's 26 games.
     """
     folded = re.sub(r"[\s_-]", "", name).lower()
     for game, rom in games().items():
         if game.lower() == folded:
             return game, rom
-    raise EnvError(
+    raise UnknownError(
         f"unknown Atari game {name!r}; nearest of Atari 100K: {nearest(name, ATARI_100K)} "
         f"(any of ale-py's {len(games())} games can be played)"
     )

@@ -20,7 +20,7 @@ from tokendream.envs import adapt
 from tokendream.envs.choices import Choices
 from tokendream.envs.observe import readers
 from tokendream.envs.toy import CATCH
-from tokendream.envs.vector import EnvError, Transition, check_actions, check_seeds
+from tokendream.envs.vector import EnvError, Transition, UnknownError, check_actions, check_seeds
 from tokendream.errors import once, one_line
 from tokendream.spaces.observations import Spaces
 from tokendream.stop import Terminated
@@ -125,7 +125,9 @@ def _make(env_id: str, maker: Maker) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.Error as error:
         # A malformed id is a plain Error, like much else; an unknown one may be of an environment inside this one.
         unknown = env_id not in gymnasium.registry
-        raise EnvError(_unknown(env_id) if unknown else f"environment {env_id!r}: {one_line(error)}") from None
+        if unknown:
+            raise UnknownError(_unknown(env_id)) from None
+        raise EnvError(f"environment {env_id!r}: {one_line(error)}") from None
     except ImportError as error:
         where = " (looked for in the working folder and on PYTHONPATH)" if ":" in env_id else ""
         raise EnvError(f"environment {env_id!r} cannot be imported: {one_line(error)}{where}") from error

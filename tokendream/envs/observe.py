@@ -117,7 +117,7 @@ def readers(
             raise EnvError(
                 f"{env_id}: expected at most {most} {what} beside images, but it has {sum(sizes):,}, most of them in "
                 f"{some[int(np.argmax(sizes))].part.name}: choose parts with --env.keys"
-                f"{', or --env.read-as image' if boxes and all(map(_channels, boxes)) else ''}"
+                f"{', or --env.read-as image' if boxes and all(_channels(b, MOST_CHANNELS) for b in boxes) else ''}"
             )
     return layout, found
 
@@ -158,7 +158,7 @@ def _readers(
         if kind == "auto":
             any_part = Reader(path, Part(name, "vector", shape), leaf, lambda x: x)
             kind = _kind(env_id, name, leaf, lambda: any_part.read(first(), f"{env_id}, step 0"))
-        return _box(env_id, path, leaf, kind, config.size)
+        return _box(env_id, path, leaf, kind, config.size, most=3 if config.read_as == "image" else 4)
     sizes = adapt.sizes(leaf)
     low = np.reshape(getattr(leaf, "start", np.zeros(shape, int)), shape)
     bounds = low, low + np.reshape(sizes, shape) - 1
@@ -171,13 +171,14 @@ def _readers(
     return [Reader(path, part, leaf, lambda x: (x - low).ravel().astype(np.int32), bounds)]
 
 
-def _box(env_id: str, path: Path, box: spaces.Box, kind: str, size: int) -> list[Reader]:
+def _box(env_id: str, path: Path, box: spaces.Box, kind: str, size: int, *, most: int) -> list[Reader]:
+    """Of a Box; an image of more than `most` channels is a stack of several."""
     name, shape = _name(path), box.shape
     if kind == "image":
         found = _channels(shape, MOST_CHANNELS)
         assert found is not None
         axis, n = found
-        if n <= 4:
+        if n <= most:
             return [Reader(path, image(size, name), box, _pixels(env_id, name, box, size, axis, n))]
         stack = [range(i, min(i + 3, n)) for i in range(0, n, 3)]
         return [
@@ -255,8 +256,8 @@ def _pixels(
     scale = 1.0 if high > 1 else 255 / (high - low) if high > low else 1.0
     scaled = box.dtype != np.uint8 or scale != 1.0
     if n == 4:
-        once(f"{env_id}: of the four channels of {name} the first three are shown" if axis == 2 else
-             f"{env_id}: of the four layers of {name} the last three are shown")  # fmt: skip
+        which = "channels of {} the first" if axis == 2 else "layers of {} the last"
+        once(f"{env_id}: of the four {which.format(name)} three are shown; --env.read-as image shows them all, in two")
 
     def convert(x: np.ndarray) -> np.ndarray:
         if scaled:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +21,9 @@ from tokendream.envs import toy
 from tokendream.envs.atari import AtariEnvs, games
 from tokendream.envs.atari_published import PublishedAtariEnvs
 from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
-from tokendream.envs.families.common import wrapped
+from tokendream.envs.families.common import installed, wrapped
 from tokendream.envs.gym import GymEnvs
-from tokendream.envs.vector import EnvError, Envs
+from tokendream.envs.vector import EnvError, Envs, UnknownError
 from tokendream.envs.watchdog import Watched
 from tokendream.spaces.observations import Spaces
 
@@ -55,7 +56,11 @@ def make(config: Config, n: int, *, evaluation: bool) -> Envs:
     Raises EnvError, one line, for an environment that is unknown or does not fit.
     """
     env = config.env.for_evaluation() if evaluation else config.env
-    envs = FAMILIES[env.family].make(env, n)
+    try:
+        envs = FAMILIES[env.family].make(env, n)
+    except UnknownError as error:
+        other = _elsewhere(env)
+        raise EnvError(f"{error}; of another family: {other}" if other else str(error)) from None
     return Watched(envs, config.env_name, env.step_timeout) if env.step_timeout else envs
 
 
@@ -70,6 +75,22 @@ def evaluation_protocol(env: EnvConfig) -> Protocol:
     """The protocol of an evaluation in this environment."""
     common: Protocol = {"size": env.size, "max_frames": env.eval_max_frames, "life_loss_ends": False}
     return common | FAMILIES[env.family].protocol(env)
+
+
+def _elsewhere(env: EnvConfig) -> str:
+    """The id of an installed environment of another family that has the same name but for its version, if any."""
+    for name, family in FAMILIES.items():
+        if name != env.family and (not family.package or installed(family.package)):
+            same = [known for known in family.names() if _bare(known) == _bare(env.name)]
+            if same:  # without a namespace, of the highest version
+                best = max(same, key=lambda known: ("/" not in known, known))
+                return best if name == "gym" else f"{name}:{best}"
+    return ""
+
+
+def _bare(name: str) -> str:
+    """A name without namespace and version, however it is spelt."""
+    return re.sub(r"^.*/|-v\d+$", "", name).lower().replace("_", "-")
 
 
 def _atari(env: EnvConfig, n: int) -> Envs:

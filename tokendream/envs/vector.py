@@ -21,6 +21,10 @@ class EnvError(TokendreamError):
     """An environment that cannot be made or played; the message says what was expected and what came."""
 
 
+class UnknownError(EnvError):
+    """A name that no environment of its family has."""
+
+
 class SeedError(EnvError):
     """An environment that gave something else for a seed and actions that it was given before."""
 

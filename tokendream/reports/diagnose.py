@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,11 @@ FORMAT = 1
 STEPS = 2000
 """Env steps of fresh games that a diagnosis plays where nothing else is asked for."""
 
-AHEAD = 100
-"""Steps over which real returns are summed to judge the values; later rewards are left out."""
+AHEAD = 100, 1000
+"""Real returns are summed over at least and at most so many steps to judge the values."""
+
+LEFT_OUT = 0.05
+"""Of a steady reward's return, what may come later than that."""
 
 BATCH = 128
 """Segments a part is measured on; enough for two digits."""
@@ -112,6 +116,14 @@ def examine(
     return Diagnosis(facts, parts, why(parts, config))
 
 
+def steps_that_count(discount: float) -> int:
+    """How many steps of a return at this γ hold all of a steady reward's but LEFT_OUT, within AHEAD."""
+    least, most = AHEAD
+    if not 0 < discount < 1:
+        return most if discount == 1 else least
+    return min(most, max(least, math.ceil(math.log(LEFT_OUT) / math.log(discount))))
+
+
 def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed: int = 0) -> list[PartFigures]:
     """The three parts on these steps; C's actions as they are sampled at `temperature`."""
     agent, config, rng = trained.agent, trained.config, np.random.default_rng(seed)
@@ -126,10 +138,10 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
     moments = replay.draw(4 * BATCH, burn_in + 1, align="end", rng=rng)
     head, came = agent.world_model.rewards, torch.from_numpy(replay.rewards).to(trained.compute.device)
     paid = (head.paid(came) / head.unit).cpu().numpy()  # as C's dreams are paid
-    ahead = np.full(replay.total, np.nan)
+    ahead, steps_ahead = np.full(replay.total, np.nan), steps_that_count(config.dream.discount)
     for rows in map(np.array, replay.episodes()):
         over = bool(replay.rows(rows[-1:])["end"][0])
-        ahead[rows] = returns_ahead(paid[rows - replay.oldest], config.dream.discount, over=over, ahead=AHEAD)
+        ahead[rows] = returns_ahead(paid[rows - replay.oldest], config.dream.discount, over=over, ahead=steps_ahead)
     real = torch.from_numpy(ahead[moments.row[:, -1]]).to(trained.compute.device)
     V, frame = agent.tokenizer, replay.frames(row)
     tokens = V.encode(replay.frames(moments.row))

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import itertools
 import time
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces as gym_spaces
 from rich.console import Console
 from rich.table import Table
 
 from tokendream.config.config import Config
+from tokendream.config.env import EnvConfig
 from tokendream.config.limits import LONG
 from tokendream.envs.registry import make
+from tokendream.envs.vector import Transition, play_again
 from tokendream.nn.seen import Seen
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.layout import Layout
 from tokendream.spaces.observations import Spaces, parts_of
 from tokendream.tokenizers.build import build
+from tokendream.tokenizers.fixed import FARTHEST, VALUES, VectorTokenizer
 
 
 class InSpace(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -62,27 +67,43 @@ class TokenGroup:
     count: int
 
 
-class Unchanged:
-    """What of an observation is in every frame as it was in the first: no frame but that one is kept."""
+class Extremes:
+    """The least and the largest of every number in what was observed: no frame is kept."""
 
     def __init__(self, layout: Layout, first: np.ndarray) -> None:
-        self._layout, self._first = layout, layout.unpack(first)
-        self._same = {name: np.ones_like(values, bool) for name, values in self._first.items()}
+        self._layout, self._least = layout, layout.unpack(first)
+        self._most = dict(self._least)
 
     def see(self, frame: np.ndarray) -> None:
         """Compare one more frame."""
         for name, values in self._layout.unpack(frame).items():
-            self._same[name] &= values == self._first[name]
+            self._least[name] = np.minimum(self._least[name], values)
+            self._most[name] = np.maximum(self._most[name], values)
 
     def lines(self) -> list[str]:
-        """What never changed: whole images and maps, single features and fields."""
+        """What never changed: whole images and maps, single features and fields. And features of which M sees hardly
+        anything: those within two of a tokenizer's values, and those beyond the last."""
         found = []
-        for name, same in self._same.items():
+        for part in self._layout.parts:
+            least, most = self._least[part.name], self._most[part.name]
+            same = least == most
             if same.all():
-                found.append(f"{name} never changed")
+                found.append(f"{part.name} never changed")
             elif same.ndim == 1 and same.any():
-                found.append(f"{name} never changed in {', '.join(map(str, np.flatnonzero(same)))}")
+                found.append(f"{part.name} never changed in {_places(same)}")
+            if part.modality == "vector":
+                low, high = (VectorTokenizer(part, 2).encode(torch.from_numpy(x)).numpy() for x in (least, most))
+                if (narrow := ~same & (high - low < 2)).any():
+                    found.append(f"{part.name} moves too little in {_places(narrow)}, within two of {VALUES} values "
+                                 "that are told apart: a wrapper that multiplies it would show more")  # fmt: skip
+                if (far := np.maximum(-least, most) > FARTHEST).any():
+                    found.append(f"{part.name} lies beyond ±{FARTHEST:.0f} in {_places(far)}, where all values are "
+                                 "one: a wrapper that divides it would show more")  # fmt: skip
         return found
+
+
+def _places(which: np.ndarray) -> str:
+    return ", ".join(map(str, np.flatnonzero(which)))
 
 
 @dataclass(frozen=True)
@@ -94,6 +115,9 @@ class Check:
     steps_per_second: float
     rewards: list[float]
     games: int
+    cut_off: int
+    """Games that were truncated."""
+    env: EnvConfig
     suspicious: list[str]
 
     def show(self, console: Console, name: str) -> None:
@@ -109,8 +133,12 @@ class Check:
         console.print(table)
         paid = [reward for reward in self.rewards if reward]
         between = f", from {min(paid):.4g} to {max(paid):.4g}" if paid else ""
+        over = f"{self.games} games were over{f', {self.cut_off} of them cut off' if self.cut_off else ''}"
+        if not self.games:
+            over += (f"; one is cut off after {self.env.max_frames:,} steps (--env.max-frames), in an evaluation after "
+                     f"{self.env.eval_max_frames:,} (--env.eval-max-frames)")  # fmt: skip
         for line in (
-            f"{len(self.rewards)} random steps: {self.steps_per_second:,.0f} a second, {self.games} games were over",
+            f"{len(self.rewards)} random steps: {self.steps_per_second:,.0f} a second, {over}",
             f"rewards: {len(paid)} steps paid{between}",
             *(f"suspicious: {line}" for line in self.suspicious or ["nothing"]),
         ):
@@ -127,31 +155,46 @@ def check(config: Config, steps: int, seed: int) -> Check:
     envs = make(config, 1, evaluation=False)
     try:
         rng, seeds = np.random.default_rng(seed), itertools.count(seed)
-        unchanged = Unchanged(envs.spaces.observation, envs.reset([next(seeds)])[0])
-        rewards, games, seconds = [], 0, 0.0
+        extremes = Extremes(envs.spaces.observation, envs.reset([next(seeds)])[0])
+        rewards, games, cut_off, seconds = [], 0, 0, 0.0
+        actions: list[int] = []
+        came: list[Any] = []  # of the first game
         for _ in range(steps):
             action = envs.spaces.actions.random(rng, 1)
             began = time.perf_counter()
             now = envs.step(action)
             seconds += time.perf_counter() - began
-            unchanged.see(now.frame[0])
+            extremes.see(now.frame[0])
             rewards.append(float(now.reward[0]))
+            if not games:
+                actions.append(int(action[0]))
+                came.append(_digest(now))
             if now.over[0]:
-                games += 1
-                unchanged.see(envs.reset([next(seeds)])[0])
+                games, cut_off = games + 1, cut_off + (not now.end[0])
+                extremes.see(envs.reset([next(seeds)])[0])
+        again = [_digest(now) for _, _, now in play_again(envs, {0: (seed, actions)}) if now is not None]
     finally:
         envs.close()
     rows = token_rows(config, envs.spaces)
     length = sum(row.count for row in rows)
     suspicious = [f"{name} lay outside its space: {_brief(value)}" for name, value in InSpace.outside.items()]
-    suspicious += unchanged.lines()
+    suspicious += extremes.lines()
+    if again != came:
+        step = next(i for i, (a, b) in enumerate(zip(again, came, strict=True)) if a != b) + 1
+        suspicious.append(f"its first game, played again from its seed, was another at step {step}: without the same "
+                          "game for the same seed there are no films, and a resumed run is another one")  # fmt: skip
     if not any(rewards):
         suspicious.append(f"no reward in {steps} random steps: an agent may never find one by chance")
     suspicious += _sizes({abs(reward) for reward in rewards if reward}, config.world_model.reward_head)
     if length > LONG:
         suspicious.append(f"a step has {length} tokens, which is slow: fewer parts (--env.keys), a coarser image "
                           "(--env.size)")  # fmt: skip
-    return Check(envs.spaces, rows, steps / max(seconds, 1e-9), rewards, games, suspicious)
+    return Check(envs.spaces, rows, steps / max(seconds, 1e-9), rewards, games, cut_off, env, suspicious)
+
+
+def _digest(now: Transition) -> tuple[int, float, bool, bool]:
+    """What a step caused, short."""
+    return zlib.crc32(now.frame[0].tobytes()), float(now.reward[0]), bool(now.end[0]), bool(now.over[0])
 
 
 def _sizes(sizes: set[float], head: str) -> list[str]:

@@ -26,17 +26,18 @@ MOST_GAMES = 10_000
 
 
 def evaluate_run(
-    run_dir: Path, *, episodes: int | None, temperature: float | None, seed: int, device: str, films: bool
+    run_dir: Path, *, episodes: int | None, temperature: float | None, seed: int | None, device: str, films: bool
 ) -> int:
     """Evaluate a run's last checkpoint, or an exported agent: print the score, then write it, and films of two games,
     into `results_folder`.
 
-    `episodes` and `temperature` are by default those of the run's own evaluation.
+    What is not given is as in the run's own evaluation, and only where all is do films take the place of its own.
     """
     require(episodes is None or 1 <= episodes <= MOST_GAMES, "episodes", f"in 1..{MOST_GAMES}", episodes)
     trained = Trained.load(run_dir, device)
     config = trained.config
-    episodes, temperature = episodes or config.evaluation.episodes, temperature or config.evaluation.temperature
+    own = (config.evaluation.episodes, config.evaluation.temperature, config.seed, config.epochs)
+    episodes, temperature, seed = episodes or own[0], temperature or own[1], config.seed if seed is None else seed
     policy = trained.policy(seed, temperature)
     display = display_for(config, ())
     try:
@@ -48,24 +49,25 @@ def evaluate_run(
     finally:
         display.close()
     folder = results_folder(run_dir)
-    path = folder / "evaluation" / f"{episodes}-games-temperature-{temperature:g}-seed-{seed}.json"
+    name = f"{episodes}-games-epoch-{trained.epoch}-temperature-{temperature:g}-seed-{seed}"
+    path = folder / "evaluation" / f"{name}.json"
     print(result.describe(), flush=True)  # before anything is written: a folder may be read-only, a disk full
     result.write(path)
     print(f"scores of every game: {shown(path)}")
     if films:
-        write_films(config, result, games, folder, print)
+        of_its_own = (episodes, temperature, seed, trained.epoch) == own
+        write_films(config, result, games, folder / "films" if of_its_own else folder / "films" / name, print)
     return 0
 
 
 def write_films(
-    config: Config, result: Evaluation, games: list[Game], run_dir: Path, say: Callable[[str], None], again: str = ""
+    config: Config, result: Evaluation, games: list[Game], films: Path, say: Callable[[str], None], again: str = ""
 ) -> None:
-    """Films of the best and of the median game, played again from their seeds and actions.
+    """Films of the best and of the median game into a folder, played again from their seeds and actions.
 
     `say` gets one line: where they are, or why there are none, for which no scores should be lost; `again`
     is the command that would make them then.
     """
-    films = run_dir / "films"
     try:
         for name, index in (("best", result.best), ("median", result.middle)):
             envs = make(config, 1, evaluation=True)

@@ -24,6 +24,8 @@ def export(run: Path, out: Path | None, *, half: bool) -> int:
     out = out or Path(HERE) / f"{run.resolve().stem if run.is_file() else run.resolve().name}{SUFFIX}"
     if out.suffix != SUFFIX:
         raise ConfigError(f"an agent's file ends in {SUFFIX}, not {out.name!r}")
+    if out.resolve() == run.resolve():
+        raise ConfigError(f"{shown(out)} would take its own place: name another file with --out")
     trained = Trained.load(run, "cpu")
     facts = dict(trained.facts) or known(Folder.read(run), trained.epoch)
     size = agent_file.write(

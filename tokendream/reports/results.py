@@ -39,6 +39,11 @@ class Folder:
         return self.during + ([self.final] if self.final else [])
 
     @property
+    def signs_alone(self) -> bool:
+        """Whether training games pay rewards' signs alone, so that what they return is no score."""
+        return self.config.env.game is not None and self.config.env.atari.sign_rewards
+
+    @property
     def reference(self) -> Reference | None:
         """Published scores of the game, if it is one of Atari 100K."""
         name = atari100k.benchmark_name(self.config.env.game)

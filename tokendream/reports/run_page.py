@@ -58,9 +58,13 @@ def write_report(run_dir: Path) -> Path:
 def _sections(folder: Folder) -> Iterator[str]:
     yield from _head(folder)
     yield "<h2>Learning curve</h2>"
-    begun = bool(folder.evaluations or folder.series("collect/return")[0])
-    yield card(svg(charts.learning, 8.0, 3.6, folder)) if begun else later("the first finished game of training")
-    yield soft("Healthy: the smoothed line leaves the random level, and evaluations rise with it.")
+    begun = bool(folder.evaluations or (folder.series("collect/return")[0] and not folder.signs_alone))
+    first = "the first evaluation" if folder.signs_alone else "the first finished game of training"
+    yield card(svg(charts.learning, 8.0, 3.6, folder)) if begun else later(first)
+    if folder.signs_alone:
+        yield soft("Training games pay the signs of rewards alone and have no score: evaluations do.")
+    else:
+        yield soft("Healthy: the smoothed line leaves the random level, and evaluations rise with it.")
     yield "<h2>What the agent sees and what it dreams</h2>"
     yield from _pictures(folder)
     yield "<h2>Evaluation</h2>"

@@ -103,7 +103,8 @@ class Trained:
             envs.close()
 
     def play_game(self, seed: int = 0, temperature: float | None = None) -> tuple[float, UInt8[np.ndarray, " T *O"]]:
-        """A whole game: its score, and the frames that the agent saw."""
+        """A whole game: its score, and the frames that the agent saw; other than images, `spaces.observation.unpack`
+        reads a frame's bytes."""
         frames, _, rewards = zip(*self.steps(seed, temperature), strict=True)
         return sum(rewards), np.stack(frames)
 

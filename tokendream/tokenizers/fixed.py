@@ -5,6 +5,8 @@ Source of the 125 values of a feature: Simulus (arXiv 2502.11537).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float32, Int32, Int64
 from torch import Tensor, nn
@@ -16,6 +18,13 @@ from tokendream.spaces.observations import Slot
 
 FINE, FAR = 1.42, 6.0
 """In symlog(x): values lie densely up to the first (x = 3.1), sparsely up to the second (x = 402)."""
+
+
+FARTHEST = math.expm1(FAR)
+"""Features beyond it, on either side, are cut off."""
+
+VALUES = 125
+"""Of a feature."""
 
 
 def levels() -> Float32[Tensor, " V"]:

@@ -74,7 +74,7 @@ class RunResults:
         result, games = self._evaluate(self._policy(), episodes, epochs)
         self.display.say(f"random {random.describe()}")
         self.display.say(f"agent  {result.describe()}")
-        write_films(self.config, result, games, self.run_dir, self.display.say,
+        write_films(self.config, result, games, self.run_dir / "films", self.display.say,
                     again=f"tokendream eval {quoted(self.run_dir)}")  # fmt: skip
         result.write(path)
         self.report()

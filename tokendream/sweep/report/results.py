@@ -28,8 +28,11 @@ MOST_NAMED, LONGEST = 4, 80
 
 NOT_THE_AGENT = {"preset", "seed", "device", "precision", "kernels", "capture", "compile",
                  "deterministic", "log", "checkpoint_every", "training.cache_tokens"}  # fmt: skip
-"""Fields in which the runs of one agent may differ. `env` and `evaluation` are not the agent's either: what counts of
-them is the protocol, which must be equal anyway."""
+"""Fields in which the runs of one agent may differ. `evaluation` and most of `env` are not the agent's either: what
+counts of them is the protocol, which must be equal anyway."""
+
+INGREDIENT = "env.atari.sign_rewards"
+"""A field of `env` that is the agent's: what it learns from. No evaluation pays by it."""
 
 PER_RUN = {"seed", "epoch", "player", "device", "envs"}
 """Parts of an evaluation's protocol that differ from run to run. Actions are drawn for `envs` games together."""
@@ -69,8 +72,9 @@ class Result:
         config, final = self.folder.config, self.folder.final
         planned = config.collect.steps * min(config.epochs, config.collect.last_epoch)
         known: dict[str, Any] = leaves(dataclasses.asdict(config.env), "env.")
-        for name in ("env.id", "env.step_timeout"):  # what is played, and for how long one waits for it
-            del known[name]
+        left_out = {"env.id", "env.step_timeout", INGREDIENT}  # what is played, and for how long one waits for it
+        if config.env.game is None:  # there features and maps may be all that is seen
+            left_out |= {"env.size", "evaluated size", *(name for name in known if name.startswith("env.atari."))}
         known |= {
             "env_steps": planned,
             "evaluation.episodes": config.evaluation.episodes,
@@ -79,7 +83,7 @@ class Result:
         if final:
             known["evaluation.episodes"] = len(final.scores)
             known |= {f"evaluated {name}": v for name, v in final.protocol.items() if name not in PER_RUN}
-        return known
+        return {name: value for name, value in known.items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ def label(config: Config) -> str:
     changed = [
         f"{_leaf(name)} {value}"
         for name, value, _ in fields_that_differ(config, base)
-        if name not in NOT_THE_AGENT and not name.startswith(("env.", "evaluation."))
+        if name not in NOT_THE_AGENT and (name == INGREDIENT or not name.startswith(("env.", "evaluation.")))
     ]
     if len(changed) > MOST_NAMED or len(", ".join(changed)) > LONGEST:
         number = zlib.crc32(", ".join(changed).encode()) % 10_000
