@@ -7,7 +7,7 @@
     python scripts/ablation.py write                finished runs into results/ablation, docs/ablations.md and
                                                     the effects of docs/beyond.md
 
-Problems, seeds, budget and rows stand in ablation_agents.py and were committed before any run.
+Problems, seeds, budget and rows stand in ablation_agents.py and were committed before the runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The agents of scripts/ablation.py: problems, ingredients, seeds and budget, all committed before any run.
+"""The agents of scripts/ablation.py: problems, ingredients, seeds and budget, all committed before the runs.
 
 A row is an agent: REM at the sizes and with the schedule of a small preset; that and one ingredient; that and all of
 them; all but one.

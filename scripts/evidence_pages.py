@@ -40,7 +40,7 @@ CONTROLS = {
 }
 """The links that can be cut, in the order of the table."""
 
-TUNED_ON = {"CrazyClimber-cpu-seed0"}
+TUNED_ON = {"CrazyClimber-cpu-seed0", "Boxing-cpu-seed101"}
 """Runs whose seed helped to choose their preset: shown, and averaged with no other."""
 
 SHARED = {
@@ -164,11 +164,11 @@ def summary() -> str:
     """A row for each game and preset: the longest runs with most seeds, of several where it is one as it was, then the
     latest.
 
-    A preset as it was is left out of a game in which today's has reached more.
+    A preset as it was is left out of a game of which today's has a run, whatever either reached.
     """
     lines = [
-        "| game, preset | processor | seeds | mean | random player | REM, published | human-normalised |",
-        "|---|---|---|---|---|---|---|",
+        "| game, preset | seeds | mean (lowest to highest) | random player | REM, published | human-normalised |",
+        "|---|---|---|---|---|---|",
     ]
     games: dict[tuple[str, str], list[list[Result]]] = defaultdict(list)
     for runs in whole():
@@ -180,18 +180,16 @@ def summary() -> str:
         return runs[0].curve[-1]["env_steps"], len(runs), max(run.facts.get("started", "") for run in runs)
 
     longest = {key: max(groups, key=rank) for key, groups in games.items()}
-    today: dict[tuple[str, str], float] = {}
+    today = {(game, runs[0].config.preset) for (game, name), runs in longest.items() if not name.endswith(AS_IT_WAS)}
     for (game, preset), runs in longest.items():
-        if not preset.endswith(AS_IT_WAS):
-            key = game, runs[0].config.preset
-            today[key] = max(_means(runs)[0], today.get(key, -math.inf))
-    for (game, preset), runs in longest.items():
-        mean, random_player, normalised = _means(runs)
-        if preset.endswith(AS_IT_WAS) and today.get((game, runs[0].config.preset), -math.inf) > mean:
+        if preset.endswith(AS_IT_WAS) and (game, runs[0].config.preset) in today:
             continue
+        mean, random_player, normalised = _means(runs)
+        of_each = sorted(run.final.mean for run in runs)
+        spread = f" ({of_each[0]:,.0f} to {of_each[-1]:,.0f})" if len(runs) > 1 else ""
         lines.append(
-            f"| {game}, {preset} | {' and '.join(sorted({run.processor for run in runs}))} | {len(runs)} "
-            f"| {mean:,.1f} | {random_player:,.1f} | {np.mean(REM[game]):,.1f} | {normalised:.3f} |"
+            f"| {game}, {preset}{', tuned on' if runs[0].tuned_on else ''} | {len(runs)} | {mean:,.1f}{spread} "
+            f"| {random_player:,.1f} | {np.mean(REM[game]):,.1f} | {normalised:.3f} |"
         )
     return "\n".join(lines)
 
@@ -204,7 +202,8 @@ def table(page: Path) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in whole():
-        lines += [_row(run, os.path.relpath(run.path, page.parent)) for run in runs]
+        if not runs[0].of_ten:  # which evidence.md has, seed by seed
+            lines += [_row(run, os.path.relpath(run.path, page.parent)) for run in runs]
         if len(runs) > 1:
             lines.append(_together(runs))
     return "\n".join(lines)
@@ -243,7 +242,7 @@ def parts() -> str:
         "| dream after 5 steps (a frozen frame) |",
         "|---|---|---|---|---|---|",
     ]
-    for run in (run for runs in whole() for run in runs):
+    for run in (run for runs in whole() for run in runs if not run.of_ten):
         path = run.path / "diagnosis.json"
         if path.exists():
             lines.append(_health(run, json.loads(path.read_text())["parts"]))

@@ -14,6 +14,12 @@ def test_a_paper_layer_has_the_published_size():
     assert sum(p.numel() for p in RetNet(256, 1, 4, 4, 0.0).parameters()) == 855_552
 
 
+def test_layers_start_apart():
+    one, other = RetNet(32, 2, 4, 4, 0.0).layers
+    same = [name for name, p in one.named_parameters() if p.ndim == 2 and torch.equal(p, other.get_parameter(name))]
+    assert not same
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
 def test_low_precision_stays_near_float64_over_650_tokens_and_5_layers(dtype, bound):
     """Relative error ‖y - y64‖ / ‖y64‖ of pop over 10 blocks of 65 tokens at the paper's depth."""
