@@ -60,7 +60,7 @@ class Findings:
     def published(self, row: Row) -> float | None:
         """The published code's figure for this very workload; None where the sizes or the kind of machine differ."""
         sizes = ("env", "tokenizer", "world_model", "actor_critic", "dream")
-        if self.device.type != "cpu" or any(getattr(self.config, s) != getattr(REM, s) for s in sizes):
+        if self.environment.get("kind") != "AMX" or any(getattr(self.config, s) != getattr(REM, s) for s in sizes):
             return None
         if row.label.name == "dream" and row.label.imagined != row.label.batch * REM.dream.horizon:
             return None

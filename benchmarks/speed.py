@@ -196,7 +196,8 @@ def items(config: Config, compute: Compute, *, quick: bool) -> Iterator[Item]:
     variants = tuple(reversed(precisions(compute)))  # float32, and bf16 where it is fast
     names = tuple(PRECISIONS[v] for v in variants)
     for name, batch in small.items() if len(variants) > 1 else ():
-        yield Item(f"{name}, precisions", tuple(update(name, v) for v in variants), batch, names)
+        each = tuple(update(name, v, made(config)) for v in variants)  # layers of its own: they go by precision
+        yield Item(f"{name}, precisions", each, batch, names)
 
 
 def _named(build: Build, name: str) -> Build:

@@ -152,12 +152,14 @@ def results() -> list[Result]:
 
 
 def whole() -> list[list[Result]]:
-    """The runs with no link cut, those of one game and the same settings together."""
-    groups: dict[tuple[str, str, bool, Config], list[Result]] = defaultdict(list)
+    """The runs with no link cut, those of one game and the same settings together; seeds that were run on two kinds of
+    processors, apart."""
+    groups: dict[tuple[str, str, bool, str, Config], list[Result]] = defaultdict(list)
     for run in results():
         if run.control == "none":
-            groups[run.config.env_name, run.preset, run.tuned_on, run.settings].append(run)
-    return [groups[key] for key in sorted(groups, key=lambda key: key[:3])]
+            twice = run.processor if run.of_ten else ""
+            groups[run.config.env_name, run.preset, run.tuned_on, twice, run.settings].append(run)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[:4])]
 
 
 def summary() -> str:
@@ -279,15 +281,15 @@ def _row(run: Result, folder: str) -> str:
 
 
 def _together(runs: list[Result]) -> str:
-    """The mean over seeds, with the interval from drawing the games of each again, and the one from drawing seeds."""
+    """The mean over seeds, with the interval from drawing the games of each again, and the lowest and highest seed."""
     game, finals = runs[0].config.env_name, [run.final for run in runs]
     mean, random_player, normalised = _means(runs)
-    low, high = scores.mean_interval([[final.mean for final in finals]], np.random.default_rng(0))
+    of_each, where = [final.mean for final in finals], f", {runs[0].processor}" if runs[0].of_ten else ""
     random_players = [run.random_player for run in runs]
     count = sum(run.above_random for run in runs)
     return (
-        f"| **{game}, {runs[0].preset}** | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "
-        f"| **{mean:,.1f}** ({_over_games(finals)}; over seeds {low:,.1f} to {high:,.1f}) "
+        f"| **{game}, {runs[0].preset}**{where} | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "
+        f"| **{mean:,.1f}** ({_over_games(finals)}; seeds {min(of_each):,.1f} to {max(of_each):,.1f}) "
         f"| {random_player:,.1f} ({_over_games(random_players)}); {count} of {len(runs)} seeds above it "
         f"| {'' if normalised is None else f'**{normalised:.3f}**'} | | |"
     )

@@ -245,11 +245,13 @@ def test_a_batch_is_halved_until_its_update_is_short_enough(monkeypatch):
 def test_published_figures_stand_only_beside_the_same_work():
     row = Row(Label("world_model", FLOAT32, 8, "8 segments x 10", frames=80), (1.0,), 1, 1, 1)
     other = Row(dataclasses.replace(row.label, batch=16), (1.0,), 1, 1, 1)
-    rem = report.Findings(REM, True, {}, CPU, FLOAT32)
+    amx = {"kind": "AMX"}
+    rem = report.Findings(REM, True, amx, CPU, FLOAT32)
     assert rem.published(row) == 30
     assert rem.published(other) is None
-    assert report.Findings(TINY, True, {}, CPU, FLOAT32).published(row) is None
-    assert report.Findings(REM, True, {}, torch.device("cuda"), FLOAT32).published(row) is None
+    assert report.Findings(TINY, True, amx, CPU, FLOAT32).published(row) is None
+    assert report.Findings(REM, True, {"kind": "AVX2"}, CPU, FLOAT32).published(row) is None
+    assert report.Findings(REM, True, {"kind": "GPU"}, torch.device("cuda"), FLOAT32).published(row) is None
     short = Row(Label("dream", FLOAT32, 16, "16 dreams x 2", imagined=32), (1.0,), 1, 1, 1)
     assert rem.published(short) is None
 

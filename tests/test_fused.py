@@ -133,6 +133,13 @@ def test_a_draw_is_the_plain_draw_of_the_same_number(dtype, temperature):
         assert drawn.tolist() == [0, 15, 16, 39]
 
 
+def test_numbers_to_draw_by_may_lie_anyhow():
+    logits, u = torch.randn(4, 16, 32), torch.rand(4, 1, 1)
+    dense = layers.sample(logits, u.expand(4, 16, 1).contiguous(), 1.0)
+    assert torch.equal(layers.sample(logits, u.expand(4, 16, 1), 1.0), dense)
+    assert torch.equal(layers.sample(logits, u.expand(4, 16, 1).double(), 1.0), dense)
+
+
 @pytest.mark.parametrize(("possible", "width"), [(3, 5), (4, 256), (125, 512), (500, 512)])
 def test_the_largest_number_draws_nothing_that_cannot_be(possible, width):
     """Heads of several parts are filled up to the widest one."""

@@ -50,6 +50,14 @@ def test_without_a_compiler_the_plain_layers_do_the_work(tmp_path):
 
 
 @needs_kernels
+def test_a_compiler_may_be_named_with_arguments(tmp_path):
+    wrapper = script(tmp_path / "cache", 'shift; exec "$@"')
+    env = {"XDG_CACHE_HOME": str(tmp_path), "CXX": f"{wrapper} -quiet '{copier(tmp_path / 'my c++')}'"}
+    assert "own kernels" in child(SAY, **env)[0]
+    assert len(list((tmp_path / "tokendream").glob("*.so"))) == 1
+
+
+@needs_kernels
 def test_the_compiled_library_is_made_once_and_a_damaged_one_again(tmp_path):
     env = {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path), "CXX": copier(tmp_path / "c++")}
     said, beside = child(SAY, **env)

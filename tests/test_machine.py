@@ -101,6 +101,10 @@ def test_the_number_of_threads_is_the_users_the_runs_or_the_fastest(monkeypatch)
     machine.compute_for(TINY, "", facts | one, threads=True)
     machine.compute_for(TINY, "", facts | one | {"processor": "another"}, threads=True)
     assert taken == [4, now, 1, 4]
+    chosen = dataclasses.replace(TINY, precision="float32", kernels=False)
+    machine.compute_for(chosen, threads=True)  # nothing is left to measure
+    machine.compute_for(chosen, "", facts | one, threads=True)
+    assert taken == [4, now, 1, 4, 1]
 
 
 def test_a_machine_is_measured_once(measured):

@@ -139,3 +139,11 @@ def test_a_game_that_closed_is_known_to_others_where_old_rows_are_gone(monkeypat
     monkeypatch.setattr(ranks, "broadcast_bytes", lambda data=None: told.pop(0))
     assert broadcast.rows(replays[1], 4) == 6
     assert rows_of(replays[1]) == rows_of(replays[0])
+
+
+def test_the_command_that_goes_on_is_that_of_each_machine(monkeypatch):
+    """Sixteen ranks on two machines are eight on each."""
+    monkeypatch.setattr(ranks, "count", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    command = "torchrun --nnodes 2 --nproc-per-node 8 -m tokendream train --resume runs/a"
+    assert follow.going_on(Path("runs/a")) == command

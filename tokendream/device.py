@@ -84,7 +84,12 @@ class Compute:
             name = torch.cuda.get_device_name(self.device)
         else:
             name = f"CPU, {torch.get_num_threads()} threads"
-        return f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'float32'}"
+        return f"{name}, {self.precision}"
+
+    @property
+    def precision(self) -> str:
+        """Its name: bf16 or float32."""
+        return "bf16" if self.dtype is torch.bfloat16 else "float32"
 
 
 def processor() -> str:
@@ -204,7 +209,8 @@ def keep_freed_memory() -> None:
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError, OSError):
             libc = ctypes.CDLL(None)
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: below a gigabyte, no mapping of its own
+            # M_MMAP_THRESHOLD: below a gigabyte, no mapping of its own; older ones take 32 MiB at most.
+            libc.mallopt(-3, 1 << 30) or libc.mallopt(-3, 1 << 25)
             libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: free memory at the top stays
 
 

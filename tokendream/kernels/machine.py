@@ -89,17 +89,20 @@ def compute_for(
     """What a config asks for, or on another device; what it leaves open is what is fastest here.
 
     `facts` are those of a run: what it began with, it keeps on the same processor or GPU, and torch. With `threads`,
-    for commands, the whole process computes with the fastest number of them, unless OMP_NUM_THREADS is set. Raises
+    for commands, the whole process computes with the fastest number of them, unless OMP_NUM_THREADS is set or nothing
+    else is left open. Raises
     ConfigError for a device that is not there.
     """
     switches = {name: getattr(config, name) for name in ("kernels", "capture", "compile", "deterministic")}
     compute = Compute.resolve(device or config.device, config.precision, **switches)
     if compute.device.type == "cuda" and not compute.compile:
         return dataclasses.replace(compute, tuned=tuned.ways(compute, facts or {}))
-    if compute.device.type != "cpu" or not (config.kernels or config.precision == "auto"):
+    if compute.device.type != "cpu":
         return compute
     if began := _began(facts or {}):
         count, precision, kernels = min(int(began[1]), THREADS), began[2], began[3].startswith(OWN)
+    elif not config.kernels and config.precision != "auto":  # nothing is left open but threads, which stay torch's own
+        return compute
     else:
         found = calibration(kernels=config.kernels)
         bf16 = found.bf16 if config.precision == "auto" else config.precision == "bf16"

@@ -50,7 +50,11 @@ def check(config: Config) -> None:
 
 def going_on(run_dir: Path) -> str:
     """The command that goes on with a run."""
-    program = f"torchrun --nproc-per-node {ranks.count()} -m tokendream" if ranks.count() > 1 else "tokendream"
+    program = "tokendream"
+    if ranks.count() > 1:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count()))
+        nodes = f"--nnodes {ranks.count() // here} " if ranks.count() > here else ""
+        program = f"torchrun {nodes}--nproc-per-node {here} -m tokendream"
     return f"{program} train --resume {quoted(run_dir)}"
 
 
@@ -64,8 +68,7 @@ def for_ranks(compute: Compute) -> Compute:
 
 def lead(run_dir: Path, compute: Compute, trainer: Trainer) -> None:
     """On rank 0: tell the others all that they need to train along from here."""
-    precision = "bf16" if compute.dtype is torch.bfloat16 else "float32"
-    known = {"device": compute.device.type, "precision": precision, "kernels": compute.kernels,
+    known = {"device": compute.device.type, "precision": compute.precision, "kernels": compute.kernels,
              "tuned": compute.tuned, "run": str(run_dir)}  # fmt: skip
     ranks.broadcast_bytes(json.dumps(known | {"config": trainer.config.to_json()}).encode())
     trainer.tell()

@@ -140,7 +140,7 @@ class WorldModelPhase(GradientPhase):
         self._average = MovingAverage(self.module, decay) if decay else None
 
     def update(self, number: int) -> Mapping[str, Tensor]:
-        if number == 0:
+        if number == 0 and ranks.number() == 0:
             longest = int(np.bincount(self.shared.replay.first_held()).max())
             if longest <= self.shared.agent.world_model.outcomes[1].start:
                 context = self.shared.config.world_model.context

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,11 +61,12 @@ def _library() -> ctypes.CDLL:
     A folder may be read-only, or on a file system from which nothing is executed; a full disk may have cut a file
     short. Raises OSError, SubprocessError.
     """
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    named = [os.environ.get("CXX"), *map(shutil.which, ("c++", "g++", "clang++"))]
+    compiler = shlex.split(next(filter(None, named), ""))  # CXX may have arguments, as in "ccache g++"
+    if not compiler:
         raise OSError("no C++ compiler (c++, g++, clang++) is installed")
     version = subprocess.run(
-        [compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True
+        [*compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True
     ).stdout
     name = f"ops-{_digest(compiler, version)}.so"
     for folder in folders():
@@ -90,19 +92,19 @@ def _library() -> ctypes.CDLL:
     raise failed or OSError("no folder to keep the compiled kernels in: set XDG_CACHE_HOME")
 
 
-def _digest(compiler: str, version: str) -> str:
+def _digest(compiler: list[str], version: str) -> str:
     """Of everything that the compiled library depends on."""
     info = cpuinfo()
     processor = [info.get(key, "") for key in ("model name", "flags", "Features")] if info else [platform.processor()]
     read = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
-    whole = chr(0).join([compiler, *OPTIONS, torch.__file__, version, *processor, *read])
+    whole = chr(0).join([*compiler, *OPTIONS, torch.__file__, version, *processor, *read])
     return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: list[str], path: Path) -> None:
     print("Compiling kernels for this processor (once, some seconds)", file=sys.stderr, flush=True)
-    command = [compiler, *OPTIONS, *map(str, SOURCES), "-o", str(path)]
-    probe = [compiler, "-fopenmp", "-fsyntax-only", "-x", "c++", os.devnull]
+    command = [*compiler, *OPTIONS, *map(str, SOURCES), "-o", str(path)]
+    probe = [*compiler, "-fopenmp", "-fsyntax-only", "-x", "c++", os.devnull]
     if subprocess.run(probe, capture_output=True, timeout=60, check=False).returncode == 0:  # Apple's refuses it
         # torch's own OpenMP: a second one would have a second pool of threads.
         command += ["-fopenmp", *(str(p) for p in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))[:1])]

@@ -161,7 +161,7 @@ step, "B N M" in float32."""
 
 def sample(logits: Tensor, u: Tensor, temperature: float) -> Tensor:
     """(logits "*B V", u "*B 1" in [0, 1)) -> "*B": softmax(logits / temperature), inverted at u; without a gradient."""
-    logits = logits.contiguous()
+    logits, u = logits.contiguous(), u.float().contiguous()
     drawn = torch.empty(logits.shape[:-1], dtype=torch.int64)
     call("sample", logits, u, drawn, *rows(logits), float(temperature))
     return drawn
