@@ -197,6 +197,17 @@ def test_an_update_of_what_is_fitted_takes_in_all_frames_of_its_batch(monkeypatc
     config = vary(config, "training", tokenizer=later)
     agent, taken = Agent.from_config(config, SPACES), []
     fit = agent.tokenizer.fit
-    monkeypatch.setattr(agent.tokenizer, "fit", lambda frame: taken.append(len(frame)) or fit(frame))
-    workload.phase("tokenizer", batch, config, agent, synthetic_replay(8, SPACES, cpu.device), cpu, SPACES)()
-    assert taken == [rows]
+    changed = []
+
+    def noted(frame):
+        taken.append(len(frame))
+        changed.append((found := fit(frame)).changed)
+        return found
+
+    monkeypatch.setattr(agent.tokenizer, "fit", noted)
+    run = workload.phase("tokenizer", batch, config, agent, synthetic_replay(8, SPACES, cpu.device), cpu, SPACES)
+    for _ in range(3):
+        run()
+    assert taken == [rows] * 3
+    assert changed[0] > 0  # and then nothing is new, as in most of a run
+    assert changed[1:] == [0, 0]

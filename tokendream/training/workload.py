@@ -1,6 +1,7 @@
 """Pieces of a run, each as a function without arguments that can be called again and again: what timings time.
 
-Weights are fresh and frames synthetic: no piece costs more or less for having learnt.
+Weights are fresh and frames synthetic, which costs no more or less than having learnt; what V is built from without a
+gradient shows it nothing new, as most of a run.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def phase(
         if name == "tokenizer" and not isinstance(agent.tokenizer, Learned):  # the newest of them, all in one update
             rows = -(-batch // config.collect.envs) * config.collect.envs
             settings = dataclasses.replace(settings, batch=rows, first_epoch=1)
-            config = vary(config, "collect", steps=rows)
+            config, replay = vary(config, "collect", steps=rows), _familiar(rows, config, agent, replay, spaces)
         if name == "actor_critic":
             config = vary(config, "dream", minibatches=math.gcd(batch * config.dream.group, config.dream.minibatches))
         config = vary(config, "training", **{name: settings})
@@ -53,6 +54,15 @@ def phase(
         update(0)  # the first of an epoch may do more than the others: warm a memory again, fit what is not trained
         return functools.partial(update, 1)
     return functools.partial(update, 0)
+
+
+def _familiar(rows: int, config: Config, agent: Agent, replay: ReplayBuffer, spaces: Spaces) -> ReplayBuffer:
+    """So many rows of which V's book can hold every token: most of a run's frames show it nothing new."""
+    few = max(1, config.tokenizer.codebook_size // agent.block.K)
+    found = ReplayBuffer.of(spaces, rows, replay.device, config.collect.envs)
+    for frame in replay.frames(np.arange(rows) % min(few, len(replay))).cpu().numpy():
+        found.add(frame, 0, 0.0, False, False)
+    return found
 
 
 def encode(batch: int, agent: Agent, replay: ReplayBuffer, compute: Compute) -> Callable[[], Tensor]:
