@@ -119,13 +119,23 @@ def tables(kept: Path, problem: str) -> str:
 
 def _table(kept: Path, problem: str, measure: str) -> str:
     levels = "; ".join(_level(kept, problem, row, measure) for row in (NONE, ALL))
-    lines = [f"**{MEASURES[measure].capitalize()}**. {levels}.", ""]
+    lines = [f"**{MEASURES[measure].capitalize()}**. {levels}.{_seen(effects(kept, problem, measure))}", ""]
     lines += [f"| ingredient | {SIDES[0]} | | {SIDES[1]} | | x REM's epoch, alone |", "|" + "---|" * 6]
     rows = PROBLEMS[problem].rows
     for name, (alone, cut) in effects(kept, problem, measure).items():
         cells = [*_cells(alone), *(_cells(cut) if f"- {name}" in rows or "all, attention" in rows else ("", ""))]
         lines.append(f"| {name} | {' | '.join(cells)} | {cost(kept, problem, f'+ {name}')} |")
     return "\n".join(lines)
+
+
+def _seen(found: Mapping[str, Sequence[Effect | None]]) -> str:
+    """The ingredients whose interval leaves zero out, in words."""
+    told = []
+    for side, what in enumerate(SIDES):
+        for word in ("better with it", "worse with it"):
+            names = [name for name, sides in found.items() if (one := sides[side]) and verdict(one) == word]
+            told += [f" {word.capitalize()}, {what}: {', '.join(names)}."] if names else []
+    return "".join(told)
 
 
 def _level(kept: Path, problem: str, row: str, measure: str) -> str:

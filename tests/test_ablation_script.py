@@ -138,6 +138,8 @@ def test_a_row_with_all_its_seeds_has_an_effect(pages, tmp_path, monkeypatch):
     assert "| events | +3 (+3 to +3) | better with it | not run yet |  | 1.25 |" in page
     assert "| events | +0.75 (+0.75 to +0.75) | better with it | not run yet |  | 1.25 |" in page
     assert "| norms | not run yet |" in page
+    assert page.count(" Better with it, alone, on REM: events.") == 2
+    assert "Worse with it" not in page
     assert f"**12 of {pages.number()} runs are finished.**" in page
     told = pages.beyond(text, tmp_path)
     assert f"| {problem} +3 (+3 to +3) | a head on pairs of predictions, in training; epoch x 1.2" in told
