@@ -119,10 +119,11 @@ def tables(kept: Path, problem: str) -> str:
 
 def _table(kept: Path, problem: str, measure: str) -> str:
     levels = "; ".join(_level(kept, problem, row, measure) for row in (NONE, ALL))
-    lines = [f"**{MEASURES[measure].capitalize()}**. {levels}.{_seen(effects(kept, problem, measure))}", ""]
+    found = effects(kept, problem, measure)
+    lines = [f"**{MEASURES[measure].capitalize()}**. {levels}.{_seen(found)}", ""]
     lines += [f"| ingredient | {SIDES[0]} | | {SIDES[1]} | | x REM's epoch, alone |", "|" + "---|" * 6]
     rows = PROBLEMS[problem].rows
-    for name, (alone, cut) in effects(kept, problem, measure).items():
+    for name, (alone, cut) in found.items():
         cells = [*_cells(alone), *(_cells(cut) if f"- {name}" in rows or "all, attention" in rows else ("", ""))]
         lines.append(f"| {name} | {' | '.join(cells)} | {cost(kept, problem, f'+ {name}')} |")
     return "\n".join(lines)

@@ -125,6 +125,11 @@ class Result:
         return self.path.name.startswith("Catch-toy-seed")
 
     @property
+    def apart(self) -> str:
+        """Behind the name of runs whose seeds were run on two kinds of processors: which one; else nothing."""
+        return f", {self.processor}" if self.of_ten else ""
+
+    @property
     def tuned_on(self) -> bool:
         """Whether this run helped to choose its preset."""
         return self.path.name in TUNED_ON
@@ -157,8 +162,7 @@ def whole() -> list[list[Result]]:
     groups: dict[tuple[str, str, bool, str, Config], list[Result]] = defaultdict(list)
     for run in results():
         if run.control == "none":
-            twice = run.processor if run.of_ten else ""
-            groups[run.config.env_name, run.preset, run.tuned_on, twice, run.settings].append(run)
+            groups[run.config.env_name, run.preset, run.tuned_on, run.apart, run.settings].append(run)
     return [groups[key] for key in sorted(groups, key=lambda key: key[:4])]
 
 
@@ -284,11 +288,11 @@ def _together(runs: list[Result]) -> str:
     """The mean over seeds, with the interval from drawing the games of each again, and the lowest and highest seed."""
     game, finals = runs[0].config.env_name, [run.final for run in runs]
     mean, random_player, normalised = _means(runs)
-    of_each, where = [final.mean for final in finals], f", {runs[0].processor}" if runs[0].of_ten else ""
+    of_each = [final.mean for final in finals]
     random_players = [run.random_player for run in runs]
-    count = sum(run.above_random for run in runs)
+    count, games = sum(run.above_random for run in runs), sum(len(final.scores) for final in finals)
     return (
-        f"| **{game}, {runs[0].preset}**{where} | all {len(runs)} | | {sum(len(final.scores) for final in finals)} "
+        f"| **{game}, {runs[0].preset}**{runs[0].apart} | all {len(runs)} | | {games} "
         f"| **{mean:,.1f}** ({_over_games(finals)}; seeds {min(of_each):,.1f} to {max(of_each):,.1f}) "
         f"| {random_player:,.1f} ({_over_games(random_players)}); {count} of {len(runs)} seeds above it "
         f"| {'' if normalised is None else f'**{normalised:.3f}**'} | | |"

@@ -140,8 +140,7 @@ def curves() -> str:
         if not first.preset.endswith(AS_IT_WAS):
             player = sum(run.random_player.mean for run in runs) / len(runs)
             seeds = len(runs) if len(runs) > 1 else "1 seed"
-            where = f", {first.processor}" if first.of_ten else ""
-            name = f"{first.preset}, {first.config.env_name}{where}"
+            name = f"{first.preset}, {first.config.env_name}{first.apart}"
             lines.append(f"| {name} | {seeds} | {player:,.1f} | {'; '.join(points(runs))} |")
     return "\n".join(lines)
 

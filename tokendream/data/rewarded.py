@@ -28,11 +28,12 @@ def with_rewarded(
 ) -> Segments:
     """Segments drawn with this `align`, the first share of them replaced by those of rows from `draw_rewarded`, to
     which the rest is given; as they are where no row has such a reward."""
-    drawn = draw_rewarded(replay, round(share * len(segments.row)), ahead, rng, rare=rare, before=before)
+    rewarded = round(share * len(segments.row))
+    drawn = draw_rewarded(replay, rewarded, ahead, rng, rare=rare, before=before) if rewarded else ()
     if not len(drawn):
         return segments
     anchor = segments.row[:, 0 if align == "start" else -1].copy()
-    anchor[: len(drawn)] = drawn
+    anchor[:rewarded] = drawn
     return replay.segments(anchor, segments.row.shape[1], align=align)
 
 
@@ -44,11 +45,11 @@ def draw_rewarded(
     The rows before a reward of one value, c of them, are each drawn with a weight of c**-rare: as often as they came
     with 0, all values alike with 1. `before` leaves out rows with fewer rows of their episode before them.
     """
-    if n == 0:
-        return np.empty(0, np.int64)
     rows, coming = replay.remembered(("rewarded", ahead, before), lambda: soon_rewarded(replay, ahead, before))
-    if not len(rows) or rare == 0:
-        return rows[rng.integers(len(rows), size=n)] if len(rows) else rows
+    if not len(rows):
+        return rows
+    if rare == 0:
+        return rows[rng.integers(len(rows), size=n)]
     _, value, often = np.unique(coming, return_inverse=True, return_counts=True)
     weight = often[value] ** -rare
     return rows[rng.choice(len(rows), size=n, p=weight / weight.sum())]

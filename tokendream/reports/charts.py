@@ -46,7 +46,7 @@ LOSSES = (
 
 def learning(axes: Any, folder: Folder) -> None:
     """Training returns and evaluations over env steps, with the lines to beat."""
-    x, y = ([], []) if folder.signs_alone else folder.series("collect/return")
+    x, y = folder.returns
     evaluated = folder.evaluations
     if x:
         axes.plot(*thinned(x, y), ".", color=FAINT, markersize=4, label="training games")

@@ -25,7 +25,7 @@ from tokendream.spaces.actions import Discrete
 from tokendream.spaces.layout import Layout
 from tokendream.spaces.observations import Spaces, parts_of
 from tokendream.tokenizers.build import build
-from tokendream.tokenizers.fixed import FARTHEST, VALUES, VectorTokenizer
+from tokendream.tokenizers.fixed import FARTHEST, VectorTokenizer
 
 
 class InSpace(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -92,10 +92,11 @@ class Extremes:
             elif same.ndim == 1 and same.any():
                 found.append(f"{part.name} never changed in {_places(same)}")
             if part.modality == "vector":
-                low, high = (VectorTokenizer(part, 2).encode(torch.from_numpy(x)).numpy() for x in (least, most))
+                V = VectorTokenizer(part, 2)
+                low, high = (V.encode(torch.from_numpy(x)).numpy() for x in (least, most))
                 if (narrow := ~same & (high - low < 2)).any():
-                    found.append(f"{part.name} moves too little in {_places(narrow)}, within two of {VALUES} values "
-                                 "that are told apart: a wrapper that multiplies it would show more")  # fmt: skip
+                    found.append(f"{part.name} moves too little in {_places(narrow)}, within two of {V.vocabulary} "
+                                 "values told apart: a wrapper that multiplies it would show more")  # fmt: skip
                 if (far := np.maximum(-least, most) > FARTHEST).any():
                     found.append(f"{part.name} lies beyond ±{FARTHEST:.0f} in {_places(far)}, where all values are "
                                  "one: a wrapper that divides it would show more")  # fmt: skip

@@ -49,6 +49,11 @@ class Folder:
         name = atari100k.benchmark_name(self.config.env.game)
         return atari100k.ATARI_100K[name] if name else None
 
+    @property
+    def returns(self) -> tuple[list[float], list[float]]:
+        """Env steps and scores of training games; none where they have none."""
+        return ([], []) if self.signs_alone else self.series("collect/return")
+
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Env steps and values of a figure, where it was recorded."""
         points = [(float(r["env_steps"]), float(r[name])) for r in self.records if r.get(name) is not None]

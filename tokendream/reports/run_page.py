@@ -58,7 +58,7 @@ def write_report(run_dir: Path) -> Path:
 def _sections(folder: Folder) -> Iterator[str]:
     yield from _head(folder)
     yield "<h2>Learning curve</h2>"
-    begun = bool(folder.evaluations or (folder.series("collect/return")[0] and not folder.signs_alone))
+    begun = bool(folder.evaluations or folder.returns[0])
     first = "the first evaluation" if folder.signs_alone else "the first finished game of training"
     yield card(svg(charts.learning, 8.0, 3.6, folder)) if begun else later(first)
     if folder.signs_alone:

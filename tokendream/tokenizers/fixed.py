@@ -23,9 +23,6 @@ FINE, FAR = 1.42, 6.0
 FARTHEST = math.expm1(FAR)
 """Features beyond it, on either side, are cut off."""
 
-VALUES = 125
-"""Of a feature."""
-
 
 def levels() -> Float32[Tensor, " V"]:
     """The values a feature can have, in symlog: 32 points from 0 to FINE, 31 on to FAR, and the same below 0."""
