@@ -9,10 +9,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from playing import PLAIN, make_run
 
 from tokendream.agent.agent import Agent
 from tokendream.cli.main import main
+from tokendream.config.config import vary
 from tokendream.config.parts import TokenizerConfig
 from tokendream.config.presets import TINY
 from tokendream.data.batch import Segment, Steps
@@ -21,7 +23,7 @@ from tokendream.evaluation.diagnosis.control import control, returns_ahead
 from tokendream.evaluation.diagnosis.figures import Figure, calibration_error, classification
 from tokendream.evaluation.diagnosis.parts import parts_ahead
 from tokendream.evaluation.diagnosis.vision import vision
-from tokendream.evaluation.diagnosis.world import drift, world
+from tokendream.evaluation.diagnosis.world import change_expected, drift, world
 from tokendream.reports import diagnose
 from tokendream.runfolder import files
 from tokendream.spaces.layout import Layout, Part
@@ -132,6 +134,19 @@ def test_a_world_model_that_always_copies_has_no_changed_token_right(agent: Agen
     for curve in drift(agent, segment(12), TINY.dream, seed=0):
         assert curve.x == (1, 2, 5)
         assert curve.lines["dream"] == curve.lines["frozen"]
+
+
+@pytest.mark.parametrize("kind", ["vq", "fsq"])
+def test_change_expected_is_what_the_mean_of_a_prediction_explains(kind: str) -> None:
+    V = Agent.from_config(vary(TINY, "tokenizer", kind=kind), 3).tokenizer
+    before = torch.randint(V.vocabulary, (2, 3, 16))
+    real = (before + torch.randint(2, before.shape)) % V.vocabulary
+    at = {name: 100 * F.one_hot(tokens, V.vocabulary).float() for name, tokens in (("real", real), ("before", before))}
+    for logits, expected in ((at["real"], 1), (at["before"], 0), (torch.maximum(*at.values()), 0.75)):
+        (figure,) = change_expected(V, logits, real, before)
+        assert figure.value == pytest.approx(expected, abs=1e-5)
+    (figure,) = change_expected(V, at["real"], real, real)
+    assert figure.value is None  # nothing changed
 
 
 def test_one_step_ahead_in_the_units_of_every_part() -> None:

@@ -70,5 +70,5 @@ def orthogonalised(x: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        x = x.baddbmm(square.baddbmm(square, square, beta=b, alpha=c), x, beta=a)  # a x + (b square + c square²) x
     return x.mT if tall else x

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 from torch.nn import functional as F
 
 from tokendream.agent.agent import Agent
@@ -12,6 +16,8 @@ from tokendream.data.batch import Segment
 from tokendream.dream import imagine
 from tokendream.evaluation.diagnosis.figures import Curve, Figure, PartFigures, classification, number
 from tokendream.evaluation.diagnosis.parts import parts_ahead, values_of
+from tokendream.tokenizers.parts import PartsTokenizer
+from tokendream.tokenizers.protocol import Tokenizer
 
 DISTANCES = (1, 2, 5, 10, 20)
 """Dreamed steps at which the drift is measured."""
@@ -45,6 +51,7 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
         Figure("next-frame cross-entropy", number(loss.mean()), f"far below {marginal:.3g}, the tokens' own entropy"),
         Figure("cross-entropy where tokens change", number(loss[changed].mean()), f"below {marginal:.3g} too"),
     )  # fmt: skip
+    shares += tuple(change_expected(agent.tokenizer, logits, target, before))
     parts = agent.block.parts
     shares += tuple(
         Figure(f"{part.part}: token accuracy", number(hit[..., part.where].float().mean()),
@@ -61,6 +68,22 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
     ends = classification(prediction.end[:, known].flatten(0, 1), end, ("no", "yes"), "end", worst=-0.5)
     curves = () if long is None else drift(agent, long, dream, seed=seed)
     return PartFigures("World model", (*shares, *rewards, *ends), curves)
+
+
+def change_expected(
+    tokenizer: Tokenizer, logits: Float[Tensor, "B P K V"], real: Int64[Tensor, "B P K"], before: Int64[Tensor, "B P K"]
+) -> Iterator[Figure]:
+    """What the mean of M's prediction explains of the change of codes, where tokens change: 1 for all of it, 0 for no
+    more than copying does. Where many codes look alike the likeliest is often another one, though the mean is near.
+    Nothing of observations of several parts."""
+    if isinstance(tokenizer, PartsTokenizer):
+        return
+    book = tokenizer.codes(torch.arange(logits.shape[-1], device=real.device)[:, None])[:, 0].float()
+    changed = real != before
+    code = book[real[changed]]
+    missed = (logits[changed].softmax(-1) @ book - code).square().sum()
+    yield Figure("change of codes expected", number(1 - missed / (book[before[changed]] - code).square().sum()),
+                 "towards 1; 0 is copying")  # fmt: skip
 
 
 @torch.no_grad()
