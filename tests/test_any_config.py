@@ -1,5 +1,6 @@
 """Configs that nobody thought of: refused at the start, with the field named, or one epoch runs."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -111,22 +112,21 @@ TRAINED = {"trained": 0, "refused": 0}
 def draw_and_train(values: dict[str, Any]) -> None:
     """One draw: refused at once by name, or an epoch of it runs and can be saved."""
     torch.manual_seed(0)
-    try:
-        config = Config.from_json(changed(values | {"epochs": 1}))
-        envs = make(config, config.collect.envs, evaluation=False)
-        agent = Agent.from_config(config, envs.spaces)
-    except (ConfigError, EnvError) as error:  # what an environment shows may not be read in every way
-        assert names_a_field(str(error)), error
-        TRAINED["refused"] += 1
-        return
-    replay = ReplayBuffer.of(envs.spaces, config.collect.capacity, envs=config.collect.envs)
-    trainer = Trainer(config, agent, envs, replay, Compute.resolve(config.device, config.precision))
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            config = Config.from_json(changed(values | {"epochs": 1}))
+            envs = make(config, config.collect.envs, evaluation=False)
+            stack.callback(envs.close)
+            agent = Agent.from_config(config, envs.spaces)
+        except (ConfigError, EnvError) as error:  # what an environment shows may not be read in every way
+            assert names_a_field(str(error)), error
+            TRAINED["refused"] += 1
+            return
+        replay = ReplayBuffer.of(envs.spaces, config.collect.capacity, envs=config.collect.envs)
+        trainer = Trainer(config, agent, envs, replay, Compute.resolve(config.device, config.precision))
         assert trainer.run_epoch()
         record = trainer.close_epoch()
         trainer.snapshot()
-    finally:
-        envs.close()
     assert record["env_steps"] == config.collect.steps
     assert all(math.isfinite(v) for v in record.values()), record
     TRAINED["trained"] += 1
