@@ -147,7 +147,7 @@ def _level(kept: Path, problem: str, row: str, measure: str) -> str:
 
 def _cells(found: Effect | None) -> tuple[str, str]:
     if found is None:
-        return "not run yet", ""
+        return "fewer than 3 seeds", ""
     mean, low, high = found
     return f"{mean:+.3g} ({low:+.3g} to {high:+.3g})", verdict(found)
 
@@ -230,7 +230,7 @@ def _alone(kept: Path, name: str) -> str:
     """What an ingredient adds to REM's score on each problem where that is known."""
     known = {problem: found[name][0] for problem in PROBLEMS if name in (found := effects(kept, problem))}
     told = "; ".join(f"{problem} {_cells(alone)[0]}" for problem, alone in known.items() if alone)
-    return told or ("not run yet" if known else GPU)
+    return told or ("fewer than 3 seeds" if known else GPU)
 
 
 def _epochs(kept: Path, name: str) -> str:

@@ -135,9 +135,9 @@ def test_a_row_with_all_its_seeds_has_an_effect(pages, tmp_path, monkeypatch):
     write("+ events", 7, 2.5)
     write("+ norms", 7, 2.5, 2)
     page = pages.page(tmp_path)
-    assert "| events | +3 (+3 to +3) | better with it | not run yet |  | 1.25 |" in page
-    assert "| events | +0.75 (+0.75 to +0.75) | better with it | not run yet |  | 1.25 |" in page
-    assert "| norms | not run yet |" in page
+    assert "| events | +3 (+3 to +3) | better with it | fewer than 3 seeds |  | 1.25 |" in page
+    assert "| events | +0.75 (+0.75 to +0.75) | better with it | fewer than 3 seeds |  | 1.25 |" in page
+    assert "| norms | fewer than 3 seeds |" in page
     assert page.count(" Better with it, alone, on REM: events.") == 2
     assert "Worse with it" not in page
     assert f"**12 of {pages.number()} runs are finished.**" in page
@@ -145,7 +145,7 @@ def test_a_row_with_all_its_seeds_has_an_effect(pages, tmp_path, monkeypatch):
     assert f"| {problem} +3 (+3 to +3) | a head on pairs of predictions, in training; epoch x 1.2" in told
     assert told == pages.beyond(told, tmp_path)
     assert "| `tokenizers/quantizer.py` | needs a GPU | none |" in told  # FSQ
-    assert "| not run yet | heads twice as wide; epoch x 1.25 |" in told
+    assert "| fewer than 3 seeds | heads twice as wide; epoch x 1.25 |" in told
     monkeypatch.setattr(pages, "PAGE", tmp_path / "ablations.md")
     pages.draw(tmp_path)
     assert (tmp_path / pages.PLOT).stat().st_size > 1000
