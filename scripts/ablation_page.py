@@ -268,5 +268,6 @@ An effect is a difference of means over seeds, with a 95% interval by Welch's t;
 which is not the same as none, and of twenty intervals without an effect one leaves zero out by chance. Of the return
 while learning, the mean over epochs of the games that ended in each, less is chance than of the last policy's score: it
 was added to the page after the first six runs on CartPole, all of seed 0. What an epoch costs is rough: runs had one
-core each, and the other had more to do for some than for others. Attention stands in the place of RetNet and
+core each, and the other had more to do for some than for others. Quantiles and frozen V do on MiniGrid, seed 0, what
+REM does, to the same games, so what they seem to cost there is noise. Attention stands in the place of RetNet and
 its windows; its second effect is that on all of them, with which it is not counted."""

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 
 from tokendream.evaluation.evaluation import evaluate
-from tokendream.runfolder.load import Trained, player
+from tokendream.runfolder.load import Trained
 
 SEED = 777
 
@@ -33,10 +33,11 @@ class Forgetful:
 
     @torch.no_grad()
     def __call__(self, frame: UInt8[np.ndarray, " n *O"], first: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        config, V, C = self._trained.config, self._trained.agent.tokenizer, self._trained.agent.actor_critic
+        config, agent, C = self._trained.config, self._trained.agent, self._trained.agent.actor_critic
         self._age = np.where(first, 0, self._age)
         with self._trained.compute.autocast():
-            view, state = V.codes(V.encode(torch.from_numpy(frame))), C.initial_state(len(frame))
+            tokens, state = agent.tokenizer.encode(torch.from_numpy(frame)), C.initial_state(len(frame))
+            view = agent.view(tokens, agent.tokenizer.codes(tokens))
             if self._past:
                 views, actions = (torch.stack(each, dim=1) for each in zip(*self._past, strict=True))
                 back = np.arange(len(self._past), 0, -1)
@@ -53,8 +54,7 @@ def main(run: str, games: str, *steps: str) -> None:
     trained = Trained.load(Path(run), "cpu")
     temperature = trained.config.evaluation.temperature
     for n in map(int, steps):
-        whole = player(trained.agent, trained.compute, seed=1, temperature=temperature)
-        policy = Forgetful(trained, n) if n else whole
+        policy = Forgetful(trained, n) if n else trained.policy(seed=1)
         found, _ = evaluate(trained.config, policy, int(games), SEED, temperature=temperature)
         line = {"run": Path(run).name, "remembers": n or "all", "temperature": temperature}
         print(json.dumps({**line, "mean": found.mean, "interval": found.interval, "scores": found.scores}), flush=True)

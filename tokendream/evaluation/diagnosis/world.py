@@ -34,7 +34,8 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
     tokens, steps = one_step
     prediction = one_step_ahead(agent, one_step)
     logits, target, before = prediction.next_frame.float(), tokens[:, c:], tokens[:, c - 1 : -1]
-    hit, changed = logits.argmax(-1) == target, target != before
+    likely = logits.argmax(-1)
+    hit, changed = likely == target, target != before
     loss = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
     frequency = torch.bincount(target.flatten()) / target.numel()
     marginal, copied = torch.special.entr(frequency).sum(), 1 - changed.float().mean()
@@ -58,7 +59,7 @@ def world(agent: Agent, one_step: Segment, long: Segment | None, dream: DreamCon
                f"above {1 - changed[..., part.where].float().mean():.3f}, copying the last one")
         for part in parts if len(parts) > 1
     )  # fmt: skip
-    shares += tuple(parts_ahead(agent.tokenizer, logits.argmax(-1), target, before))
+    shares += tuple(parts_ahead(agent.tokenizer, likely, target, before))
     known, scored = M.outcomes
     sign = M.rewards.signs(steps.reward[:, scored]).flatten()
     logits = M.rewards.sign_logits(prediction.reward[:, known]).flatten(0, 1)
@@ -78,7 +79,7 @@ def change_expected(
     Nothing of observations of several parts."""
     if isinstance(tokenizer, PartsTokenizer):
         return
-    book = tokenizer.codes(torch.arange(logits.shape[-1], device=real.device)[:, None])[:, 0].float()
+    book = tokenizer.codes(torch.arange(logits.shape[-1], device=real.device)).float()
     changed = real != before
     code = book[real[changed]]
     missed = (logits[changed].softmax(-1) @ book - code).square().sum()
