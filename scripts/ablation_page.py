@@ -108,6 +108,15 @@ def effects(kept: Path, problem: str, measure: str = "score") -> dict[str, list[
     return found
 
 
+def helpful(kept: Path) -> list[str]:
+    """Ingredients that, alone on REM, were better while learning on one problem and worse on none."""
+    verdicts: dict[str, set[str]] = {}
+    for problem in PROBLEMS:
+        for name, (alone, _) in effects(kept, problem, "training_return").items():
+            verdicts.setdefault(name, set()).add("" if alone is None else verdict(alone))
+    return [name for name, found in verdicts.items() if "better with it" in found and "worse with it" not in found]
+
+
 def tables(kept: Path, problem: str) -> str:
     """One problem's rows, measure by measure."""
     absent = PROBLEMS[problem].absent
@@ -201,7 +210,8 @@ def page(kept: Path) -> str:
                                        least=least, most=most, budget="\n".join(map(_budget, PROBLEMS)))  # fmt: skip
     plot = f"![Effects with their intervals]({PLOT})" if _any(kept) else ""
     of_each = [tables(kept, problem) for problem in PROBLEMS]
-    return "\n\n".join(filter(None, [introduction, state, plot, *of_each])) + "\n"
+    best = f"**In preset `best`**, better alone while learning on one problem and worse on none: {', '.join(helpful(kept))}."
+    return "\n\n".join(filter(None, [introduction, state, best, plot, *of_each])) + "\n"
 
 
 def _budget(name: str) -> str:
@@ -268,6 +278,6 @@ An effect is a difference of means over seeds, with a 95% interval by Welch's t;
 which is not the same as none, and of twenty intervals without an effect one leaves zero out by chance. Of the return
 while learning, the mean over epochs of the games that ended in each, less is chance than of the last policy's score: it
 was added to the page after the first six runs on CartPole, all of seed 0. What an epoch costs is rough: runs had one
-core each, and the other had more to do for some than for others. Quantiles and frozen V do on MiniGrid, seed 0, what
-REM does, to the same games, so what they seem to cost there is noise. Attention stands in the place of RetNet and
-its windows; its second effect is that on all of them, with which it is not counted."""
+core each, and the other had more to do for some than for others. Quantiles and frozen V do on MiniGrid what REM
+does, with each seed, to the same games, so what they seem to cost or to save there is noise. Attention stands in the
+place of RetNet and its windows; its second effect is that on all of them, with which it is not counted."""

@@ -64,6 +64,16 @@ def test_ingredients_are_as_published(ablation):
         assert not quantiles.dream.scale_advantage
 
 
+def test_best_is_rem_with_what_helped(ablation, pages):
+    """And advantages that are scaled, as rewards of any size need them."""
+    ingredients = ablation.PROBLEMS["tokendream/Catch-v0"].ingredients
+    fields = {f for name in pages.helpful(pages.KEPT) for f in changed(ingredients[name](Config()), Config())}
+    scaled = {"mask_after_end", "centre_advantage", "scale_advantage", "entropy_weight"}
+    assert fields
+    assert changed(PRESETS["best"], Config()) == fields | {"preset", *(f"dream.{name}" for name in scaled)}
+    assert all(getattr(PRESETS["best"].dream, name) == getattr(PRESETS["control"].dream, name) for name in scaled)
+
+
 def test_all_seeds_are_expected_to_take_thirty_core_hours_at_most(ablation):
     assert 20 < sum(problem.hours(problem.seeds) for problem in ablation.PROBLEMS.values()) <= 30
 

@@ -117,7 +117,7 @@ def test_every_ablation_runs_at_the_small_preset_s_size(name):
 
 
 WINDOWS = {f"world_model.{field}" for field in NO_WINDOWS}
-SUCCESSORS = {"simulus": 8, "simulus-dmc": 8, "simulus-a": 10, "easimulus": 9, "itc": 9}
+SUCCESSORS = {"simulus": 8, "simulus-dmc": 8, "simulus-a": 10, "easimulus": 9, "itc": 9, "best": 2}
 """And what can be cut out of each."""
 
 

@@ -111,7 +111,8 @@ def test_what_float16_cannot_hold_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize("base", PRESETS)
 def test_the_weights_of_every_preset_are_enough_for_their_config(base, tmp_path):
-    ablations = () if base in ("simulus-dmc", "simulus-a", "easimulus", "itc") else ABLATIONS  # as large as simulus
+    as_large = ("simulus-dmc", "simulus-a", "easimulus", "itc", "best")  # as rem or simulus
+    ablations = () if base in as_large else ABLATIONS
     for name in (base, *(f"{base}-{ablation}" for ablation in ablations)):
         config = preset(name)
         with FakeTensorMode(allow_non_fake_inputs=True):  # by shapes alone
