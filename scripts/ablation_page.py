@@ -210,7 +210,8 @@ def page(kept: Path) -> str:
                                        least=least, most=most, budget="\n".join(map(_budget, PROBLEMS)))  # fmt: skip
     plot = f"![Effects with their intervals]({PLOT})" if _any(kept) else ""
     of_each = [tables(kept, problem) for problem in PROBLEMS]
-    best = f"**In preset `best`**, better alone while learning on one problem and worse on none: {', '.join(helpful(kept))}."
+    names = ", ".join(helpful(kept))
+    best = f"**In preset `best`**, better alone while learning on one problem and worse on none: {names}."
     return "\n\n".join(filter(None, [introduction, state, best, plot, *of_each])) + "\n"
 
 

@@ -51,8 +51,18 @@ def test_precision_and_recall_are_counted() -> None:
     assert found["end yes: precision"] == pytest.approx(2 / 3)
     assert found["end yes: recall"] == pytest.approx(2 / 3)
     assert found["end no: precision"] == pytest.approx(1 / 2)
-    assert found["end no: F1"] == pytest.approx(1 / 2)
+    assert found["end no: expected for each that came"] == pytest.approx(1)
     assert not any("never" in name for name in found)
+
+
+def test_what_is_expected_too_often_is_said() -> None:
+    """A reward in one step of ten, of which M expects .4 in each: four for each that came, and none is predicted."""
+    p = torch.tensor([0.6, 0.4]).log().expand(10, 2)
+    figures = classification(p, torch.tensor([1] + [0] * 9), ("none", "positive"), "reward")
+    (expected,) = (f for f in figures if f.name == "reward positive: expected for each that came")
+    assert expected.value == pytest.approx(4)
+    assert expected.shortfall == 1
+    assert by_name(figures)["reward none: expected for each that came"] == pytest.approx(0.6 * 10 / 9)
 
 
 def test_a_class_that_is_never_predicted_has_no_precision_but_recall_zero() -> None:

@@ -82,6 +82,7 @@ SINCE_1 = {
     "collect.sticky_actions": 0.0,
     "world_model.reward_heads": 1,
     "world_model.rewarded_segments": 0.0,
+    "world_model.logit_adjustment": False,
     "world_model.ema_decay": 0.0,
     "training.rare_rewards": 0.0,
     "collect.forget_every_epoch": False,

@@ -39,7 +39,7 @@ def segments(agent: Agent, rng: np.random.Generator, n: int):
 def test_the_loss_is_each_head_s_cross_entropy_and_leaves_what_they_read_alone(heads):
     read, target = torch.randn(B, R, F, requires_grad=True), torch.randint(3, (B, R))
     mask = torch.rand(B, R) < 0.7
-    loss = heads.loss(read, target, mask)
+    loss = heads.loss(read, target, mask, torch.nn.Identity())
     expected = sum(cross_entropy(head(read), target, mask) for head in heads.heads)
     assert torch.allclose(loss, expected)
     loss.backward()

@@ -4,12 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from test_trainer import cut_after, everything, finish, gone_on, same, trainer
 
+from tokendream.agent.masked import cross_entropy
+from tokendream.agent.rewards import Adjusted
 from tokendream.config.config import vary
 from tokendream.config.presets import TINY, preset
 from tokendream.data.replay import ReplayBuffer
-from tokendream.data.rewarded import draw_rewarded, soon_rewarded, with_rewarded
+from tokendream.data.rewarded import draw_rewarded, frequencies, soon_rewarded, with_rewarded
 from tokendream.errors import ConfigError, once
 
 FRAME = np.zeros((3, 2, 2), np.uint8)
@@ -105,6 +108,63 @@ def test_that_share_of_m_s_segments_begins_there(share, outcome_from, rng):
         assert segments.row.shape == (8, config.world_model.segment_length)
 
 
+@pytest.mark.parametrize("rare", [0.0, 0.5])
+@pytest.mark.parametrize(("newest", "after"), [((0, 0), 0), ((4, 30), 0), ((4, 30), 2)])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.75])
+def test_frequencies_are_those_of_what_is_drawn(share, newest, after, rare, rng):
+    """Of 1,500 batches of 8: within four deviations, as if a segment's rewards were one."""
+    replay, ahead = filled(rng, 1), range(1, 4)
+    found = frequencies(replay, 8, share, ahead, rare=rare, newest=newest, after=after)
+    for expected, replaced in ((found.came, 0.0), (found.drawn, share)):
+        met = []
+        for _ in range(1500):
+            segments = replay.draw(8, 4, align="start", rng=rng, after=after, newest=newest)
+            segments = with_rewarded(replay, segments, replaced, ahead, rng, align="start", rare=rare)
+            met.append(replay.rewards[segments.row - replay.oldest][:, 1:][segments.mask[:, 1:]])
+        met = np.concatenate(met)
+        seen = [(met == value).mean() for value in found.value]
+        assert found.value.tolist() == [-1, 0, 2]
+        assert expected.sum() == pytest.approx(1)
+        assert np.abs(seen - expected).max() <= 4 * np.sqrt(3 * 0.25 / len(met))
+    if share == 0:
+        assert (found.came == found.drawn).all()
+
+
+def test_frequencies_without_a_reward_are_of_none(rng):
+    found = frequencies(filled(rng, 3, rewarded=0.0), 8, 0.5, range(4), rare=0.5)
+    assert (found.value.tolist(), found.came.tolist(), found.drawn.tolist()) == ([0], [1], [1])
+
+
+def test_what_is_learned_of_adjusted_logits_is_how_often_a_class_came():
+    """Logits alone, fitted to draws in which class 1 is nine times as frequent: in the game it has a tenth."""
+    adjusted, logits = Adjusted(3), torch.zeros(3, requires_grad=True)
+    adjusted.fit(torch.tensor([0, 1, 1]), np.array([0.9, 0.04, 0.06]), np.array([0.5, 0.2, 0.3]))
+    assert adjusted.excess[2] == 0
+    drawn, optimiser = torch.tensor([0, 1]).repeat(50), torch.optim.SGD([logits], 2.0)
+    for _ in range(2000):
+        optimiser.zero_grad()
+        cross_entropy(adjusted(logits.expand(100, 3)), drawn, torch.ones(100, dtype=torch.bool)).backward()
+        optimiser.step()
+    p = logits.detach().softmax(0)
+    assert (p[1] / p[0]).item() == pytest.approx(0.1 / 0.9, rel=1e-3)
+
+
+@pytest.mark.parametrize("adjusted", [False, True])
+def test_an_epoch_of_m_begins_with_how_often_it_meets_each_reward(adjusted, rng):
+    """Where a game pays one step in thirty, and half of the segments are drawn from before that."""
+    config = vary(TINY, "dream", expected_reward=True)
+    t = trainer(vary(config, "world_model", rewarded_segments=0.5, logit_adjustment=adjusted, reward_heads=2))
+    black = np.zeros((120, *t.replay.frame_shape), np.uint8)
+    t.replay.restore({**filled(rng, 1, 0.03, 120).export(0, 120), "frame": black}, 0)
+    t.update("world_model")
+    M = t.agent.world_model
+    assert isinstance(M.adjusted, Adjusted) == adjusted
+    if adjusted:
+        lost, none, won = M.adjusted.excess.tolist()
+        assert none < 0 < min(x for x in (lost, won) if x)
+    assert not any("adjusted" in name for name in t.agent.state_dict())
+
+
 @pytest.mark.parametrize("outcome_from", ["action", "frame"])
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_episodes_from_which_nothing_is_learnt_are_said(outcome_from, length, capsys):
@@ -123,9 +183,16 @@ def test_segments_by_loss_are_not_drawn_by_reward_too():
         vary(preset("simulus"), "world_model", rewarded_segments=0.25)
 
 
-def test_a_run_goes_on_to_the_bit():
+def test_only_classes_of_rewards_are_adjusted():
+    with pytest.raises(ConfigError, match=r"logit_adjustment must be false with world_model\.reward_head symlog"):
+        vary(TINY, "world_model", logit_adjustment=True, reward_head="symlog")
+
+
+@pytest.mark.parametrize("adjusted", [False, True])
+def test_a_run_goes_on_to_the_bit(adjusted):
     config = vary(TINY, "dream", rewarded_starts=0.5)
-    config = vary(vary(config, "world_model", rewarded_segments=0.5), "training", rare_rewards=0.5)
+    config = vary(config, "world_model", rewarded_segments=0.5, logit_adjustment=adjusted)
+    config = vary(config, "training", rare_rewards=0.5)
     cut = cut_after(73, config)
     resumed = gone_on(cut, cut.snapshot())
     assert same(everything(finish(cut)), everything(resumed))

@@ -110,6 +110,15 @@ def test_few_codes_are_a_cause_only_where_they_lose_things_and_can_be_moved():
     assert findings([lossy], preset("rem-fsq"))[0].cause.field == "tokenizer.lost_weight"
 
 
+def test_a_world_model_that_promises_too_much_is_told_what_it_meets():
+    promised = PartFigures("World model", (Figure("reward positive: expected for each that came", 7.0, "…", 1.5, 4.0),))
+    drawn = vary(CPU, "world_model", logit_adjustment=False)
+    (said,) = why([promised], drawn)
+    assert "as M meets rewards more often than they come. To try first: --world-model.logit-adjustment (now Fal" in said
+    for config in (vary(drawn, "world_model", logit_adjustment=True), REM):
+        assert "To try first: --training.world-model.updates more" in why([promised], config)[0]
+
+
 def test_a_policy_that_is_stuck_and_one_that_does_not_care():
     assert findings([part("Controller", policy_entropy=(0.01, 0.1, 0))], CPU)[0].cause is STUCK
     assert findings([part("Controller", policy_entropy=(1.09, 1, 1.1))], CPU)[0].cause is TIMID
@@ -123,7 +132,8 @@ def test_every_cause_names_a_figure_and_a_flag_that_there_are():
         assert cause.field in fields
     stored = [json.loads(path.read_text()) for path in STORED.glob("*/diagnosis.json")]
     known = {figure["name"] for one in stored for p in one["parts"] for figure in p["figures"]}
-    assert CAUSES.keys() <= known | {"reward negative: recall", "cells that are another"}
+    newer = {f"{what}: expected for each that came" for what in ("reward positive", "reward negative", "end yes")}
+    assert CAUSES.keys() <= known | newer | {"reward negative: recall", "cells that are another"}
 
 
 def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys):

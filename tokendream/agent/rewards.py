@@ -1,4 +1,4 @@
-"""What M learns of rewards: what its logits mean, and heads beside its own that keep it from promising too much.
+"""What M learns of rewards: what its logits mean, and what keeps it from promising too much.
 
 A policy that is trained on M's rewards finds where M expects some that the game does not pay: actions that nobody has
 taken there. Heads that began differently agree where there are steps to learn from and differ elsewhere, so a dream
@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from tokendream.agent.masked import cross_entropy
@@ -42,9 +43,10 @@ class RewardHeads(nn.Module):
         read: Float[Tensor, "B R F"],
         target: Int64[Tensor, "B R"] | Float[Tensor, "B R O"],
         mask: Bool[Tensor, "B R"],
+        adjusted: nn.Module,
     ) -> Float[Tensor, ""]:
-        """The heads' cross-entropies, added up, each a mean over what is masked in."""
-        losses = [cross_entropy(head(read.detach()), target, mask) for head in self.heads]
+        """The heads' cross-entropies, added up, each of `adjusted` logits and a mean over what is masked in."""
+        losses = [cross_entropy(adjusted(head(read.detach())), target, mask) for head in self.heads]
         return torch.stack(losses).sum()
 
     def agreed(self, read: Float[Tensor, "B F"], own: Float[Tensor, " B"], rewards: RewardHead) -> Float[Tensor, " B"]:
@@ -52,3 +54,35 @@ class RewardHeads(nn.Module):
         expects to gain and another to lose."""
         expected = torch.stack([own, *(rewards.number(head(read)) for head in self.heads)])
         return expected.amin(0).clamp(min=0) + expected.amax(0).clamp(max=0)
+
+
+class Adjusted(nn.Module):
+    """The logits that a loss is given of rewards which are drawn more often than they came, or less often.
+
+        log p(r | x) + log q(r) - log p(r),    p(r) how often a reward came, q(r) how often it is drawn
+
+    By Bayes' rule that is how likely it is among what is drawn, so that what is learned is how likely it is in the
+    game. Source: logit adjustment (Menon et al., arXiv 2007.07314).
+    """
+
+    excess: Float[Tensor, " N"]
+    """log q(r) - log p(r) of each class; 0 where one of them is unknown."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("excess", torch.zeros(outputs), persistent=False)
+
+    def fit(
+        self,
+        classes: Int64[Tensor, " n"],
+        came: Float64[np.ndarray, " n"],
+        drawn: Float64[np.ndarray, " n"],
+    ) -> None:
+        """Take in how often rewards of these classes came and are drawn."""
+        p, q = (np.bincount(classes.cpu().numpy(), x, minlength=len(self.excess)) for x in (came, drawn))
+        known = (p > 0) & (q > 0)
+        self.excess.copy_(torch.from_numpy(np.log(np.where(known, q, 1)) - np.log(np.where(known, p, 1))))
+
+    def forward(self, logits: Float[Tensor, "*B N"]) -> Float[Tensor, "*B N"]:
+        """For a loss alone; what a dream reads are the logits themselves."""
+        return logits + self.excess

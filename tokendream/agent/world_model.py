@@ -20,7 +20,7 @@ from tokendream.agent.ensemble import Ensemble
 from tokendream.agent.events import Events
 from tokendream.agent.masked import accuracy, cross_entropy, segment_loss
 from tokendream.agent.per_part import Around, Embed, PerPart, make_frame_head, tables
-from tokendream.agent.rewards import REWARDS, RewardHeads
+from tokendream.agent.rewards import REWARDS, Adjusted, RewardHeads
 from tokendream.config.parts import WorldModelConfig
 from tokendream.data.batch import Steps
 from tokendream.nn.backbone import State
@@ -105,6 +105,7 @@ class WorldModel(nn.Module):
         self.reward = reward_head()
         self.rewards.begin(self.reward[-1])
         self.other_rewards = RewardHeads(others, reward_head, self.rewards) if others else None
+        self.adjusted = Adjusted(self.rewards.outputs) if config.logit_adjustment else nn.Identity()
         self.end = head(seen, D, 2, config.head)
         self.copy_head = nn.Linear(D, 1) if config.copy_head else None
         self.ensemble = Ensemble(config.ensemble, frame_head, block) if config.ensemble else None
@@ -228,7 +229,7 @@ class WorldModel(nn.Module):
         prediction, _ = self(*blocks, self.initial_state(len(codes)), slice(c - 1, tokens.shape[1] - 1))
         in_frame = steps.mask[:, c:, None].expand(tokens[:, c:].shape)
         known, scored = self.outcomes
-        reward, end = prediction.reward[:, known], prediction.end[:, known]
+        reward, end = self.adjusted(prediction.reward[:, known]), prediction.end[:, known]
         paid, mask = self.rewards.target(steps.reward[:, scored]), steps.mask[:, scored]
         terms = {
             "next_frame": cross_entropy(prediction.next_frame, tokens[:, c:], in_frame),
@@ -237,7 +238,7 @@ class WorldModel(nn.Module):
         }
         info = {"accuracy": accuracy(prediction.next_frame, tokens[:, c:], in_frame)}
         if self.other_rewards is not None:
-            terms["reward_heads"] = self.other_rewards.loss(prediction.read[:, known], paid, mask)
+            terms["reward_heads"] = self.other_rewards.loss(prediction.read[:, known], paid, mask, self.adjusted)
         if self.ensemble is not None:
             terms["ensemble"] = self.ensemble.loss(prediction.hidden, tokens[:, c:], in_frame)
             info["disagreement"] = self.ensemble.disagreement(prediction.hidden[:, 0].detach()).mean()

@@ -65,6 +65,7 @@ CUTS: dict[str, Callable[[Config], Config]] = {
     "no-quantiles": lambda c: vary(c, "dream", scale_by_quantiles=False),
     "no-group": _alone,
     "no-rewarded-segments": lambda c: vary(c, "world_model", rewarded_segments=0.0),
+    "no-logit-adjustment": lambda c: vary(c, "world_model", logit_adjustment=False),
     "no-rare-rewards": lambda c: vary(c, "training", rare_rewards=0.0),
     "no-rewarded-starts": lambda c: vary(c, "dream", rewarded_starts=0.0),
     "no-reward-heads": lambda c: vary(c, "world_model", reward_heads=1),

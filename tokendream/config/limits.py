@@ -120,6 +120,9 @@ def check_training(training: TrainingConfig, world_model: WorldModelConfig) -> N
     require(by_loss == 0 or newest == 0, "training.world_model.newest", "0 with world_model.by_loss", newest)
     rewarded = world_model.rewarded_segments
     require(by_loss == 0 or rewarded == 0, "world_model.rewarded_segments", "0 with world_model.by_loss", rewarded)
+    classes = world_model.reward_head != "symlog"
+    require(classes or not world_model.logit_adjustment, "world_model.logit_adjustment",
+            "false with world_model.reward_head symlog", world_model.logit_adjustment)  # fmt: skip
 
 
 def check_capacity(collect: CollectConfig, dream: DreamConfig, world_model: WorldModelConfig) -> None:

@@ -124,6 +124,9 @@ class WorldModelConfig:
     rewarded_segments: Share = 0.0
     """Share of each batch whose segments begin shortly before a reward, instead of at any step; see
     training.rare_rewards."""
+    logit_adjustment: bool = False
+    """Whether rewards are learned as often as they came where rewarded_segments draws them more often (Menon et al.,
+    arXiv 2007.07314)."""
     reward_head: Literal["sign", "seen", "symlog"] = "sign"
     """What is learned of a reward: its sign, as published, which a dream draws; which of the 63 first sizes that were
     seen, 10% apart or more (C's dreams pay them in units of their mean; not published); or its size by 129 bins in

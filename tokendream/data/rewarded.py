@@ -6,10 +6,10 @@ the policy has settled on. Not published; measured in docs/evidence.md.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from tokendream.data.batch import Segments
 from tokendream.data.replay import ReplayBuffer
@@ -50,9 +50,14 @@ def draw_rewarded(
         return rows
     if rare == 0:
         return rows[rng.integers(len(rows), size=n)]
+    return rows[rng.choice(len(rows), size=n, p=_chances(coming, rare))]
+
+
+def _chances(coming: Float32[np.ndarray, " n"], rare: float) -> Float64[np.ndarray, " n"]:
+    """With which probability each row is drawn that has this reward ahead."""
     _, value, often = np.unique(coming, return_inverse=True, return_counts=True)
     weight = often[value] ** -rare
-    return rows[rng.choice(len(rows), size=n, p=weight / weight.sum())]
+    return weight / weight.sum()
 
 
 def soon_rewarded(
@@ -70,3 +75,45 @@ def soon_rewarded(
     found = (following - place < ahead.stop) & (place - np.searchsorted(episode, episode) >= before)
     found[found] = episode[following[found]] == episode[found]
     return order[found] + replay.oldest, reward[following[found]]
+
+
+class Frequencies(NamedTuple):
+    """How often each reward is among the steps that are learned from."""
+
+    value: Float32[np.ndarray, " n"]
+    came: Float64[np.ndarray, " n"]
+    """Were segments drawn as if none were replaced."""
+    drawn: Float64[np.ndarray, " n"]
+    """As they are drawn."""
+
+
+def frequencies(
+    replay: ReplayBuffer,
+    n: int,
+    share: float,
+    ahead: range,
+    *,
+    rare: float,
+    newest: tuple[int, int] = (0, 0),
+    after: int = 0,
+) -> Frequencies:
+    """Of the steps so far `ahead` of where n segments begin that `ReplayBuffer.draw` and then `with_rewarded` draw."""
+    rows, (m, recent) = replay.anchors(0, after), newest
+    late = rows >= min(max(replay.oldest, replay.total - recent), rows[-1])
+    alike, of_newest = 1 / len(rows), late / late.sum()
+    came = ((n - m) * alike + m * of_newest) / n
+    first, coming = replay.remembered(("rewarded", ahead, 0), lambda: soon_rewarded(replay, ahead))
+    k = round(share * n) if len(first) else 0
+    kept = max(n - m - k, 0), min(m, n - k)  # the newest come last
+    drawn = (kept[0] * alike + kept[1] * of_newest) / n
+    segments = replay.segments(np.concatenate((rows, first)), ahead.stop, align="start")
+    values, kind = np.unique(replay.rewards, return_inverse=True)
+    kind = kind[segments.row[:, ahead.start :] - replay.oldest]
+
+    def among(of_rows: Float64[np.ndarray, " r"], of_first: Float64[np.ndarray, " f"]) -> Float64[np.ndarray, " v"]:
+        weight = np.concatenate((of_rows, of_first))[:, None] * segments.mask[:, ahead.start :]
+        total = np.bincount(kind.ravel(), weight.ravel(), minlength=len(values))
+        return total / total.sum()
+
+    nothing = np.zeros(len(first))
+    return Frequencies(values, among(came, nothing), among(drawn, k / n * _chances(coming, rare) if k else nothing))

@@ -23,8 +23,8 @@ def why(parts: Sequence[PartFigures], config: Config) -> list[str]:
     for i, finding in enumerate(found):
         cause, sentence = finding.cause, _sentence(finding.figure)
         if cause is not None:
-            flag = f"--{cause.field.replace('_', '-')}"
-            sentence += f": {cause.meaning}. To try first: {flag} {cause.change} (now {values[cause.field]})"
+            flag = f"--{cause.field.replace('_', '-')} {cause.change}".rstrip()
+            sentence += f": {cause.meaning}. To try first: {flag} (now {values[cause.field]})"
         said.append(f"{'Worst' if i == 0 else 'Then'}: {PARTS.get(finding.part, finding.part)}. {sentence}.")
     if not found:
         worst = max((f for part in parts for f in part.figures), key=lambda figure: figure.shortfall)

@@ -18,13 +18,14 @@ from torch import Tensor
 from tokendream import ranks
 from tokendream.agent.collect import Collector
 from tokendream.agent.events import changes, images_of
+from tokendream.agent.rewards import Adjusted
 from tokendream.config.config import Config
 from tokendream.config.parts import DreamConfig
 from tokendream.config.schedule import schedule
 from tokendream.data.batch import Segment, Segments, SegmentWithChanges
 from tokendream.data.priorities import Priorities
 from tokendream.data.replay import ReplayBuffer
-from tokendream.data.rewarded import with_rewarded
+from tokendream.data.rewarded import frequencies, with_rewarded
 from tokendream.dream import starts
 from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed, parts
 from tokendream.dream.return_scale import ReturnScale
@@ -146,27 +147,46 @@ class WorldModelPhase(GradientPhase):
                 context = self.shared.config.world_model.context
                 once(f"no episode is longer than {longest}, and the world model learns from what follows the first "
                      f"{context} steps: lower --world-model.context, or --world-model.outcome-from frame")  # fmt: skip
+        if number == 0:
+            self._adjust()
         return super().update(number)
+
+    def _adjust(self) -> None:
+        """Tell M how often each reward came, and how often it meets it."""
+        M, replay, config = self.shared.agent.world_model, self.shared.replay, self.shared.config
+        if isinstance(M.adjusted, Adjusted):
+            found = frequencies(
+                replay, self.settings.batch, M.config.rewarded_segments, self._ahead,
+                rare=config.training.rare_rewards, newest=self.newest, after=self._after,
+            )  # fmt: skip
+            value = torch.from_numpy(found.value).to(M.adjusted.excess)
+            M.adjusted.fit(M.rewards.target(value), found.came, found.drawn)
+
+    @property
+    def _after(self) -> int:
+        """Rows of its episode that must come behind the one where a segment begins."""
+        M = self.shared.config.world_model
+        return M.context if M.scored_starts else 0
+
+    @property
+    def _ahead(self) -> range:
+        """How far behind its first row a segment's steps are whose rewards are scored."""
+        return range(self.shared.config.world_model.segment_length)[self.shared.agent.world_model.outcomes[1]]
 
     def draw(self) -> tuple[Segments, Segment | SegmentWithChanges]:
         M, shared = self.shared.config.world_model, self.shared
-        after = M.context if M.scored_starts else 0
         if self._by_loss:
-            rows, n = shared.replay.anchors(0, after), self.settings.batch
+            rows, n = shared.replay.anchors(0, self._after), self.settings.batch
             worst = self._priorities.draw(rows, shared.replay.total, self._by_loss, shared.rng)
             anchor = np.concatenate((worst, rows[shared.rng.integers(len(rows), size=n - len(worst))]))
             segments = shared.replay.segments(shared.rng.permutation(anchor), M.segment_length, align="start")
         else:
+            n, length = self.settings.batch, M.segment_length
             segments = shared.replay.draw(
-                self.settings.batch, M.segment_length, align="start", rng=shared.rng, after=after, newest=self.newest
+                n, length, align="start", rng=shared.rng, after=self._after, newest=self.newest
             )
-        share, rare, (_, scored) = (
-            M.rewarded_segments,
-            shared.config.training.rare_rewards,
-            shared.agent.world_model.outcomes,
-        )
-        ahead = range(M.segment_length)[scored]
-        segments = with_rewarded(shared.replay, segments, share, ahead, shared.rng, align="start", rare=rare)
+        share, rare = M.rewarded_segments, shared.config.training.rare_rewards
+        segments = with_rewarded(shared.replay, segments, share, self._ahead, shared.rng, align="start", rare=rare)
         batch = shared.tokenised(segments)
         if M.events:
             images = images_of(shared.replay.frames(shared.mine(segments).row), shared.agent.layout)

@@ -71,7 +71,8 @@ def number(value: float | Tensor) -> float | None:
 def classification(
     logits: Float[Tensor, "N C"], target: Int64[Tensor, " N"], names: tuple[str, ...], what: str, *, worst: float = 0.0
 ) -> list[Figure]:
-    """Cross-entropy against the classes' own entropy, calibration, and precision, recall and F1 of every class.
+    """Cross-entropy against the classes' own entropy, calibration, and of every class precision, recall and how
+    often it is expected.
 
     A class that never happened and was never predicted has no figures. `worst` is that of a recall.
     """
@@ -98,7 +99,8 @@ def classification(
             Figure(f"{what} {name}: precision", number(hit / claimed), f"above its frequency, {frequency[c]:.3g}"),
             Figure(f"{what} {name}: recall", number(hit / present), "above 0.5 for what the policy should learn from",
                    0.5, worst),
-            Figure(f"{what} {name}: F1", number(2 * hit / (claimed + present)), "rises during training"),
+            Figure(f"{what} {name}: expected for each that came", number(p[:, c].sum() / present),
+                   "near 1; far above, dreams are paid what no game pays", 1.5, 4.0),
         ]  # fmt: skip
     return figures
 

@@ -26,6 +26,8 @@ class Cause:
 
 MORE_V, MORE_M, MORE_C = ((f"training.{part}.updates", "more") for part in ("tokenizer", "world_model", "actor_critic"))
 
+ADJUSTED = ("world_model.logit_adjustment", "")
+
 FINER, OWN_PIXELS = ("tokenizer.downsamples", "smaller"), ("tokenizer.kind", "dictionary")
 """What to change of a tokenizer that is not trained: cells of fewer pixels; codes that see no other cell."""
 
@@ -51,6 +53,9 @@ CAUSES = {
     "reward negative: recall": Cause("M does not expect most of the punishments that come, so dreams do not teach to "
                                      "avoid them", *MORE_M),
     "end yes: recall": Cause("dreams go on where the game ends", *MORE_M),
+    "reward positive: expected for each that came": Cause("dreams pay more often than the game", *MORE_M),
+    "reward negative: expected for each that came": Cause("dreams punish more often than the game", *MORE_M),
+    "end yes: expected for each that came": Cause("dreams end more often than the game", *MORE_M),
     "correlation of value and return": Cause("values say little of what follows", *MORE_C),
     "scale of the advantage, G - v": Cause("values are further from the returns than a constant would be", *MORE_C),
     "likeliest action's share": Cause("the policy presses one key", "dream.entropy_weight", "larger"),
@@ -86,7 +91,7 @@ def findings(parts: Sequence[PartFigures], config: Config) -> list[Finding]:
         for figure in part.figures:
             if figure.shortfall == 0 or (_plain(figure.name) in USE and (config.tokenizer.kind != "vq" or not lossy)):
                 continue
-            cause = _cause(figure, part.title, config.tokenizer.kind)
+            cause = _cause(figure, part.title, config)
             if cause is None or str(values[cause.field]) != cause.change:
                 known.append(Finding(part.title, figure, cause))
         if known:
@@ -94,10 +99,13 @@ def findings(parts: Sequence[PartFigures], config: Config) -> list[Finding]:
     return sorted(found, key=lambda finding: -finding.figure.shortfall)
 
 
-def _cause(figure: Figure, part: str, tokenizer: str) -> Cause | None:
+def _cause(figure: Figure, part: str, config: Config) -> Cause | None:
     if figure.name == "policy entropy":
         return STUCK if figure.worst == 0 else TIMID
-    cause = CAUSES.get(_plain(figure.name))
+    cause, tokenizer, M = CAUSES.get(_plain(figure.name)), config.tokenizer.kind, config.world_model
+    drawn_too_often = M.rewarded_segments > 0 and M.reward_head != "symlog" and not M.logit_adjustment
+    if cause is not None and figure.name.startswith("reward") and figure.name.endswith("came") and drawn_too_often:
+        return Cause(f"{cause.meaning}, as M meets rewards more often than they come", *ADJUSTED)
     if cause is None or part != "Tokenizer" or tokenizer not in FITTED or cause.field == "tokenizer.codebook_size":
         return cause
     if cause.field == "tokenizer.network":
