@@ -45,12 +45,19 @@ def draw_rewarded(
     The rows before a reward of one value, c of them, are each drawn with a weight of c**-rare: as often as they came
     with 0, all values alike with 1. `before` leaves out rows with fewer rows of their episode before them.
     """
-    rows, coming = replay.remembered(("rewarded", ahead, before), lambda: soon_rewarded(replay, ahead, before))
+    rows, coming = _remembered(replay, ahead, before)
     if not len(rows):
         return rows
     if rare == 0:
         return rows[rng.integers(len(rows), size=n)]
     return rows[rng.choice(len(rows), size=n, p=_chances(coming, rare))]
+
+
+def _remembered(
+    replay: ReplayBuffer, ahead: range, before: int
+) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """`soon_rewarded`, which is found once for what is held."""
+    return replay.remembered(("rewarded", ahead, before), lambda: soon_rewarded(replay, ahead, before))
 
 
 def _chances(coming: Float32[np.ndarray, " n"], rare: float) -> Float64[np.ndarray, " n"]:
@@ -102,7 +109,7 @@ def frequencies(
     late = rows >= min(max(replay.oldest, replay.total - recent), rows[-1])
     alike, of_newest = 1 / len(rows), late / late.sum()
     came = ((n - m) * alike + m * of_newest) / n
-    first, coming = replay.remembered(("rewarded", ahead, 0), lambda: soon_rewarded(replay, ahead))
+    first, coming = _remembered(replay, ahead, 0)
     k = round(share * n) if len(first) else 0
     kept = max(n - m - k, 0), min(m, n - k)  # the newest come last
     drawn = (kept[0] * alike + kept[1] * of_newest) / n
@@ -113,7 +120,7 @@ def frequencies(
     def among(of_rows: Float64[np.ndarray, " r"], of_first: Float64[np.ndarray, " f"]) -> Float64[np.ndarray, " v"]:
         weight = np.concatenate((of_rows, of_first))[:, None] * segments.mask[:, ahead.start :]
         total = np.bincount(kind.ravel(), weight.ravel(), minlength=len(values))
-        return total / total.sum()
+        return total / (total.sum() or 1)  # episodes may be too short for any step so far ahead
 
     nothing = np.zeros(len(first))
     return Frequencies(values, among(came, nothing), among(drawn, k / n * _chances(coming, rare) if k else nothing))
