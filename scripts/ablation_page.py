@@ -210,7 +210,7 @@ def page(kept: Path) -> str:
                                        least=least, most=most, budget="\n".join(map(_budget, PROBLEMS)))  # fmt: skip
     plot = f"![Effects with their intervals]({PLOT})" if _any(kept) else ""
     of_each = [tables(kept, problem) for problem in PROBLEMS]
-    names = ", ".join(helpful(kept))
+    names = ", ".join(helpful(kept)) or "none"
     best = f"**In preset `best`**, better alone while learning on one problem and worse on none: {names}."
     return "\n\n".join(filter(None, [introduction, state, best, plot, *of_each])) + "\n"
 

@@ -27,6 +27,12 @@ def filled(rng: np.random.Generator, envs: int, rewarded: float = 0.1, rows: int
     return replay
 
 
+def fill(replay: ReplayBuffer, rng: np.random.Generator) -> None:
+    """The same with a reward in one step of thirty, in black frames of the size that this replay has."""
+    black = np.zeros((120, *replay.frame_shape), np.uint8)
+    replay.restore({**filled(rng, 1, 0.03, 120).export(0, 120), "frame": black}, 0)
+
+
 @pytest.mark.parametrize("envs", [1, 3])
 @pytest.mark.parametrize("ahead", [range(1), range(4), range(30), range(2, 5), range(7, 8)])
 @pytest.mark.parametrize("before", [0, 2])
@@ -79,8 +85,7 @@ def test_that_share_of_the_dreams_begins_there(share, context_starts, rng):
     """Of 40 draws of 8: those that must and, of the others, as many as all rows have, within four deviations."""
     config = vary(TINY, "dream", rewarded_starts=share, context_starts=context_starts)
     t = trainer(vary(config, "training", actor_critic=dataclasses.replace(config.training.actor_critic, batch=8)))
-    black = np.zeros((120, *t.replay.frame_shape), np.uint8)
-    t.replay.restore({**filled(rng, 1, 0.03, 120).export(0, 120), "frame": black}, 0)
+    fill(t.replay, rng)
     before = config.world_model.context if context_starts else 0
     soon, _ = soon_rewarded(t.replay, range(config.dream.horizon - 1), before)
     rate = np.isin(soon, t.replay.anchors(before, 0)).sum() / len(t.replay.anchors(before, 0))
@@ -98,8 +103,7 @@ def test_that_share_of_m_s_segments_begins_there(share, outcome_from, rng):
     """A reward is scored in each of them."""
     config = vary(TINY, "world_model", rewarded_segments=share, outcome_from=outcome_from)
     t = trainer(vary(config, "training", world_model=dataclasses.replace(config.training.world_model, batch=8)))
-    black = np.zeros((120, *t.replay.frame_shape), np.uint8)
-    t.replay.restore({**filled(rng, 1, 0.03, 120).export(0, 120), "frame": black}, 0)
+    fill(t.replay, rng)
     for _ in range(20):
         segments, batch = t.phases["world_model"].draw()
         _, scored = t.agent.world_model.outcomes
@@ -154,8 +158,7 @@ def test_an_epoch_of_m_begins_with_how_often_it_meets_each_reward(adjusted, rng)
     """Where a game pays one step in thirty, and half of the segments are drawn from before that."""
     config = vary(TINY, "dream", expected_reward=True)
     t = trainer(vary(config, "world_model", rewarded_segments=0.5, logit_adjustment=adjusted, reward_heads=2))
-    black = np.zeros((120, *t.replay.frame_shape), np.uint8)
-    t.replay.restore({**filled(rng, 1, 0.03, 120).export(0, 120), "frame": black}, 0)
+    fill(t.replay, rng)
     t.update("world_model")
     M = t.agent.world_model
     assert isinstance(M.adjusted, Adjusted) == adjusted

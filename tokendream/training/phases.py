@@ -174,16 +174,15 @@ class WorldModelPhase(GradientPhase):
         return range(self.shared.config.world_model.segment_length)[self.shared.agent.world_model.outcomes[1]]
 
     def draw(self) -> tuple[Segments, Segment | SegmentWithChanges]:
-        M, shared = self.shared.config.world_model, self.shared
+        M, shared, n = self.shared.config.world_model, self.shared, self.settings.batch
         if self._by_loss:
-            rows, n = shared.replay.anchors(0, self._after), self.settings.batch
+            rows = shared.replay.anchors(0, self._after)
             worst = self._priorities.draw(rows, shared.replay.total, self._by_loss, shared.rng)
             anchor = np.concatenate((worst, rows[shared.rng.integers(len(rows), size=n - len(worst))]))
             segments = shared.replay.segments(shared.rng.permutation(anchor), M.segment_length, align="start")
         else:
-            n, length = self.settings.batch, M.segment_length
             segments = shared.replay.draw(
-                n, length, align="start", rng=shared.rng, after=self._after, newest=self.newest
+                n, M.segment_length, align="start", rng=shared.rng, after=self._after, newest=self.newest
             )
         share, rare = M.rewarded_segments, shared.config.training.rare_rewards
         segments = with_rewarded(shared.replay, segments, share, self._ahead, shared.rng, align="start", rare=rare)

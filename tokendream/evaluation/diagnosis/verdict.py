@@ -26,8 +26,6 @@ class Cause:
 
 MORE_V, MORE_M, MORE_C = ((f"training.{part}.updates", "more") for part in ("tokenizer", "world_model", "actor_critic"))
 
-ADJUSTED = ("world_model.logit_adjustment", "")
-
 FINER, OWN_PIXELS = ("tokenizer.downsamples", "smaller"), ("tokenizer.kind", "dictionary")
 """What to change of a tokenizer that is not trained: cells of fewer pixels; codes that see no other cell."""
 
@@ -61,6 +59,9 @@ CAUSES = {
     "likeliest action's share": Cause("the policy presses one key", "dream.entropy_weight", "larger"),
 }  # fmt: skip
 """By the names of figures, without the name of the part of an observation that may stand before."""
+
+PROMISED = ("reward positive: expected for each that came", "reward negative: expected for each that came")
+"""Figures whose cause is that M meets more rewards than come, where it does."""
 
 TIMID = Cause(
     "the policy hardly prefers any action", "training.actor_critic.updates", "more, or a smaller entropy weight"
@@ -104,8 +105,9 @@ def _cause(figure: Figure, part: str, config: Config) -> Cause | None:
         return STUCK if figure.worst == 0 else TIMID
     cause, tokenizer, M = CAUSES.get(_plain(figure.name)), config.tokenizer.kind, config.world_model
     drawn_too_often = M.rewarded_segments > 0 and M.reward_head != "symlog" and not M.logit_adjustment
-    if cause is not None and figure.name.startswith("reward") and figure.name.endswith("came") and drawn_too_often:
-        return Cause(f"{cause.meaning}, as M meets rewards more often than they come", *ADJUSTED)
+    if cause is not None and figure.name in PROMISED and drawn_too_often:
+        meaning = f"{cause.meaning}, as M meets rewards more often than they come"
+        return Cause(meaning, "world_model.logit_adjustment", "")
     if cause is None or part != "Tokenizer" or tokenizer not in FITTED or cause.field == "tokenizer.codebook_size":
         return cause
     if cause.field == "tokenizer.network":
