@@ -130,6 +130,18 @@ def test_lines_for_logs(capsys):
     assert "something" in out
 
 
+def test_a_log_is_not_silent_for_longer_than_a_minute(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    display = Display(TINY, PHASES)
+    for now in range(1, 131):
+        display.update(3, PHASES[1], now % 10)
+    for now in range(131, 200):
+        display.games("env_steps", now, 2000)
+    said = "epoch 3/4, late 0/10, time left unknown yet"
+    assert capsys.readouterr().out.splitlines() == [said, said, "env steps 180/2000"]
+
+
 def terminal(monkeypatch):
     """What is written where there is a terminal."""
     screen = io.StringIO()

@@ -1,11 +1,13 @@
 """What a person sees while a run trains: progress, figures, and the time that is left.
 
-On a terminal a live panel; elsewhere (a log file, CI) one line an epoch. Nothing here waits for the device.
+On a terminal a live panel; elsewhere (a log file, CI) one line an epoch, and in a long one a line a minute. Nothing
+here waits for the device.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
@@ -30,6 +32,9 @@ SHOWN = (
     ("evaluation/mean", "evaluation"),
 )
 """Figures of an epoch that are worth a place on the screen."""
+
+SILENCE = 60.0
+"""Seconds without a line after which a log says how far a phase is."""
 
 
 class Remaining:
@@ -98,20 +103,32 @@ class Redrawn(Lines):
 
 
 class Display(Lines):
-    """Where a run reports what it does: one line an epoch, for logs."""
+    """Where a run reports what it does, for logs: one line an epoch, and one a minute where that takes longer."""
 
     def __init__(self, config: Config, phases: Sequence[ScheduledPhase]) -> None:
         self._epochs, self._remaining = config.epochs, Remaining(phases, config.epochs)
+        self._said = time.monotonic()
+
+    def say(self, line: str) -> None:
+        super().say(line)
+        self._said = time.monotonic()
 
     def expect(self, seconds: Mapping[str, float]) -> None:
         """What an update of each phase takes here, as far as that is known before the run."""
         self._remaining.expect(seconds)
 
     def update(self, epoch: int, phase: ScheduledPhase, done: int) -> None:
-        """An update of a phase is done; a log has no use for it."""
+        """An update of a phase is done."""
+        left = self._remaining.describe(epoch)
+        self._after_silence(f"epoch {epoch}/{self._epochs}, {phase.name} {done}/{phase.updates}, {left}")
 
     def games(self, what: str, done: int, total: int) -> None:
         """A game of an evaluation is done; in a log its result is said by `epoch`."""
+        self._after_silence(f"{what} {done}/{total}")
+
+    def _after_silence(self, line: str) -> None:
+        if time.monotonic() - self._said >= SILENCE:
+            self.say(line.replace("_", " "))
 
     def epoch(self, record: Record) -> None:
         """An epoch has ended."""
