@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rem_published import REM_PUBLISHED
 
 from tokendream.cli.main import main
@@ -24,6 +25,7 @@ from tokendream.evaluation import published, scores
 from tokendream.evaluation.evaluation import summarise as evaluation
 from tokendream.evaluation.games import Game
 from tokendream.sweep.plan import Trial, prepare
+from tokendream.sweep.report import charts
 from tokendream.sweep.report.export import latex, to_json, write_benchmark
 from tokendream.sweep.report.page import game_cell, page
 from tokendream.sweep.report.results import ResultError, label, read_results
@@ -73,6 +75,18 @@ def test_the_published_scores_print_the_published_figures(tmp_path, capsys, monk
     (line,) = [line for line in out.splitlines() if line.startswith("REM, published")]
     assert line.split()[2:] == ["1.222", "0.280", "0.673", "0.482", "12", "of", "26"]
     assert {p.name for p in (tmp_path / "benchmark-report").iterdir()} == {"report.html", "report.tex", "report.json"}
+
+
+def test_successors_stand_in_profiles_and_improvements(all_games):
+    """Every published agent has a line of the profiles, and each is compared with ours."""
+    summary = summarise(read_results([all_games]))
+    agents = {f"{name}, published" for name in published.agents()}
+    (ours,) = summary.ours
+    assert {i.y for i in summary.improvements} == agents
+    figure = Figure()
+    charts.profiles(figure.add_subplot(), summary)
+    labels = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    assert labels == {charts.short(name) for name in agents | {ours.name}}
 
 
 def test_the_figures_of_runs_are_those_of_their_scores(all_games):

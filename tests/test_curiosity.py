@@ -11,6 +11,7 @@ from blocks import image_block
 from tokendream import ranks
 from tokendream.agent.agent import Agent
 from tokendream.agent.ensemble import Ensemble, divergence
+from tokendream.agent.world_model import WorldModel
 from tokendream.config.config import vary
 from tokendream.config.parts import DreamConfig, WorldModelConfig
 from tokendream.config.presets import TINY
@@ -169,6 +170,18 @@ def test_curiosity_ends_with_the_last_experience():
     assert "world_model/ensemble" in record
     assert 0 < record["world_model/disagreement"] <= math.log(N)
     assert seen == [2.0, 2.0, 2.0, 0.0, 0.0]
+
+
+def test_a_head_has_each_part_s_own_vocabulary():
+    """Not one softmax over all: what a part has not is impossible there, so that it cannot be disagreed about."""
+    slots = (*image_block(2, 9, Discrete(2)).observation, Slot("vector", "vector", 5, (0,)))
+    config = WorldModelConfig(width=D, heads=2, layers=1, ensemble=N)
+    M = WorldModel(config, Block(slots, Discrete(2)), D)
+    for head in M.ensemble.heads:
+        p = head(torch.randn(B, 5, D)).softmax(-1)
+        assert (p[:, :4] > 0).all()
+        assert (p[:, 4, :5] > 0).all()
+        assert (p[:, 4, 5:] == 0).all()
 
 
 def test_curiosity_needs_an_ensemble_and_an_ensemble_two():

@@ -1,7 +1,9 @@
 """The pages against the tree: links lead somewhere, commands are understood, docs/paper.md names what is there."""
 
 import ast
+import collections
 import functools
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,12 +12,18 @@ import pytest
 
 from tokendream.cli.commands import COMMANDS, command
 from tokendream.cli.flags import parse, parse_envs, parse_sweep, parse_train
-from tokendream.config.presets import REM
+from tokendream.config.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAPER = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
 REFERENCES = sorted(set(re.findall(r"`([\w./]+)::([\w.]+)`", PAPER)))
-NUMBERS = re.findall(r"`([a-z_.]+)` = `?([\w.]+)`?", PAPER.split("## Numbers")[1])
+SECTIONS = re.split(r"## Numbers: the preset `([\w-]+)`", PAPER.split("## Numbers in the code")[0])
+NUMBERS = [
+    (preset, field, value)
+    for preset, text in zip(SECTIONS[1::2], SECTIONS[2::2], strict=True)
+    for field, value in re.findall(r"`([a-z_.]+)` = `?([\w.]+)`?", text)
+]
+CONSTANTS = re.findall(r"`([\w/]+)\.py::([A-Z_]+)` = ([\d.]+)", PAPER.split("## Numbers in the code")[1])
 
 
 @functools.cache
@@ -32,7 +40,8 @@ def names(path: str) -> set[str]:
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 found.add(prefix + node.target.id)
             elif isinstance(node, ast.Assign):
-                found.update(prefix + target.id for target in node.targets if isinstance(target, ast.Name))
+                assigned = (part for target in node.targets for part in ast.walk(target))
+                found.update(prefix + part.id for part in assigned if isinstance(part, ast.Name))
 
     collect(ast.parse((ROOT / path).read_text(encoding="utf-8")).body, "")
     return found
@@ -68,14 +77,22 @@ def test_every_row_names_code_and_a_test():
         assert "checked by `tests/" in row, row
 
 
-@pytest.mark.parametrize(("field", "value"), NUMBERS)
-def test_the_numbers_are_those_of_the_preset(field, value):
-    got = functools.reduce(getattr, field.split("."), REM)
+@pytest.mark.parametrize(("preset", "field", "value"), NUMBERS)
+def test_the_numbers_are_those_of_the_preset(preset, field, value):
+    got = functools.reduce(getattr, field.split("."), PRESETS[preset])
     assert got == (type(got)(value) if not isinstance(got, str) else value)
 
 
+@pytest.mark.parametrize(("module", "name", "value"), CONSTANTS)
+def test_the_numbers_in_the_code_are_those_of_the_page(module, name, value):
+    assert getattr(importlib.import_module(module.replace("/", ".")), name) == float(value)
+
+
 def test_the_page_gives_the_numbers_of_every_phase():
-    assert len(NUMBERS) > 40
+    assert collections.Counter(preset for preset, _, _ in NUMBERS) == {
+        "rem": 51, "simulus": 34, "simulus-dmc": 19, "easimulus": 1
+    }  # fmt: skip
+    assert len(CONSTANTS) == 9
 
 
 def anchors(page: Path) -> set[str]:

@@ -48,6 +48,17 @@ def test_what_is_learned_perfectly_is_read_back_within_half_a_bin(bins):
     assert torch.allclose(symlog(bins.number(bins.target(inner).log())), symlog(inner), atol=1e-3)
 
 
+def test_an_agent_s_heads_have_the_published_bins_and_expect_nothing_at_first():
+    """129 bins, rewards over ±10.4 and values over ±15, the first bias -0.2 |centre|; in symlog space."""
+    config = vary(vary(TINY, "world_model", reward_head="symlog"), "actor_critic", value_head="symlog")
+    agent = Agent.from_config(config, 3)
+    M, C = agent.world_model, agent.actor_critic
+    for bins, last, limit in ((M.rewards, M.reward[-1], 10.4), (C.bins, C.critic, 15.0)):
+        centre = (torch.arange(129) - 64) * (2 * limit / 129)
+        assert torch.allclose(bins.centres, centre, atol=1e-5)
+        assert torch.allclose(last.bias, -0.2 * centre.abs(), atol=1e-5)
+
+
 @BOTH
 def test_numbers_beyond_the_limits_count_as_the_outermost(bins):
     far = bins.target(torch.tensor([-1e30, 1e30], dtype=torch.float64))

@@ -14,7 +14,7 @@ from test_trainer import everything, finish, same, trainer, without_timing
 
 from tokendream.agent.agent import Agent
 from tokendream.config.config import vary
-from tokendream.config.presets import TINY
+from tokendream.config.presets import REM, TINY
 from tokendream.dream.imagine import Rollout
 from tokendream.dream.objective import actor_critic_loss
 from tokendream.dream.return_scale import ReturnScale
@@ -25,6 +25,15 @@ EPOCHS = 4
 ROOT = Path(__file__).parents[1]
 
 HOSTS = {f"{name}.py" for name in ("agent/world_model", "agent/actor_critic", "nn/transformer", "dream/imagine")}
+
+
+OFF = {
+    "world_model.positions": "running", "world_model.reward_head": "sign", "actor_critic.value_head": "scalar",
+    "world_model.outcome_from": "action", "world_model.head": "relu", "actor_critic.trunk": "silu",
+    "tokenizer.kind": "vq", "training.tokenizer.last_epoch": 1_000_000, "world_model.backbone": "retnet",
+    "dream.context_blocks": 1,
+}  # fmt: skip
+"""What REM has where an ingredient is off, but for those that are False or 0."""
 
 
 def frozen(config=TINY):
@@ -51,6 +60,39 @@ def all_on_attention():
     """The same on attention, which has no windows, and FSQ; dreams begin with a longer memory."""
     config = vary(all_on(), "world_model", backbone="post-norm", shortest_window=0.0, longest_window=0.0)
     return vary(vary(config, "tokenizer", kind="fsq"), "dream", context_blocks=2)
+
+
+def fields(config):
+    """Every field by its dotted name."""
+    found = {}
+    for name, value in dataclasses.asdict(config).items():
+        inner = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+        for outer, v in inner.items():
+            found |= {f"{outer}.{k}": x for k, x in v.items()} if isinstance(v, dict) else {outer: v}
+    return found
+
+
+def ingredients():
+    """The fields of the table of docs/beyond.md, each with its source."""
+    page = (ROOT / "docs" / "beyond.md").read_text()
+    for row, _, source in re.findall(r"^\| [\w ]+: (.*?) \| (.*?) \| (.*?) \|", page, re.MULTILINE):
+        room = ""
+        for name in re.findall(r"`([\w.]+)`", row):
+            room = name.rpartition(".")[0] or room
+            yield name if "." in name else f"{room}.{name}", source
+
+
+def test_all_of_them_are_on_where_all_are_and_off_in_rem():
+    """But for what only Atari's own rewards have."""
+    rem, tiny = fields(REM), fields(TINY)
+    every = (fields(all_on()), fields(all_on_attention()))
+    names = {name for name, _ in ingredients()}
+    assert len(names) == 21
+    assert OFF.keys() < names
+    for name in names:
+        assert rem[name] == OFF.get(name, 0), name
+        if name != "env.atari.sign_rewards":
+            assert any(on[name] != tiny[name] for on in every), name
 
 
 def whole(t: Trainer) -> tuple[list, list]:

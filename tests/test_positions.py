@@ -14,6 +14,7 @@ from tokendream.config.presets import TINY
 from tokendream.errors import ConfigError
 from tokendream.kernels.cpu import build
 from tokendream.nn.retention import decay_scaling, window_rates
+from tokendream.nn.retnet import RetNet
 from tokendream.nn.rotary import grid_rotation, rotate
 from tokendream.spaces.actions import Discrete
 from tokendream.spaces.observations import Block, Slot
@@ -63,6 +64,22 @@ def test_a_quarter_of_the_pairs_turns_with_time_alone():
     assert ((below != first).nonzero()[:, 0]).tolist() == list(range(1, 24, 2))
     later = grid_rotation(torch.tensor([65]), places(GRID), 64)[0]
     assert (later != first).all()
+
+
+def test_a_config_s_positions_turn_its_network():
+    """The same weights give what RetNet gives with these places, and not what it gives with running positions."""
+    config = WorldModelConfig(width=32, heads=4, layers=2, dropout=0.0, positions="grid")
+    net, block = make_backbone(config, GRID), GRID.K1
+    x, u = torch.randn(2, 3, block, 32), torch.randn(block - 1, 32)
+
+    def outcome(**options):
+        plain = RetNet(32, 2, 4, 4, 0.0, **options)
+        plain.load_state_dict(net.state_dict())
+        return plain.pop(x, u, plain.initial_state(2))[1]
+
+    found = net.pop(x, u, net.initial_state(2))[1]
+    assert torch.equal(found, outcome(places=places(GRID)))
+    assert not torch.allclose(found, outcome(), atol=1e-3)
 
 
 def test_windows_are_so_many_blocks():

@@ -1,5 +1,6 @@
 """Replay by loss: what is drawn how often, what is remembered of which row, and that a run goes on with it."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -96,6 +97,18 @@ def test_its_mean_over_whole_segments_is_the_loss_itself():
     losses = t.phases["world_model"].loss(batch)
     assert torch.allclose(losses.segments.mean(), losses.terms["next_frame"] + losses.terms["reward"], atol=1e-5)
     assert not losses.segments.requires_grad
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0.3, 10), (0.5, 16)])
+def test_a_share_of_a_batch_is_so_many_segments(share, drawn):
+    M = dataclasses.replace(TINY.training.world_model, batch=32)
+    t = learning(vary(vary(BY_LOSS, "world_model", by_loss=share, scored_starts=False), "training", world_model=M))
+    phase, asked = t.phases["world_model"], []
+    draw = phase._priorities.draw
+    phase._priorities.draw = lambda rows, total, n, rng: asked.append(n) or draw(rows, total, n, rng)
+    segments, _ = phase.draw()
+    assert asked == [drawn]
+    assert len(segments.row) == 32
 
 
 def test_half_of_a_batch_goes_where_the_loss_is_high():

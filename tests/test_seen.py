@@ -163,5 +163,5 @@ def test_the_class_of_what_pays_learns_what_it_pays():
 def test_the_preset_of_two_cores_learns_sizes():
     assert CPU.world_model.reward_head == "seen"
     assert preset("cpu-no-seen").world_model.reward_head == "sign"
-    with pytest.raises(ConfigError, match="nothing that -no-symlog could cut"):
-        preset("cpu-no-symlog")
+    with pytest.raises(ConfigError, match="nothing that -no-symlog-rewards could cut"):
+        preset("cpu-no-symlog-rewards")

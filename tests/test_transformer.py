@@ -2,10 +2,14 @@ import math
 
 import pytest
 import torch
+from blocks import image_block
 
+from tokendream.agent.backbones import make_backbone
+from tokendream.config.parts import WorldModelConfig
 from tokendream.nn.post_norm import PostNormLayer
 from tokendream.nn.rotary import rotate, rotation
-from tokendream.nn.transformer import Transformer
+from tokendream.nn.transformer import Transformer, TransformerLayer
+from tokendream.spaces.actions import Discrete
 
 B, L, D, HEADS = 2, 9, 32, 4
 K, K1, d = 6, 7, D // HEADS
@@ -66,6 +70,13 @@ def test_low_precision_stays_near_float64_over_650_tokens_and_5_layers(dtype, bo
             y, y_next, _ = low.pop(x.to(dtype), u.to(dtype), low.initial_state(1))
     for ours, reference in ((y, y64), (y_next, next64)):
         assert float((ours.double() - reference).norm() / reference.norm()) < bound
+
+
+def test_a_config_s_backbone_has_layers_of_that_name():
+    for name, layer in {"transformer": TransformerLayer, "post-norm": PostNormLayer}.items():
+        config = WorldModelConfig(width=D, heads=HEADS, layers=2, backbone=name)
+        net = make_backbone(config, image_block(2, 9, Discrete(2)))
+        assert {type(each) for each in net.layers} == {layer}, name
 
 
 def test_a_post_norm_layer_is_its_definition():

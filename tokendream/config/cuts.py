@@ -55,7 +55,8 @@ def _no_sign_rewards(config: Config) -> Config:
 CUTS: dict[str, Callable[[Config], Config]] = {
     "no-windows": lambda c: vary(c, "world_model", **NO_WINDOWS),
     "no-slot-embedding": lambda c: vary(c, "world_model", slot_embedding=False),
-    "no-symlog": lambda c: vary(_signs(c, "symlog"), "actor_critic", value_head="scalar"),
+    "no-symlog-rewards": lambda c: _signs(c, "symlog"),
+    "no-symlog-values": lambda c: vary(c, "actor_critic", value_head="scalar"),
     "no-seen": lambda c: _signs(c, "seen"),
     "no-late-outcome": lambda c: vary(c, "world_model", outcome_from="action"),
     "no-replay-by-loss": lambda c: vary(c, "world_model", by_loss=0.0),
