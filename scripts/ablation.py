@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def trials(folder: Path, wanted: Sequence[str] = (), seeds: int = MOST, problems
 
 
 def keep(folder: Path, kept: Path) -> None:
-    """Copy the evaluation of every finished run, the seconds that an epoch took and the return while it learned."""
+    """Copy the evaluation of every finished run, what it cost, its commit and the return while it learned."""
     for trial in trials(folder):
         if trial.finished:
             final = Evaluation.from_json((trial.run_dir / "evaluation" / "final.json").read_text())
@@ -67,6 +68,8 @@ def keep(folder: Path, kept: Path) -> None:
                 "seconds_an_epoch": round(records[-1]["seconds"] / records[-1]["epoch"], 2),
                 "training_return": round(training_return(records), 4),
             }
+            facts = json.loads((trial.run_dir / "facts.json").read_text())
+            measured |= {"core_hours": float(facts["core_hours"]), "commit": facts["commit"]}
             dataclasses.replace(final, protocol={**final.protocol, **measured}).write(kept / f"{trial.name}.json")
 
 

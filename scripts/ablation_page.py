@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_agents import ALL, EPISODES, GPU, NONE, PROBLEMS
+from ablation_agents import ALL, EPISODES, GPU, NONE, NOWHERE, PROBLEMS
 from scipy import stats
 
 from tokendream.evaluation.evaluation import Evaluation
@@ -55,13 +55,16 @@ class Run:
     training_return: float
     seconds_an_epoch: float
 
+    core_hours: float
+    """0 where that was not kept."""
+
 
 def runs(kept: Path, problem: str, row: str) -> list[Run]:
     """The finished runs of an agent, seed by seed."""
     paths = {seed: kept / f"{run_name(problem, row, seed)}.json" for seed in range(PROBLEMS[problem].seeds)}
     found = {seed: Evaluation.from_json(path.read_text()) for seed, path in paths.items() if path.is_file()}
-    names = ("training_return", "seconds_an_epoch")
-    return [Run(seed, e.mean, *(float(e.protocol[name] or 0) for name in names)) for seed, e in found.items()]
+    names = ("training_return", "seconds_an_epoch", "core_hours")
+    return [Run(seed, e.mean, *(float(e.protocol.get(name) or 0) for name in names)) for seed, e in found.items()]
 
 
 def scores(kept: Path, problem: str, row: str, measure: str = "score") -> list[float]:
@@ -82,7 +85,7 @@ def effect(with_it: Sequence[float], without: Sequence[float]) -> Effect:
     a, b = np.array(with_it), np.array(without)
     mean = float(a.mean() - b.mean())
     parts = np.array([x.var(ddof=1) / len(x) for x in (a, b)])
-    if not parts.any():
+    if not parts.any() or np.array_equal(a, b):
         return mean, mean, mean
     freedom = parts.sum() ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, (a, b), strict=True))
     half = float(stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
@@ -92,6 +95,8 @@ def effect(with_it: Sequence[float], without: Sequence[float]) -> Effect:
 def verdict(found: Effect) -> str:
     """An effect in words."""
     _, low, high = found
+    if low == high == 0:
+        return "the same games"
     return "no effect seen" if low <= 0 <= high else "better with it" if low > 0 else "worse with it"
 
 
@@ -99,8 +104,7 @@ def effects(kept: Path, problem: str, measure: str = "score") -> dict[str, list[
     """Of each ingredient alone, and of what is lost where it alone is cut; None where runs are missing."""
     rows = PROBLEMS[problem].rows
     pairs = {row[2:]: [(row, NONE), (ALL, f"- {row[2:]}")] for row in rows if row.startswith("+ ")}
-    if "+ attention" in rows:
-        pairs["attention"] = [("+ attention", NONE), ("all, attention", ALL)]
+    pairs |= {name: [(f"+ {name}", NONE), (f"all, {name}", ALL)] for name in PROBLEMS[problem].beside}
     found: dict[str, list[Effect | None]] = {}
     for name, sides in pairs.items():
         both = [[scores(kept, problem, row, measure) for row in side] for side in sides]
@@ -119,11 +123,11 @@ def helpful(kept: Path) -> list[str]:
 
 def tables(kept: Path, problem: str) -> str:
     """One problem's rows, measure by measure."""
-    absent = PROBLEMS[problem].absent
-    told = [f"{', '.join(n for n in absent if absent[n] == why)} ({why})" for why in dict.fromkeys(absent.values())]
+    absent = [name for name, why in PROBLEMS[problem].absent.items() if why == NOWHERE]
+    told = [f"Does not exist here: {', '.join(absent)}."] if absent else []
     begun = any(runs(kept, problem, row) for row in PROBLEMS[problem].rows)
     found = [_table(kept, problem, measure) for measure in MEASURES] if begun else ["Not run yet."]
-    return "\n\n".join([f"## {problem}", f"Not among its rows: {'; '.join(told)}.", *found])
+    return "\n\n".join([f"## {problem}", *told, *found])
 
 
 def _table(kept: Path, problem: str, measure: str) -> str:
@@ -131,10 +135,11 @@ def _table(kept: Path, problem: str, measure: str) -> str:
     found = effects(kept, problem, measure)
     lines = [f"**{MEASURES[measure].capitalize()}**. {levels}.{_seen(found)}", ""]
     lines += [f"| ingredient | {SIDES[0]} | | {SIDES[1]} | | x REM's epoch, alone |", "|" + "---|" * 6]
-    rows = PROBLEMS[problem].rows
     for name, (alone, cut) in found.items():
-        cells = [*_cells(alone), *(_cells(cut) if f"- {name}" in rows or "all, attention" in rows else ("", ""))]
+        cells = [*_cells(alone), *(("", "") if PROBLEMS[problem].alone else _cells(cut))]
         lines.append(f"| {name} | {' | '.join(cells)} | {cost(kept, problem, f'+ {name}')} |")
+    absent = {name: why for name, why in PROBLEMS[problem].absent.items() if why != NOWHERE}
+    lines += [f"| {name} | {why} | | | | |" for name, why in absent.items()]
     return "\n".join(lines)
 
 
@@ -202,16 +207,17 @@ def page(kept: Path) -> str:
     """docs/ablations.md."""
     agents = [(name, row) for name, problem in PROBLEMS.items() for row in problem.rows]
     done = sum(len(runs(kept, *agent)) for agent in agents)
-    state = (
-        "**Not run yet.**" if not done else f"**{done} of {number()} runs are finished.**" if done < number() else ""
-    )
+    known = [run.core_hours for agent in agents for run in runs(kept, *agent) if run.core_hours]
+    spent = f" The {len(known)} of them that say so took {sum(known):.1f} core-hours, evaluation included."
+    state = f"**{done} of {number()} runs are finished.**{spent if known else ''}" if done else "**Not run yet.**"
     least, most = (sum(problem.hours(seeds) for problem in PROBLEMS.values()) for seeds in (LEAST, MOST))
     introduction = INTRODUCTION.format(runs=number(), games=EPISODES, first=number(LEAST), seeds=LEAST,
                                        least=least, most=most, budget="\n".join(map(_budget, PROBLEMS)))  # fmt: skip
     plot = f"![Effects with their intervals]({PLOT})" if _any(kept) else ""
     of_each = [tables(kept, problem) for problem in PROBLEMS]
     names = ", ".join(helpful(kept)) or "none"
-    best = f"**In preset `best`**, better alone while learning on one problem and worse on none: {names}."
+    best = (f"**In preset `best`**, better alone while learning on one problem and worse on none: {names}. More runs "
+            "may change that, and the preset with it.")  # fmt: skip
     return "\n\n".join(filter(None, [introduction, state, best, plot, *of_each])) + "\n"
 
 
@@ -238,10 +244,17 @@ def beyond(text: str, kept: Path) -> str:
 
 
 def _alone(kept: Path, name: str) -> str:
-    """What an ingredient adds to REM's score on each problem where that is known."""
-    known = {problem: found[name][0] for problem in PROBLEMS if name in (found := effects(kept, problem))}
-    told = "; ".join(f"{problem} {_cells(alone)[0]}" for problem, alone in known.items() if alone)
-    return told or ("fewer than 3 seeds" if known else GPU)
+    """What an ingredient adds to REM's score on each problem where that is known; what it adds to the return while
+    learning where an effect of it was seen."""
+    known = [problem for problem in PROBLEMS if name in effects(kept, problem)]
+    told = []
+    for problem in known:
+        score, learning = (effects(kept, problem, measure)[name][0] for measure in MEASURES)
+        if score and learning:
+            told.append(f"{problem} {_cells(score)[0]}")
+            if verdict(learning) in ("better with it", "worse with it"):
+                told[-1] += f", while learning **{_cells(learning)[0]}**"
+    return "; ".join(told) or ("fewer than 3 seeds" if known else GPU)
 
 
 def _epochs(kept: Path, name: str) -> str:
@@ -254,7 +267,7 @@ INTRODUCTION = """# What each ingredient gives alone
 
 REM's successors add ingredients by the dozen and publish them together ([beyond.md](beyond.md)). Here each is added
 alone to REM, and each alone is cut out of all of them, on a problem of features and one of maps; on images REM, all of
-them, and three alone. REM is the paper's world model (M), actor and critic (C) at the sizes and with the schedule of
+them, and four alone. REM is the paper's world model (M), actor and critic (C) at the sizes and with the schedule of
 presets `control`, `grid` and `toy`; its advantages are centred and not scaled. A score is the mean of {games} games.
 
 Rows, seeds and budget stood in `scripts/ablation_agents.py` before the runs. The problems were chosen by what REM
@@ -275,10 +288,14 @@ Seeds come one after the other, so that the command may be cut anywhere and the 
 python scripts/ablation.py run --jobs 2 --seeds {seeds} && python scripts/ablation.py write
 ```
 
+The runs are those of a `tokendream sweep`, whose engine the script gives 34 agents that are no variations of one
+preset; an interrupted one goes on by the same command.
+
 An effect is a difference of means over seeds, with a 95% interval by Welch's t; where that covers zero, none was seen,
 which is not the same as none, and of twenty intervals without an effect one leaves zero out by chance. Of the return
 while learning, the mean over epochs of the games that ended in each, less is chance than of the last policy's score: it
 was added to the page after the first six runs on CartPole, all of seed 0. What an epoch costs is rough: runs had one
-core each, and the other had more to do for some than for others. Quantiles and frozen V do on MiniGrid what REM
-does, with each seed, to the same games, so what they seem to cost or to save there is noise. Attention stands in the
-place of RetNet and its windows; its second effect is that on all of them, with which it is not counted."""
+core each, and the other had more to do for some than for others. *The same games*: with each seed REM's very scores, so
+that what the ingredient seems to cost or to save there is noise. Attention stands in the place of RetNet and its
+windows; its second effect is that on all of them, with which it is not counted. What needs a GPU shows nothing at these
+sizes, or, as LPIPS and ten layers, not within minutes."""

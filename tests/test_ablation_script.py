@@ -41,7 +41,7 @@ def test_every_ingredient_is_alone_on_rem_and_alone_cut_out_of_all(ablation):
         everything = rows["all"](config)
         assert changed(everything, config) == set(fields)
         if problem.alone:
-            assert list(rows) == ["rem", "all", *(f"+ {name}" for name in problem.alone)]
+            assert list(rows) == ["rem", "all", *(f"+ {name}" for name in (*problem.alone, "FSQ"))]
             continue
         assert len(rows) == 2 * len(ingredients) + 4
         for name, found in each.items():
@@ -98,7 +98,7 @@ def test_every_run_has_a_folder_and_seeds_come_one_after_the_other(ablation, tmp
     assert seeds == sorted(seeds)
     assert ablation.trials(tmp_path, (), 3) == [trial for trial in trials if trial.config.seed < 3]
     of_images = [trial.config.seed for trial in trials if "Catch" in trial.name]
-    assert sorted(of_images) == sorted([0, 1, 2] * 5)
+    assert sorted(of_images) == sorted([0, 1, 2] * 6)
     assert {trial.config.seed for trial in ablation.trials(tmp_path, ["- events"])} == {0, 1, 2, 3, 4}
     with pytest.raises(ValueError, match=r"nearest: .*\+ events"):
         ablation.trials(tmp_path, ["+ evens"])
@@ -134,27 +134,30 @@ def test_a_row_with_all_its_seeds_has_an_effect(pages, tmp_path, monkeypatch):
     def write(row: str, score: float, seconds: float, seeds: int = 5) -> None:
         for seed in range(seeds):
             name = pages.run_name(problem, row, seed)
-            protocol = {"seconds_an_epoch": seconds, "training_return": score / 4}
+            protocol = {"seconds_an_epoch": seconds, "training_return": score / 4, "core_hours": 0.25}
             Evaluation(problem, protocol, (float(score),), (1,), (0,)).write(tmp_path / f"{name}.json")
 
     page, text = pages.page(tmp_path), pages.BEYOND.read_text()
     assert "Not run yet" in page
-    assert page.count("ten layers (needs a GPU)") == 3
-    assert page.count("FSQ, LPIPS (does not exist here)") == 2
+    assert "Does not exist here: V that is trained, FSQ, LPIPS." in page
     write("rem", 4, 2)
     write("+ events", 7, 2.5)
     write("+ norms", 7, 2.5, 2)
+    write("+ quantiles", 4, 2)
     page = pages.page(tmp_path)
     assert "| events | +3 (+3 to +3) | better with it | fewer than 3 seeds |  | 1.25 |" in page
     assert "| events | +0.75 (+0.75 to +0.75) | better with it | fewer than 3 seeds |  | 1.25 |" in page
     assert "| norms | fewer than 3 seeds |" in page
+    assert page.count("| quantiles | +0 (+0 to +0) | the same games | fewer than 3 seeds |  | 1.00 |") == 2
+    assert page.count("| ten layers | needs a GPU | | | | |") == 2
     assert page.count(" Better with it, alone, on REM: events.") == 2
     assert "Worse with it" not in page
-    assert f"**12 of {pages.number()} runs are finished.**" in page
+    assert f"**17 of {pages.number()} runs are finished.** The 17 of them that say so took 4.2 core-hours" in page
     told = pages.beyond(text, tmp_path)
-    assert f"| {problem} +3 (+3 to +3) | a head on pairs of predictions, in training; epoch x 1.2" in told
+    while_learning = ", while learning **+0.75 (+0.75 to +0.75)**"
+    assert f"| {problem} +3 (+3 to +3){while_learning} | a head on pairs of predictions, in" in told
     assert told == pages.beyond(told, tmp_path)
-    assert "| `tokenizers/quantizer.py` | needs a GPU | none |" in told  # FSQ
+    assert "| `tokenizers/quantizer.py` | fewer than 3 seeds | none |" in told  # FSQ
     assert "| fewer than 3 seeds | heads twice as wide; epoch x 1.25 |" in told
     monkeypatch.setattr(pages, "PAGE", tmp_path / "ablations.md")
     pages.draw(tmp_path)
