@@ -96,7 +96,7 @@ def verdict(found: Effect) -> str:
     """An effect in words."""
     _, low, high = found
     if low == high == 0:
-        return "the same games"
+        return "the same scores"
     return "no effect seen" if low <= 0 <= high else "better with it" if low > 0 else "worse with it"
 
 
@@ -295,7 +295,7 @@ An effect is a difference of means over seeds, with a 95% interval by Welch's t;
 which is not the same as none, and of twenty intervals without an effect one leaves zero out by chance. Of the return
 while learning, the mean over epochs of the games that ended in each, less is chance than of the last policy's score: it
 was added to the page after the first six runs on CartPole, all of seed 0. What an epoch costs is rough: runs had one
-core each, and the other had more to do for some than for others. *The same games*: with each seed REM's very scores, so
-that what the ingredient seems to cost or to save there is noise. Attention stands in the place of RetNet and its
-windows; its second effect is that on all of them, with which it is not counted. What needs a GPU shows nothing at these
-sizes, or, as LPIPS and ten layers, not within minutes."""
+core each, and the other had more to do for some than for others. *The same scores*, seed by seed: the ingredient does
+nothing there, so that what it seems to cost or to save is noise, or both have the most that there is (5 in Catch).
+Attention and FSQ stand in the place of RetNet with its windows and of the VQ-VAE; attention's second effect is that on
+all of them, with which it is not counted. LPIPS and ten layers need a GPU: no such run ends within minutes here."""

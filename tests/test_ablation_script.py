@@ -148,7 +148,7 @@ def test_a_row_with_all_its_seeds_has_an_effect(pages, tmp_path, monkeypatch):
     assert "| events | +3 (+3 to +3) | better with it | fewer than 3 seeds |  | 1.25 |" in page
     assert "| events | +0.75 (+0.75 to +0.75) | better with it | fewer than 3 seeds |  | 1.25 |" in page
     assert "| norms | fewer than 3 seeds |" in page
-    assert page.count("| quantiles | +0 (+0 to +0) | the same games | fewer than 3 seeds |  | 1.00 |") == 2
+    assert page.count("| quantiles | +0 (+0 to +0) | the same scores | fewer than 3 seeds |  | 1.00 |") == 2
     assert page.count("| ten layers | needs a GPU | | | | |") == 2
     assert page.count(" Better with it, alone, on REM: events.") == 2
     assert "Worse with it" not in page

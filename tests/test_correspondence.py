@@ -68,6 +68,13 @@ def test_looking_at_everybody_in_every_round_is_the_same(rounds):
     assert torch.equal(assign(gain, rounds=rounds, fixed_shapes=True), assign(gain, rounds=rounds, fixed_shapes=False))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and GPU_TESTS=1")
+def test_an_auction_on_a_gpu_is_that_on_a_cpu():
+    gain = torch.rand(128, 64, 64) - 0.4
+    assert torch.equal(assign(gain.cuda()).cpu(), assign(gain))
+
+
 def test_a_frame_is_what_costs_least(monkeypatch):
     """The costs of the source, written out, over every choice of copies and candidates."""
     K, V = 4, 5
