@@ -64,12 +64,14 @@ def keep(folder: Path, kept: Path) -> None:
         if trial.finished:
             final = Evaluation.from_json((trial.run_dir / "evaluation" / "final.json").read_text())
             records = read_metrics(trial.run_dir / "metrics.jsonl")
-            measured = {
-                "seconds_an_epoch": round(records[-1]["seconds"] / records[-1]["epoch"], 2),
-                "training_return": round(training_return(records), 4),
-            }
             facts = json.loads((trial.run_dir / "facts.json").read_text())
-            measured |= {"core_hours": float(facts["core_hours"]), "commit": facts["commit"]}
+            core_hours = float(facts["core_hours"])
+            measured = {
+                "seconds_an_epoch": round(3600 * core_hours / records[-1]["epoch"], 2),
+                "training_return": round(training_return(records), 4),
+                "core_hours": core_hours,
+                "commit": facts["commit"],
+            }
             dataclasses.replace(final, protocol={**final.protocol, **measured}).write(kept / f"{trial.name}.json")
 
 

@@ -54,7 +54,7 @@ class Run:
     score: float
     training_return: float
     seconds_an_epoch: float
-
+    """Of the processor."""
     core_hours: float
     """0 where that was not kept."""
 
@@ -208,7 +208,7 @@ def page(kept: Path) -> str:
     agents = [(name, row) for name, problem in PROBLEMS.items() for row in problem.rows]
     done = sum(len(runs(kept, *agent)) for agent in agents)
     known = [run.core_hours for agent in agents for run in runs(kept, *agent) if run.core_hours]
-    spent = f" The {len(known)} of them that say so took {sum(known):.1f} core-hours, evaluation included."
+    spent = f" The {len(known)} of them that say so took {sum(known):.1f} core-hours of training."
     state = f"**{done} of {number()} runs are finished.**{spent if known else ''}" if done else "**Not run yet.**"
     least, most = (sum(problem.hours(seeds) for problem in PROBLEMS.values()) for seeds in (LEAST, MOST))
     introduction = INTRODUCTION.format(runs=number(), games=EPISODES, first=number(LEAST), seeds=LEAST,
@@ -294,8 +294,10 @@ preset; an interrupted one goes on by the same command.
 An effect is a difference of means over seeds, with a 95% interval by Welch's t; where that covers zero, none was seen,
 which is not the same as none, and of twenty intervals without an effect one leaves zero out by chance. Of the return
 while learning, the mean over epochs of the games that ended in each, less is chance than of the last policy's score: it
-was added to the page after the first six runs on CartPole, all of seed 0. What an epoch costs is rough: runs had one
-core each, and the other had more to do for some than for others. *The same scores*, seed by seed: the ingredient does
-nothing there, so that what it seems to cost or to save is noise, or both have the most that there is (5 in Catch).
+was added to the page after the first six runs on CartPole, all of seed 0. An epoch costs seconds of the processor, on
+CartPole of the clock, with one core for each run; what ran beside it makes them rough. *The same scores*, seed by
+seed: the ingredient does nothing there, so that what it seems to cost or to save is noise, or both have the most that
+there is (5 in Catch).
+
 Attention and FSQ stand in the place of RetNet with its windows and of the VQ-VAE; attention's second effect is that on
 all of them, with which it is not counted. LPIPS and ten layers need a GPU: no such run ends within minutes here."""

@@ -152,7 +152,7 @@ def test_a_row_with_all_its_seeds_has_an_effect(pages, tmp_path, monkeypatch):
     assert page.count("| ten layers | needs a GPU | | | | |") == 2
     assert page.count(" Better with it, alone, on REM: events.") == 2
     assert "Worse with it" not in page
-    assert f"**17 of {pages.number()} runs are finished.** The 17 of them that say so took 4.2 core-hours" in page
+    assert f"**17 of {pages.number()} runs are finished.** The 17 of them that say so took 4.2 core-hours of" in page
     told = pages.beyond(text, tmp_path)
     while_learning = ", while learning **+0.75 (+0.75 to +0.75)**"
     assert f"| {problem} +3 (+3 to +3){while_learning} | a head on pairs of predictions, in" in told
