@@ -256,6 +256,14 @@ def test_a_run_that_is_stopped_in_an_evaluation_is_saved_once(tmp_path, monkeypa
     assert Checkpoints(tmp_path / "run").epochs() == [0]
 
 
+@pytest.mark.parametrize(("load", "threads"), [(99.0, 2), (99.0, 1), (0.0, 2)])
+def test_a_run_that_would_wait_for_other_work_says_so(tmp_path, capsys, monkeypatch, load, threads):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert experiment.start(TINY, tmp_path / "run", time_limit=0.0) == 0
+    assert ("this machine is busy" in capsys.readouterr().out) is (load > 0 and threads > 1)
+
+
 def test_a_time_limit_stops_at_a_checkpoint(tmp_path, capsys):
     run_dir = tmp_path / "run"
     assert experiment.start(TINY, run_dir, time_limit=0.0) == 0

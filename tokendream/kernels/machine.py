@@ -172,9 +172,14 @@ def measure(*, kernels: bool) -> Calibration:
     return Calibration(products, 2 * block.numel() / copied["copy"], updates, walls)
 
 
+def busy() -> bool:
+    """Whether in the last minute more wanted to compute than there are cores."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
+
+
 def _counts() -> list[int]:
     """Numbers of threads to try: torch's own, its half, ... 1. A container may have fewer cores than it shows."""
-    if "OMP_NUM_THREADS" in os.environ or os.getloadavg()[0] > (os.cpu_count() or 1):
+    if "OMP_NUM_THREADS" in os.environ or busy():
         return [THREADS]
     return [THREADS >> i for i in range(THREADS.bit_length())]
 

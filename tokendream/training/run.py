@@ -26,7 +26,7 @@ from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, once, one_line, require
 from tokendream.kernels.install import describe
-from tokendream.kernels.machine import compute_for
+from tokendream.kernels.machine import busy, compute_for
 from tokendream.reports.display import Display, display_for
 from tokendream.runfolder import files, lock, wandb_log
 from tokendream.runfolder import folder as runfolder
@@ -80,6 +80,14 @@ def _check_replay(config: Config, spaces: Spaces, compute: Compute) -> None:
     row, capacity, free = math.prod(spaces.observation.frame_shape), config.collect.capacity, free_here()
     fits = compute.device.type != "cpu" or free < 0 or row * config.kept_steps <= free
     require(fits, "collect.capacity", f"at most {free // row}, as {free / 2**30:.1f} GiB of memory are free", capacity)
+
+
+CROWDED = (
+    "this machine is busy, and threads that wait for each other may make a run ten times as long: OMP_NUM_THREADS=1 "
+    "before the command gives it one"
+)
+"""REM on Catch beside three processes of one thread, on two AMX cores: 60 updates of M took 64 and 98 s with two
+threads; with one, beside four processes, 6.7 to 7.0."""
 
 
 class RunError(TokendreamError):
@@ -149,6 +157,8 @@ class Run:
                     f"{self.run_dir / 'config.json'}, or the widths"
                 ) from error
             raise
+        if self.compute.device.type == "cpu" and torch.get_num_threads() > 1 and busy():
+            said.append(CROWDED)
         for line in said:
             self._display.say(line)
         self._display.say(
