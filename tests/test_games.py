@@ -1,6 +1,7 @@
 """Games: exactly those asked for, each by its seed, in any number of environments, and the same when played again."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,11 +73,14 @@ def by_frame(frame: np.ndarray, first: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("n", [1, 2, 5, 30])
 def test_every_game_is_played_once_to_its_end(n: int) -> None:
     envs = Fake(n)
-    heard: list[tuple[int, int]] = []
-    games = play_games(envs, by_frame, 20, seed=4, progress=lambda done, total: heard.append((done, total)))
+    heard: list[tuple[int, int, int]] = []
+    games = play_games(envs, by_frame, 20, seed=4, progress=lambda *so_far: heard.append(so_far))
     assert [game.seed for game in games] == game_seeds(4, 20)
     assert sorted(envs.started) == sorted(game_seeds(4, 20))
-    assert heard == [(i, 20) for i in range(21)]
+    assert heard[0] == (0, 20, 0)
+    assert heard[-1] == (20, 20, sum(game.length for game in games))
+    assert heard == sorted(heard)
+    assert all(after[2] - before[2] <= n for before, after in itertools.pairwise(heard))
     for game in games:
         T = length(game.seed)
         actions = np.arange(T) * 192 % 3

@@ -106,6 +106,36 @@ def test_time_left_counts_the_phases_that_are_to_come():
     assert remaining.seconds(6) == (0, True)
 
 
+def test_time_left_falls_while_a_phase_runs(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    collect, late = PHASES
+    remaining = Remaining(PHASES, epochs=4)
+    remaining.learn(record(1, **{"collect/updates_per_s": 40.0}))
+    remaining.follow(3, collect, 60)
+    assert remaining.seconds(3) == (pytest.approx((40 + 100) / 40), False)
+    remaining.follow(3, collect, 100)
+    for done in range(1, 7):
+        remaining.follow(3, late, done)
+        now += 1.5
+    assert remaining.seconds(3) == (pytest.approx(100 / 40 + (4 + 10) * 1.5), True)  # 1.5 s each, as it is seen
+    assert remaining.describe(3) == "about 23s left"
+    assert remaining.seconds(4) == (pytest.approx(100 / 40 + 10 * 1.5), True)
+    remaining.learn(record(3, **{"late/updates_per_s": 1.0}))
+    assert remaining.describe(4) == "12s left"
+    assert remaining.describe(5) == "evaluation next"
+
+
+def test_a_guess_gives_way_to_what_is_seen(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    remaining = Remaining(PHASES, epochs=3)
+    remaining.expect({"collect": 10.0, "late": 2.0})
+    for now in (0.0, 1.0, 2.0, 3.0):
+        remaining.follow(1, PHASES[0], 1 + int(now))
+    assert remaining.seconds(1) == (pytest.approx(96 + 2 * 100 + 2 * 10), True)
+
+
 def test_what_was_timed_before_a_run_counts_until_a_phase_ran():
     remaining = Remaining(PHASES, epochs=5)
     remaining.expect({"collect": 0.5, "late": 2.0})
@@ -135,11 +165,13 @@ def test_a_log_is_not_silent_for_longer_than_a_minute(capsys, monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: now)
     display = Display(TINY, PHASES)
     for now in range(1, 131):
-        display.update(3, PHASES[1], now % 10)
-    for now in range(131, 200):
-        display.games("env_steps", now, 2000)
-    said = "epoch 3/4, late 0/10, time left unknown yet"
-    assert capsys.readouterr().out.splitlines() == [said, said, "env steps 180/2000"]
+        display.update(3, PHASES[0], now // 2)
+    for now in range(131, 300):
+        display.games("games", 2, 16, 100 * now)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 3/4, collect 30/100, more than 5m34s left", "epoch 3/4, collect 60/100, more than 4m37s left",
+        "games 2/16, 18,000 env steps", "games 2/16, 24,000 env steps",
+    ]  # fmt: skip
 
 
 def terminal(monkeypatch):

@@ -195,7 +195,7 @@ def evaluate(
     together: int = 16,
     make_room: Callable[[], None] = lambda: None,
     temperature: float | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int, int], None] = lambda done, total, steps: None,
     **extra: Scalar,
 ) -> tuple[Evaluation, list[Game]]:
     """Play `episodes` full games under `config`'s evaluation protocol, `together` at a time, and sum up.

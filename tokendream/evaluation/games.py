@@ -76,14 +76,15 @@ def play_games(
     episodes: int,
     seed: int,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int, int], None] = lambda done, total, steps: None,
 ) -> list[Game]:
     """Play exactly `episodes` full games, in the order of their seeds; an env that finishes takes the next one.
 
     Every game that is started counts, so short games are not favoured, and game i has its own seed whatever the
     number of envs: a deterministic policy gives the same games with 1 env and with 16. A policy that draws for
     all envs from one generator is reproducible too, but only with the same number of envs. `progress` is called
-    with (games finished, `episodes`) at the start and after each game. Raises EnvError when `episodes` < 1.
+    with (games finished, `episodes`, steps of all games) at the start and after each step of the envs. Raises
+    EnvError when `episodes` < 1.
     """
     if episodes < 1:
         raise EnvError(f"expected at least 1 episode to play, not {episodes}")
@@ -93,7 +94,7 @@ def play_games(
     waiting = iter(range(episodes))
     playing: list[_Open | None] = [None] * envs.n
     first = np.zeros(envs.n, bool)
-    progress(0, episodes)
+    progress(0, episodes, steps := 0)
     frame = _refill(envs, playing, first, waiting, seeds)
     while len(done) < episodes:
         actions = policy(frame, first)
@@ -104,6 +105,7 @@ def play_games(
         for i, game in enumerate(playing):
             if game is None:
                 continue
+            steps += 1
             game.actions.append(int(actions[i]))
             game.score += float(transition.reward[i])
             game.checksum = _checksum(frame[i], game.checksum)
@@ -112,7 +114,7 @@ def play_games(
                 done[game.index] = Game(seeds[game.index], game.score, actions_taken, game.checksum)
                 playing[i] = None
                 finished = True
-                progress(len(done), episodes)
+        progress(len(done), episodes, steps)
         if finished and len(done) < episodes:
             frame = _refill(envs, playing, first, waiting, seeds)
     return [done[i] for i in range(episodes)]

@@ -37,6 +37,10 @@ SILENCE = 60.0
 """Seconds without a line after which a log says how far a phase is."""
 
 
+LONG_ENOUGH = 2.0
+"""Seconds of a phase after which the cost of an update of it is known."""
+
+
 class Remaining:
     """Time left, from the measured cost of an update of each phase and the updates still scheduled."""
 
@@ -44,6 +48,7 @@ class Remaining:
         self._phases, self._epochs = phases, epochs
         self._cost: dict[str, float] = {}
         self._guessed: set[str] = set()
+        self._epoch, self._done, self._began = 0, dict[str, int](), (0.0, 0)
 
     def expect(self, seconds: Mapping[str, float]) -> None:
         """Take seconds of an update, by phase, that were timed before the run: until the phase itself is."""
@@ -58,21 +63,37 @@ class Remaining:
                 self._cost[phase.name] = 0.7 * old + 0.3 / rate
                 self._guessed.discard(phase.name)
 
+    def follow(self, epoch: int, phase: ScheduledPhase, done: int) -> None:
+        """Hear that so many updates of a phase of this epoch are done. A phase that was only guessed, or not even
+        that, costs what it is seen to."""
+        now = time.monotonic()
+        if epoch != self._epoch or done < self._done.get(phase.name, done + 1):
+            self._done = self._done if epoch == self._epoch else {}
+            self._began = now, done
+        self._epoch, self._done[phase.name] = epoch, done
+        since, before = self._began
+        if now - since >= LONG_ENOUGH and (phase.name in self._guessed or phase.name not in self._cost):
+            self._cost[phase.name] = (now - since) / (done - before)
+            self._guessed.add(phase.name)
+
     def seconds(self, epoch: int) -> tuple[float, bool]:
-        """Seconds from the start of `epoch` to the end of training, and whether every phase still due has a cost.
+        """Seconds from where `epoch` is to the end of training, and whether every phase still due has a cost.
 
         Where one has none, the seconds are those of the others: a lower bound.
         """
         total, complete = 0.0, True
         for phase in self._phases:
             due = range(max(epoch, phase.first_epoch), min(self._epochs, phase.last_epoch) + 1)
-            if len(due) and phase.updates:
-                total += len(due) * phase.updates * self._cost.get(phase.name, 0.0)
+            updates = len(due) * phase.updates - (self._done.get(phase.name, 0) if epoch == self._epoch else 0)
+            if updates > 0:
+                total += updates * self._cost.get(phase.name, 0.0)
                 complete = complete and phase.name in self._cost
         return total, complete
 
     def describe(self, epoch: int) -> str:
         """The time left, for people."""
+        if epoch > self._epochs:
+            return "evaluation next"
         seconds, complete = self.seconds(epoch)
         if complete:
             return f"{'about ' if self._guessed else ''}{clock(seconds)} left"
@@ -119,16 +140,19 @@ class Display(Lines):
 
     def update(self, epoch: int, phase: ScheduledPhase, done: int) -> None:
         """An update of a phase is done."""
-        left = self._remaining.describe(epoch)
-        self._after_silence(f"epoch {epoch}/{self._epochs}, {phase.name} {done}/{phase.updates}, {left}")
+        self._remaining.follow(epoch, phase, done)
+        if self._silent:
+            left = self._remaining.describe(epoch)
+            self.say(f"epoch {epoch}/{self._epochs}, {phase.name.replace('_', ' ')} {done}/{phase.updates}, {left}")
 
-    def games(self, what: str, done: int, total: int) -> None:
-        """A game of an evaluation is done; in a log its result is said by `epoch`."""
-        self._after_silence(f"{what} {done}/{total}")
+    def games(self, what: str, done: int, total: int, steps: int = 0) -> None:
+        """So many of these games, or steps, are done; of games, those that are open included, `steps` steps."""
+        if self._silent:
+            self.say(f"{what} {done}/{total}{_steps(steps)}")
 
-    def _after_silence(self, line: str) -> None:
-        if time.monotonic() - self._said >= SILENCE:
-            self.say(line.replace("_", " "))
+    @property
+    def _silent(self) -> bool:
+        return time.monotonic() - self._said >= SILENCE
 
     def epoch(self, record: Record) -> None:
         """An epoch has ended."""
@@ -156,14 +180,18 @@ class LiveDisplay(Redrawn, Display):
         self._live.start()
 
     def update(self, epoch: int, phase: ScheduledPhase, done: int) -> None:
+        self._remaining.follow(epoch, phase, done)
         self._bars.update(self._epoch, completed=epoch - 1, beside=self._remaining.describe(epoch))
-        self.games(phase.name, done, phase.updates)
+        speed = self._bars.tasks[1].speed
+        self._show(phase.name.replace("_", " "), done, phase.updates, f"{speed:.1f}/s" if speed else "")
 
-    def games(self, what: str, done: int, total: int) -> None:
-        task, what = self._bars.tasks[1], what.replace("_", " ")
+    def games(self, what: str, done: int, total: int, steps: int = 0) -> None:
+        self._show(what, done, total, _steps(steps).removeprefix(", "))
+
+    def _show(self, what: str, done: int, total: int, beside: str) -> None:
+        task = self._bars.tasks[1]
         if what != task.description or done < task.completed:
             self._bars.reset(self._phase)
-        beside = f"{task.speed:.1f}/s" if task.speed else ""
         self._bars.update(self._phase, description=what, completed=done, total=total, beside=beside)
 
     def epoch(self, record: Record) -> None:
@@ -187,6 +215,10 @@ class LiveDisplay(Redrawn, Display):
 def display_for(config: Config, phases: Sequence[ScheduledPhase]) -> Display:
     """The live panel where there is a terminal, lines elsewhere."""
     return LiveDisplay(config, phases) if sys.stdout.isatty() else Display(config, phases)
+
+
+def _steps(n: int) -> str:
+    return f", {n:,} env steps" if n else ""
 
 
 def clock(seconds: float) -> str:

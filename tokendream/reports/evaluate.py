@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tokendream.config.config import Config
@@ -44,7 +45,7 @@ def evaluate_run(
         result, games = evaluate(
             config, policy, episodes, seed, temperature=temperature, epoch=trained.epoch, player="agent",
             device=describe(trained.compute),
-            progress=lambda done, total: display.games("games", done, total),
+            progress=partial(display.games, "games of the agent"),
         )  # fmt: skip
     finally:
         display.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,8 @@ class RunResults:
         uniform = random_player(self.agent.actor_critic.actions.random, np.random.default_rng(self.config.seed))
         random, _ = self._evaluate(uniform, episodes, epochs, player="random")
         random.write(path.with_name("random.json"))
-        result, games = self._evaluate(self._policy(), episodes, epochs)
         self.display.say(f"random {random.describe()}")
+        result, games = self._evaluate(self._policy(), episodes, epochs)
         self.display.say(f"agent  {result.describe()}")
         write_films(self.config, result, games, self.run_dir / "films", self.display.say,
                     again=f"tokendream eval {quoted(self.run_dir)}")  # fmt: skip
@@ -141,7 +142,7 @@ class RunResults:
             self.config.seed,
             make_room=self.envs.close,
             temperature=self.config.evaluation.temperature if player == "agent" else None,
-            progress=lambda done, total: self.display.games("evaluation", done, total),
+            progress=partial(self.display.games, f"games of the {player if player == 'agent' else 'random player'}"),
             epoch=epoch,
             env_steps=self.replay.total,
             player=player,
