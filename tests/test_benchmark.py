@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from rem_published import REM_PUBLISHED
+from test_published import SUCCESSORS
 
 from tokendream.cli.main import main
 from tokendream.config.config import Config, vary
@@ -72,8 +73,10 @@ def test_the_published_scores_print_the_published_figures(tmp_path, capsys, monk
     monkeypatch.chdir(tmp_path)
     assert main(["report", "--published"]) == 0
     out = capsys.readouterr().out
-    (line,) = [line for line in out.splitlines() if line.startswith("REM, published")]
-    assert line.split()[2:] == ["1.222", "0.280", "0.673", "0.482", "12", "of", "26"]
+    rows = dict(line.split(", published") for line in out.splitlines() if ", published" in line)
+    for name, figures in {"REM": (1.222, 0.280, 0.673, 0.482), **SUCCESSORS}.items():
+        assert rows[name].split()[:4] == [f"{figure:.3f}" for figure in figures], name
+    assert rows["REM"].split()[4:] == ["12", "of", "26"]
     assert {p.name for p in (tmp_path / "benchmark-report").iterdir()} == {"report.html", "report.tex", "report.json"}
 
 
