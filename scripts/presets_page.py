@@ -1,7 +1,8 @@
 """docs/presets.md: what to expect of each preset on each kind of processor, from results/ and from the bench.
 
-    python scripts/presets_page.py          time every preset on this machine, which must be idle, and write the page
-    python scripts/evidence.py write        write it from what is there
+    python scripts/presets_page.py              time every preset on this machine, which must be idle; write the page
+    python scripts/presets_page.py best night   time these alone; the others' figures stay
+    python scripts/evidence.py write            write it from what is there
 
 The figures of a machine lie in docs/presets/KIND.json, one file for each kind of processor.
 """
@@ -14,6 +15,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +54,23 @@ def kind() -> str:
     return kind_of_processor(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def bench() -> None:
-    """Time every preset here. Raises ValueError on a machine that does other work, whose figures would mean nothing."""
+def bench(names: Sequence[str]) -> None:
+    """Time presets here, all where none is named. Raises ValueError on a machine that does other work, whose figures
+    would mean nothing, and for what is no preset."""
+    if unknown := set(names) - set(SHOWN):
+        raise ValueError(f"no preset to time: {', '.join(sorted(unknown))}; there are {', '.join(SHOWN)}")
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 4:
         raise ValueError(f"the machine is busy (load average {load:.2f} on {cores} cores): its figures would be wrong")
     FOLDER.mkdir(exist_ok=True)
-    out, found = FOLDER / "one.json", {}
-    for name in SHOWN:
+    out, path = FOLDER / "one.json", FOLDER / f"{kind()}.json"
+    found = json.loads(path.read_text()) if names and path.exists() else {}
+    for name in names or SHOWN:
         command = [sys.executable, "-m", "tokendream", "bench", "--preset", name, "--out", str(out)]
         subprocess.run(command, check=True)
         found[name] = json.loads(out.read_text())
     out.unlink()
-    (FOLDER / f"{kind()}.json").write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def runs_of(name: str, where: str) -> list[Result]:
@@ -168,7 +174,7 @@ def page() -> dict[Path, str]:
 
 if __name__ == "__main__":
     try:
-        bench()
+        bench(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"presets_page: {error}")
     for path, text in page().items():

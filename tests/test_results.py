@@ -68,7 +68,32 @@ def test_the_page_of_presets_says_what_the_files_say(evidence, monkeypatch, tmp_
     assert made.time_of("rem", "AMX", {}) == made.memory_of("rem", "AMX", {}) == made.NONE
     monkeypatch.setattr(made.os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="busy"):
-        made.bench()
+        made.bench([])
+    with pytest.raises(ValueError, match="no preset to time: bets; there are rem"):
+        made.bench(["bets"])
+
+
+def test_presets_that_are_named_are_timed_and_the_others_stay(evidence, monkeypatch, tmp_path):
+    made = importlib.import_module("presets_page")
+    monkeypatch.setattr(made, "FOLDER", tmp_path)
+    monkeypatch.setattr(made.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    timed = []
+
+    def run(command, check):
+        timed.append(command[command.index("--preset") + 1])
+        Path(command[-1]).write_text(json.dumps({"hours": len(timed)}))
+
+    monkeypatch.setattr(made.subprocess, "run", run)
+    made.bench([])
+    assert timed == made.SHOWN
+    made.bench(["best", "toy"])
+    assert timed[len(made.SHOWN) :] == ["best", "toy"]
+    (path,) = tmp_path.iterdir()
+    found = json.loads(path.read_text())
+    n = len(made.SHOWN)
+    assert found == {name: {"hours": 1 + i} for i, name in enumerate(made.SHOWN)} | {
+        "best": {"hours": n + 1}, "toy": {"hours": n + 2}
+    }  # fmt: skip
 
 
 def test_a_row_says_what_its_file_says(evidence):
