@@ -7,8 +7,7 @@
     python scripts/evidence.py write                                    tables and curves from results/
 
 A cell that was cut goes on where it was; a finished one is only collected again. `write` rewrites what stands between
-the markers of README.md, docs/results.md and docs/evidence.md, and draws docs/curves.png; the tests check that
-nothing else is claimed.
+the markers of README.md and of pages of docs/, and draws docs/curves.png; the tests check that nothing else is claimed.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import presets_page
+import tokenizers_page
 from evidence_pages import CONTROLS, RESULTS, ROOT, draw, pages
 
 from tokendream.cli.flags import parse_train
@@ -83,7 +83,7 @@ def _tokendream(*argv: str) -> None:
 
 def write() -> None:
     """Bring the tables and the curves up to date with results/."""
-    for path, text in (pages() | presets_page.page()).items():
+    for path, text in (pages() | presets_page.page() | tokenizers_page.page()).items():
         path.write_text(text)
     print(draw())
 

@@ -35,6 +35,19 @@ def test_the_pages_say_what_the_files_say(evidence):
         assert path.read_text() == text, f"{path} is out of date: python scripts/evidence.py write"
 
 
+def test_the_page_of_tokenizers_says_what_the_files_say(evidence):
+    made = importlib.import_module("tokenizers_page")
+    for path, text in made.page().items():
+        assert path.read_text() == text, f"{path} is out of date: python scripts/evidence.py write"
+    rows = [row.strip("| ").split(" | ") for row in made.table().splitlines()[2:]]
+    assert [row[0] for row in rows] == ["Boxing", "Breakout", "CrazyClimber", "Krull", "KungFuMaster", "Pong"]
+    for game, *row in rows:
+        for i, kind in enumerate(made.KINDS):
+            line = made.lines(kind)[game]
+            assert (line["tokenizer"]["kind"], line["seed"], line["tokenizer"]["codebook_size"]) == (kind, 0, 512)
+            assert float(row[1 + 2 * i].split()[0]) == pytest.approx(line["error on moving pixels"], rel=0.05)
+
+
 def test_the_page_of_presets_says_what_the_files_say(evidence, monkeypatch, tmp_path):
     """A cell that was measured has its source in a file, and one that was not says so."""
     made = importlib.import_module("presets_page")
