@@ -109,6 +109,26 @@ def test_flicker_counts_still_cells_only() -> None:
     assert by_name(vision(conv, frame, follows).figures)["still tokens that flicker"] > 0
 
 
+def test_a_perfect_picture_has_a_psnr() -> None:
+    """That of one value in all that is off by one, which JSON can hold."""
+
+    class Perfect(VQTokenizer):
+        off = 0
+
+        def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+            shown = frame.clone()
+            shown[0, 0, 0, 0] += self.off
+            return shown
+
+    frame, follows = torch.randint(255, (3, 3, 32, 32), dtype=torch.uint8), torch.tensor([False, True, True])
+    V = Perfect(TokenizerConfig("vq", 8, 3, 64, 16, perceptual="none"))
+    most = 20 * math.log10(255) + 10 * math.log10(frame.numel())
+    for V.off, expected in ((0, most), (1, most), (2, most - 20 * math.log10(2))):
+        psnr = vision(V, frame, follows).figures[0]
+        assert psnr.value == pytest.approx(expected, abs=1e-3)
+        assert psnr.healthy == f"above 25; {most:.3g} where nothing is lost"
+
+
 @pytest.fixture
 def agent() -> Agent:
     return Agent.from_config(TINY, 3).eval()
