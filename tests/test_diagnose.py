@@ -65,6 +65,19 @@ def test_what_is_expected_too_often_is_said() -> None:
     assert by_name(figures)["reward none: expected for each that came"] == pytest.approx(0.6 * 10 / 9)
 
 
+def test_every_class_says_what_is_healthy_of_it() -> None:
+    """No two of rewards and ends have a meaning in common."""
+    logits = torch.eye(3)
+    rewards = classification(logits, torch.arange(3), ("negative", "none", "positive"), "reward")
+    ends = classification(logits[:2, :2], torch.arange(2), ("no", "yes"), "end")
+    healthy = {f.name: f.healthy for f in (*rewards, *ends) if "recall" in f.name or "expected" in f.name}
+    assert len(healthy) == len(set(healthy.values())) == 10
+    for name, text in healthy.items():
+        assert name.startswith("end") == (" end" in text)
+    assert healthy["end no: expected for each that came"] == "near 1; far above, dreams go on where the game ends"
+    assert healthy["reward none: recall"] == "above 0.5, or dreams pay where the game does not"
+
+
 def test_a_class_that_is_never_predicted_has_no_precision_but_recall_zero() -> None:
     logits = torch.tensor([[9.0, 0.0]]).expand(4, 2)
     found = by_name(classification(logits, torch.tensor([0, 0, 0, 1]), ("no", "yes"), "end"))
