@@ -269,13 +269,16 @@ def test_games_are_played_at_the_collecting_temperature(tmp_path, monkeypatch) -
         return act(self, *args, temperature=temperature, **options)
 
     monkeypatch.setattr(Agent, "act", spy)
-    for flags, played, counted in (([], 0.7, 0.3), (["--temperature", "2"], 2.0, 2.0)):
+    for flags, name, played, counted in (
+        ([], "diagnosis-60-steps", 0.7, 0.3),
+        (["--temperature", "2"], "diagnosis-60-steps-temperature-2", 2.0, 2.0),
+    ):
         seen.clear()
         assert main(["diagnose", str(run), "--steps", "60", *flags]) == 0
         assert set(seen) == {played}
-        data = json.loads((run / "diagnosis.json").read_text())
+        data = json.loads((run / f"{name}.json").read_text())
         assert (data["collect temperature"], data["evaluation temperature"]) == (played, counted)
-        page = (run / "diagnosis.html").read_text()
+        page = (run / f"{name}.html").read_text()
         assert f"collect temperature <b>{played}</b>" in page
         assert f"evaluation temperature <b>{counted}</b>" in page
 
@@ -305,11 +308,31 @@ def test_a_run_ends_with_its_diagnosis(finished, tmp_path, capsys, monkeypatch) 
     assert "Worst" not in capsys.readouterr().out
 
 
+def test_other_settings_leave_the_run_s_own_diagnosis_alone(tmp_path, capsys, monkeypatch) -> None:
+    """And the report that shows it; results are beside, under a name that says the settings."""
+    monkeypatch.setattr(diagnose, "STEPS", 60)
+    run = make_run(tmp_path / "run")
+    assert main(["diagnose", str(run), "--steps", "60"]) == 0
+    own = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert {"diagnosis.json", "diagnosis.html", "report.html"} <= {path.name for path in own}
+    for flags, name in (
+        (["--steps", "90"], "diagnosis-90-steps"),
+        (["--steps", "60", "--seed", "2"], "diagnosis-60-steps-seed-2"),
+        (["--steps", "60", "--temperature", "0.7", "--seed", "1"], "diagnosis-60-steps-temperature-0.7-seed-1"),
+    ):
+        capsys.readouterr()
+        assert main(["diagnose", str(run), *flags]) == 0
+        assert f"diagnosis: {run / name}.html" in capsys.readouterr().out
+        assert json.loads((run / f"{name}.json").read_text())["steps"] == int(flags[1])
+    assert all(path.read_bytes() == content for path, content in own.items())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_command_writes_its_page(finished, tmp_path, capsys, monkeypatch) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     assert main(["diagnose", str(run), "--steps", "10"]) == 2
     assert "steps must be at least" in capsys.readouterr().err
+    monkeypatch.setattr(diagnose, "STEPS", 120)
     assert main(["diagnose", str(run), "--steps", "120"]) == 0
     out = capsys.readouterr().out
     data = json.loads((run / "diagnosis.json").read_text())

@@ -14,7 +14,7 @@ from tokendream.config.config import leaves, vary
 from tokendream.config.presets import CPU, REM, preset
 from tokendream.evaluation.diagnosis.figures import Bars, Figure, PartFigures
 from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
-from tokendream.reports import diagnosis_page
+from tokendream.reports import diagnose, diagnosis_page
 from tokendream.reports.diagnosis_page import why
 from tokendream.reports.results import Folder
 from tokendream.reports.run_page import write_report
@@ -138,7 +138,8 @@ def test_every_cause_names_a_figure_and_a_flag_that_there_are():
     assert CAUSES.keys() <= known | newer | {"reward negative: recall", "cells that are another"}
 
 
-def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys):
+def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(diagnose, "STEPS", 120)
     run = make_run(tmp_path / "run")
     assert "Appears with tokendream diagnose" in write_report(run).read_text()
     assert main(["diagnose", str(run), "--steps", "120", "--device", "cpu"]) == 0
