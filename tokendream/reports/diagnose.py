@@ -24,6 +24,7 @@ from tokendream.kernels.install import describe
 from tokendream.reports.diagnosis_page import lines, page, why
 from tokendream.reports.display import display_for
 from tokendream.reports.run_page import write_report
+from tokendream.reports.wrapped import wrapped
 from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained, results_folder
 from tokendream.runfolder.names import shown
@@ -85,7 +86,7 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
         display.close()
     # Before anything is written: a folder may be read-only, a disk full.
     for line in (*lines(found.parts), *found.said):
-        print(line, flush=True)
+        print(wrapped(line), flush=True)
     print(f"diagnosis: {shown(found.write(run_dir))}")
     return 0
 
