@@ -65,6 +65,19 @@ def test_what_is_expected_too_often_is_said() -> None:
     assert by_name(figures)["reward none: expected for each that came"] == pytest.approx(0.6 * 10 / 9)
 
 
+def test_every_class_says_what_is_healthy_of_it() -> None:
+    """No two of rewards and ends have a meaning in common."""
+    logits = torch.eye(3)
+    rewards = classification(logits, torch.arange(3), ("negative", "none", "positive"), "reward")
+    ends = classification(logits[:2, :2], torch.arange(2), ("no", "yes"), "end")
+    healthy = {f.name: f.healthy for f in (*rewards, *ends) if "recall" in f.name or "expected" in f.name}
+    assert len(healthy) == len(set(healthy.values())) == 10
+    for name, text in healthy.items():
+        assert name.startswith("end") == (" end" in text)
+    assert healthy["end no: expected for each that came"] == "near 1; far above, dreams go on where the game ends"
+    assert healthy["reward none: recall"] == "above 0.5, or dreams pay where the game does not"
+
+
 def test_a_class_that_is_never_predicted_has_no_precision_but_recall_zero() -> None:
     logits = torch.tensor([[9.0, 0.0]]).expand(4, 2)
     found = by_name(classification(logits, torch.tensor([0, 0, 0, 1]), ("no", "yes"), "end"))
@@ -107,6 +120,26 @@ def test_flicker_counts_still_cells_only() -> None:
     with torch.no_grad():
         conv.quantizer.codebook.copy_(conv._embed(frame[:2] / 255).flatten(0, 1).repeat(2, 1))
     assert by_name(vision(conv, frame, follows).figures)["still tokens that flicker"] > 0
+
+
+def test_a_perfect_picture_has_a_psnr() -> None:
+    """That of one value in all that is off by one, which JSON can hold."""
+
+    class Perfect(VQTokenizer):
+        off = 0
+
+        def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+            shown = frame.clone()
+            shown[0, 0, 0, 0] += self.off
+            return shown
+
+    frame, follows = torch.randint(255, (3, 3, 32, 32), dtype=torch.uint8), torch.tensor([False, True, True])
+    V = Perfect(TokenizerConfig("vq", 8, 3, 64, 16, perceptual="none"))
+    most = 20 * math.log10(255) + 10 * math.log10(frame.numel())
+    for V.off, expected in ((0, most), (1, most), (2, most - 20 * math.log10(2))):
+        psnr = vision(V, frame, follows).figures[0]
+        assert psnr.value == pytest.approx(expected, abs=1e-3)
+        assert psnr.healthy == f"above 25; {most:.3g} where nothing is lost"
 
 
 @pytest.fixture
@@ -236,13 +269,16 @@ def test_games_are_played_at_the_collecting_temperature(tmp_path, monkeypatch) -
         return act(self, *args, temperature=temperature, **options)
 
     monkeypatch.setattr(Agent, "act", spy)
-    for flags, played, counted in (([], 0.7, 0.3), (["--temperature", "2"], 2.0, 2.0)):
+    for flags, name, played, counted in (
+        ([], "diagnosis-60-steps", 0.7, 0.3),
+        (["--temperature", "2"], "diagnosis-60-steps-temperature-2", 2.0, 2.0),
+    ):
         seen.clear()
         assert main(["diagnose", str(run), "--steps", "60", *flags]) == 0
         assert set(seen) == {played}
-        data = json.loads((run / "diagnosis.json").read_text())
+        data = json.loads((run / f"{name}.json").read_text())
         assert (data["collect temperature"], data["evaluation temperature"]) == (played, counted)
-        page = (run / "diagnosis.html").read_text()
+        page = (run / f"{name}.html").read_text()
         assert f"collect temperature <b>{played}</b>" in page
         assert f"evaluation temperature <b>{counted}</b>" in page
 
@@ -272,11 +308,31 @@ def test_a_run_ends_with_its_diagnosis(finished, tmp_path, capsys, monkeypatch) 
     assert "Worst" not in capsys.readouterr().out
 
 
+def test_other_settings_leave_the_run_s_own_diagnosis_alone(tmp_path, capsys, monkeypatch) -> None:
+    """And the report that shows it; results are beside, under a name that says the settings."""
+    monkeypatch.setattr(diagnose, "STEPS", 60)
+    run = make_run(tmp_path / "run")
+    assert main(["diagnose", str(run), "--steps", "60"]) == 0
+    own = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert {"diagnosis.json", "diagnosis.html", "report.html"} <= {path.name for path in own}
+    for flags, name in (
+        (["--steps", "90"], "diagnosis-90-steps"),
+        (["--steps", "60", "--seed", "2"], "diagnosis-60-steps-seed-2"),
+        (["--steps", "60", "--temperature", "0.7", "--seed", "1"], "diagnosis-60-steps-temperature-0.7-seed-1"),
+    ):
+        capsys.readouterr()
+        assert main(["diagnose", str(run), *flags]) == 0
+        assert f"diagnosis: {run / name}.html" in capsys.readouterr().out
+        assert json.loads((run / f"{name}.json").read_text())["steps"] == int(flags[1])
+    assert all(path.read_bytes() == content for path, content in own.items())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_command_writes_its_page(finished, tmp_path, capsys, monkeypatch) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     assert main(["diagnose", str(run), "--steps", "10"]) == 2
     assert "steps must be at least" in capsys.readouterr().err
+    monkeypatch.setattr(diagnose, "STEPS", 120)
     assert main(["diagnose", str(run), "--steps", "120"]) == 0
     out = capsys.readouterr().out
     data = json.loads((run / "diagnosis.json").read_text())

@@ -27,7 +27,7 @@ def test_an_ablation_goes_through_every_command(name, tmp_path, capsys):
     (score,) = (run / "evaluation").glob("2-games-*.json")
     assert len(Evaluation.from_json(score.read_text()).scores) == 2
     assert main(["diagnose", str(run), "--steps", "45"]) == 0
-    assert (run / "diagnosis.html").read_text().count("<svg") == 3
+    assert (run / "diagnosis-45-steps.html").read_text().count("<svg") == 3
     film = ["dream", str(run), "--out", str(tmp_path / "dream.png"), "--at", "8", "--length", "4"]
     for flags in ([], ["--futures", "3"]):
         assert main([*film, *flags]) == 0

@@ -90,7 +90,7 @@ def test_eval_gives_the_score_of_the_run_and_writes_beside_the_file(run, file, c
 
 def test_diagnose_writes_beside_the_file(file):
     assert main(["diagnose", str(file), "--steps", "60", "--device", "cpu"]) == 0
-    assert (file.with_name("an agent-results") / "diagnosis.html").is_file()
+    assert (file.with_name("an agent-results") / "diagnosis-60-steps.html").is_file()
 
 
 def test_dream_and_play_take_it(file, tmp_path, capsys):

@@ -14,7 +14,7 @@ from tokendream.config.config import leaves, vary
 from tokendream.config.presets import CPU, REM, preset
 from tokendream.evaluation.diagnosis.figures import Bars, Figure, PartFigures
 from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
-from tokendream.reports import diagnosis_page
+from tokendream.reports import diagnose, diagnosis_page
 from tokendream.reports.diagnosis_page import why
 from tokendream.reports.results import Folder
 from tokendream.reports.run_page import write_report
@@ -69,8 +69,9 @@ def test_an_agent_without_a_fault_is_told_its_budget():
 
 
 def test_what_is_unhealthy_is_named_whatever_is_known_of_it():
-    (few,) = why([part("Tokenizer", codebook_perplexity=(1, 10, 1))], REM)
-    assert few.startswith("codebook perplexity is 1 (healthy: …), which no flag mends here: ")
+    patch = vary(REM, "tokenizer", network="patch")
+    (flicker,) = why([part("Tokenizer", still_tokens_that_flicker=(0.3, 0.05, 0.5))], patch)
+    assert flicker.startswith("still tokens that flicker is 0.3 (healthy: …), which no flag mends here: ")
     beyond = Figure("arm: features beyond ±402", 0.1, "0", 0.0, 0.1)
     accuracy = Figure("token accuracy", 0.3, "…", 0.5, 0.0)
     said = why([PartFigures("Tokenizer", (beyond,)), PartFigures("World model", (accuracy,))], REM)
@@ -105,6 +106,7 @@ def test_few_codes_are_a_cause_only_where_they_lose_things_and_can_be_moved():
     few = part("Tokenizer", codebook_perplexity=(1, 10, 1))
     lossy = part("Tokenizer", codebook_perplexity=(1, 10, 1), moving_pixels_lost=(0.4, 0.3, 1))
     assert findings([few], REM) == []
+    assert why([few], REM)[0].startswith("No figure is outside what is healthy: ")
     assert findings([lossy], REM)[0].cause.field == "tokenizer.revive_after"
     assert findings([lossy], TRAINED_V)[0].cause.field == "tokenizer.lost_weight"  # it revives codes after 20 already
     assert findings([lossy], preset("rem-fsq"))[0].cause.field == "tokenizer.lost_weight"
@@ -136,7 +138,8 @@ def test_every_cause_names_a_figure_and_a_flag_that_there_are():
     assert CAUSES.keys() <= known | newer | {"reward negative: recall", "cells that are another"}
 
 
-def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys):
+def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(diagnose, "STEPS", 120)
     run = make_run(tmp_path / "run")
     assert "Appears with tokendream diagnose" in write_report(run).read_text()
     assert main(["diagnose", str(run), "--steps", "120", "--device", "cpu"]) == 0

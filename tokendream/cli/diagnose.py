@@ -15,7 +15,8 @@ class Diagnose:
     run_dir: tyro.conf.Positional[Path]
     """Folder of the run, or a file that `export` made of one."""
     steps: int = 2000
-    """Env steps of fresh games to measure on."""
+    """Env steps of fresh games to measure on. With other settings than the defaults the run's own diagnosis and report
+    stay as they are, and the results lie beside, under a name that says the settings."""
     temperature: float | None = None
     """Temperature at which actions are sampled; by default that of the run's collecting for the games, and that of
     its evaluation for the figures of the controller."""

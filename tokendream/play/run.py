@@ -21,6 +21,7 @@ from tokendream.play.runner import SessionRunner
 from tokendream.play.server import Access, Server, application, is_loopback, listen, serve
 from tokendream.play.session import Session
 from tokendream.play.view import facts_line
+from tokendream.reports.wrapped import wrapped
 from tokendream.runfolder.load import Trained
 
 
@@ -67,7 +68,7 @@ def play(
     if facts := facts_line(trained.facts):
         _say(facts)
     for line in addresses(host, bound, secret):
-        _say(line)
+        print(line, flush=True)  # whole, to be copied
     _say(f"recordings and pictures go to {folder}; Ctrl-C ends it")
     return asyncio.run(host_until_stopped(server, listening, player))
 
@@ -102,4 +103,4 @@ def addresses(host: str, port: int, token: str | None) -> list[str]:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(wrapped(line), flush=True)

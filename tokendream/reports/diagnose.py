@@ -24,6 +24,7 @@ from tokendream.kernels.install import describe
 from tokendream.reports.diagnosis_page import lines, page, why
 from tokendream.reports.display import display_for
 from tokendream.reports.run_page import write_report
+from tokendream.reports.wrapped import wrapped
 from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained, results_folder
 from tokendream.runfolder.names import shown
@@ -31,6 +32,9 @@ from tokendream.tokenizers.parts import PartsTokenizer
 
 FORMAT = 1
 """Version of a diagnosis's JSON."""
+
+OWN = "diagnosis"
+"""Name of the files of a run's own diagnosis, which its report shows."""
 
 STEPS = 2000
 """Env steps of fresh games that a diagnosis plays where nothing else is asked for."""
@@ -55,15 +59,16 @@ class Diagnosis:
     facts: dict[str, object]
     parts: list[PartFigures]
     said: list[str]
+    name: str = OWN
+    """That of its files: `OWN`, or one that says the settings where they are others than a run's own."""
 
     def write(self, run: Path) -> Path:
-        """Write `diagnosis.json` and `diagnosis.html` into `results_folder`, and the report of a run once more."""
+        """Write its JSON and its page into `results_folder`, and where it is a run's own the report once more."""
         data = {"format": FORMAT, **self.facts, "why": self.said, "parts": [dataclasses.asdict(p) for p in self.parts]}
-        folder = results_folder(run)
-        files.replace_text(folder / "diagnosis.json", json.dumps(data, indent=2) + "\n")
-        path = folder / "diagnosis.html"
+        path = results_folder(run) / f"{self.name}.html"
+        files.replace_text(path.with_suffix(".json"), json.dumps(data, indent=2) + "\n")
         files.replace_text(path, page(self.facts, self.parts, self.said))
-        if run.is_dir():
+        if run.is_dir() and self.name == OWN:
             write_report(run)
         return path
 
@@ -81,7 +86,7 @@ def diagnose(run_dir: Path, *, steps: int, temperature: float | None, seed: int,
         display.close()
     # Before anything is written: a folder may be read-only, a disk full.
     for line in (*lines(found.parts), *found.said):
-        print(line, flush=True)
+        print(wrapped(line), flush=True)
     print(f"diagnosis: {shown(found.write(run_dir))}")
     return 0
 
@@ -113,7 +118,10 @@ def examine(
     facts = {"run": run.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
              "seed": seed, "device": describe(trained.compute), "collect temperature": collecting,
              "evaluation temperature": evaluating}  # fmt: skip
-    return Diagnosis(facts, parts, why(parts, config))
+    usual = (collecting, evaluating) == (config.collect.temperature, config.evaluation.temperature)
+    heat, drawn = "" if usual else f"-temperature-{collecting:g}", f"-seed-{seed}" if seed else ""
+    name = OWN if usual and (steps, seed) == (STEPS, 0) else f"{OWN}-{steps}-steps{heat}{drawn}"
+    return Diagnosis(facts, parts, why(parts, config), name)
 
 
 def steps_that_count(discount: float) -> int:

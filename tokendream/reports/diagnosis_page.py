@@ -9,7 +9,7 @@ from typing import Any
 
 from tokendream.config.config import Config, leaves
 from tokendream.evaluation.diagnosis.figures import Bars, Curve, Figure, PartFigures
-from tokendream.evaluation.diagnosis.verdict import findings
+from tokendream.evaluation.diagnosis.verdict import findings, unhealthy
 from tokendream.reports import page as frame
 from tokendream.reports.charts import BLUE, FAINT, GREEN, ORANGE, legend, svg
 
@@ -27,9 +27,10 @@ def why(parts: Sequence[PartFigures], config: Config) -> list[str]:
             sentence += f": {cause.meaning}. To try first: {flag} (now {values[cause.field]})"
         said.append(f"{'Worst' if i == 0 else 'Then'}: {PARTS.get(finding.part, finding.part)}. {sentence}.")
     if not found:
-        worst = max((f for part in parts for f in part.figures), key=lambda figure: figure.shortfall)
+        left = (figure for part in parts for figure in unhealthy(part, config))
+        worst = max(left, key=lambda figure: figure.shortfall, default=None)
         none = "No figure is outside what is healthy"
-        outside = f"{_sentence(worst)}, which no flag mends here" if worst.shortfall > 0 else none
+        outside = f"{_sentence(worst)}, which no flag mends here" if worst else none
         said.append(
             f"{outside}: what holds the agent back is its budget, or something that these figures do not measure. To "
             f"try first: --epochs more (now {config.epochs})."

@@ -16,6 +16,7 @@ from tokendream.kernels.install import describe
 from tokendream.reports import media
 from tokendream.reports.display import display_for
 from tokendream.reports.paint import painted
+from tokendream.reports.wrapped import wrapped
 from tokendream.runfolder.load import Trained, results_folder
 from tokendream.runfolder.names import shown
 
@@ -52,7 +53,7 @@ def evaluate_run(
     folder = results_folder(run_dir)
     name = f"{episodes}-games-epoch-{trained.epoch}-temperature-{temperature:g}-seed-{seed}"
     path = folder / "evaluation" / f"{name}.json"
-    print(result.describe(), flush=True)  # before anything is written: a folder may be read-only, a disk full
+    print(wrapped(result.describe()), flush=True)  # before anything is written: a folder may be read-only, a disk full
     result.write(path)
     print(f"scores of every game: {shown(path)}")
     if films:

@@ -31,6 +31,16 @@ class Figure:
         return min(1.0, max(0.0, (self.value - self.bound) / (self.worst - self.bound)))
 
 
+FORESEEN = {
+    "reward negative": ("for what the policy should avoid", "dreams punish more often than the game"),
+    "reward none": ("or dreams pay where the game does not", "dreams pay less often than the game"),
+    "reward positive": ("for what the policy should learn from", "dreams are paid what no game pays"),
+    "end no": ("or dreams end where the game goes on", "dreams go on where the game ends"),
+    "end yes": ("or dreams go on where the game ends", "dreams end more often than the game"),
+}
+"""Of every class that M foresees, why a recall should be above 0.5, and what it means to expect far too many."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """Figures over a common axis, such as dreamed steps: one line per name."""
@@ -95,12 +105,12 @@ def classification(
         claimed, present = (predicted == c).sum(), (target == c).sum()
         if present == 0 and claimed == 0:
             continue
+        recall, many = FORESEEN[f"{what} {name}"]
         figures += [
             Figure(f"{what} {name}: precision", number(hit / claimed), f"above its frequency, {frequency[c]:.3g}"),
-            Figure(f"{what} {name}: recall", number(hit / present), "above 0.5 for what the policy should learn from",
-                   0.5, worst),
+            Figure(f"{what} {name}: recall", number(hit / present), f"above 0.5, {recall}", 0.5, worst),
             Figure(f"{what} {name}: expected for each that came", number(p[:, c].sum() / present),
-                   "near 1; far above, dreams are paid what no game pays", 1.5, 4.0),
+                   f"near 1; far above, {many}", 1.5, 4.0),
         ]  # fmt: skip
     return figures
 

@@ -82,19 +82,24 @@ USE = ("codebook perplexity", "codes never used")
 """How a codebook is used: a cause only where it is learned and things are lost, else a fact about the game."""
 
 
+def unhealthy(part: PartFigures, config: Config) -> list[Figure]:
+    """Its figures that are not healthy, but for how a codebook is used where that is no cause."""
+    lossy = any(_plain(f.name) == "moving pixels lost" and f.shortfall > 0 for f in part.figures)
+    counts = config.tokenizer.kind == "vq" and lossy
+    return [f for f in part.figures if f.shortfall > 0 and (counts or _plain(f.name) not in USE)]
+
+
 def findings(parts: Sequence[PartFigures], config: Config) -> list[Finding]:
-    """What is not healthy, the worst first; of each part its worst figure alone. Left out are a figure whose field is
-    already as it should be, and how a codebook is used where that is no cause."""
+    """What is not healthy, the worst first; of each part its worst figure alone. Left out is a figure whose field is
+    already as it should be."""
     found, values = [], leaves(dataclasses.asdict(config))
     for part in parts:
-        lossy = any(_plain(f.name) == "moving pixels lost" and f.shortfall > 0 for f in part.figures)
-        known = []
-        for figure in part.figures:
-            if figure.shortfall == 0 or (_plain(figure.name) in USE and (config.tokenizer.kind != "vq" or not lossy)):
-                continue
-            cause = _cause(figure, part.title, config)
-            if cause is None or str(values[cause.field]) != cause.change:
-                known.append(Finding(part.title, figure, cause))
+        causes = ((figure, _cause(figure, part.title, config)) for figure in unhealthy(part, config))
+        known = [
+            Finding(part.title, figure, cause)
+            for figure, cause in causes
+            if cause is None or str(values[cause.field]) != cause.change
+        ]
         if known:
             found.append(max(known, key=lambda finding: (finding.figure.shortfall, finding.cause is not None)))
     return sorted(found, key=lambda finding: -finding.figure.shortfall)
