@@ -5,6 +5,7 @@ import itertools
 import re
 import tracemalloc
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -12,10 +13,13 @@ import pytest
 from gymnasium import spaces
 from rich.console import Console
 
+from tokendream.cli import envs
 from tokendream.cli.flags import parse_envs
 from tokendream.cli.main import main
 from tokendream.config.config import vary
 from tokendream.config.presets import CPU, preset
+from tokendream.reports import env_check
+from tokendream.reports.display import roughly
 from tokendream.reports.env_check import TokenGroup, check
 from tokendream.training import timing
 
@@ -179,7 +183,38 @@ def test_the_command_prints_slots_and_lines(capsys, monkeypatch):
     assert ["4-5", "drive", "choice", "51", "2"] in lines
     assert "20 random steps: " in printed
     assert "suspicious: inner.1 lay outside its space: float32 (3,)" in printed
-    assert re.search(r"training: about \d+\w.* on this machine, 100,000 steps with preset control", printed)
+    time = r"\d+ (seconds|minutes|hours)"
+    assert re.search(rf"training: about {time} on this machine, 100,000 steps with preset control", printed)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (22_620, "6 hours"), (9240, "3 hours"), (7000, "120 minutes"), (50_000, "14 hours"), (0.3, "2 seconds"),
+    (460_800, "130 hours"),
+])  # fmt: skip
+def test_a_time_from_few_samples_has_few_digits(seconds, text):
+    assert roughly(float(seconds)) == text
+
+
+@pytest.mark.parametrize(("takes", "times", "said"), [(1.0, 3, "3 hours"), (4.0, 2, "5 hours"), (30.0, 1, "9 hours")])
+@pytest.mark.parametrize("load", [0.0, 99.0])
+def test_the_median_of_some_repetitions_is_said_and_a_busy_machine(monkeypatch, capsys, takes, times, said, load):
+    hours, now, asked = iter([9.0, 1.0, 3.0]), [0.0], []
+
+    def measure(*_, **__):
+        now[0] += takes
+        asked.append(next(hours))
+        return SimpleNamespace(hours=asked[-1])
+
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(envs.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(env_check, "check", lambda *_: SimpleNamespace(
+        show=lambda *_: None, spaces=None, steps_per_second=1e9))  # fmt: skip
+    assert main(["envs", "check", "CartPole-v1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"training: about {said} on this machine" in printed
+    assert len(asked) == times
+    assert ("this machine is busy" in printed) is (load > 0)
 
 
 def test_what_does_not_fit_is_not_timed(monkeypatch, capsys):

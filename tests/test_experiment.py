@@ -273,7 +273,17 @@ def test_a_time_limit_stops_at_a_checkpoint(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "change", ["nothing", "threads", "torch", "processor", "an older version's facts", "facts gone", "facts broken"]
+    "change",
+    [
+        "nothing",
+        "threads",
+        "torch",
+        "processor",
+        "an older version's facts",
+        "one threads",
+        "facts gone",
+        "facts broken",
+    ],
 )
 def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
     """docs/trust.md promises the same bits on the same machine; where it is another one, a resume says so."""
@@ -287,6 +297,8 @@ def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
         path.write_text(json.dumps(facts | {"processor": "Some Processor"}))
     elif change == "an older version's facts":
         path.write_text(json.dumps({key: fact for key, fact in facts.items() if key != "processor"}))
+    elif change == "one threads":  # as it was written before
+        path.write_text(json.dumps(facts | {"device": facts["device"].replace("CPU, 1 thread,", "CPU, 1 threads,")}))
     elif change == "facts gone":
         path.unlink()
     elif change == "facts broken":
@@ -298,8 +310,8 @@ def test_going_on_elsewhere_is_said_in_one_line(tmp_path, capsys, change):
     finally:
         torch.set_num_threads(threads)
     said = [line for line in capsys.readouterr().out.splitlines() if "bit for bit" in line]
-    rest = facts["device"].partition("threads, ")[2]
-    device = f"begun with device 'CPU, {threads} threads, {rest}', now 'CPU, {threads + 1} threads, {rest}': "
+    began, rest = facts["device"], facts["device"].split(", ", 2)[2]
+    device = f"begun with device {began!r}, now 'CPU, {threads + 1} threads, {rest}': "
     begins = {
         "threads": device,
         "torch": f"begun with torch '1.0.0', now '{torch.__version__}': ",

@@ -13,6 +13,7 @@ from tokendream.config.presets import TINY
 from tokendream.data.replay import ReplayBuffer
 from tokendream.dream import imagine
 from tokendream.reports import films
+from tokendream.runfolder.load import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -42,6 +43,13 @@ def test_films_of_a_dream_and_of_many_futures(finished, tmp_path, capsys):
         assert main(["dream", str(finished), "--out", str(out), "--at", "50", "--length", "6", *flags]) == 0
         assert out.stat().st_size > 500
         assert str(out) in capsys.readouterr().out
+
+
+def test_where_nothing_can_be_written_nothing_is_computed(finished, monkeypatch, capsys):
+    monkeypatch.setattr(Trained, "play", lambda *_, **__: pytest.fail("played"))
+    for out in ("/proc/dream.mp4", "/proc/new/dream.gif"):  # where root, too, may not
+        assert main(["dream", str(finished), "--out", out]) == 2
+        assert capsys.readouterr().err.startswith(f"tokendream: --out cannot be written in {out.rpartition('/')[0]}: ")
 
 
 def test_games_and_futures_have_their_temperatures(tmp_path, monkeypatch, capsys):

@@ -44,6 +44,10 @@ def measured(monkeypatch, tmp_path):
     return folders, count
 
 
+def threads_here():
+    return "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
+
+
 def calibration(**how):
     """As in a process of its own."""
     return machine.calibration.__wrapped__(**how)
@@ -77,7 +81,7 @@ def test_the_fastest_is_taken_and_bf16_and_own_kernels_must_be_so_by_a_tenth(mon
 def test_nothing_is_measured_where_nothing_is_left_open(monkeypatch):
     monkeypatch.setattr(machine, "calibration", lambda **_: pytest.fail("measured"))
     compute = machine.compute_for(dataclasses.replace(TINY, precision="float32", kernels=False))
-    assert describe(compute) == f"CPU, {torch.get_num_threads()} threads, float32"
+    assert describe(compute) == f"CPU, {threads_here()}, float32"
 
 
 def test_fewer_threads_are_taken_where_they_are_clearly_faster():
@@ -101,6 +105,8 @@ def test_the_number_of_threads_is_the_users_the_runs_or_the_fastest(monkeypatch)
     machine.compute_for(TINY, "", facts | one, threads=True)
     machine.compute_for(TINY, "", facts | one | {"processor": "another"}, threads=True)
     assert taken == [4, now, 1, 4]
+    machine.compute_for(TINY, "", facts | {"device": "CPU, 1 thread, float32"}, threads=True)
+    assert taken.pop() == 1
     chosen = dataclasses.replace(TINY, precision="float32", kernels=False)
     machine.compute_for(chosen, threads=True)  # nothing is left to measure
     machine.compute_for(chosen, "", facts | one, threads=True)
@@ -195,7 +201,7 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(tmp_path, capsys, monkeypat
     said(monkeypatch, dataclasses.replace(AVX2, updates={"float32": 0.05, "float32" + OWN: 0.06}))
     experiment.start(TINY, run_dir, time_limit=0.0)
     began = read_facts(run_dir)
-    assert began["device"] == f"CPU, {torch.get_num_threads()} threads, float32"
+    assert began["device"] == f"CPU, {threads_here()}, float32"
     said(monkeypatch, AMX)
     capsys.readouterr()
     experiment.resume(run_dir, time_limit=0.0)
@@ -216,7 +222,7 @@ def test_the_command_says_what_a_run_uses_and_why(monkeypatch, capsys):
     assert main(["machine"]) == 0
     out = capsys.readouterr().out
     for line in (f"processor: {processor()}, {os.cpu_count()} cores", "GPU: none", "products in bf16: 0.001 TFLOP/s",
-                 f"a run uses: CPU, {torch.get_num_threads()} threads, float32", "products in bf16 are slower",
+                 f"a run uses: CPU, {threads_here()}, float32", "products in bf16 are slower",
                  "50 ms of one thread in float32, own kernels"):  # fmt: skip
         assert line in out
     said(monkeypatch, AMX)

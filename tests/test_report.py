@@ -7,12 +7,14 @@ import time
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tokendream.config.config import Config, vary
 from tokendream.errors import ConfigError, TokendreamError
 from tokendream.evaluation.evaluation import summarise
 from tokendream.evaluation.games import Game
 from tokendream.reports import charts, media
+from tokendream.reports.results import Folder
 from tokendream.reports.run_page import write_codes, write_pictures, write_report
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.sweep.progress import progress
@@ -81,6 +83,16 @@ def test_the_chart_has_the_random_player_that_was_measured_and_names_what_is_fur
     assert "random 1<" in chart
     assert "random 1.7" not in chart
     assert "further up: REM, published 90.7<" in chart
+
+
+def test_the_chart_has_round_figures_and_its_legend_above_every_level(tmp_path):
+    run = folder(tmp_path / "run", finished=False)
+    evaluation([-1, -2, -1.03125], 40, player="random").write(run / "evaluation" / "random.json")
+    axes = Figure(layout="constrained").add_subplot()
+    charts.learning(axes, Folder.read(run))
+    axes.figure.draw_without_rendering()
+    assert "random -1.344" in [text.get_text() for text in axes.texts]
+    assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1
 
 
 def test_returns_of_signs_alone_are_not_drawn_among_scores(tmp_path):

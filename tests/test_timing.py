@@ -1,10 +1,14 @@
 """`tokendream bench`: a row for every phase on any processor, and what follows for a run by hand."""
 
 import dataclasses
+import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Collector
@@ -122,6 +126,26 @@ def test_an_epoch_and_a_run_by_hand():
     speed.rows.pop()
     assert speed.epoch(1) == {}
     assert speed.to_json()["run_hours"] is None
+
+
+def test_the_table_is_for_people_and_the_time_is_that_of_a_readme():
+    speed, screen = made(), io.StringIO()
+    tokenizer = PhaseSpeed("tokenizer", 1, 1, "frames", 1, [1 / 81_800.4], 1.0)
+    slow = PhaseSpeed("encode", 1, 1, "frames", 1, [1.2344], 1.0)
+    speed.rows = [row for row in speed.rows if row.name not in ("tokenizer", "encode")] + [tokenizer, slow]
+    speed.show(Console(file=screen, width=150))
+    said = " ".join(screen.getvalue().split())
+    assert " 81,800 frames " in said
+    assert " 1,234 " in said
+    assert not re.search(r"\de\+|hours", said)
+    assert re.search(rf" ((\d+h)?\d\dm|\d+m\d\ds|\d+s) the {TINY.epochs} epochs of a run", said)
+
+
+def test_quick_takes_as_long_in_the_readme_as_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    assert "A minute or two" in capsys.readouterr().out
+    assert "in a minute or two" in (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_frames_are_encoded_once_an_epoch():

@@ -20,7 +20,7 @@ class Bench:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     quick: bool = False
-    """A minute or so instead of three, at smaller batches where the full ones take long."""
+    """A minute or two instead of three, at smaller batches where the full ones take long."""
     out: Path | None = None
     """Write the rows to this JSON file too."""
 

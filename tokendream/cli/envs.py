@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from dataclasses import dataclass, field, replace
 
 import tyro
@@ -9,6 +11,9 @@ import tyro
 from tokendream.config.env import EnvConfig
 from tokendream.config.presets import preset
 from tokendream.errors import TokendreamError, nearest, require
+
+REPETITIONS, LONGEST = 3, 10.0
+"""How often a check times the phases of training, the median counts, unless that takes so many seconds or more."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ def _environments(family: str) -> int:
 def _check(options: Envs, name: str) -> int:
     from rich.console import Console
 
-    from tokendream.kernels.machine import compute_for
-    from tokendream.reports.display import clock
+    from tokendream.kernels.machine import busy, compute_for
+    from tokendream.reports.display import roughly
     from tokendream.reports.env_check import check
     from tokendream.training import timing
 
@@ -76,10 +81,15 @@ def _check(options: Envs, name: str) -> int:
     found.show(Console(), name)
     compute = compute_for(config, threads=True)
     spaces, second = found.spaces, found.steps_per_second
-    speed = timing.measure(config, compute, seconds=timing.GUESS, say=lambda phase: None, brief=True, spaces=spaces)
+    hours, began = list[float](), time.perf_counter()
+    while len(hours) < REPETITIONS and (time.perf_counter() - began) * (len(hours) + 1) <= LONGEST * max(1, len(hours)):
+        speed = timing.measure(config, compute, seconds=timing.GUESS, say=lambda phase: None, brief=True, spaces=spaces)
+        hours.append(speed.hours)
     if speed.hours:
-        whole = f"{clock(3600 * speed.hours + config.env_steps / second)} on this machine, {config.env_steps:,} steps"
-        print(f"training: about {whole} with preset {config.preset}; evaluation not counted")
+        whole = roughly(3600 * statistics.median(hours) + config.env_steps / second)
+        beside = "; this machine is busy, alone it may take less" if busy() else ""
+        print(f"training: about {whole} on this machine, {config.env_steps:,} steps with preset {config.preset}; "
+              f"evaluation not counted{beside}")  # fmt: skip
     else:
         print(f"training: not timed ({'; '.join(speed.skipped)})")
     return 0

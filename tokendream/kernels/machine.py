@@ -117,7 +117,7 @@ def _began(facts: Mapping[str, str]) -> re.Match[str] | None:
     """Threads, precision and what computes, as `kernels.install.describe` wrote them on this processor and torch."""
     if (facts.get("torch"), facts.get("processor")) != (torch.__version__, processor()):
         return None
-    return re.fullmatch(r"CPU, ([1-9]\d{0,3}) threads, (bf16|float32)(.*)", facts.get("device", ""))
+    return re.fullmatch(r"CPU, ([1-9]\d{0,3}) threads?, (bf16|float32)(.*)", facts.get("device", ""))
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import numpy as np
 
 from tokendream.config.schedule import schedule
 from tokendream.evaluation.evaluation import Evaluation
+from tokendream.reports.page import score
 from tokendream.reports.results import Folder
 
 ROLES = {"#010101": "ink", "#020202": "faint", "#030303": "grid", "#040404": "blue", "#050505": "orange",
@@ -65,16 +66,16 @@ def learning(axes: Any, folder: Folder) -> None:
         levels = {"random": published.random, "human": published.human, "REM, published": published.rem}
     if random:  # measured here, under the same protocol
         levels["random"] = random.mean
-    above = [f"{name} {value:g}" for name, value in levels.items() if name != "random" and value > highest]
+    above = [f"{name} {score(value)}" for name, value in levels.items() if name != "random" and value > highest]
     for name, value in levels.items():
         if name == "random" or value <= highest:
-            level(axes, f"{name} {value:g}", value)
+            level(axes, f"{name} {score(value)}", value)
     if above:
         axes.annotate(f"↑ further up: {'; '.join(above)}", (1, 1), xycoords="axes fraction", xytext=(-2, -3),
                       textcoords="offset points", ha="right", va="top", color=INK, fontsize=8)  # fmt: skip
     axes.set_xlabel("env steps")
     axes.set_ylabel("score of a game")
-    legend(axes, loc="upper left")
+    legend(axes, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)  # above: a level may be anywhere inside
 
 
 def loss(axes: Any, x: Sequence[float], y: Sequence[float]) -> None:

@@ -221,6 +221,14 @@ def _steps(n: int) -> str:
     return f", {n:,} env steps" if n else ""
 
 
+def roughly(seconds: float) -> str:
+    """A time that was computed from few samples: "3 hours", "45 minutes"; no more digits than it deserves."""
+    size, unit = next((size, unit) for size, unit in ((3600, "hours"), (60, "minutes"), (1, "seconds"))
+                      if seconds >= 2 * size or size == 1)  # fmt: skip
+    value = max(2.0, seconds / size)
+    return f"{float(f'{value:.{1 if value < 10 else 2}g}'):,.0f} {unit}"
+
+
 def clock(seconds: float) -> str:
     """Seconds as 1h02m, 3m20s or 45s."""
     s = int(seconds)

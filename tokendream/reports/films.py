@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from tokendream.errors import ConfigError, nearest, require
 from tokendream.reports import media, pictures
+from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained
 
 SUFFIXES = (".mp4", ".gif", ".png")
@@ -48,6 +49,7 @@ def film(
     require(2 <= length <= longest, "length", f"in 2..{longest}", length)
     require(1 <= at <= MOST_STEPS, "at", f"in 1..{MOST_STEPS}", at)
     trained = Trained.load(run, device)
+    files.make_place("--out", out)
     config = trained.config
     collecting = temperature or config.collect.temperature
     dreaming = temperature or config.evaluation.temperature

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,11 +102,16 @@ def make_folder(path: Path) -> None:
 
 
 def make_place(flag: str, path: Path | None) -> None:
-    """Make the folder of a file to be written, where one was asked for. Raises ConfigError if it is a folder."""
+    """Make the folder of a file to be written, if one was asked for. Raises ConfigError where it cannot be written."""
     if path is not None:
         if path.is_dir():
             raise ConfigError(f"{flag} must be a file, and {path} is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise ConfigError(f"{flag} cannot be written in {path.parent}: {error.strerror}") from None
 
 
 def size_on_disk(path: Path) -> int:

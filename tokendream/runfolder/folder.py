@@ -48,13 +48,20 @@ def write_facts(run_dir: Path, compute: Compute) -> None:
 
 
 def read_facts(run_dir: Path) -> dict[str, str]:
-    """What `write_facts` wrote; nothing where it is not there or broken, for no run depends on it."""
+    """What `write_facts` wrote; nothing where it is not there or broken, for no run depends on it.
+
+    A run of before 2026-12 has "1 threads": it is read as what is written now, for the same machine.
+    """
     path = run_dir / "facts.json"
     try:
         facts = json.loads(files.read_text(path)) if path.is_file() else {}
     except (ValueError, RecursionError):
         return {}
-    return {str(k): str(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
+    return (
+        {str(k): str(v).replace("CPU, 1 threads", "CPU, 1 thread") for k, v in facts.items()}
+        if isinstance(facts, dict)
+        else {}
+    )
 
 
 def note_resumed(run_dir: Path, compute: Compute, epoch: int) -> None:

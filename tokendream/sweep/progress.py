@@ -7,6 +7,7 @@ each that trains.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import sys
 import time
 from collections import Counter
@@ -22,7 +23,7 @@ from tokendream.config.config import Config
 from tokendream.config.schedule import schedule
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError
 from tokendream.reports import page
-from tokendream.reports.display import Lines, Redrawn, Remaining
+from tokendream.reports.display import Lines, Redrawn, Remaining, clock
 from tokendream.runfolder.metrics import MetricsError, Record, read_metrics
 from tokendream.sweep.plan import Trial
 
@@ -31,6 +32,12 @@ EVERY = 60.0
 
 STYLES = {"waiting": "dim", "running": "cyan", "finished": "green", "failed": "red", "stopped": "yellow"}
 """States of a run, in the order of a run's life, with their colour."""
+
+NARROWER = ("env steps", "last return", "epoch", "score", "time left", "state")
+"""Columns of the table that give way on a narrow terminal, in this order."""
+
+GAP = 2
+"""Columns of the terminal between two of the table."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,12 @@ class Progress:
     last_return: float | None = None
     left: str = ""
     score: float | None = None
+    trained: float = 0.0
+    """Seconds of training so far."""
+    to_train: float | None = None
+    """Seconds of training still due, as far as they are known; None before the first epoch."""
+    bound: bool = False
+    """Whether they are only a lower bound."""
 
 
 class Reader:
@@ -74,9 +87,31 @@ def progress(config: Config, records: Sequence[Record], score: float | None = No
     returns = [r["collect/return"] for r in records if r.get("collect/return") is not None]
     epoch = int(records[-1]["epoch"])
     left = remaining.describe(epoch + 1) if epoch < config.epochs else "evaluating"
+    seconds, complete = remaining.seconds(epoch + 1)
     return Progress(
-        epoch, int(records[-1]["env_steps"]), returns[-1] if returns else None, "" if score is not None else left, score
-    )
+        epoch, int(records[-1]["env_steps"]), returns[-1] if returns else None, "" if score is not None else left,
+        score, records[-1].get("seconds") or 0.0, seconds, not complete,
+    )  # fmt: skip
+
+
+def time_left(states: Mapping[str, str], at: Mapping[str, Progress]) -> str:
+    """What a whole sweep still has to train, for people: nothing while no run has a measured epoch.
+
+    A run still to begin costs what the others do, and as many run at once as do now. Evaluations are not counted.
+    """
+    known = {
+        name: p for name, p in at.items() if p.to_train is not None and states.get(name) in ("running", "finished")
+    }
+    if not known or "running" not in states.values():
+        return ""
+    cost = sum(p.trained + (p.to_train or 0.0) for p in known.values()) / len(known)
+    running = [at[name].to_train for name, state in states.items() if state == "running"]
+    heap = sorted(cost if seconds is None else seconds for seconds in running)
+    for state in states.values():
+        if state == "waiting":  # takes the place of the run that ends first
+            heapq.heapreplace(heap, heap[0] + cost)
+    bound = "more than" if any(p.bound for p in known.values()) else "about"
+    return f"{bound} {clock(max(heap))} of training left" if max(heap) else ""
 
 
 class Dashboard(Lines):
@@ -115,23 +150,48 @@ class LiveDashboard(Redrawn, Dashboard):
         order = {"running": 0, "failed": 1, "stopped": 1, "finished": 2, "waiting": 3}
         trials = sorted(self._trials, key=lambda trial: order[states[trial.name]])
         room = max(3, self._live.console.height - 4)
-        table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-        for name in ("game", "seed", "state", "epoch", "env steps", "last return", "time left", "score", ""):
-            table.add_column(name, justify="left" if name in ("game", "state", "time left", "") else "right")
-        for trial in trials[:room]:
-            state, at = states[trial.name], self._readers[trial.name].read()
-            table.add_row(
-                trial.game, str(trial.config.seed), Text(state, style=STYLES[state]),
-                f"{at.epoch}/{trial.config.epochs}", f"{at.env_steps:,}", _figure(at.last_return), at.left,
-                _figure(at.score), Text(notes.get(trial.name, ""), style="dim"),
-            )  # fmt: skip
+        at = {trial.name: self._readers[trial.name].read() for trial in self._trials}
+        rows = [_row(trial, states[trial.name], at[trial.name]) for trial in trials[:room]]
+        widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+        for name in NARROWER:
+            if sum(widths.values()) + GAP * (len(widths) - 1) > self._live.console.width:
+                del widths[name]
+        beside = self._live.console.width - sum(widths.values()) - GAP * len(widths)
+        table = Table(box=None, pad_edge=False, padding=(0, GAP // 2), header_style="dim")
+        for name in (*widths, ""):
+            table.add_column(
+                name,
+                justify="left" if name in ("game", "state", "time left", "") else "right",
+                no_wrap=True,
+                min_width=len(name) if name == "seed" else None,
+            )
+        for trial, row in zip(trials, rows, strict=False):
+            note = Text(notes.get(trial.name, ""), style="dim")
+            note.truncate(max(0, beside), overflow="ellipsis")
+            cells = [Text(row[name], style=STYLES[row[name]] if name == "state" else "") for name in widths]
+            table.add_row(*cells, note)
+        count = ", ".join(filter(None, (_count(states), time_left(states, at))))
         self._live.start()
-        self._live.update(Group(table, Text(_count(states), style="dim")), refresh=True)
+        self._live.update(Group(table, Text(count, style="dim")), refresh=True)
 
 
 def dashboard_for(trials: Sequence[Trial]) -> Dashboard:
     """The table where there is a terminal, lines elsewhere."""
     return LiveDashboard(trials) if sys.stdout.isatty() else Dashboard(trials)
+
+
+def _row(trial: Trial, state: str, at: Progress) -> dict[str, str]:
+    """A run's cells, by the column."""
+    return {
+        "game": trial.game,
+        "seed": str(trial.config.seed),
+        "state": state,
+        "epoch": f"{at.epoch}/{trial.config.epochs}",
+        "env steps": f"{at.env_steps:,}",
+        "last return": _figure(at.last_return),
+        "time left": at.left.removesuffix(" left").removeprefix("time left "),
+        "score": _figure(at.score),
+    }
 
 
 def _words(trial: Trial, at: Progress) -> str:

@@ -28,6 +28,7 @@ from tokendream.errors import TokendreamError
 from tokendream.kernels.cuda_graph import WARM_UP
 from tokendream.kernels.install import install
 from tokendream.kernels.machine import compute_for
+from tokendream.reports.display import clock
 from tokendream.runfolder import files
 from tokendream.runfolder.folder import facts
 from tokendream.spaces.observations import Spaces
@@ -139,19 +140,19 @@ class Speed:
             table.add_column(column, justify="left" if column == "phase" else "right")
         for row in self.rows:
             spread = min(row.seconds), statistics.median(row.seconds), max(row.seconds)
-            low, middle, high = (f"{1e3 * s:,.3g}" for s in spread)
+            low, middle, high = (_figure(1e3 * s) for s in spread)
             batch = f"{row.batch} (a run: {row.full_batch})" if row.batch != row.full_batch else f"{row.batch}"
-            table.add_row(row.name, batch, middle, f"{low} to {high}", f"{1 / row.per_unit:,.3g} {row.unit}")
+            table.add_row(row.name, batch, middle, f"{low} to {high}", f"{_figure(1 / row.per_unit)} {row.unit}")
         console.print(table)
         for line in self.skipped:
             console.print(f"Skipped: {line}", markup=False)
         if self.compute.dtype is torch.float32:
             console.print("Not timed: bf16, which no run uses here, as it is slower (see tokendream machine).")
         if epoch := self.full_epoch:
-            parts = ", ".join(f"{name} {seconds:,.3g}" for name, seconds in epoch.items())
+            parts = ", ".join(f"{name} {_figure(seconds)}" for name, seconds in epoch.items())
             console.print(
-                f"Computed from these rows: {sum(epoch.values()):,.3g} seconds the dearest epoch ({parts}), "
-                f"{self.hours:,.3g} hours the {self.config.epochs} epochs of a run, evaluation not counted.",
+                f"Computed from these rows: {_figure(sum(epoch.values()))} seconds the dearest epoch ({parts}), "
+                f"{clock(3600 * self.hours)} the {self.config.epochs} epochs of a run, evaluation not counted.",
                 highlight=False,
             )
 
@@ -273,6 +274,10 @@ def _timed(
     while len(seconds) < most and time.perf_counter() - began + once < share:
         seconds.append(elapsed(update, device))
     return batch, seconds, alone
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _each(alone: float, seconds: float, batch: int) -> float:
