@@ -1,6 +1,6 @@
 """The table of docs/tokenizers.md from results/tokenizers: a file a kind, a line a game, by compare_tokenizers.py.
 
-    python scripts/evidence.py write
+python scripts/evidence.py write
 """
 
 from __future__ import annotations
