@@ -272,6 +272,30 @@ def test_a_time_limit_stops_at_a_checkpoint(tmp_path, capsys):
     assert [r["epoch"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
+def test_a_run_cut_before_its_first_checkpoint_begins_again_and_says_so(tmp_path, capsys, monkeypatch):
+    """Also where the disk was too full for the first one, after its epoch was written down."""
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert main(["train", "tiny", "--run-dir", str(run_dir)]) == 2
+    assert [r["epoch"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2]
+    said = capsys.readouterr()
+    assert "from the beginning" not in said.out
+    assert experiment.resume(run_dir) == 0
+    assert "no checkpoint yet: from the beginning\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gone", [["evaluation"], ["metrics.jsonl"], []])
+def test_a_run_whose_checkpoints_are_gone_is_not_trained_again(finished, tmp_path, capsys, gone):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir, ignore=shutil.ignore_patterns("epoch-00000[0-9]", *gone))
+    before = sorted((path, path.stat().st_mtime) for path in run_dir.rglob("*.json*"))
+    assert main(["train", "--resume", str(run_dir)]) == 2
+    to = "to its end" if "metrics.jsonl" in gone else "to epoch 4"
+    assert f"{run_dir} was trained {to}, but its checkpoints are gone: copy " in capsys.readouterr().err
+    assert sorted((path, path.stat().st_mtime) for path in run_dir.rglob("*.json*")) == before
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -21,12 +21,12 @@ class ConfigError(TokendreamError):
     """A config that cannot be run; the message names the field and what it would accept."""
 
 
-def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
-    """The valid names closest to a misspelt one, as text for an error message."""
+def nearest(name: str, valid: Iterable[str], count: int = 3, few: Iterable[str] = ()) -> str:
+    """The valid names closest to a misspelt one, as text for an error message; `few` where none is close."""
     valid = list(valid)
     folded = {v.lower(): v for v in valid}
     close = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.4)
-    return ", ".join(folded[c] for c in close) or ", ".join(sorted(valid)[:8])
+    return ", ".join(folded[c] for c in close) or ", ".join(few or sorted(valid)[:8])
 
 
 def shorten(value: object) -> str:

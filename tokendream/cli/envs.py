@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import time
 from dataclasses import dataclass, field, replace
@@ -58,9 +59,11 @@ def _families() -> int:
 
 
 def _environments(family: str) -> int:
-    from tokendream.envs.registry import FAMILIES
+    from tokendream.envs.registry import FAMILIES, is_id
 
     prefix = family.rstrip(":")
+    if prefix not in FAMILIES and is_id(prefix):
+        raise TokendreamError(f"{family!r} is no family but an environment: envs check {shlex.quote(family)}")
     if prefix not in FAMILIES:
         raise TokendreamError(f"unknown family {family!r}; nearest: {nearest(prefix, FAMILIES)}")
     print("\n".join(f"{prefix}:{name}" for name in FAMILIES[prefix].names()))

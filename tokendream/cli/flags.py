@@ -7,6 +7,9 @@ import dataclasses
 import io
 import itertools
 import math
+import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +37,12 @@ def parse_train(argv: list[str]) -> Train:
     """`train [PRESET] [flags]`: the preset, given as first word or as --preset, supplies the flags' defaults."""
     name, argv = _preset_name(_env_id(argv), positional=True)
     given = {flag for flag in _given(argv) if flag.startswith("--")}
-    base, said = _base(name, argv, needed="--resume" not in given)
+    try:
+        base, said = _base(name, argv, needed="--resume" not in given)
+    except ConfigError:
+        if meant := _meant(name or ""):
+            raise ConfigError(f"unknown preset {name!r}: {meant}") from None
+        raise
     options = parse(Train, argv, "tokendream train [PRESET]", default=Train(base))
     if said and (better := _for_what_is_seen(options.config.env)):
         name, said = better
@@ -133,6 +141,15 @@ def _base(name: str | None, argv: list[str], *, needed: bool = True) -> tuple[Co
     name = usual_preset()
     said = f"preset {name}: {'a' if name == 'rem' else 'no'} GPU was found (name another one to override)"
     return preset(name), said
+
+
+def _meant(word: str) -> str:
+    """How a word that is no preset is to be written, where it is the folder of a run or an environment's id."""
+    from tokendream.envs.registry import is_id
+
+    if os.path.exists(word) or ("/" in word and not re.search(r":|-v\d+$", word)):
+        return f"a run goes on with --resume {shlex.quote(word)}"
+    return f"an environment is named by --env {shlex.quote(word)}" if is_id(word) else ""
 
 
 def _for_what_is_seen(env: EnvConfig) -> tuple[str, str] | None:

@@ -231,4 +231,4 @@ def preset(name: str) -> Config:
                 raise ConfigError(f"preset {base} has nothing that -{change} could cut")
             return dataclasses.replace(apply(whole), preset=name)
     names = [*PRESETS, *(f"{base}-{change}" for base in PRESETS for change in (*ABLATIONS, *CUTS))]
-    raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, names)}")
+    raise ConfigError(f"unknown preset {name!r}; nearest: {nearest(name, names, few=PRESETS)}")

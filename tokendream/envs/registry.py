@@ -18,7 +18,7 @@ import gymnasium
 from tokendream.config.config import Config
 from tokendream.config.env import EnvConfig
 from tokendream.envs import toy
-from tokendream.envs.atari import AtariEnvs, games
+from tokendream.envs.atari import AtariEnvs, find_game, games
 from tokendream.envs.atari_published import PublishedAtariEnvs
 from tokendream.envs.families import crafter, dmc, gymnasium_ids, minatar, minigrid, vizdoom
 from tokendream.envs.families.common import installed, wrapped
@@ -69,6 +69,17 @@ def spaces_of(config: Config) -> Spaces:
     envs = make(config, 1, evaluation=False)
     envs.close()
     return envs.spaces
+
+
+def is_id(word: str) -> bool:
+    """Whether a word is written like an environment's id, with a colon, a slash or a version, or is an Atari game."""
+    if ":" in word or EnvConfig(word).family != "atari":
+        return True
+    try:
+        find_game(word)
+    except UnknownError:
+        return False
+    return True
 
 
 def evaluation_protocol(env: EnvConfig) -> Protocol:

@@ -17,6 +17,7 @@ from tokendream.device import Compute, kind_of_processor, processor
 from tokendream.errors import ConfigError, NonFiniteError
 from tokendream.kernels.install import describe
 from tokendream.runfolder import files
+from tokendream.runfolder.metrics import read_metrics
 from tokendream.runfolder.names import quoted, shown
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -41,10 +42,26 @@ def check_free(run_dir: Path) -> None:
         raise ConfigError(f"{shown(run_dir)} exists and is not empty: {advice}name another --run-dir")
 
 
-def write_facts(run_dir: Path, compute: Compute) -> None:
-    """Write what a reader of the results asks, unless it is there: a sweep begins its runs by their config alone."""
-    if not (run_dir / "facts.json").exists():
-        files.replace_text(run_dir / "facts.json", json.dumps(facts(compute), indent=2) + "\n")
+def check_none_lost(run_dir: Path, checkpoint_every: int) -> None:
+    """Raise ConfigError where a run without a checkpoint had some: it was trained beyond the first one, or ended."""
+    records = read_metrics(run_dir / "metrics.jsonl")
+    last = int(records[-1]["epoch"]) if records else 0
+    # The first one may have failed, on a full disk: that run can begin again.
+    if last > checkpoint_every or (run_dir / "evaluation" / "final.json").exists():
+        trained = f"to epoch {last}" if last else "to its end"
+        raise ConfigError(
+            f"{shown(run_dir)} was trained {trained}, but its checkpoints are gone: copy its checkpoints/ and replay/ "
+            "back, or begin a new run in another folder"
+        )
+
+
+def write_facts(run_dir: Path, compute: Compute) -> bool:
+    """Write what a reader of the results asks, unless it is there, as it is where a run began before (a sweep begins
+    its runs by their config alone). Returns whether it was."""
+    if known := (run_dir / "facts.json").exists():
+        return known
+    files.replace_text(run_dir / "facts.json", json.dumps(facts(compute), indent=2) + "\n")
+    return False
 
 
 def read_facts(run_dir: Path) -> dict[str, str]:

@@ -110,10 +110,14 @@ class Run:
         keep_freed_memory()
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock.hold(self.run_dir, f"another process is training in {shown(self.run_dir)}"))
-            runfolder.write_facts(self.run_dir, self.compute)
+            if not (saved := self._store.epochs()):
+                runfolder.check_none_lost(self.run_dir, self.config.checkpoint_every)
+            said = []
+            if runfolder.write_facts(self.run_dir, self.compute) and not saved:
+                said = ["no checkpoint yet: from the beginning"]
             begun = False
             try:
-                self._begin(stack, stop)
+                self._begin(stack, stop, said)
                 begun = True
                 return self._go(stop)
             except Exception as error:
@@ -123,13 +127,13 @@ class Run:
                     error.add_note(f"A bug in tokendream: {self._saved()}")
                 raise
 
-    def _begin(self, stack: contextlib.ExitStack, stop: StopRequest) -> None:
+    def _begin(self, stack: contextlib.ExitStack, stop: StopRequest, said: list[str]) -> None:
         """Build all that trains, and put it where the last checkpoint was."""
         try:
             envs = Pausable(lambda: _envs(self.config))
             stack.callback(envs.close)
             costs = self._costs(envs.spaces, stop)
-            said = [plan(self.config, costs)]
+            said = [plan(self.config, costs), *said]
             torch.manual_seed(self.config.seed)
             self._agent = Agent.from_config(self.config, envs.spaces)
             self._replay = ReplayBuffer.of(envs.spaces, self.config.collect.capacity, self.compute.device, envs.n)
