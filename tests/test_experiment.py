@@ -285,6 +285,8 @@ def test_a_run_cut_before_its_first_checkpoint_begins_again_and_says_so(tmp_path
     assert [r["epoch"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2]
     said = capsys.readouterr()
     assert "from the beginning" not in said.out
+    assert "intact" not in said.err  # there are no earlier checkpoints
+    assert "nothing was saved yet" in said.err
     assert experiment.resume(run_dir) == 0
     assert "no checkpoint yet: from the beginning\n" in capsys.readouterr().out
 
