@@ -1,6 +1,10 @@
 """Any Gymnasium environment: what is accepted, how it is shown, and what is said about the rest."""
 
+import importlib
+import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -155,6 +159,48 @@ def test_unknown_ids(env_id: str, said: str) -> None:
     with pytest.raises(EnvError, match=said) as error:
         make(config(env_id), 1, evaluation=False)
     assert "\n" not in str(error.value)
+
+
+OWN = """
+import gymnasium
+
+class Arm(gymnasium.Env):
+    def __init__(self):
+        gymnasium.make("NoSuchPart-v0")
+
+gymnasium.register("Own-v0", entry_point=Arm)
+gymnasium.register("Pic-v0", entry_point="own_package.pictures:Picture")
+"""
+
+
+@pytest.fixture
+def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "own_package.py"
+    sys.modules.pop("own_package", None)
+    for env_id in ("Own-v0", "Pic-v0"):
+        gymnasium.registry.pop(env_id, None)
+
+
+def test_a_misspelt_id_of_ones_own_module_is_told_what_that_registers(own_package: Path) -> None:
+    own_package.write_text(OWN)
+    for _ in range(2):  # the second time the module has been imported before
+        with pytest.raises(EnvError, match=r"^unknown .* 'own_package:Foo-v0'; own_package registers Own-v0, Pic-v0$"):
+            make(config("own_package:Foo-v0"), 1, evaluation=False)
+    with pytest.raises(EnvError, match=r"'json:Game-v0'; nearest: [\w, -]*$"):
+        make(config("json:Game-v0"), 1, evaluation=False)
+    # Not itself, but what it is made of is unknown.
+    with pytest.raises(EnvError, match=r"^environment 'own_package:Own-v0': .*NoSuchPart"):
+        make(config("own_package:Own-v0"), 1, evaluation=False)
+
+
+def test_an_error_in_ones_own_module_names_file_and_line(own_package: Path) -> None:
+    for fault, said in (("1 / 0", "ZeroDivisionError: division by zero"), ("json.loads('')", "JSONDecodeError: .*")):
+        own_package.write_text(f"import json\n\n{fault}\n")
+        importlib.invalidate_caches()
+        place = re.escape(f" ({own_package}, line 3)")
+        with pytest.raises(EnvError, match=f"^environment 'own_package:Own-v0' cannot be made: {said}{place}$"):
+            make(config("own_package:Own-v0"), 1, evaluation=False)
 
 
 def test_an_environment_that_cannot_be_made() -> None:

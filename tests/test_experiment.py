@@ -90,6 +90,7 @@ def test_resuming_a_finished_run_says_so(finished, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "nothing left to train" in said
     assert "bit for bit" not in said
+    assert "from epoch" not in said
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
@@ -267,8 +268,11 @@ def test_a_run_that_would_wait_for_other_work_says_so(tmp_path, capsys, monkeypa
 def test_a_time_limit_stops_at_a_checkpoint(tmp_path, capsys):
     run_dir = tmp_path / "run"
     assert experiment.start(TINY, run_dir, time_limit=0.0) == 0
-    assert "stopped (time limit)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "stopped (time limit)" in said
+    assert "from epoch 1 of 4" not in said
     assert experiment.resume(run_dir) == 0
+    assert re.search(f"going on with .* in {re.escape(str(run_dir))} from epoch 1 of 4\n", capsys.readouterr().out)
     assert [r["epoch"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
@@ -281,6 +285,8 @@ def test_a_run_cut_before_its_first_checkpoint_begins_again_and_says_so(tmp_path
     assert [r["epoch"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2]
     said = capsys.readouterr()
     assert "from the beginning" not in said.out
+    assert "intact" not in said.err  # there are no earlier checkpoints
+    assert "nothing was saved yet" in said.err
     assert experiment.resume(run_dir) == 0
     assert "no checkpoint yet: from the beginning\n" in capsys.readouterr().out
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Int, UInt8
 
 from tokendream.config.env import EnvConfig
@@ -124,25 +126,47 @@ def _make(env_id: str, maker: Maker) -> gymnasium.Env[Any, Any]:
         raise EnvError(f"environment {env_id!r} lacks a package: {one_line(error)}") from None
     except gymnasium.error.Error as error:
         # A malformed id is a plain Error, like much else; an unknown one may be of an environment inside this one.
-        unknown = env_id not in gymnasium.registry
-        if unknown:
+        if env_id.rpartition(":")[2] not in gymnasium.registry:
             raise UnknownError(_unknown(env_id)) from None
         raise EnvError(f"environment {env_id!r}: {one_line(error)}") from None
     except ImportError as error:
         where = " (looked for in the working folder and on PYTHONPATH)" if ":" in env_id else ""
         raise EnvError(f"environment {env_id!r} cannot be imported: {one_line(error)}{where}") from error
     except BaseException as error:  # sys.exit() too
-        raise EnvError(f"environment {env_id!r} cannot be made: {type(error).__name__}: {one_line(error)}") from error
+        why = f"{type(error).__name__}: {one_line(error)}{_place(env_id, error)}"
+        raise EnvError(f"environment {env_id!r} cannot be made: {why}") from error
+
+
+def _place(env_id: str, error: BaseException) -> str:
+    """The last line of the id's own module that an error came through, if any."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [
+        f" ({frame.f_code.co_filename}, line {line})"
+        for frame, line in frames
+        if _package(frame.f_globals.get("__name__", "")) == _package(env_id)
+    ]
+    return lines[-1] if lines else ""
+
+
+def _package(name: str) -> str:
+    return re.split(r"[.:]", name)[0]
+
+
+def _made_by(spec: EnvSpec) -> str:
+    entry = spec.entry_point
+    return _package(entry if isinstance(entry, str) else getattr(entry, "__module__", None) or "")
 
 
 def _unknown(env_id: str) -> str:
+    module = env_id.rpartition(":")[0]
+    own = [spec.id for spec in gymnasium.registry.values() if module and _made_by(spec) == _package(module)]
+    if own:
+        return f"unknown environment {env_id!r}; {module} registers {', '.join(sorted(own)[:8])}"
     # Compared without namespace and version, which make short names look alike. Of several ids with one name the
     # last one counts: without namespace, then the highest version.
     specs = sorted(gymnasium.registry.values(), key=lambda spec: (spec.namespace is None, spec.version or 0))
     latest = {spec.name.lower(): spec.id for spec in specs}
     name = re.sub(r"^(.*:)?(.*/)?|-v\d+$", "", env_id).lower()
     close = [latest[match] for match in difflib.get_close_matches(name, latest, n=3, cutoff=0.4)]
-    return (
-        f"unknown environment {env_id!r}; nearest: {', '.join(close or [CATCH])} "
-        "(an id of your own package is written module:Name-v0, so that the module is imported first)"
-    )
+    hint = " (an id of your own package is written module:Name-v0, so that the module is imported first)"
+    return f"unknown environment {env_id!r}; nearest: {', '.join(close or [CATCH])}{'' if module else hint}"

@@ -81,6 +81,7 @@ class Checkpoints:
         needed = sum(t.nbytes for group in snapshot.tensors.values() for t in group.values())
         if replay is not None:
             needed += (replay.total - _end(self._known(replay), replay)) * (math.prod(replay.frame_shape) + 16)
+        earlier = "; earlier checkpoints are intact" if self._found() else ""
         try:
             self._save(epoch, snapshot, replay)
         except OSError as error:
@@ -91,9 +92,7 @@ class Checkpoints:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 free = shutil.disk_usage(self.run_dir).free if self.run_dir.exists() else 0
                 why = f"the disk is full: about {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
-            raise CheckpointError(
-                f"{self._home}: cannot save epoch {epoch}, {why}; earlier checkpoints are intact"
-            ) from error
+            raise CheckpointError(f"{self._home}: cannot save epoch {epoch}, {why}{earlier}") from error
 
     def load(self, groups: Sequence[str] | None = None, say: Callable[[str], object] = print) -> tuple[int, Snapshot]:
         """Epoch and content of the newest whole checkpoint; `say` gets one line if a newer one is damaged.

@@ -25,7 +25,20 @@ def plan(config: Config, costs: Mapping[str, float]) -> str:
     return (
         f"plan: {_count(config.epochs, 'epoch')}, {_count(config.env_steps, 'env step')}; updates an epoch: {phases}; "
         f"then {_count(config.evaluation.episodes, 'game')} of evaluation and a report, refreshed on the way. {known}"
+        f"{_too_short(config)}"
     )
+
+
+def _too_short(config: Config) -> str:
+    """Which parts the run ends before, if any."""
+    late = [phase for phase in schedule(config)[1:] if phase.updates and phase.first_epoch > config.epochs]
+    if not late:
+        return ""
+    names = " and ".join(f"the {phase.name}" for phase in late)
+    names = names.replace("actor_critic", "actor-critic").replace("_", " ").capitalize()
+    epochs = " and ".join(map(str, dict.fromkeys(phase.first_epoch for phase in late)))
+    verbs = ("is", "it begins") if len(late) == 1 else ("are", "they begin")
+    return f" {names} {verbs[0]} not trained: {verbs[1]} in epoch{'s' if ' ' in epochs else ''} {epochs}."
 
 
 def _count(n: int, what: str) -> str:

@@ -165,10 +165,12 @@ class Run:
             said.append(CROWDED)
         for line in said:
             self._display.say(line)
+        at = f" from epoch {self._trainer.epoch} of {self.config.epochs}"
         self._display.say(
             f"{'going on with' if resumed else 'training'} {self.config.env_name} (preset {self.config.preset}, "
             f"seed {self.config.seed}) on {describe(self.compute)}"
             f"{f', {ranks.count()} ranks' if ranks.count() > 1 else ''}, in {shown(self.run_dir)}"
+            f"{at if resumed and not self._trainer.finished else ''}"
         )
 
     def _costs(self, spaces: Spaces, stop: StopRequest) -> dict[str, float]:
