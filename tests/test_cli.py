@@ -9,8 +9,10 @@ import pytest
 from test_ingredients import ingredients
 
 from tokendream.cli import commands, flags, main, report
-from tokendream.config.presets import CPU, REM
+from tokendream.config.presets import CPU, PRESETS, REM
 from tokendream.runfolder import names
+
+SUCCESSORS = {"simulus", "simulus-dmc", "simulus-a", "easimulus", "itc"}
 
 
 def run(capsys, *argv):
@@ -137,9 +139,13 @@ def test_every_help_runs(command, capsys):
         out = capsys.readouterr().out
     assert "usage" in out
     if command:
-        assert commands.COMMANDS[command] == commands.command(command)[0].__doc__.splitlines()[0]
+        about = commands.command(command)[0].__doc__
+        assert commands.COMMANDS[command] == about.splitlines()[0]
+        assert not re.search(r".\n *[^\w\s]|.\n *\d", about)  # before what is no letter a help keeps the line break
     if command == "train":
         out = " ".join(out.replace("│", " ").split())  # wherever the terminal breaks the lines
+        offered = out.partition("PRESET: ")[2].partition(" or a successor's")[0]
+        assert set(offered.split(", ")) == set(PRESETS) - SUCCESSORS
         for symbol in ("γ", "λ", "ε", "N, the number of RetNet layers", "K = 64 tokens"):
             assert symbol in out
 

@@ -82,6 +82,13 @@ def test_what_is_unsure_is_said(box, said, capsys):
     assert bool(err) == bool(said)
 
 
+@pytest.mark.parametrize(("most", "kind"), [(0, "image"), (1, "map"), (31, "map"), (32, "image"), (255, "image")])
+def test_a_small_array_of_bytes_is_a_picture_by_its_first_values(most, kind):
+    """As docs/environments.md has it."""
+    (reader,) = of(VIEW, first=np.full(VIEW.shape, most, np.uint8))
+    assert reader.part.modality == kind
+
+
 @pytest.mark.parametrize("axis", [0, 2])
 def test_a_stack_of_pictures_is_an_image_each(axis):
     stack = np.moveaxis(np.broadcast_to(np.arange(8, dtype=np.uint8), (64, 64, 8)), -1, axis)

@@ -15,11 +15,11 @@ from tokendream.config.config import Config
 class Train:
     """Train an agent from scratch, evaluate it and write its report; or go on with a run that was cut.
 
-    PRESET: rem, cpu, night, control, grid, toy, tiny or a successor's, perhaps with an ablation behind it
-    (rem-no-pop); by default the one for what the environment shows: control for features, grid for maps, else rem
+    PRESET: rem, best, cpu, night, control, grid, toy, tiny or a successor's, perhaps with an ablation behind
+    it (rem-no-pop); by default the one for what the environment shows: control for features, grid for maps, else rem
     where there is a GPU and cpu where there is none. Every flag changes one field of it; the defaults listed are the
-    preset's. Sources that they name: Simulus, arXiv 2502.11537; EASimulus, 2601.19336; ITC, 2605.16457; VideoRoPE,
-    2502.05173; HL-Gauss, 2403.03950; FSQ, 2309.15505.
+    preset's. Sources that they name: Simulus, arXiv 2502.11537; EASimulus, 2601.19336; ITC, 2605.16457;
+    VideoRoPE, 2502.05173; HL-Gauss, 2403.03950; FSQ, 2309.15505.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
