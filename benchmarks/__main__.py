@@ -37,6 +37,8 @@ class Speed(Timing):
 
     profile: bool = False
     """Also list the operators that took longest in each phase."""
+    only: str = ""
+    """Time one thing alone: world_model; dream, copy or sample; what is not there is answered by the nearest."""
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,19 @@ class Section:
 
 
 def header(
-    command: str, preset: str, facts: Mapping[str, Any], *, quick: bool, profile: bool = False, clock: str, how: str
+    command: str,
+    preset: str,
+    facts: Mapping[str, Any],
+    *,
+    quick: bool,
+    profile: bool = False,
+    only: str = "",
+    clock: str,
+    how: str,
 ) -> str:
     """What a reader must know to compare figures: the command that found them, where and how."""
     flags = " --quick" * quick + " --profile" * profile + " --cpu-time" * (clock != WALL)
+    flags += f' --only "{only}"' if only else ""
     load = f", load average {facts['load']:.3g} at the start" if facts.get("load") is not None else ""
     return (
         f"`python -m benchmarks {command} --preset {preset}{flags}`, {facts['date'][:10]}, commit "

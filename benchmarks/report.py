@@ -56,6 +56,8 @@ class Findings:
     comparisons: list[Comparison] = field(default_factory=list)
     profiles: dict[str, list[Operator]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    only: str = ""
+    """The one thing that was asked for; all where that is empty."""
 
     def published(self, row: Row) -> float | None:
         """The published code's figure for this very workload; None where the sizes or the kind of machine differ."""
@@ -89,6 +91,7 @@ class Findings:
         return {
             "preset": self.config.preset,
             "quick": self.quick,
+            "only": self.only,
             "clock": self.clock,
             "config": json.loads(self.config.to_json()),
             "environment": self.environment,

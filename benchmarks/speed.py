@@ -31,6 +31,7 @@ from tokendream.config.cuts import ABLATIONS
 from tokendream.config.parts import FITTED
 from tokendream.config.schedule import PARTS
 from tokendream.device import Compute
+from tokendream.errors import nearest, require
 from tokendream.kernels.cpu import build
 from tokendream.training.synthetic import shown, synthetic_replay
 
@@ -72,15 +73,16 @@ def main(
     out: Path | None,
     cpu_time: bool = False,
     page: Path | None = None,
+    only: str = "",
 ) -> int:
-    """Time a preset's phases and print what was found. Raises ConfigError for a device or file that cannot be."""
+    """Time a preset's phases, or only what has this title, and print what was found. Raises ConfigError for a device or
+    file that cannot be, and where nothing has the title."""
     compute = begin(config, device, cpu_time=cpu_time, out=out, page=page)
     section = Section("speed", kind(compute))
     section.check(page)
     progress = Progress()
-    findings = run(
-        config, compute, chosen_effort(QUICK if quick else FULL, cpu_time), quick=quick, profile=profile, say=progress
-    )
+    effort = chosen_effort(QUICK if quick else FULL, cpu_time)
+    findings = run(config, compute, effort, quick=quick, profile=profile, say=progress, only=only)
     progress.close()
     figures = findings.to_json()
     save(figures, named(out, section.kind))
@@ -89,12 +91,19 @@ def main(
 
 
 def run(
-    config: Config, compute: Compute, effort: Effort, *, quick: bool, profile: bool, say: Callable[[str], object]
+    config: Config,
+    compute: Compute,
+    effort: Effort,
+    *,
+    quick: bool,
+    profile: bool,
+    say: Callable[[str], object],
+    only: str = "",
 ) -> Findings:
     """Measure everything."""
     device, clock = compute.device, effort.clock
     began = clock()
-    findings = Findings(config, quick, environment(compute), device, compute.dtype, clock_name(clock))
+    findings = Findings(config, quick, environment(compute), device, compute.dtype, clock_name(clock), only=only)
 
     def find_peaks() -> None:
         for dtype in precisions(compute):
@@ -104,12 +113,17 @@ def run(
 
     say("matrix products and copies")
     find_peaks()
+    titles = []
     for item in items(config, compute, quick=quick):
+        titles.append(item.title)
+        if only not in ("", item.title):
+            continue
         if clock() - began > effort.total:
             findings.skipped.append(item.title)
             continue
         say(item.title)
         take(item, findings, effort, profile=profile)
+    require(only in ("", *titles), "--only", f"a title; nearest: {nearest(only, titles)}", only)
     say("matrix products and copies again")  # what a busy machine hid the first time
     find_peaks()
     return findings

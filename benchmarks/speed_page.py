@@ -23,7 +23,7 @@ def markdown(data: Data, command: str = "speed") -> Iterator[str]:
     """Everything that was found by this command, as lines of Markdown."""
     facts = data["environment"]
     yield header(
-        command, data["preset"], facts, quick=data["quick"], profile=bool(data["profiles"]),
+        command, data["preset"], facts, quick=data["quick"], profile=bool(data["profiles"]), only=data.get("only", ""),
         clock=data["clock"], how="variants in turn in one process",
     )  # fmt: skip
     yield ""

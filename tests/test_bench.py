@@ -171,6 +171,18 @@ def test_what_no_time_is_left_for_is_said(monkeypatch, capsys):
     assert "**Left out for lack of time**: collect; tokenizer" in capsys.readouterr().out
 
 
+def test_one_thing_is_timed_alone(monkeypatch, capsys):
+    monkeypatch.setattr(speed, "matmul_peak", lambda *_, **__: 1e9)
+    monkeypatch.setattr(speed, "copy_bandwidth", lambda *_, **__: 1e9)
+    monkeypatch.setattr(speed, "QUICK", Effort(least=2, most=2, seconds=0.0))
+    assert speed.main(TINY, "cpu", quick=True, profile=False, out=None, only="dream, copy or sample") == 0
+    out = capsys.readouterr().out
+    assert '--quick --only "dream, copy or sample"`' in out
+    assert "tokenizer" not in out
+    with pytest.raises(ConfigError, match="--only must be a title; nearest: world_model"):
+        speed.main(TINY, "cpu", quick=True, profile=False, out=None, only="wold_model")
+
+
 def test_pop_costs_its_analytic_operations():
     """13 D² multiply-adds a token for the layer's matrices, 2 K1 D + d D for retention, d D a token that is kept."""
     B, T, P, K, D, layers, heads = 2, 3, 2, 6, 32, 2, 4
