@@ -123,6 +123,8 @@ def run(
             continue
         say(item.title)
         take(item, findings, effort, profile=profile)
+        if only:
+            break
     require(only in ("", *titles), "--only", f"a title; nearest: {nearest(only, titles)}", only)
     say("matrix products and copies again")  # what a busy machine hid the first time
     find_peaks()

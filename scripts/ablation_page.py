@@ -30,6 +30,9 @@ MOST = max(problem.seeds for problem in PROBLEMS.values())
 Effect = tuple[float, float, float]
 """A difference of means, and the ends of its interval."""
 
+Effects = Mapping[str, Sequence[Effect | None]]
+"""By ingredient: alone, and what is lost where it alone is cut; None where runs are missing."""
+
 MEASURES = {"score": "score after learning", "training_return": "return while learning"}
 """Fields of a run, and what the page calls them."""
 
@@ -81,7 +84,7 @@ def cost(kept: Path, problem: str, row: str) -> str:
 
 def effect(with_it: Sequence[float], without: Sequence[float]) -> Effect:
     """Difference of the means over seeds, and its 95% interval by Welch's t: a bootstrap of three to five seeds is too
-    narrow."""
+    narrow. Of the same scores, seed by seed, it is 0 and has no width."""
     a, b = np.array(with_it), np.array(without)
     mean = float(a.mean() - b.mean())
     parts = np.array([x.var(ddof=1) / len(x) for x in (a, b)])
@@ -100,8 +103,8 @@ def verdict(found: Effect) -> str:
     return "no effect seen" if low <= 0 <= high else "better with it" if low > 0 else "worse with it"
 
 
-def effects(kept: Path, problem: str, measure: str = "score") -> dict[str, list[Effect | None]]:
-    """Of each ingredient alone, and of what is lost where it alone is cut; None where runs are missing."""
+def effects(kept: Path, problem: str, measure: str = "score") -> Effects:
+    """Of every ingredient on one problem, by one measure."""
     rows = PROBLEMS[problem].rows
     pairs = {row[2:]: [(row, NONE), (ALL, f"- {row[2:]}")] for row in rows if row.startswith("+ ")}
     pairs |= {name: [(f"+ {name}", NONE), (f"all, {name}", ALL)] for name in PROBLEMS[problem].beside}
@@ -143,7 +146,7 @@ def _table(kept: Path, problem: str, measure: str) -> str:
     return "\n".join(lines)
 
 
-def _seen(found: Mapping[str, Sequence[Effect | None]]) -> str:
+def _seen(found: Effects) -> str:
     """The ingredients whose interval leaves zero out, in words."""
     told = []
     for side, what in enumerate(SIDES):
@@ -187,7 +190,7 @@ def draw(kept: Path) -> None:
     (PAGE.parent / PLOT).write_text(figure_svg(panels, 5.0 * len(PROBLEMS), 5.2 * len(MEASURES)))
 
 
-def _panel(axes: Any, found: Mapping[str, Sequence[Effect | None]]) -> None:
+def _panel(axes: Any, found: Effects) -> None:
     for side, (what, shift) in enumerate(zip(SIDES, (0.15, -0.15), strict=True)):
         shown = [(i + shift, *one) for i, sides in enumerate(found.values()) if (one := sides[side])]
         if shown:
@@ -231,6 +234,7 @@ def _budget(name: str) -> str:
 
 def beyond(text: str, kept: Path) -> str:
     """docs/beyond.md with the columns "effect alone" and "cost" as the runs have them; a cost's words stay."""
+    known = {problem: [effects(kept, problem, measure) for measure in MEASURES] for problem in PROBLEMS}
     before, marker, table = text.partition("<!-- effects -->")
     table, end, after = table.partition("<!-- /effects -->")
     lines = []
@@ -238,23 +242,22 @@ def beyond(text: str, kept: Path) -> str:
         cells = line.split(" | ")
         if len(cells) == 6 and ":" in cells[0]:
             name, words = cells[0][2:].partition(":")[0], cells[5][:-2].partition("; epoch x")[0]
-            line = " | ".join([*cells[:4], _alone(kept, name), words + _epochs(kept, name)]) + " |"
+            line = " | ".join([*cells[:4], _alone(known, name), words + _epochs(kept, name)]) + " |"
         lines.append(line)
     return before + marker + "\n".join(lines) + end + after
 
 
-def _alone(kept: Path, name: str) -> str:
+def _alone(known: Mapping[str, Sequence[Effects]], name: str) -> str:
     """What an ingredient adds to REM's score on each problem where that is known; what it adds to the return while
-    learning where an effect of it was seen."""
-    known = [problem for problem in PROBLEMS if name in effects(kept, problem)]
+    learning where an effect of it was seen. `known`: the effects on each problem, measure by measure."""
+    tried = {problem: [found[name][0] for found in of_each] for problem, of_each in known.items() if name in of_each[0]}
     told = []
-    for problem in known:
-        score, learning = (effects(kept, problem, measure)[name][0] for measure in MEASURES)
+    for problem, (score, learning) in tried.items():
         if score and learning:
             told.append(f"{problem} {_cells(score)[0]}")
             if verdict(learning) in ("better with it", "worse with it"):
                 told[-1] += f", while learning **{_cells(learning)[0]}**"
-    return "; ".join(told) or ("fewer than 3 seeds" if known else GPU)
+    return "; ".join(told) or ("fewer than 3 seeds" if tried else GPU)
 
 
 def _epochs(kept: Path, name: str) -> str:

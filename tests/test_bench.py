@@ -163,17 +163,20 @@ def test_figures_of_a_processor_that_is_kept_to_less_are_those_of_a_lesser_kind(
     assert found["processor"].endswith(f", kept to {kind}") == (kind != "its own")
 
 
-def test_what_no_time_is_left_for_is_said(monkeypatch, capsys):
+@pytest.fixture
+def peaks(monkeypatch):
+    """Nobody waits for the machine's own."""
     monkeypatch.setattr(speed, "matmul_peak", lambda *_, **__: 1e9)
     monkeypatch.setattr(speed, "copy_bandwidth", lambda *_, **__: 1e9)
+
+
+def test_what_no_time_is_left_for_is_said(peaks, monkeypatch, capsys):
     monkeypatch.setattr(speed, "QUICK", Effort(least=2, most=2, seconds=0.0, total=0.0))
     assert speed.main(TINY, "cpu", quick=True, profile=False, out=None) == 0
     assert "**Left out for lack of time**: collect; tokenizer" in capsys.readouterr().out
 
 
-def test_one_thing_is_timed_alone(monkeypatch, capsys):
-    monkeypatch.setattr(speed, "matmul_peak", lambda *_, **__: 1e9)
-    monkeypatch.setattr(speed, "copy_bandwidth", lambda *_, **__: 1e9)
+def test_one_thing_is_timed_alone(peaks, monkeypatch, capsys):
     monkeypatch.setattr(speed, "QUICK", Effort(least=2, most=2, seconds=0.0))
     assert speed.main(TINY, "cpu", quick=True, profile=False, out=None, only="dream, copy or sample") == 0
     out = capsys.readouterr().out

@@ -14,7 +14,8 @@ from tokendream.config.presets import preset
 from tokendream.errors import TokendreamError, nearest, require
 
 REPETITIONS, LONGEST = 3, 10.0
-"""How often a check times the phases of training, the median counts, unless that takes so many seconds or more."""
+"""How often a check times the phases of training, of which the median counts; fewer times where one more would make it
+longer than so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,11 @@ def _check(options: Envs, name: str) -> int:
     compute = compute_for(config, threads=True)
     spaces, second = found.spaces, found.steps_per_second
     hours, began = list[float](), time.perf_counter()
-    while len(hours) < REPETITIONS and (time.perf_counter() - began) * (len(hours) + 1) <= LONGEST * max(1, len(hours)):
+    for times in range(1, REPETITIONS + 1):
         speed = timing.measure(config, compute, seconds=timing.GUESS, say=lambda phase: None, brief=True, spaces=spaces)
         hours.append(speed.hours)
+        if (time.perf_counter() - began) / times * (times + 1) > LONGEST:
+            break
     if speed.hours:
         whole = roughly(3600 * statistics.median(hours) + config.env_steps / second)
         beside = "; this machine is busy, alone it may take less" if busy() else ""

@@ -36,7 +36,6 @@ SHOWN = (
 SILENCE = 60.0
 """Seconds without a line after which a log says how far a phase is."""
 
-
 LONG_ENOUGH = 2.0
 """Seconds of a phase after which the cost of an update of it is known."""
 
@@ -148,7 +147,7 @@ class Display(Lines):
     def games(self, what: str, done: int, total: int, steps: int = 0) -> None:
         """So many of these games, or steps, are done; of games, those that are open included, `steps` steps."""
         if self._silent:
-            self.say(f"{what} {done}/{total}{_steps(steps)}")
+            self.say(", ".join(filter(None, (f"{what} {done}/{total}", _steps(steps)))))
 
     @property
     def _silent(self) -> bool:
@@ -186,7 +185,7 @@ class LiveDisplay(Redrawn, Display):
         self._show(phase.name.replace("_", " "), done, phase.updates, f"{speed:.1f}/s" if speed else "")
 
     def games(self, what: str, done: int, total: int, steps: int = 0) -> None:
-        self._show(what, done, total, _steps(steps).removeprefix(", "))
+        self._show(what, done, total, _steps(steps))
 
     def _show(self, what: str, done: int, total: int, beside: str) -> None:
         task = self._bars.tasks[1]
@@ -218,7 +217,7 @@ def display_for(config: Config, phases: Sequence[ScheduledPhase]) -> Display:
 
 
 def _steps(n: int) -> str:
-    return f", {n:,} env steps" if n else ""
+    return f"{n:,} env steps" if n else ""
 
 
 def roughly(seconds: float) -> str:
