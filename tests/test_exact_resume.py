@@ -1,5 +1,6 @@
 """A run that is cut, however and wherever, and goes on, is to the bit the run that was never cut."""
 
+import dataclasses
 import signal
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from torture.runs import Cut, Ended, digest, process, train
 from torture.tally import Tally
 
 from tokendream.cli.main import main
+from tokendream.config.presets import TINY
 from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.training import run as experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -102,6 +105,33 @@ def test_a_run_that_is_cut_goes_on_as_if_it_had_not_been(straight, tmp_path, tal
     assert len(landed) == wanted
     kinds = ", ".join(f"{sum(c.signal == s for c in landed)} {s.name}" for s in CODES)
     tally("processes cut", wanted, lost, f"{kinds}, at {len({c.place for c in landed})} places, in {folders} runs")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may be tidied up after it."""
+
+
+@pytest.mark.parametrize("saves", [1, 30, 70])  # in collecting, in collecting again, with all parts trained
+def test_a_long_epoch_is_saved_within(tmp_path, monkeypatch, saves):
+    config = dataclasses.replace(TINY, epochs=3, checkpoint_every=100)
+    assert experiment.start(config, tmp_path / "whole") == 0
+    number, save = 0, experiment.Run._save
+
+    def killed(run: experiment.Run) -> None:
+        nonlocal number
+        save(run)
+        number += 1
+        if number == saves:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "UNSAVED", 0.0)
+        patch.setattr(experiment.Run, "_save", killed)
+        with pytest.raises(Killed):
+            experiment.start(config, tmp_path / "cut")
+    assert not (tmp_path / "cut/evaluation/final.json").exists()
+    assert experiment.resume(tmp_path / "cut") == 0
+    assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, capsys, tally: Tally):

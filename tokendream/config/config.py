@@ -62,7 +62,7 @@ class Config:
     """A link cut on purpose, to see that nothing is learnt without it: M is trained on other steps' actions, dreams
     pay nothing or another dream's rewards, C sees no frame."""
     checkpoint_every: Count = 10
-    """Epochs between checkpoints; one is also written at the end and on Ctrl-C."""
+    """Epochs between checkpoints; one is also written at the end, on Ctrl-C and after 15 minutes without one."""
     env: EnvConfig = field(default_factory=EnvConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     world_model: WorldModelConfig = field(default_factory=WorldModelConfig)

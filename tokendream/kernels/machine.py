@@ -177,6 +177,14 @@ def busy() -> bool:
     return os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
+CROWDED = (
+    "this machine is busy, and threads that wait for each other may make a run ten times as long: OMP_NUM_THREADS=1 "
+    "before the command gives it one"
+)
+"""REM on Catch beside three processes of one thread, on two AMX cores: 60 updates of M took 64 and 98 s with two
+threads; with one, beside four processes, 6.7 to 7.0."""
+
+
 def _counts() -> list[int]:
     """Numbers of threads to try: torch's own, its half, ... 1. A container may have fewer cores than it shows."""
     if "OMP_NUM_THREADS" in os.environ or busy():

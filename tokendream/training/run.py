@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference
 from tokendream.config.config import Config
 from tokendream.config.limits import LONG
+from tokendream.config.schedule import ScheduledPhase
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, free_here, is_out_of_memory, keep_freed_memory
 from tokendream.envs.pause import Pausable
@@ -26,7 +28,7 @@ from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.errors import NonFiniteError, OutOfMemory, TokendreamError, once, one_line, require
 from tokendream.kernels.install import describe
-from tokendream.kernels.machine import busy, compute_for
+from tokendream.kernels.machine import CROWDED, busy, compute_for
 from tokendream.reports.display import Display, display_for
 from tokendream.runfolder import files, lock, wandb_log
 from tokendream.runfolder import folder as runfolder
@@ -82,12 +84,8 @@ def _check_replay(config: Config, spaces: Spaces, compute: Compute) -> None:
     require(fits, "collect.capacity", f"at most {free // row}, as {free / 2**30:.1f} GiB of memory are free", capacity)
 
 
-CROWDED = (
-    "this machine is busy, and threads that wait for each other may make a run ten times as long: OMP_NUM_THREADS=1 "
-    "before the command gives it one"
-)
-"""REM on Catch beside three processes of one thread, on two AMX cores: 60 updates of M took 64 and 98 s with two
-threads; with one, beside four processes, 6.7 to 7.0."""
+UNSAVED = 15 * 60.0
+"""Seconds after which a checkpoint is due whether or not an epoch has ended: no more is lost to a power cut."""
 
 
 class RunError(TokendreamError):
@@ -99,7 +97,7 @@ class Run:
 
     def __init__(self, config: Config, run_dir: Path, compute: Compute) -> None:
         self.config, self.run_dir, self.compute = config, run_dir, compute
-        self._store = Checkpoints(run_dir)
+        self._store, self._saved_at = Checkpoints(run_dir), time.monotonic()
 
     def go(self, stop: StopRequest) -> int:
         """Train to the end, or until stopped, from the last checkpoint if there is one; returns the exit code.
@@ -235,7 +233,7 @@ class Run:
         trainer = self._trainer
         while not trainer.finished:
             epoch = trainer.epoch
-            progress = functools.partial(self._display.update, epoch)
+            progress = functools.partial(self._after_update, epoch)
             with self._saved_after(EnvError):  # nothing of its step was done
                 if not trainer.run_epoch(lambda: ranks.anyone(stop()), progress, lambda: stop.continued):
                     return False
@@ -264,8 +262,14 @@ class Run:
             self._save()
             raise
 
+    def _after_update(self, epoch: int, phase: ScheduledPhase, done: int) -> None:
+        self._display.update(epoch, phase, done)
+        if time.monotonic() - self._saved_at > UNSAVED:
+            self._save()
+
     def _save(self) -> None:
         self._store.save(self._trainer.epoch - 1, self._trainer.snapshot(), self._replay)
+        self._saved_at = time.monotonic()
 
 
 def _envs(config: Config) -> Envs:
