@@ -87,7 +87,8 @@ def rem(config: Config, *, epochs: int, steps: int, of_m: int, of_c: int) -> Con
 
 
 CARTPOLE = vary(
-    dataclasses.replace(CONTROL, env=dataclasses.replace(CONTROL.env, id="CartPole-v1")),
+    dataclasses.replace(CONTROL, env=dataclasses.replace(CONTROL.env, id="CartPole-v1"),
+                        tokenizer=dataclasses.replace(CONTROL.tokenizer, stretched=False)),
     "training", actor_critic=dataclasses.replace(CONTROL.training.actor_critic, first_epoch=5, batch=32,
                                                  learning_rate=1e-3),
 )  # fmt: skip

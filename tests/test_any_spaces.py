@@ -26,7 +26,7 @@ from tokendream.envs.observe import readers
 from tokendream.envs.registry import make
 from tokendream.envs.vector import EnvError
 from tokendream.errors import ConfigError
-from tokendream.nn.hl_gauss import symexp, symlog
+from tokendream.nn.hl_gauss import symlog
 from tokendream.play.library import episodes
 from tokendream.play.session import Session
 from tokendream.play.view import pack
@@ -38,7 +38,6 @@ from tokendream.spaces.layout import Layout, Part, image
 from tokendream.stop import EXIT_CODES
 from tokendream.tokenizers.build import build
 from tokendream.tokenizers.cells import CellTokenizer
-from tokendream.tokenizers.fixed import CategoricalTokenizer, VectorTokenizer, levels
 from tokendream.tokenizers.protocol import Fitted
 from tokendream.training.trainer import Trainer
 
@@ -226,19 +225,6 @@ def test_tokens_of_all_parts_are_one_observation(rng):
     assert np.allclose(symlog(torch.tensor(known["pose"])), symlog(torch.tensor(shown["pose"])), atol=0.08)
 
 
-def test_values_of_a_vector_are_the_nearest_of_125():
-    V = VectorTokenizer(Part("x", "vector", (4,)), 8)
-    assert len(levels()) == V.vocabulary == 125
-    assert torch.equal(levels(), -levels().flip(0))
-    x = symexp(torch.linspace(-5.9, 5.9, 400)).view(-1, 4)
-    nearest = (symlog(x)[..., None] - V.points).abs().argmin(-1)
-    assert torch.equal(V.encode(x), nearest)
-    assert torch.equal(V.encode(V.decode(nearest)), nearest)
-    assert V.encode(torch.tensor([[0.0, 1e9, -1e9, 3e38]])).tolist() == [[62, 124, 0, 124]]
-    near = V.codes(torch.tensor([[60, 61, 62, 110]]))[0]
-    assert (near[1] - near[0]).norm() < (near[3] - near[0]).norm()
-
-
 def test_a_book_of_cells_is_exact_until_it_is_full():
     V = CellTokenizer(Part("m", "map", (2, 4, 4)), 8, 16)
     maps = torch.randint(2, (10, 2, 4, 4), dtype=torch.uint8)
@@ -250,13 +236,6 @@ def test_a_book_of_cells_is_exact_until_it_is_full():
     assert small.encode(maps).max() < 2
     with pytest.raises(AssertionError, match="4x4 cells does not divide into 3x3"):
         CellTokenizer(Part("m", "map", (2, 4, 4)), 8, 16, 3)
-
-
-def test_fields_of_a_categorical_have_codes_of_their_own():
-    V = CategoricalTokenizer(Part("c", "categorical", (2,), (3, 5)), 16)
-    codes = V.codes(torch.tensor([[1, 1]]))[0]
-    assert not torch.equal(codes[0], codes[1])
-    assert V.decode(torch.tensor([[4, 4]])).tolist() == [[2, 4]]
 
 
 def trainer_of(config):

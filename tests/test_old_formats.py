@@ -38,6 +38,7 @@ SINCE_1 = {
     "tokenizer.kind": "vq",
     "tokenizer.lost_weight": 0.0,
     "tokenizer.map_cells": 1,
+    "tokenizer.stretched": False,
     "tokenizer.tap": 2,
     "world_model.token_temperature": 1.0,
     "world_model.copy_or_sample": False,

@@ -37,6 +37,8 @@ class TokenizerConfig:
     map_cells: Count = 1
     """Cells along the side of the square of a map that one token stands for, 1 for a map that does not divide into such
     squares; codebook_size says how many the book of a map holds."""
+    stretched: bool = False
+    """Whether features that their space keeps within ±3.1 are multiplied until they fill it (not published)."""
     network: Literal["conv", "patch"] = "conv"
     """Encoder and decoder: conv is the paper's; patch sees each cell of the grid by itself (not published)."""
     perceptual: Literal["vgg16", "alexnet", "none"] = "vgg16"

@@ -179,7 +179,7 @@ CONTROL = Config(
     epochs=200,
     checkpoint_every=10,
     env=EnvConfig(id="dmc:cartpole-swingup"),
-    tokenizer=TokenizerConfig(kind="dictionary", code_width=32),
+    tokenizer=TokenizerConfig(kind="dictionary", code_width=32, stretched=True),
     world_model=WorldModelConfig(
         width=64, layers=2, heads=2, segment_length=16, local_prediction=True, outcome_from="frame", dropout=0.0,
         head="norm", reward_head="symlog", slot_embedding=True,  # numbers of any size, and slots that differ (Simulus)

@@ -189,7 +189,8 @@ def _box(env_id: str, path: Path, box: spaces.Box, kind: str, size: int, *, most
         low, high = box.low.astype(np.float64), box.high.astype(np.float64)
         low = np.where((high - low > 255) & (low < -255), 0, low)  # whose codes do not begin at the end of a type
         return [Reader(path, _map(name, shape), box, _cells(shape, low), (low, low + 255))]
-    part = Part(name, "vector", (math.prod(shape),))
+    reach = np.maximum(np.abs(box.low.astype(np.float64)), np.abs(box.high.astype(np.float64))).ravel()
+    part = Part(name, "vector", (math.prod(shape),), reach=tuple(reach.tolist()))
     return [Reader(path, part, box, lambda x: x.ravel().clip(-FLOAT32, FLOAT32).astype(np.float32))]
 
 

@@ -70,8 +70,8 @@ class TokenGroup:
 class Extremes:
     """The least and the largest of every number in what was observed: no frame is kept."""
 
-    def __init__(self, layout: Layout, first: np.ndarray) -> None:
-        self._layout, self._least = layout, layout.unpack(first)
+    def __init__(self, layout: Layout, first: np.ndarray, *, stretched: bool) -> None:
+        self._layout, self._least, self._stretched = layout, layout.unpack(first), stretched
         self._most = dict(self._least)
 
     def see(self, frame: np.ndarray) -> None:
@@ -92,7 +92,7 @@ class Extremes:
             elif same.ndim == 1 and same.any():
                 found.append(f"{part.name} never changed in {_places(same)}")
             if part.modality == "vector":
-                V = VectorTokenizer(part, 2)
+                V = VectorTokenizer(part, 2, stretched=self._stretched)
                 low, high = (V.encode(torch.from_numpy(x)).numpy() for x in (least, most))
                 if (narrow := ~same & (high - low < 2)).any():
                     found.append(f"{part.name} moves too little in {_places(narrow)}, within two of {V.vocabulary} "
@@ -156,7 +156,7 @@ def check(config: Config, steps: int, seed: int) -> Check:
     envs = make(config, 1, evaluation=False)
     try:
         rng, seeds = np.random.default_rng(seed), itertools.count(seed)
-        extremes = Extremes(envs.spaces.observation, envs.reset([next(seeds)])[0])
+        extremes = Extremes(envs.spaces.observation, envs.reset([next(seeds)])[0], stretched=config.tokenizer.stretched)
         rewards, games, cut_off, seconds = [], 0, 0, 0.0
         actions: list[int] = []
         came: list[Any] = []  # of the first game

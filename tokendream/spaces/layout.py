@@ -40,6 +40,8 @@ class Part(NamedTuple):
     modality: Modality
     shape: tuple[int, ...]
     sizes: tuple[int, ...] = ()
+    reach: tuple[float, ...] = ()
+    """Of every feature of a vector, how far from 0 its space lets it be, on either side; inf where it has no bound."""
 
     @property
     def bytes(self) -> int:

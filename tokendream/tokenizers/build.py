@@ -56,7 +56,7 @@ def build(config: TokenizerConfig, layout: Layout) -> tuple[Tokenizer, tuple[Slo
 
 def _fixed(config: TokenizerConfig, part: Part) -> VectorTokenizer | CategoricalTokenizer | CellTokenizer:
     if part.modality == "vector":
-        return VectorTokenizer(part, config.code_width)
+        return VectorTokenizer(part, config.code_width, stretched=config.stretched)
     if part.modality == "categorical":
         return CategoricalTokenizer(part, config.code_width)
     _, *cells = part.shape

@@ -33,18 +33,26 @@ def levels() -> Float32[Tensor, " V"]:
 class VectorTokenizer(nn.Module):
     """n features <-> n tokens: the nearest of 125 values, in symlog; what lies beyond ±402 is cut off.
 
+    `stretched`, a feature whose space ends before ±3.1 is first multiplied so that it ends there: half of the values
+    then lie between its bounds, where MountainCar's velocity had three.
+
     A code says the value, and around which of E - 1 evenly spaced values it lies, so that near values have near codes
     and any function of a feature is a linear one of its code.
     """
 
     points: Float32[Tensor, " V"]
     table: Float32[Tensor, "V E"]
+    factor: Float32[Tensor, " n"]
 
-    def __init__(self, part: Part, width: int) -> None:
+    def __init__(self, part: Part, width: int, *, stretched: bool = False) -> None:
         super().__init__()
         self.part, self.code_width = part, width
         self.register_buffer("points", levels(), persistent=False)
         self.vocabulary = len(self.points)
+        factor = torch.ones(part.shape)
+        if stretched and part.reach:
+            factor = (math.expm1(FINE) / torch.tensor(part.reach)).nan_to_num(posinf=1.0).clamp(min=1)
+        self.register_buffer("factor", factor, persistent=False)
         centres = torch.linspace(-FAR, FAR, max(2, width - 1))
         # Narrow where values are dense: distances are measured between ranks.
         rank = torch.linspace(-1, 1, len(self.points))
@@ -59,7 +67,7 @@ class VectorTokenizer(nn.Module):
     def encode(self, x: Float32[Tensor, "*B n"]) -> Int64[Tensor, "*B n"]:
         """The nearest value of every feature."""
         between = (self.points[1:] + self.points[:-1]) / 2
-        return torch.searchsorted(between, symlog(x))
+        return torch.searchsorted(between, symlog(x * self.factor))
 
     def codes(self, tokens: Int64[Tensor, "*B n"]) -> Float32[Tensor, "*B n E"]:
         """The codes of values."""
@@ -67,7 +75,7 @@ class VectorTokenizer(nn.Module):
 
     def decode(self, tokens: Int64[Tensor, "*B n"]) -> Float32[Tensor, "*B n"]:
         """The features that tokens stand for."""
-        return symexp(self.points[tokens])
+        return symexp(self.points[tokens]) / self.factor
 
 
 class CategoricalTokenizer(nn.Module):
