@@ -110,6 +110,7 @@ def test_a_grid_is_as_square_as_it_can_be():
         (["--length", "65", "--futures", "256"], "length must be in 2..64, not 65"),
         (["--at", "0"], "at must be in 1..1000000, not 0"),
         (["--at", "100000000"], "at must be in 1..1000000, not 100000000"),
+        (["--at", "1", "--length", "2"], "at must be at least 2 with a length of 2, not 1"),
         (["--futures", "-1"], "futures must be in 0..256, not -1"),
     ],
 )

@@ -8,10 +8,12 @@ import pytest
 import torch
 from playing import load, make_run, tick
 
+from tokendream.agent.agent import Agent
+from tokendream.config.config import vary
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
 from tokendream.play.library import episodes
-from tokendream.play.playing_agent import FUTURES
+from tokendream.play.playing_agent import FUTURES, PlayingAgent
 from tokendream.play.recording import Recorder
 from tokendream.play.session import HISTORY, Session
 from tokendream.play.view import MODES, SPEEDS, PlayError, picture
@@ -38,6 +40,15 @@ def session(trained, recorded):
 
 def same(a, b):
     return a.panels.keys() == b.panels.keys() and all(np.array_equal(a.panels[k], b.panels[k]) for k in a.panels)
+
+
+@pytest.mark.parametrize("codes", [2, 3, 16])
+def test_every_code_has_a_colour_of_its_own(trained, codes):
+    config = vary(trained.config, "tokenizer", codebook_size=codes)
+    agent = Agent.from_config(config, trained.spaces)
+    palette = PlayingAgent(dataclasses.replace(trained, config=config, agent=agent), seed=0, temperature=1.0).palette()
+    assert len({tuple(colour) for colour in palette}) == len(palette) == codes
+    assert all(0 <= lightness <= 1 and a * a + b * b < 0.01 for lightness, a, b in palette)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -224,6 +235,22 @@ def test_a_dream_that_ends_begins_again(session, monkeypatch):
 def test_a_game_that_is_over_is_followed_by_another(session):
     over = [tick(session).state.get("over", False) for _ in range(90)]
     assert [i for i, o in enumerate(over) if o] == [38, 78]  # Catch has 39 steps; the picture after is a new game
+
+
+@pytest.mark.parametrize("away", [[], ["agent-both"], ["agent-dream", "agent-game"]])
+def test_a_game_that_is_over_is_not_stepped_on(session, away):
+    while not tick(session).state.get("over", False):
+        pass
+    ended = session.view()
+    for mode in away:
+        session.set_mode(mode)
+    session.row = None
+    session.advance()
+    assert session.view().state["step"] == 0
+    assert session.row is None
+    assert not np.array_equal(session.view().panels["frame"], ended.panels["frame"])
+    session.advance()
+    assert session.view().state["step"] == 1
 
 
 def test_a_replay_shows_what_was_recorded(session, recorded):

@@ -17,7 +17,9 @@ from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.errors import ConfigError
 from tokendream.runfolder import lock
+from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.metrics import read_metrics
+from tokendream.runfolder.snapshot import Snapshot
 from tokendream.stop import StopRequest
 from tokendream.sweep.engine import End, Status
 from tokendream.sweep.local import LocalEngine
@@ -131,9 +133,9 @@ def test_a_sweep_that_is_killed_and_stopped_is_completed_by_the_same_command(tmp
 class Scripted:
     """A job that ends when it is told to."""
 
-    def __init__(self, trial, code=0, word="", err="", finishes=True, epochs=0):
+    def __init__(self, trial, code=0, word="", err="", finishes=True, epochs=0, updates=0):
         self.trial, self.code, self.word, self.err = trial, code, word, err
-        self.finishes, self.epochs, self.looks, self.asked = finishes, epochs, 0, 0
+        self.finishes, self.epochs, self.updates, self.looks, self.asked = finishes, epochs, updates, 0, 0
 
     def status(self):
         self.looks += 1
@@ -142,6 +144,8 @@ class Scripted:
         with (self.trial.run_dir / "metrics.jsonl").open("a") as file:
             for epoch in range(1, self.epochs + 1):
                 file.write(json.dumps({"epoch": epoch, "env_steps": 20 * epoch}) + "\n")
+        if self.updates:
+            Checkpoints(self.trial.run_dir).save(0, Snapshot({}, {"phase": 2, "update": self.updates}), None)
         if self.finishes:
             (self.trial.run_dir / "evaluation").mkdir()
             (self.trial.run_dir / "evaluation" / "final.json").write_text("{}")
@@ -205,13 +209,14 @@ def test_a_failure_is_said_and_stops_nothing(tmp_path, capsys):
 def test_a_run_out_of_time_is_queued_again_while_it_moves(tmp_path, end):
     """By its exit code or SLURM's word, never by its log."""
     late = {**end, "finishes": False, "err": "tokendream: words\n"}
-    made = trials(tmp_path, 2)
-    engine = Fake(1, {"Catch-seed0": [{**late, "epochs": 3}, {}], "Catch-seed1": [{**late, "epochs": 0}]})
+    made = trials(tmp_path, 3)
+    within = [{**late, "updates": 7}, {**late, "updates": 9}, {**late, "updates": 9}]
+    engine = Fake(1, {"Catch-seed0": [{**late, "epochs": 3}, {}], "Catch-seed1": [late], "Catch-seed2": within})
     runs = RunningSweep(made, engine, Dashboard(made))
     runs.go(StopRequest(), poll=0.0)
-    assert [trial.config.seed for trial, _ in engine.started] == [0, 1, 0]
+    assert [trial.config.seed for trial, _ in engine.started] == [0, 1, 2, 0, 2, 2]
     assert made[0].finished
-    assert runs.failed == {"Catch-seed1": "out of time, without an epoch done"}
+    assert runs.failed == dict.fromkeys(("Catch-seed1", "Catch-seed2"), "out of time, without an update done")
 
 
 @pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL"])

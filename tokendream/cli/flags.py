@@ -95,8 +95,8 @@ def parse_envs(argv: list[str]) -> Envs:
         default = Envs(preset=name, env=preset(name).env)
         return parse(Envs, argv, "tokendream envs [FAMILY | check ID]", default=default)
 
-    options = read(name or "cpu")
-    if name or options.words[:1] != ("check",) or len(options.words) != 2:
+    options = read("cpu" if name is None else name)
+    if name is not None or options.words[:1] != ("check",) or len(options.words) != 2:
         return options
     better = _for_what_is_seen(dataclasses.replace(options.env, id=options.words[1]))
     return read(better[0] if better else usual_preset())
@@ -136,8 +136,8 @@ def _preset_name(argv: list[str], *, positional: bool) -> tuple[str | None, list
 def _base(name: str | None, argv: list[str], *, needed: bool = True) -> tuple[Config, str]:
     """The preset's config. Where none is named and the command is going to run, the machine chooses, and says why."""
     helps = any(word in ("-h", "--help") for word in argv)
-    if name or not needed or helps:
-        return preset(name or "cpu"), ""
+    if name is not None or not needed or helps:
+        return preset("cpu" if name is None else name), ""
     name = usual_preset()
     said = f"preset {name}: {'a' if name == 'rem' else 'no'} GPU was found (name another one to override)"
     return preset(name), said

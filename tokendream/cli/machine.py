@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ def run(options: Machine) -> int:
     if not torch.cuda.device_count():
         print("GPU: none that torch can use")
     for precision, flops in found.products.items():
-        print(f"products in {precision}: {flops / 1e12:.3g} TFLOP/s")
+        alone = "" if found.fastest(precision) < math.inf else ", one thread"
+        print(f"products in {precision}: {flops / 1e12:.3g} TFLOP/s{alone}")
     print(f"copies: {found.copies / 1e9:.3g} GB/s, read and written")
     compute = machine.compute_for(Config(), threads=True)
     print(f"a run uses: {describe(compute)}")

@@ -47,7 +47,7 @@ def call(where: str, what: str, do: Callable[[], T]) -> T:
     """Call into an environment. Whatever comes out of it, sys.exit() too, is an EnvError naming place and call."""
     try:
         return do()
-    except (KeyboardInterrupt, Terminated):
+    except (KeyboardInterrupt, Terminated, EnvError):
         raise
     except SystemExit as error:
         raise EnvError(f"{where}: {what} wanted to end the process: sys.exit({error.code!r})") from error

@@ -52,7 +52,7 @@ class Calibration:
     """What was measured on a CPU, and what follows."""
 
     products: dict[str, float]
-    """FLOP/s of a matrix product by precision, on all threads."""
+    """FLOP/s of a matrix product by precision: on all threads, but of one thread where float32 is faster."""
     copies: float
     """Bytes/s, read and written."""
     updates: dict[str, float]
@@ -90,8 +90,7 @@ def compute_for(
 
     `facts` are those of a run: what it began with, it keeps on the same processor or GPU, and torch. With `threads`,
     for commands, the whole process computes with the fastest number of them, unless OMP_NUM_THREADS is set or nothing
-    else is left open. Raises
-    ConfigError for a device that is not there.
+    else is left open. Raises ConfigError for a device that is not there.
     """
     switches = {name: getattr(config, name) for name in ("kernels", "capture", "compile", "deterministic")}
     compute = Compute.resolve(device or config.device, config.precision, **switches)

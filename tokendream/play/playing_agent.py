@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
@@ -115,6 +116,7 @@ class PlayingAgent:
             codes = torch.stack((turn, turn.cos(), turn.sin()), dim=1)
         _, _, components = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
         rank = (codes @ components[:3].T).argsort(0).argsort(0).float() / max(1, len(codes) - 1)
+        rank = F.pad(rank, (0, 3 - rank.shape[1]), value=0.5)  # two codes differ in one direction
         hue = torch.atan2(rank[:, 2] - 0.5, rank[:, 1] - 0.5)
         lab = torch.stack((0.36 + 0.4 * rank[:, 0], 0.085 * hue.cos(), 0.085 * hue.sin()), dim=1)
         return [[round(x, 3) for x in colour] for colour in lab.tolist()]

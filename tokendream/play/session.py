@@ -203,11 +203,17 @@ class Session:
         elif self._recorded is not None and self.mode.who == "recording" and self._recorded.action is None:
             self.paused = True
             raise PlayError("the episode ends here")
-        elif self.now.last_step is not None and self.now.last_step.over:
+        elif self._over:
             restart = self.reset if self.mode.truth is None else self.new
             restart()
         else:
             self._step()
+
+    @property
+    def _over(self) -> bool:
+        """Whether nothing follows what is shown: the game knows it also when it was left and is on again."""
+        last = self.now.last_step
+        return (last is not None and last.over) or (self.mode.truth == "game" and self._game.over)
 
     def _step(self) -> None:
         now, agent, lead = self.now, self.agent, self._lead(self.now.seen, self.now.dream)

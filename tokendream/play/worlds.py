@@ -55,7 +55,8 @@ class RealGame:
         self._actions.append(action)
         self._show([transition.frame[0] for transition in transitions])
         transition = transitions[0]
-        return Happened(float(transition.reward[0]), bool(transition.end[0]), bool(transition.over[0]))
+        self.over = bool(transition.over[0])
+        return Happened(float(transition.reward[0]), bool(transition.end[0]), self.over)
 
     def rewind(self, steps: int) -> None:
         """Undo the last steps of this game, of which it has that many."""
@@ -68,7 +69,7 @@ class RealGame:
             envs.close()
 
     def _replay(self, actions: list[int]) -> None:
-        self._actions, drawn = actions, []
+        self._actions, self.over, drawn = actions, False, []
         for envs in self._drawn:
             ((_, frame, _),) = deque(play_again(envs, {0: (self._seed, actions)}), maxlen=1)
             drawn.append(frame[0])

@@ -141,7 +141,9 @@ def measure(trained: Trained, replay: ReplayBuffer, *, temperature: float, seed:
     follows = torch.tensor([r not in first for r in row.tolist()], device=trained.compute.device)
     one_step = _whole(trained, replay, config.world_model.segment_length, rng)
     if one_step is None:
-        raise ConfigError("no episode is as long as a training segment: ask for more steps")
+        length = config.world_model.segment_length
+        raise ConfigError(f"no game lasted {length} steps, a training segment of the world model: ask for more "
+                          "--steps, or these games are too short to be measured")  # fmt: skip
     long = _whole(trained, replay, burn_in + 1 + max(DISTANCES), rng)
     moments = replay.draw(4 * BATCH, burn_in + 1, align="end", rng=rng)
     head, came = agent.world_model.rewards, torch.from_numpy(replay.rewards).to(trained.compute.device)

@@ -48,6 +48,7 @@ def film(
     longest = MOST_FRAMES // (futures or 3)
     require(2 <= length <= longest, "length", f"in 2..{longest}", length)
     require(1 <= at <= MOST_STEPS, "at", f"in 1..{MOST_STEPS}", at)
+    require(at + length >= 4, "at", f"at least {4 - length} with a length of {length}", at)
     trained = Trained.load(run, device)
     files.make_place("--out", out)
     config = trained.config

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokendream.runfolder import lock
+from tokendream.runfolder.checkpoint import Checkpoints
+from tokendream.runfolder.files import CheckpointError
 from tokendream.runfolder.metrics import MetricsError, read_metrics
 from tokendream.runfolder.names import quoted
 from tokendream.stop import EXIT_CODES, StopRequest
@@ -30,7 +33,7 @@ class RunningSweep:
         self._states = {trial.name: "finished" if trial.finished else "waiting" for trial in trials}
         self._notes: dict[str, str] = {}
         self._waiting = deque(trial for trial in trials if not trial.finished)
-        self._jobs: dict[str, tuple[Trial, Job, int]] = {}
+        self._jobs: dict[str, tuple[Trial, Job, tuple[int, ...]]] = {}
         self._slots: dict[str, int] = {}
         self._adopted, self._complaint, self._next_start = False, "", 0.0
         self.failed: dict[str, str] = {}
@@ -89,22 +92,22 @@ class RunningSweep:
             self._dashboard.say(f"waiting, and trying again: {trouble}")
 
     def _enter(self, trial: Trial, job: Job, slot: int) -> None:
-        self._jobs[trial.name] = trial, job, _epoch(trial)
+        self._jobs[trial.name] = trial, job, _position(trial)
         self._slots[trial.name] = slot
 
     def _look(self, poll: float, *, stopping: bool = False) -> None:
-        for name, (trial, job, epoch) in list(self._jobs.items()):
+        for name, (trial, job, began) in list(self._jobs.items()):
             status = job.status()
             if status.state == "over":
                 del self._jobs[name], self._slots[name]
                 self._notes.pop(name, None)
-                self._end(trial, job, epoch, stopping=stopping)
+                self._end(trial, job, began, stopping=stopping)
             else:
                 self._states[name], self._notes[name] = status
         self._dashboard.show(self._states, self._notes)
         time.sleep(poll)
 
-    def _end(self, trial: Trial, job: Job, epoch: int, *, stopping: bool) -> None:
+    def _end(self, trial: Trial, job: Job, began: tuple[int, ...], *, stopping: bool) -> None:
         """What became of a run whose job is over; its folder knows best."""
         end = job.end()
         if trial.finished:
@@ -113,11 +116,11 @@ class RunningSweep:
             self._states[trial.name] = "stopped"
         elif lock.holder(trial.run_dir) is not None and (other := self._engine.found(trial)):
             self._enter(trial, other, -1)
-        elif end.taken_away or (end.out_of_time and _epoch(trial) > epoch):
+        elif end.taken_away or (end.out_of_time and _position(trial) > began):
             self._states[trial.name] = "waiting"
             self._waiting.append(trial)
         else:
-            self._fail(trial, end.why() + (", without an epoch done" if end.out_of_time else ""), end.errors)
+            self._fail(trial, end.why() + (", without an update done" if end.out_of_time else ""), end.errors)
 
     def _fail(self, trial: Trial, reason: str, log: Path | None = None) -> None:
         self._states[trial.name], self.failed[trial.name] = "failed", reason
@@ -155,10 +158,13 @@ def sweep(
     return 1 if runs.failed else 0
 
 
-def _epoch(trial: Trial) -> int:
-    """The last epoch that a run has finished."""
-    try:
+def _position(trial: Trial) -> tuple[int, ...]:
+    """How far a run is: the last epoch that it has finished, then the phase and the update of its last checkpoint."""
+    epoch, phase, update = 0, 0, 0
+    with contextlib.suppress(MetricsError):
         records = read_metrics(trial.run_dir / "metrics.jsonl")
-    except MetricsError:
-        return 0
-    return int(records[-1]["epoch"]) if records else 0
+        epoch = int(records[-1]["epoch"]) if records else 0
+    with contextlib.suppress(CheckpointError, KeyError):
+        _, saved = Checkpoints(trial.run_dir).load(groups=(), say=lambda line: None)
+        phase, update = saved.state["phase"], saved.state["update"]
+    return epoch, phase, update

@@ -56,14 +56,19 @@ def control(
     value, ahead = output.value[known].double(), real_return[known].double()
     nan, most = torch.tensor(math.nan), sum(map(math.log, sizes))
     spread, scale = (ahead.std(), (ahead - value).std()) if len(ahead) > 1 else (nan, nan)
+    near, below = (
+        f"near {ahead.mean():.3g}, the mean return that followed",
+        f"below {spread:.3g}, the returns' own deviation",
+    )
+    if len(ahead) < 2:
+        near = below = "not known: no return was seen to its end"
     corr = torch.corrcoef(torch.stack((value, ahead)))[0, 1] if len(ahead) > 1 else nan
     return PartFigures(
         "Controller",
         (
-            Figure("mean value", number(value.mean()), f"near {ahead.mean():.3g}, the mean return that followed"),
+            Figure("mean value", number(value.mean()), near),
             Figure("correlation of value and return", number(corr), "above 0.3", 0.3, 0.0),
-            Figure("scale of the advantage, G - v", number(scale), f"below {spread:.3g}, the returns' own deviation",
-                   number(spread), number(2 * spread)),
+            Figure("scale of the advantage, G - v", number(scale), below, number(spread), number(2 * spread)),
             Figure("policy entropy", number(entropy), f"between 0.1 and {0.9 * most:.2f}: "
                    f"0 is a policy that no longer tries, {most:.2f} one that does not care",
                    *((0.1, 0.0) if entropy < 0.1 else (0.9 * most, most))),
