@@ -119,7 +119,7 @@ def test_two_environments_are_refused(capsys):
 def test_two_presets_are_refused(capsys, words):
     code, _, err = run(capsys, "train", *words)
     assert code == 2
-    assert "name one preset" in err
+    assert "give the preset once" in err
 
 
 def test_the_preset_follows_the_machine_and_is_said(capsys, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tokendream.kernels import cache
 from tokendream.kernels.cpu import build
 
 needs_kernels = pytest.mark.skipif(build.why_not() is not None, reason=f"no kernels here: {build.why_not()}")
@@ -99,13 +100,13 @@ def test_where_nothing_can_be_loaded_from_the_cache_the_next_folder_is_taken(tmp
         path.write_bytes(b"a library")
 
     KNOWN = build.library()
-    monkeypatch.setattr(build, "folders", lambda: iter([home, other]))
+    monkeypatch.setattr(cache, "folders", lambda: iter([home, other]))
     monkeypatch.setattr(build, "_compile", compile_)
     monkeypatch.setattr(build.ctypes, "CDLL", load)
     for _ in range(2):
         assert build._library() is not None
     assert len(compiled) == 1
-    monkeypatch.setattr(build, "folders", lambda: iter([home]))
+    monkeypatch.setattr(cache, "folders", lambda: iter([home]))
     with pytest.raises(OSError, match="failed to map"):
         build._library()
 

@@ -12,7 +12,7 @@ import torch
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.device import processor
-from tokendream.kernels import machine
+from tokendream.kernels import cache, machine
 from tokendream.kernels.cpu import build
 from tokendream.kernels.install import describe
 from tokendream.kernels.machine import OWN, Calibration
@@ -40,7 +40,7 @@ def measured(monkeypatch, tmp_path):
         return dataclasses.replace(AVX2, copies=float(len(count)))
 
     monkeypatch.setattr(machine, "measure", measure)
-    monkeypatch.setattr(build, "folders", lambda: iter(folders))
+    monkeypatch.setattr(cache, "folders", lambda: iter(folders))
     return folders, count
 
 
@@ -154,12 +154,12 @@ def test_another_torch_processor_or_limit_of_instructions_is_measured_again(meas
 
 def test_where_no_folder_can_be_written_every_process_measures(measured, monkeypatch):
     home, tmp = measured[0]
-    monkeypatch.setattr(build, "folders", lambda: iter([home / "none", tmp]))
+    monkeypatch.setattr(cache, "folders", lambda: iter([home / "none", tmp]))
     assert [calibration().copies for _ in range(2)] == [1.0, 1.0]
     assert list(tmp.iterdir()) != []  # the next folder has it
-    monkeypatch.setattr(build, "folders", lambda: iter([home / "none"]))
+    monkeypatch.setattr(cache, "folders", lambda: iter([home / "none"]))
     assert [calibration().copies for _ in range(2)] == [2.0, 3.0]
-    monkeypatch.setattr(build, "folders", lambda: iter([]))
+    monkeypatch.setattr(cache, "folders", lambda: iter([]))
     assert calibration().copies == 4.0
 
 

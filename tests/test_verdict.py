@@ -71,7 +71,7 @@ def test_an_agent_without_a_fault_is_told_its_budget():
 def test_what_is_unhealthy_is_named_whatever_is_known_of_it():
     patch = vary(REM, "tokenizer", network="patch")
     (flicker,) = why([part("Tokenizer", still_tokens_that_flicker=(0.3, 0.05, 0.5))], patch)
-    assert flicker.startswith("still tokens that flicker is 0.3 (healthy: …), which no flag mends here: ")
+    assert flicker.startswith("still tokens that flicker is 0.3 (healthy: …), for which no flag is known to help: ")
     beyond = Figure("arm: features beyond ±402", 0.1, "0", 0.0, 0.1)
     accuracy = Figure("token accuracy", 0.3, "…", 0.5, 0.0)
     said = why([PartFigures("Tokenizer", (beyond,)), PartFigures("World model", (accuracy,))], REM)

@@ -21,11 +21,11 @@ class ConfigError(TokendreamError):
     """A config that cannot be run; the message names the field and what it would accept."""
 
 
-def nearest(name: str, valid: Iterable[str], count: int = 3, few: Iterable[str] = ()) -> str:
+def nearest(name: str, valid: Iterable[str], few: Iterable[str] = ()) -> str:
     """The valid names closest to a misspelt one, as text for an error message; `few` where none is close."""
     valid = list(valid)
     folded = {v.lower(): v for v in valid}
-    close = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.4)
     return ", ".join(folded[c] for c in close) or ", ".join(few or sorted(valid)[:8])
 
 

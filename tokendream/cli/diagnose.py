@@ -15,11 +15,11 @@ class Diagnose:
     run_dir: tyro.conf.Positional[Path]
     """Folder of the run, or a file that `export` made of one."""
     steps: int = 2000
-    """Env steps of fresh games to measure on. With other settings than the defaults the run's own diagnosis and report
-    stay as they are, and the results lie beside, under a name that says the settings."""
+    """Env steps of fresh games to measure on. With other settings than the defaults the results go to files named after
+    the settings, and the run's own diagnosis and report stay as they are."""
     temperature: float | None = None
-    """Temperature at which actions are sampled; by default that of the run's collecting for the games, and that of
-    its evaluation for the figures of the controller."""
+    """Temperature at which actions are sampled; by default the run's collect.temperature for the games and its
+    evaluation.temperature for the figures of the controller."""
     seed: int = 0
     """Seed of those games and of the dreams."""
     device: str = "auto"

@@ -21,14 +21,14 @@ class Dream:
     out: Path = Path("dream.mp4")
     """File to write: .mp4 or .gif for a film, .png for a picture of some of its moments."""
     at: int = 300
-    """Steps of fresh games, played by the agent, near whose end the dream starts."""
+    """Env step of freshly played games near which the dream starts."""
     length: int = 32
     """Dreamed steps."""
     futures: int = 0
     """Number of futures of one moment to show as a grid; 0 for a dream beside what really happened."""
     temperature: float | None = None
-    """Temperature at which actions are sampled; by default that of the run's collecting for the game, and that of its
-    evaluation for the futures."""
+    """Temperature at which actions are sampled; by default the run's collect.temperature for the game and its
+    evaluation.temperature for the futures."""
     seed: int = 0
     """Seed of the fresh game and of the dreams."""
     device: str = "auto"

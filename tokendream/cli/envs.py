@@ -28,7 +28,7 @@ class Envs:
     words: tyro.conf.Positional[tuple[str, ...]] = ()
     """Nothing, the name of a family, or check and the id of an environment."""
     preset: str = "cpu"
-    """Whose tokenizer and sizes are meant; by default that which training here would choose for it."""
+    """Preset whose tokenizer and sizes are used; by default the one that train would choose here."""
     steps: int = 200
     """Random steps of a check."""
     seed: int = 0

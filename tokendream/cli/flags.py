@@ -124,7 +124,7 @@ def _preset_name(argv: list[str], *, positional: bool) -> tuple[str | None, list
     if positional and argv and not argv[0].startswith("-"):
         name, argv = argv[0], argv[1:]
     if sum(word.split("=")[0] == "--preset" for word in argv) + (name is not None) > 1:
-        raise ConfigError(f"name one preset: {'the first word and --preset are one flag' if name else '--preset once'}")
+        raise ConfigError("give the preset once, either as the first word or as --preset")
     for i, word in enumerate(argv):
         if word == "--preset" and i + 1 < len(argv):
             return argv[i + 1], argv[:i] + argv[i + 2 :]

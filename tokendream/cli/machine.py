@@ -38,7 +38,7 @@ def run(options: Machine) -> int:
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         said = f"GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
-        print(f"{said}; what it reaches, python -m benchmarks gpu measures (in a clone)")
+        print(f"{said}; in a clone, python -m benchmarks gpu measures its speed")
     if not torch.cuda.device_count():
         print("GPU: none that torch can use")
     for precision, flops in found.products.items():

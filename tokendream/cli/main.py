@@ -78,8 +78,8 @@ def _overview() -> str:
     lines = ["usage: tokendream COMMAND [options]", "", "REM: a token-based world model that dreams whole frames.", ""]
     lines += [f"  {name:14}{what}" for name, what in COMMANDS.items()]
     lines += ["", "tokendream COMMAND --help lists a command's options. Presets of train: " + ", ".join(PRESETS) + ";"]
-    lines += ["behind each, an ablation (rem-no-pop): " + ", ".join(ABLATIONS) + ";"]
-    lines += ["behind one that has it, what it shall not have (simulus-no-curiosity): " + ", ".join(CUTS) + "."]
+    lines += ["suffixes that ablate, of any preset (rem-no-pop): " + ", ".join(ABLATIONS) + ";"]
+    lines += ["suffixes that take away what a preset has (simulus-no-curiosity): " + ", ".join(CUTS) + "."]
     return "\n".join(lines)
 
 

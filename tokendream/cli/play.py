@@ -19,7 +19,7 @@ class Play:
     demo: bool = False
     """In place of a run: a trained agent that comes with the package, its game and its dream side by side."""
     host: str = "127.0.0.1"
-    """Address to serve at. Any other than this machine's own asks for the token that is printed."""
+    """Address to serve at. On any but loopback the browser must give the token that is printed."""
     port: int = 8008
     """Port to serve at; where it is in use, the next free one. 0 for any."""
     token: bool = False

@@ -32,7 +32,7 @@ class Sweep:
     games: tuple[str, ...] = ("all",)
     """Names of games, all, or other environments as train's --env has them, such as tokendream/Catch-v0."""
     seeds: int = 5
-    """Seeds of each game: 0, 1, ..."""
+    """Number of seeds of each game: 0, 1, ..."""
     out: Path | None = None
     """Folder of the sweep; by default sweeps/SUITE-PRESET."""
     resources: Annotated[Resources, tyro.conf.arg(name=""), tyro.conf.UseAppendAction]

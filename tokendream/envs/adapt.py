@@ -25,18 +25,6 @@ OLD_API = (
     "observation, reward, terminated, truncated, info; shimmy's GymV21CompatibilityV0 wraps environments of older gym"
 )
 
-SMALL = 32
-"""An image with a side below this may be a map, one cell a pixel."""
-
-CODES = 32
-"""A map's codes stay below this; a picture's colours do not."""
-
-DARK = 16
-"""A game whose frames never reach this value, of 255, is hardly one to look at."""
-
-MOST_ACTIONS = 2**16
-"""More than anybody means: each has an embedding and an output of its own."""
-
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 Path = tuple[Any, ...]

@@ -24,6 +24,9 @@ BINS = 51
 MOST = 128
 """Components of an action."""
 
+MOST_ACTIONS = 2**16
+"""More than anybody means: each has an embedding and an output of its own."""
+
 EXACT, LARGEST = 2**53, float(np.finfo(np.float64).max) / 2
 """Of a bound: whole numbers up to here are floats, and numbers have a difference."""
 
@@ -90,9 +93,9 @@ def _check(env_id: str, name: str, leaf: spaces.Space[Any]) -> None:
                 "gymnasium.wrappers.TransformAction can give it some"
             )
     most = max(adapt.sizes(leaf), default=1)
-    if most > adapt.MOST_ACTIONS:
+    if most > MOST_ACTIONS:
         raise EnvError(
-            f"{env_id}: expected at most {adapt.MOST_ACTIONS} choices, but {name} of its actions has {most}: "
+            f"{env_id}: expected at most {MOST_ACTIONS} choices, but {name} of its actions has {most}: "
             "gymnasium.wrappers.TransformAction can make it a Box, or offer fewer"
         )
 

@@ -27,6 +27,9 @@ from tokendream.errors import once, one_line
 from tokendream.spaces.observations import Spaces
 from tokendream.stop import Terminated
 
+DARK = 16
+"""A game whose frames never reach this value, of 255, is hardly one to look at."""
+
 Maker = Callable[[], gymnasium.Env[Any, Any]]
 
 
@@ -88,9 +91,9 @@ class GymEnvs:
             self._over[i] = end[i] or truncated or self._steps[i] >= self._max_frames
             if self._over[i] and self._brightest is not None:
                 brightest, self._brightest = self._brightest, None
-                if brightest < adapt.DARK:
+                if brightest < DARK:
                     once(
-                        f"{self.env_id}: no value of a frame reached {adapt.DARK} of 255 in a whole game: the agent "
+                        f"{self.env_id}: no value of a frame reached {DARK} of 255 in a whole game: the agent "
                         "sees nearly black pictures (codes of a map rather than colours?)"
                     )
         return Transition(self._frame.copy(), reward, end, self._over.copy())

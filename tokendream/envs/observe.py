@@ -38,6 +38,12 @@ MOST_CHOICES = 4096
 MOST_CHANNELS = 12
 """Of a stack of pictures that is asked to be read as images."""
 
+SMALL = 32
+"""An image with a side below this may be a map, one cell a pixel."""
+
+CODES = 32
+"""A map's codes stay below this; a picture's colours do not."""
+
 FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -208,19 +214,19 @@ def _kind(env_id: str, name: str, box: spaces.Box, look: Callable[[], Any]) -> s
     sides = box.shape if channels is None else tuple(n for axis, n in enumerate(box.shape) if axis != channels[0])
     if box.dtype == np.uint8 and channels is not None and len(box.shape) == 3 and channels[1] == 3:
         most = int(box.high.max())
-        if min(sides) < adapt.SMALL and most >= adapt.CODES:
+        if min(sides) < SMALL and most >= CODES:
             most = int(look().max())
-        if min(sides) >= adapt.SMALL or most >= adapt.CODES or most == 0:
+        if min(sides) >= SMALL or most >= CODES or most == 0:
             return "image"
         once(f"{env_id}: {name}, {'x'.join(map(str, box.shape))} with values up to {most}, is read as a map of 3 "
              "fields; --env.read-as image reads it as a picture")  # fmt: skip
         return "map"
     bounded = bool((box.low >= -1).all() and (box.high <= 255).all())
-    if channels is not None and min(sides) >= adapt.SMALL and bounded and (not whole or int(box.high.max()) > 64):
+    if channels is not None and min(sides) >= SMALL and bounded and (not whole or int(box.high.max()) > 64):
         return "image"
     if whole and few:
         kind, other = "map", "image reads it as a picture"
-        unsure = channels is not None and int(box.high.max()) >= adapt.CODES
+        unsure = channels is not None and int(box.high.max()) >= CODES
     else:
         kind, other = "vector", "map reads it as cells"
         unsure = min(sides) >= 4 and bool((box.low == 0).all() and (box.high <= 255).all())

@@ -1,4 +1,4 @@
-"""What was measured of this machine, kept in the user's cache folder beside the compiled kernels."""
+"""The user's cache folder: compiled kernels, and what was measured of this machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from tokendream.kernels.cpu import build
+
+def folders() -> Iterator[Path]:
+    """Where files may lie, the best place first; nobody else can write there, as compiled kernels are run."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for folder in (Path(cache) / "tokendream", Path(tempfile.gettempdir()) / f"tokendream-{os.getuid()}"):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid == os.getuid():
+                yield folder
+        except OSError:
+            continue
 
 
 def name(kind: str, *depends: str) -> str:
@@ -18,7 +31,7 @@ def name(kind: str, *depends: str) -> str:
 
 def read(name: str) -> dict[str, Any] | None:
     """What an earlier process wrote, from the first folder that has it whole."""
-    for folder in build.folders():
+    for folder in folders():
         with contextlib.suppress(OSError, ValueError, RecursionError):
             if isinstance(found := json.loads((folder / name).read_text(encoding="utf-8")), dict):
                 return found
@@ -27,7 +40,7 @@ def read(name: str) -> dict[str, Any] | None:
 
 def write(name: str, figures: dict[str, Any], *, again: bool) -> None:
     """Keep figures in the first folder that can be written, if any; unless `again`, the first process's stay."""
-    for folder in build.folders():
+    for folder in folders():
         unfinished = folder / f"{name}.{os.getpid()}"
         with contextlib.suppress(OSError):  # read-only, full, or another process was first
             unfinished.write_text(json.dumps(figures), encoding="utf-8")

@@ -23,6 +23,7 @@ from tokendream.play.session import Session
 from tokendream.play.view import facts_line
 from tokendream.reports.wrapped import wrapped
 from tokendream.runfolder.load import Trained
+from tokendream.runfolder.names import name_of
 
 
 def play(
@@ -45,8 +46,7 @@ def play(
     # fell from 60 to 12 steps/s, as the threads wait for each other in hundreds of small products.
     torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) - 1, torch.get_num_threads())))
     # From the root: an environment may change the working folder.
-    name = run.stem if run.is_file() else run.resolve().name
-    folder = (recordings or Path("recordings") / name).absolute()
+    folder = (recordings or Path("recordings") / name_of(run)).absolute()
     trained = Trained.load(run, device)
     known = library.episodes(run, folder, trained, _say)
     opened = library.open_recording(recording, trained) if recording else []

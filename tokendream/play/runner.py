@@ -25,6 +25,7 @@ from tokendream.reports import media, pictures
 from tokendream.reports.run_page import ACROSS
 from tokendream.runfolder.checkpoint import Checkpoints
 from tokendream.runfolder.load import Trained
+from tokendream.runfolder.names import name_of
 
 LOOK_AGAIN = 5.0
 """Seconds between two looks for a newer checkpoint."""
@@ -195,7 +196,7 @@ class SessionRunner:
         session, trained = self.session, self.session.agent.trained
         facts = {
             "env": trained.config.env_name,
-            "run": self._run_dir.name,
+            "run": name_of(self._run_dir),
             "device": describe(trained.compute),
             "facts": facts_line(trained.facts),
             "grid": (trained.agent.block.grid or (0, 0))[0],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import mimetypes
 import secrets
@@ -189,7 +190,7 @@ def listen(host: str, port: int, tries: int = 50) -> socket.socket:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             return socket.create_server((host, candidate), family=family, backlog=64)
         except OSError as error:
-            if error.errno not in (98, 48, 10048) or candidate == port + tries - 1:
+            if error.errno != errno.EADDRINUSE or candidate == port + tries - 1:
                 raise OSError(f"cannot listen at {host}, port {candidate}: {error.strerror}") from None
     raise OSError(f"no free port from {port} on")
 

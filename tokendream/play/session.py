@@ -149,8 +149,7 @@ class Session:
             self.open_episode((self._episode + 1) % len(self.episodes))
             return
         self._game.begin()
-        seen = self.agent.fresh(self._game.frame)
-        self._recorded = None
+        seen, self._recorded = self.agent.fresh(self._game.frame), None
         self._begin(seen, seen if self.mode.free else None)
         self._left = self.now
 
@@ -198,22 +197,17 @@ class Session:
 
     def advance(self) -> None:
         """One step, paused or not. The step after an end begins again: the dream where it began, or a new game."""
+        last = self.now.last_step
+        over = self._game.over if self.mode.truth == "game" else last is not None and last.over
         if self._futures is not None:
             self._futures.step()
         elif self._recorded is not None and self.mode.who == "recording" and self._recorded.action is None:
             self.paused = True
             raise PlayError("the episode ends here")
-        elif self._over:
-            restart = self.reset if self.mode.truth is None else self.new
-            restart()
+        elif over:
+            (self.reset if self.mode.truth is None else self.new)()
         else:
             self._step()
-
-    @property
-    def _over(self) -> bool:
-        """Whether nothing follows what is shown: the game knows it also when it was left and is on again."""
-        last = self.now.last_step
-        return (last is not None and last.over) or (self.mode.truth == "game" and self._game.over)
 
     def _step(self) -> None:
         now, agent, lead = self.now, self.agent, self._lead(self.now.seen, self.now.dream)

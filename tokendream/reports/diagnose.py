@@ -27,7 +27,7 @@ from tokendream.reports.run_page import write_report
 from tokendream.reports.wrapped import wrapped
 from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained, results_folder
-from tokendream.runfolder.names import shown
+from tokendream.runfolder.names import name_of, shown
 from tokendream.tokenizers.parts import PartsTokenizer
 
 FORMAT = 1
@@ -115,7 +115,7 @@ def examine(
     replay = trained.play(steps, seed, temperature=collecting, progress=progress)
     with trained.compute.autocast():
         parts = measure(trained, replay, temperature=evaluating, seed=seed)
-    facts = {"run": run.resolve().name, "game": config.env_name, "epoch": trained.epoch, "steps": steps,
+    facts = {"run": name_of(run), "game": config.env_name, "epoch": trained.epoch, "steps": steps,
              "seed": seed, "device": describe(trained.compute), "collect temperature": collecting,
              "evaluation temperature": evaluating}  # fmt: skip
     usual = (collecting, evaluating) == (config.collect.temperature, config.evaluation.temperature)

@@ -30,7 +30,7 @@ def why(parts: Sequence[PartFigures], config: Config) -> list[str]:
         left = (figure for part in parts for figure in unhealthy(part, config))
         worst = max(left, key=lambda figure: figure.shortfall, default=None)
         none = "No figure is outside what is healthy"
-        outside = f"{_sentence(worst)}, which no flag mends here" if worst else none
+        outside = f"{_sentence(worst)}, for which no flag is known to help" if worst else none
         said.append(
             f"{outside}: what holds the agent back is its budget, or something that these figures do not measure. To "
             f"try first: --epochs more (now {config.epochs})."

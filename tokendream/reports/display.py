@@ -63,8 +63,8 @@ class Remaining:
                 self._guessed.discard(phase.name)
 
     def follow(self, epoch: int, phase: ScheduledPhase, done: int) -> None:
-        """Hear that so many updates of a phase of this epoch are done. A phase that was only guessed, or not even
-        that, costs what it is seen to."""
+        """Note that `done` updates of a phase of this epoch are finished. Their own time replaces a cost that was only
+        guessed, or not known."""
         now = time.monotonic()
         if epoch != self._epoch or done < self._done.get(phase.name, done + 1):
             self._done = self._done if epoch == self._epoch else {}

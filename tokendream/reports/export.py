@@ -12,16 +12,16 @@ from tokendream.reports.results import Folder
 from tokendream.runfolder import agent_file
 from tokendream.runfolder.agent_file import SUFFIX, SavedAgent
 from tokendream.runfolder.load import Trained
-from tokendream.runfolder.names import HERE, shown
+from tokendream.runfolder.names import HERE, name_of, shown
 
 
 def export(run: Path, out: Path | None, *, half: bool) -> int:
     """Write the agent of a run's last checkpoint to `out`, by default a file of the run's name in the working folder.
 
-    An exported file is taken too, to write it at half its size. Raises ConfigError for a run or a name that does not
-    serve, OSError where the disk does not take it.
+    An exported file is taken too, to write it at half its size. Raises ConfigError for a run or a name that cannot be
+    used, OSError where the disk does not take it.
     """
-    out = out or Path(HERE) / f"{run.resolve().stem if run.is_file() else run.resolve().name}{SUFFIX}"
+    out = out or Path(HERE) / f"{name_of(run)}{SUFFIX}"
     if out.suffix != SUFFIX:
         raise ConfigError(f"an agent's file ends in {SUFFIX}, not {out.name!r}")
     if out.resolve() == run.resolve():

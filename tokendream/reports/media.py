@@ -59,14 +59,14 @@ def write_png(path: Path, image: UInt8[np.ndarray, "3 H W"]) -> None:
     replace(path, png(image))
 
 
-def write_gif(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int = 8, scale: int = 3) -> None:
+def write_gif(path: Path, frames: Iterable[UInt8[np.ndarray, "3 S W"]], *, fps: int) -> None:
     """Write a film that plays wherever a picture is shown, for ever, whole or not at all; makes its folder.
 
     Raises ValueError without a frame.
     """
     from PIL import Image
 
-    first, *rest = (Image.fromarray(enlarge(frame, scale).transpose(1, 2, 0)) for frame in frames)
+    first, *rest = (Image.fromarray(enlarge(frame, 3).transpose(1, 2, 0)) for frame in frames)
     file = io.BytesIO()
     first.save(file, "gif", save_all=True, append_images=rest, duration=1000 // fps, loop=0)
     replace(path, file.getvalue())

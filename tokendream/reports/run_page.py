@@ -130,7 +130,7 @@ def _pictures(folder: Folder) -> Iterator[str]:
             "Healthy: the reconstruction keeps every small moving thing, the dream drifts late."
         )
     else:
-        yield later("the first refresh of this page, some 100 env steps into training")
+        yield later("the first refresh of this page, about a minute into training")
     shown = (
         ("dream", "really happened | reconstruction | dreamed under the same actions"),
         ("best", "the best game of the evaluation"),

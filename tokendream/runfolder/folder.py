@@ -22,6 +22,9 @@ from tokendream.runfolder.names import quoted, shown
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
+FINAL = Path("evaluation", "final.json")
+"""In a run's folder: the scores of its final evaluation."""
+
 
 def free_name(config: Config) -> Path:
     """A folder under runs/ that does not exist yet, named after the game, the preset and the seed."""
@@ -30,14 +33,21 @@ def free_name(config: Config) -> Path:
     return next(path for n in names if not (path := Path("runs") / n).exists())
 
 
-def check_free(run_dir: Path) -> None:
-    """Raise ConfigError unless a run may begin in this folder: there is none, or nothing in it.
+def finished(run_dir: Path) -> bool:
+    """Whether a run has come to its end: its final evaluation is there."""
+    return (run_dir / FINAL).is_file()
 
-    The half of a config that a crash in the first instant of a run leaves behind counts as nothing.
-    """
+
+def contents(run_dir: Path) -> set[str]:
+    """What lies in a run's folder, without the half of a config that a crash in a run's first instant leaves behind."""
+    return {path.name for path in run_dir.iterdir()} - {"config.json.part"} if run_dir.is_dir() else set()
+
+
+def check_free(run_dir: Path) -> None:
+    """Raise ConfigError unless a run may begin in this folder: there is none, or nothing in it."""
     if run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"{shown(run_dir)} is no folder: name another --run-dir")
-    if run_dir.exists() and (names := {p.name for p in run_dir.iterdir()} - {"config.json.part"}):
+    if names := contents(run_dir):
         advice = f"go on with --resume {quoted(run_dir)} or " if "config.json" in names else ""
         raise ConfigError(f"{shown(run_dir)} exists and is not empty: {advice}name another --run-dir")
 
@@ -47,7 +57,7 @@ def check_none_lost(run_dir: Path, checkpoint_every: int) -> None:
     records = read_metrics(run_dir / "metrics.jsonl")
     last = int(records[-1]["epoch"]) if records else 0
     # The first one may have failed, on a full disk: that run can begin again.
-    if last > checkpoint_every or (run_dir / "evaluation" / "final.json").exists():
+    if last > checkpoint_every or finished(run_dir):
         trained = f"to epoch {last}" if last else "to its end"
         raise ConfigError(
             f"{shown(run_dir)} was trained {trained}, but its checkpoints are gone: copy its checkpoints/ and replay/ "
@@ -84,7 +94,7 @@ def read_facts(run_dir: Path) -> dict[str, str]:
 def note_resumed(run_dir: Path, compute: Compute, epoch: int) -> None:
     """Add to the facts from which epoch on a run has been on another machine than it began on, or back on that."""
     differs, facts = moved(run_dir, compute), read_facts(run_dir)
-    if (differs or "resumed" in facts) and not (run_dir / "evaluation" / "final.json").exists():
+    if (differs or "resumed" in facts) and not finished(run_dir):
         now = ", ".join(f"{what} {value}" for what, (_, value) in differs.items()) or "as it began"
         said = "; ".join(filter(None, (facts.get("resumed"), f"epoch {epoch}: {now}")))
         _add(run_dir, facts, resumed=said)
@@ -108,7 +118,7 @@ def _add(run_dir: Path, facts: dict[str, str], **more: str) -> None:
 def moved(run_dir: Path, compute: Compute) -> dict[str, tuple[str, str]]:
     """What of the machine is another than where the run began, then and now, so that its bits will differ."""
     began, now = read_facts(run_dir), _machine(compute)
-    if (run_dir / "evaluation" / "final.json").exists():  # nothing is left to differ
+    if finished(run_dir):  # nothing is left to differ
         return {}
     return {key: (began[key], now[key]) for key in now if began.get(key, now[key]) != now[key]}
 

@@ -1,4 +1,5 @@
-"""Paths as messages show them: from the folder where the command was given, and as a shell takes them."""
+"""Paths as messages show them: from the folder where the command was given, and as a shell takes them; and the names of
+runs."""
 
 from __future__ import annotations
 
@@ -25,6 +26,12 @@ def shown(path: Path) -> str:
     except ValueError:
         below = str(path)
     return f"./{below}" if below.startswith("-") else below  # a name, not an option
+
+
+def name_of(run: Path) -> str:
+    """What a run is called: by its folder, or by its exported file without the suffix."""
+    run = run.resolve()
+    return run.stem if run.is_file() else run.name
 
 
 def quoted(path: Path) -> str:

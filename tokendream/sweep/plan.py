@@ -20,6 +20,7 @@ from tokendream.envs.atari100k import ATARI_100K, benchmark_name
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError, nearest
 from tokendream.runfolder import files
+from tokendream.runfolder.folder import contents, finished
 from tokendream.runfolder.load import read_config
 
 FORMAT = 1
@@ -49,7 +50,7 @@ class Trial:
     @property
     def finished(self) -> bool:
         """Whether its final evaluation is there."""
-        return (self.run_dir / "evaluation" / "final.json").is_file()
+        return finished(self.run_dir)
 
 
 def plan(suite: str, games: Sequence[str], seeds: int, base: Config, folder: Path) -> list[Trial]:
@@ -80,7 +81,7 @@ def prepare(trials: Sequence[Trial], folder: Path, *, one_agent: bool = True) ->
     ours = {trial.run_dir: trial for trial in trials}
     besides = [folder / "runs" / name for name, _ in expected(folder)] if one_agent else []
     for run_dir in ours | dict.fromkeys(besides):
-        if run_dir.exists() and {path.name for path in run_dir.iterdir()} - {"config.json.part"}:
+        if contents(run_dir):
             trial, may_differ = (ours[run_dir], ()) if run_dir in ours else (trials[0], ("seed", "env.id"))
             for name, old, new in fields_that_differ(read_config(run_dir), trial.config):
                 if name not in may_differ:

@@ -24,6 +24,7 @@ from tokendream.config.schedule import schedule
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError
 from tokendream.reports import page
 from tokendream.reports.display import Lines, Redrawn, Remaining, clock
+from tokendream.runfolder.folder import FINAL
 from tokendream.runfolder.metrics import MetricsError, Record, read_metrics
 from tokendream.sweep.plan import Trial
 
@@ -67,7 +68,7 @@ class Reader:
     def read(self) -> Progress:
         """How far the run is now; what cannot be read at this instant stays as it was."""
         metrics = self._trial.run_dir / "metrics.jsonl"
-        final = self._trial.run_dir / "evaluation" / "final.json"
+        final = self._trial.run_dir / FINAL
         seen = [path.stat().st_mtime if path.exists() else 0.0 for path in (metrics, final)]
         if seen != self._seen:
             self._seen = seen

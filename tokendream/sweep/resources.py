@@ -20,7 +20,7 @@ class Resources:
     in turn."""
 
     jobs: CountOrZero = 0
-    """Runs at a time; 0 for `runs_per_gpu` a GPU, one where there is none, and all on SLURM."""
+    """Runs at a time. 0: `runs_per_gpu` on each GPU, one where there is no GPU, no limit on SLURM."""
     runs_per_gpu: Count = 1
     """Runs at a time on each GPU of this machine; more than fit into its memory are refused."""
     cores: CountOrZero = 0

@@ -143,7 +143,7 @@ def sweep(
         try:
             runs.go(stop)
         except KeyboardInterrupt:
-            dashboard.say("left; the runs save and end by themselves")
+            dashboard.say("not waiting any longer: each run saves a checkpoint and ends")
         finally:
             dashboard.close()
     done = sum(trial.finished for trial in trials)

@@ -23,6 +23,7 @@ from tokendream.reports.display import Display
 from tokendream.reports.evaluate import write_films
 from tokendream.reports.results import diagnosis
 from tokendream.reports.run_page import write_codes, write_pictures, write_report
+from tokendream.runfolder.folder import FINAL
 from tokendream.runfolder.load import Trained, player
 from tokendream.runfolder.metrics import Record
 from tokendream.runfolder.names import quoted, shown
@@ -61,7 +62,7 @@ class RunResults:
 
     def final(self) -> None:
         """The final evaluation beside a random player's, films, the report, and why the agent is not better."""
-        path = self.run_dir / "evaluation" / "final.json"
+        path = self.run_dir / FINAL
         self.envs.close()  # training is over, and some emulators exist once a process
         if path.exists():
             self.display.say(f"nothing left to train or evaluate: {shown(path)} is there")

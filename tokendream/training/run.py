@@ -176,7 +176,7 @@ class Run:
 
         Not where several ranks share it, of which each does a part, nor where nothing is left to do.
         """
-        if ranks.count() > 1 or (self.run_dir / "evaluation" / "final.json").exists():
+        if ranks.count() > 1 or runfolder.finished(self.run_dir):
             return {}
         try:
             return timing.guess(self.config, self.compute, spaces, lambda phase: stop.raise_if_set())

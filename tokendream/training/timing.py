@@ -151,7 +151,7 @@ class Speed:
         if epoch := self.full_epoch:
             parts = ", ".join(f"{name} {_figure(seconds)}" for name, seconds in epoch.items())
             console.print(
-                f"Computed from these rows: {_figure(sum(epoch.values()))} seconds the dearest epoch ({parts}), "
+                f"Computed from these rows: {_figure(sum(epoch.values()))} seconds the most expensive epoch ({parts}), "
                 f"{clock(3600 * self.hours)} the {self.config.epochs} epochs of a run, evaluation not counted.",
                 highlight=False,
             )

@@ -17,13 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from tokendream.device import cpuinfo
 from tokendream.errors import one_line
+from tokendream.kernels import cache
 
 SOURCES, HEADERS = (sorted(Path(__file__).parent.glob(pattern)) for pattern in ("*.cpp", "*.h"))
 
@@ -69,7 +69,7 @@ def _library() -> ctypes.CDLL:
         [*compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True
     ).stdout
     name = f"ops-{_digest(compiler, version)}.so"
-    for folder in folders():
+    for folder in cache.folders():
         if (folder / name).exists():
             try:
                 return ctypes.CDLL(str(folder / name))
@@ -79,7 +79,7 @@ def _library() -> ctypes.CDLL:
         made = Path(scratch) / name
         _compile(compiler, made)
         failed: OSError | None = None
-        for folder in folders():
+        for folder in cache.folders():
             unfinished = folder / f"{name}.{os.getpid()}"
             try:
                 # Copied to a new name, then renamed: of two processes that compile at once, both win.
@@ -109,18 +109,6 @@ def _compile(compiler: list[str], path: Path) -> None:
         # torch's own OpenMP: a second one would have a second pool of threads.
         command += ["-fopenmp", *(str(p) for p in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))[:1])]
     subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=300, check=True)
-
-
-def folders() -> Iterator[Path]:
-    """Where a compiled library may lie, the best place first: what others can write, others can run."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    for folder in (Path(cache) / "tokendream", Path(tempfile.gettempdir()) / f"tokendream-{os.getuid()}"):
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.stat().st_uid == os.getuid():
-                yield folder
-        except OSError:
-            continue
 
 
 def _one_line(error: BaseException) -> str:
