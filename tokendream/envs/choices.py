@@ -30,7 +30,7 @@ MOST_ACTIONS = 2**16
 EXACT, LARGEST = 2**53, float(np.finfo(np.float64).max) / 2
 """Of a bound: whole numbers up to here are floats, and numbers have a difference."""
 
-Make = Callable[[Iterator[int]], Any]
+ToEnv = Callable[[Iterator[int]], Any]
 """What the environment gets, from the choices of its components."""
 
 
@@ -105,7 +105,7 @@ def _names(name: str, leaf: spaces.Space[Any]) -> list[str]:
     return [name] if n == 1 else [f"{name}[{i}]" for i in range(n)]
 
 
-def _maker(space: spaces.Space[Any], bins: int) -> Make:
+def _maker(space: spaces.Space[Any], bins: int) -> ToEnv:
     if isinstance(space, spaces.Dict):
         parts = {key: _maker(part, bins) for key, part in space.spaces.items()}
         return lambda chosen: {key: make(chosen) for key, make in parts.items()}

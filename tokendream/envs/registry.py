@@ -29,10 +29,10 @@ from tokendream.spaces.observations import Spaces
 
 toy.register()
 
-Make = Callable[[str, EnvConfig], gymnasium.Env[Any, Any]]
+MakeEnv = Callable[[str, EnvConfig], gymnasium.Env[Any, Any]]
 """One environment of a family, by its name there."""
 
-Protocol = dict[str, int | float | str]
+EvaluationProtocol = dict[str, int | float | str]
 """What a reader of an evaluation must know of how its games were played."""
 
 
@@ -41,7 +41,7 @@ class Family:
     """One kind of environments: `make(env, n)`, and what its evaluations' protocol has of its own."""
 
     make: Callable[[EnvConfig, int], Envs]
-    protocol: Callable[[EnvConfig], Protocol]
+    protocol: Callable[[EnvConfig], EvaluationProtocol]
     names: Callable[[], Iterable[str]] = tuple
     """What there is to play."""
     example: str = ""
@@ -82,9 +82,9 @@ def is_id(word: str) -> bool:
     return True
 
 
-def evaluation_protocol(env: EnvConfig) -> Protocol:
+def evaluation_protocol(env: EnvConfig) -> EvaluationProtocol:
     """The protocol of an evaluation in this environment."""
-    common: Protocol = {"size": env.size, "max_frames": env.eval_max_frames, "life_loss_ends": False}
+    common: EvaluationProtocol = {"size": env.size, "max_frames": env.eval_max_frames, "life_loss_ends": False}
     return common | FAMILIES[env.family].protocol(env)
 
 
@@ -108,8 +108,8 @@ def _atari(env: EnvConfig, n: int) -> Envs:
     return (AtariEnvs if env.atari.frames == "ale" else PublishedAtariEnvs)(env, n)
 
 
-def _atari_protocol(env: EnvConfig) -> Protocol:
-    protocol: Protocol = {
+def _atari_protocol(env: EnvConfig) -> EvaluationProtocol:
+    protocol: EvaluationProtocol = {
         "frame_skip": env.atari.frame_skip,
         "noop_max": env.atari.eval_noop_max,
         "sticky_actions": 0.0,
@@ -126,21 +126,21 @@ def _gym(env: EnvConfig, n: int) -> Envs:
     return _gymnasium(env, n, gymnasium_ids.make)
 
 
-def _gymnasium(env: EnvConfig, n: int, make: Make) -> Envs:
+def _gymnasium(env: EnvConfig, n: int, make: MakeEnv) -> Envs:
     # Games are counted in decisions there.
     limit = -(-env.max_frames // env.repeat)
     return GymEnvs(replace(env, max_frames=limit), n, lambda: wrapped(make(env.name, env), env))
 
 
-def _gymnasium_protocol(env: EnvConfig) -> Protocol:
-    protocol: Protocol = {
+def _gymnasium_protocol(env: EnvConfig) -> EvaluationProtocol:
+    protocol: EvaluationProtocol = {
         "action_repeat": env.repeat, "kwargs": env.kwargs, "wrappers": env.wrappers, "keys": env.keys,
         "read_as": env.read_as,
     }  # fmt: skip
     return {name: value for name, value in protocol.items() if value not in (1, "{}", "", "auto")}
 
 
-def _family(make: Make, names: Callable[[], Iterable[str]], example: str, package: str) -> Family:
+def _family(make: MakeEnv, names: Callable[[], Iterable[str]], example: str, package: str) -> Family:
     return Family(lambda env, n: _gymnasium(env, n, make), _gymnasium_protocol, names, example, package)
 
 

@@ -62,29 +62,29 @@ def play(
     bound = listening.getsockname()[1]
     if port not in (0, bound):
         _say(f"port {port} is in use: {bound} is taken instead")
-    player = SessionRunner(session, hub, run, folder, device, recording)
-    server = serve(application(hub, player, Access(host, secret)), listening)
+    runner = SessionRunner(session, hub, run, folder, device, recording)
+    server = serve(application(hub, runner, Access(host, secret)), listening)
     _say(f"{trained.config.env_name}, epoch {trained.epoch}, {describe(trained.compute)}")
     if facts := facts_line(trained.facts):
         _say(facts)
     for line in addresses(host, bound, secret):
         print(line, flush=True)  # whole, to be copied
     _say(f"recordings and pictures go to {folder}; Ctrl-C ends it")
-    return asyncio.run(host_until_stopped(server, listening, player))
+    return asyncio.run(host_until_stopped(server, listening, runner))
 
 
-async def host_until_stopped(server: Server, listening: socket.socket, player: SessionRunner) -> int:
-    """Run the player in its thread and the server here, until a signal comes or one of them ends."""
+async def host_until_stopped(server: Server, listening: socket.socket, runner: SessionRunner) -> int:
+    """Run the session in its thread and the server here, until a signal comes or one of them ends."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(number, setattr, server, "should_exit", True)
-    playing = asyncio.ensure_future(asyncio.to_thread(player.run, loop.call_soon_threadsafe))
+    playing = asyncio.ensure_future(asyncio.to_thread(runner.run, loop.call_soon_threadsafe))
     playing.add_done_callback(lambda _: setattr(server, "should_exit", True))
     try:
         await server.serve(sockets=[listening])
     finally:
-        player.stop()
+        runner.stop()
     await playing  # raises what ended it, if that was a bug
     return 0
 

@@ -77,7 +77,7 @@ class Access:
         return name in self._names or _address(name) is not None
 
 
-def application(hub: Hub, player: SessionRunner, access: Access) -> Starlette:
+def application(hub: Hub, runner: SessionRunner, access: Access) -> Starlette:
     """The routes."""
     pages = {file.name: file.read_bytes() for file in (resources.files("tokendream.play") / "page").iterdir()}
 
@@ -95,7 +95,7 @@ def application(hub: Hub, player: SessionRunner, access: Access) -> Starlette:
     async def file(request: Request) -> Response:
         if why := access.refusal(request):
             return refused(why)
-        path = player.files.get(request.path_params["name"])
+        path = runner.files.get(request.path_params["name"])
         if path is None or not path.is_file():
             return PlainTextResponse("there is no such file\n", 404, HEADERS)
         return FileResponse(path, filename=path.name, headers=HEADERS)
@@ -111,7 +111,7 @@ def application(hub: Hub, player: SessionRunner, access: Access) -> Starlette:
             return
         sending = asyncio.create_task(_send(socket, viewer))
         try:
-            await _receive(socket, viewer, hub, player)
+            await _receive(socket, viewer, hub, runner)
         finally:
             hub.leave(viewer)
             sending.cancel()
@@ -129,13 +129,13 @@ async def _send(socket: WebSocket, viewer: Viewer) -> None:
             await socket.send_text(await viewer.outgoing.get())
 
 
-async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, player: SessionRunner) -> None:
+async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, runner: SessionRunner) -> None:
     """Obey a viewer until it is gone, or says more than it may."""
     while (message := await socket.receive())["type"] != "websocket.disconnect":
         cost = 1.0
         try:
             command, arguments = parse(message.get("text") or "")
-            obey(command, arguments, viewer, hub, player)
+            obey(command, arguments, viewer, hub, runner)
         except PlayError as error:
             cost = GARBAGE
             viewer.tell(str(error))
@@ -144,8 +144,8 @@ async def _receive(socket: WebSocket, viewer: Viewer, hub: Hub, player: SessionR
             return
 
 
-def obey(command: str, arguments: list[Any], viewer: Viewer, hub: Hub, player: SessionRunner) -> None:
-    """Do what a viewer says, or have the player do it if the viewer holds the controls."""
+def obey(command: str, arguments: list[Any], viewer: Viewer, hub: Hub, runner: SessionRunner) -> None:
+    """Do what a viewer says, or have the runner do it if the viewer holds the controls."""
     if command == "ack":
         viewer.acknowledge(*arguments)
     elif command == "release":
@@ -153,7 +153,7 @@ def obey(command: str, arguments: list[Any], viewer: Viewer, hub: Hub, player: S
     elif not (hub.take(viewer) if command == "take" else hub.use(viewer)):
         viewer.tell("somebody else holds the controls")
     elif command != "take":
-        player.submit(command, *arguments)
+        runner.submit(command, *arguments)
 
 
 class Server(uvicorn.Server):
