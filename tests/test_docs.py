@@ -136,7 +136,7 @@ def test_the_pages_have_commands_of_every_kind():
     assert {line.split()[1] for line in COMMAND_LINES} == set(COMMANDS)
 
 
-def test_the_tree_of_the_readme_is_the_tree():
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## Where things are")[1].split("```")[1]
+def test_the_tree_of_the_page_is_the_tree():
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where things are")[1].split("```")[1]
     rooms = {path.parent.name for path in (ROOT / "tokendream").glob("*/*.*")} - {"__pycache__"}
     assert set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE)) == rooms
