@@ -158,7 +158,7 @@ def of_best(kept: Path) -> str:
         told.append(
             f"By these runs, better while learning on one problem and worse on none: {', '.join(chosen) or 'none'}."
         )
-    return _filled(" ".join([*told, "It has not been run on a game."]))
+    return _filled(" ".join([*told, "There is no complete run of it on a game."]))
 
 
 def _told(kept: Path, names: Sequence[str]) -> str:
