@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import numpy as np
 from ablation_agents import ALL, EPISODES, GPU, NONE, NOWHERE, PROBLEMS
 from scipy import stats
 
+from tokendream.config.config import Config, leaves
+from tokendream.config.presets import PRESETS
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.charts import figure_svg
+from tokendream.sweep.plan import fields_that_differ
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results" / "ablation"
@@ -124,6 +128,69 @@ def helpful(kept: Path) -> list[str]:
     return [name for name, found in verdicts.items() if "better with it" in found and "worse with it" not in found]
 
 
+def in_best() -> tuple[list[str], dict[str, Any]]:
+    """Ingredients of preset `best`, and the fields of other names in which it still differs from REM."""
+    best, rem = PRESETS["best"], Config()
+    there = leaves(asdict(best))
+    ingredients = {name: change for problem in PROBLEMS.values() for name, change in problem.ingredients.items()}
+    fields = {
+        name: {f: new for f, _, new in fields_that_differ(rem, change(rem))} for name, change in ingredients.items()
+    }
+    names = [name for name, found in fields.items() if all(there[f] == new for f, new in found.items())]
+    known = {"preset", *(f for name in names for f in fields[name])}
+    return names, {f: new for f, _, new in fields_that_differ(rem, best) if f not in known}
+
+
+def of_best(kept: Path) -> str:
+    """What preset `best` has, and which effects of it were seen."""
+    names, others = in_best()
+    every = [leaves(asdict(problem.config)) for problem in PROBLEMS.values()]
+    where = {0: "in no agent here", len(every): "in every agent here"}
+    unknown: dict[str, list[str]] = {}
+    for name, value in others.items():
+        shared = sum(config[name] == value for config in every)
+        unknown.setdefault(where.get(shared, "in some agents here"), []).append(f"`{name}` = {value}")
+    told = [
+        f"**Preset `best`** is `rem` with {', '.join(names)}. Effects of these, alone on REM: {_told(kept, names)}."
+    ]
+    told += [f"Also in the preset, not ablated, {which}: {', '.join(fields)}." for which, fields in unknown.items()]
+    if set(chosen := helpful(kept)) != set(names):
+        told.append(
+            f"By these runs, better while learning on one problem and worse on none: {', '.join(chosen) or 'none'}."
+        )
+    return _filled(" ".join([*told, "There is no complete run of it on a game."]))
+
+
+def _told(kept: Path, names: Sequence[str]) -> str:
+    """The effects of some ingredients, alone on REM, in words."""
+    told = []
+    for measure, what in MEASURES.items():
+        seen: dict[tuple[str, str], list[str]] = {}
+        for problem in PROBLEMS:
+            found = effects(kept, problem, measure)
+            for name in names:
+                one = found[name][0] if name in found else None
+                if one and (said := verdict(one)) in ("better with it", "worse with it"):
+                    n = len(runs(kept, problem, f"+ {name}"))
+                    seen.setdefault((said.split()[0], f"{problem} ({n} seeds)"), []).append(name)
+        parts = [f"{word} on {where} with {', '.join(those)}" for (word, where), those in seen.items()]
+        told.append(f"{what}, {'; '.join(parts) or 'none seen on any problem'}")
+    return "; ".join(told)
+
+
+def chance(kept: Path) -> str:
+    """How many intervals exclude zero, and how many would by chance."""
+    found = [effects(kept, problem, measure) for problem in PROBLEMS for measure in MEASURES]
+    every = [one for of_each in found for sides in of_each.values() for one in sides if one and one[1] < one[2]]
+    seen = sum(verdict(one) != "no effect seen" for one in every)
+    return _filled(f"Of the {len(every)} intervals below, {seen} exclude zero; about {len(every) / 20:.0f} would if no "
+                   "ingredient had any effect.")  # fmt: skip
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def tables(kept: Path, problem: str) -> str:
     """One problem's rows, measure by measure."""
     absent = [name for name, why in PROBLEMS[problem].absent.items() if why == NOWHERE]
@@ -218,10 +285,8 @@ def page(kept: Path) -> str:
                                        least=least, most=most, budget="\n".join(map(_budget, PROBLEMS)))  # fmt: skip
     plot = f"![Effects with their intervals]({PLOT})" if _any(kept) else ""
     of_each = [tables(kept, problem) for problem in PROBLEMS]
-    names = ", ".join(helpful(kept)) or "none"
-    best = (f"**In preset `best`**, better alone while learning on one problem and worse on none: {names}. More runs "
-            "may change that, and the preset with it.")  # fmt: skip
-    return "\n\n".join(filter(None, [introduction, state, best, plot, *of_each])) + "\n"
+    found = [chance(kept), of_best(kept)] if _any(kept) else []
+    return "\n\n".join(filter(None, [introduction, state, *found, plot, *of_each])) + "\n"
 
 
 def _budget(name: str) -> str:
@@ -268,39 +333,46 @@ def _epochs(kept: Path, name: str) -> str:
 
 INTRODUCTION = """# What each ingredient gives alone
 
-REM's successors add ingredients by the dozen and publish them together ([beyond.md](beyond.md)). Here each is added
-alone to REM, and each alone is cut out of all of them, on a problem of features and one of maps; on images REM, all of
-them, and four alone. REM is the paper's world model (M), actor and critic (C) at the sizes and with the schedule of
-presets `control`, `grid` and `toy`; its advantages are centred and not scaled. A score is the mean of {games} games.
+REM's successors add many ingredients and publish them together ([beyond.md](beyond.md)). Here each ingredient is
+added alone to a baseline, `rem`, and removed alone from an agent that has all of them, `all`: on one problem with
+features and one with maps. On images, only `rem`, `all` and four single additions were run. A score is the mean of
+{games} games.
 
-Rows, seeds and budget stood in `scripts/ablation_agents.py` before the runs. The problems were chosen by what REM
-learns on them: it learned nothing on `dmc:ball_in_cup-catch` and `minatar:Breakout`, which were left, and trials of REM
-and of all ingredients with seeds 0 and 1 on CartPole and MiniGrid had been seen. They are not among the runs below.
+**The baseline is not REM as published.** Its world model and actor-critic are the paper's in structure, at the sizes
+and with the schedule of presets `control` (CartPole), `grid` (MiniGrid) and `toy` (Catch). It also keeps those
+presets' dream settings: each batch of dreams is used four times with PPO's clipped loss (in four minibatches on
+CartPole and MiniGrid), steps after a predicted end are masked, advantages are centred (but not scaled), the entropy
+weight is .01, and discount and horizon are those of the presets. On CartPole and MiniGrid nothing is trained in the
+tokenizer (fixed values for features, a dictionary of seen cells for maps). An effect measured here may therefore
+differ on REM as published.
 
-| problem | agents | seeds | epochs x decisions | updates of M | dream batches | minutes a run | hours, {seeds} seeds |
+Agents, seeds and budgets were committed in `scripts/ablation_agents.py` before the runs. The problems were chosen by
+what the baseline learns on them. It learned nothing on `dmc:ball_in_cup-catch` and `minatar:Breakout`, which were
+dropped. Trial runs of the baseline and of `all` with seeds 0 and 1 on CartPole and MiniGrid were seen before; they
+are not among the runs below.
+
+| problem | agents | seeds | epochs x decisions | model updates | dream batches | minutes a run | hours, {seeds} seeds |
 |---|---|---|---|---|---|---|---|
 {budget}
 
-**Expected core-hours: {least:.0f} for the {first} runs of the first {seeds} seeds, {most:.0f} for all {runs}.**
-An estimate: a row takes the mean of `rem` and `all`, evaluation included: one run each on one core with AMX, on
-CartPole before C's LSTM had a gradient of its own; of Catch a few updates in float32 on one busy core with AVX2 alone.
-Seeds come one after the other, so that the command may be cut anywhere and the same goes on; effects are shown from
-{seeds} seeds on.
+**Expected core-hours: {least:.0f} for the {first} runs of the first {seeds} seeds, {most:.0f} for all {runs}.** This
+is an estimate: an agent is assumed to take the mean of `rem` and `all`, evaluation included, from one run of each on
+one core with AMX (on CartPole before the LSTM had a gradient of its own). For Catch a few updates in float32 were
+timed on one busy core with AVX2 only. Effects are shown from {seeds} seeds on. All agents of one seed run before the
+next seed starts, so the command can be stopped at any time; the same command resumes it.
 
 ```sh
 python scripts/ablation.py run --jobs 2 --seeds {seeds} && python scripts/ablation.py write
 ```
 
-The runs are those of a `tokendream sweep`, whose engine the script gives 34 agents that are no variations of one
-preset; an interrupted one goes on by the same command.
+**How to read the tables.** An effect is a difference of means over seeds, with a 95% interval by Welch's t. If the
+interval covers zero, no effect was seen, which does not mean that there is none. About one in twenty of these
+intervals excludes zero by chance. *Return while learning* is the mean over epochs of the return of the games that
+ended in each. It is less noisy than the score of the last policy; it was added to this page after the first six runs
+on CartPole, all of seed 0. An epoch's cost is in seconds of processor time (on CartPole of wall-clock time), one
+core for each run; other work on the machine makes the costs approximate. *The same scores*: equal seed by seed,
+either because the ingredient does nothing there (differences in cost are then noise) or because both reach the
+maximum (5 in Catch).
 
-An effect is a difference of means over seeds, with a 95% interval by Welch's t; where that covers zero, none was seen,
-which is not the same as none, and of twenty intervals without an effect one leaves zero out by chance. Of the return
-while learning, the mean over epochs of the games that ended in each, less is chance than of the last policy's score: it
-was added to the page after the first six runs on CartPole, all of seed 0. An epoch costs seconds of the processor, on
-CartPole of the clock, with one core for each run; what ran beside it makes them rough. *The same scores*, seed by
-seed: the ingredient does nothing there, so that what it seems to cost or to save is noise, or both have the most that
-there is (5 in Catch).
-
-Attention and FSQ stand in the place of RetNet with its windows and of the VQ-VAE; attention's second effect is that on
-all of them, with which it is not counted. LPIPS and ten layers need a GPU: no such run ends within minutes here."""
+Attention replaces RetNet and its windows, and FSQ the VQ-VAE, so neither is part of `all`. The second effect of
+attention is what it adds to `all`. LPIPS and ten layers need a GPU: no such run ends within minutes on these cores."""

@@ -6,9 +6,13 @@ import functools
 import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from tokendream.cli.commands import COMMANDS, command
 from tokendream.cli.flags import parse, parse_envs, parse_sweep, parse_train
@@ -136,7 +140,31 @@ def test_the_pages_have_commands_of_every_kind():
     assert {line.split()[1] for line in COMMAND_LINES} == set(COMMANDS)
 
 
-def test_the_tree_of_the_readme_is_the_tree():
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## Where things are")[1].split("```")[1]
+def test_the_environment_of_the_page_runs_as_it_stands_there(tmp_path, monkeypatch):
+    """And keeps the condition that the page names: its seed and the same actions give the same game."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "environments.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "my_package.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        game = gymnasium.make("my_package:Arm-v0")
+        check_env(game.unwrapped)
+        actions = np.random.default_rng(0).uniform(-1, 1, (100, 2)).astype(np.float32)
+        games = []
+        for _ in range(2):
+            seen, _ = game.reset(seed=3)
+            games.append([seen["hand"].tolist()])
+            for action in actions:
+                seen, reward, terminated, truncated, _ = game.step(action)
+                games[-1].append([seen["hand"].tolist(), reward])
+                if terminated or truncated:
+                    break
+        assert games[0] == games[1]
+    finally:
+        gymnasium.registry.pop("Arm-v0", None)
+        sys.modules.pop("my_package", None)
+
+
+def test_the_tree_of_the_page_is_the_tree():
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where things are")[1].split("```")[1]
     rooms = {path.parent.name for path in (ROOT / "tokendream").glob("*/*.*")} - {"__pycache__"}
     assert set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE)) == rooms

@@ -1,7 +1,8 @@
 """Presets: named configs to start from.
 
 `rem` is the paper; `simulus`, `simulus-dmc`, `simulus-a`, `easimulus` and `itc` are its successors (docs/beyond.md);
-`best` is `rem` with what our own ablation saw to help (docs/ablations.md);
+`best` is `rem` with three changes that helped on CartPole in our ablation (docs/ablations.md), and with settings of
+advantages and entropy that were not ablated; it has no complete run on a game;
 `cpu` is sized for two cores and `night` for a night of theirs; `control` is for features, `grid` for maps of cells;
 `toy` is for the built-in game Catch; `tiny` is for tests. Behind any of them `-` and the name of an ablation changes
 that one thing: `rem-no-pop`, `rem-transformer-no-pop`, `simulus-no-curiosity`.
@@ -171,8 +172,9 @@ BEST = Config(
     # Rewards of any size need advantages that are scaled; so scaled, they have the entropy weight of `control`.
     dream=DreamConfig(mask_after_end=True, centre_advantage=True, scale_advantage=True, entropy_weight=0.01),
 )
-"""The paper's sizes and schedule, for one GPU, with the ingredients that were better on a problem of the ablation and
-worse on none. Not run on a game yet."""
+"""The paper's sizes and schedule, for one GPU, with the ingredients that were better while learning on a problem of
+the ablation and worse on none: symlog heads for reward and value, and a separate critic. Not ablated: centred and
+scaled advantages, masked steps after a dreamed end, and the entropy weight. No complete run on a game."""
 
 CONTROL = Config(
     preset="control",
