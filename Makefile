@@ -62,8 +62,8 @@ GPU_PYTHON ?= $(BIN)/python
 gpu-bench: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))  ## Tests, phases and one epoch on a GPU, in at most 8 minutes (ARGS= GPU_PYTHON=)
 	$(GPU_PYTHON) -m benchmarks gpu $(ARGS)
 
-evidence: $(READY)  ## Train, evaluate and diagnose one cell of the evidence, into results/ (GAME= SEED= PRESET= DEVICE=)
-	$(BIN)/python scripts/evidence.py cell $(PRESET) $(GAME) $(SEED) $(DEVICE)
+evidence: $(READY)  ## Train, evaluate and diagnose one cell of the evidence, into results/ (GAME= SEED= PRESET= EPOCHS= DEVICE=)
+	$(BIN)/python scripts/evidence.py cell $(PRESET) $(GAME) $(SEED) $(DEVICE) $(if $(filter-out file,$(origin EPOCHS)),--epochs $(EPOCHS))
 
 presets: $(READY)  ## Time every preset on this machine, which must be idle, and write docs/presets.md
 	$(BIN)/python scripts/presets_page.py

@@ -6,7 +6,7 @@
     python scripts/evidence.py collect runs/A-cpu-seed1 two-cores       a finished run into results/two-cores
     python scripts/evidence.py write                                    tables and curves from results/
 
-A cell that was cut goes on where it was; a finished one is only collected again. `write` rewrites what stands between
+An interrupted cell is resumed; a finished one is only collected again. `write` rewrites what stands between
 the markers of README.md and of pages of docs/, and draws docs/curves.png; the tests check that nothing else is claimed.
 """
 

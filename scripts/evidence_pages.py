@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,28 +21,29 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from tokendream.config import presets
-from tokendream.config.config import Config
+from tokendream.config.config import Config, leaves
 from tokendream.envs import atari100k
 from tokendream.evaluation import published, scores
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.results import Folder
 from tokendream.runfolder.metrics import Record
+from tokendream.sweep.plan import fields_that_differ
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 
 CONTROLS = {
     "none": "nothing",
-    "shuffled-actions": "M is trained on actions of other steps",
-    "frozen": "M stays as it was initialised",
-    "zero-rewards": "dreams pay nothing",
-    "shuffled-rewards": "each dream is paid with another dream's rewards",
-    "blind-policy": "C sees no frame",
+    "shuffled-actions": "the world model is trained on actions of other steps",
+    "frozen": "the world model keeps its initial weights",
+    "zero-rewards": "dreams give no rewards",
+    "shuffled-rewards": "each dream gets another dream's rewards",
+    "blind-policy": "the actor-critic sees no frame",
 }
 """The links that can be cut, in the order of the table."""
 
 TUNED_ON = {"CrazyClimber-cpu-seed0", "Boxing-cpu-seed101"}
-"""Runs whose seed helped to choose their preset: shown, and averaged with no other."""
+"""Runs that helped to choose their preset: shown, and averaged with no other."""
 
 SHARED = {
     *(f"{game}-cpu-seed{seed}" for game in ("Krull", "KungFuMaster") for seed in (21, 31, 32)),
@@ -51,13 +53,13 @@ SHARED = {
     *(f"{run}-seed101" for run in ("Boxing-cpu", "Breakout-cpu", "Krull-cpu", "KungFuMaster-night")),
     *(f"Catch-toy-seed{seed}" for seed in range(10)),
 }
-"""Runs of today's presets that shared their machine with other work: their minutes say nothing, and are not shown."""
+"""Runs that shared their machine with other work: their minutes say nothing, and are not shown."""
 
 REM = published.agents()["REM"].runs
 """REM's published scores, by game."""
 
-AS_IT_WAS = " as it was"
-"""Behind the name of a preset that has changed since a run."""
+NAMED = 6
+"""Fields in which a run's config differs from today's preset: so many are named, more are counted."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,35 @@ class Result:
         return dataclasses.replace(cached, seed=0, precision="auto", kernels=True)
 
     @functools.cached_property
+    def today(self) -> Config:
+        """Its preset as it is today, in its game and for as many epochs; with `settings` in place of the config's."""
+        now = presets.vary(presets.preset(self.config.preset), "env", id=self.config.env.id)
+        return dataclasses.replace(now, seed=0, epochs=self.config.epochs)
+
+    @functools.cached_property
     def preset(self) -> str:
-        """The preset's name, and the epochs where they are others; a run made before it was changed says so."""
-        c = self.config
-        now = dataclasses.replace(presets.vary(presets.preset(c.preset), "env", id=c.env.id), seed=0)
-        name = c.preset if c.epochs == now.epochs else f"{c.preset}, {c.epochs} epochs"
-        return name if dataclasses.replace(self.settings, epochs=now.epochs) == now else f"{name}{AS_IT_WAS}"
+        """The preset's name, and the epochs where they are others than today's."""
+        name, epochs = self.config.preset, self.config.epochs
+        return name if epochs == presets.preset(name).epochs else f"{name}, {epochs} epochs"
+
+    @functools.cached_property
+    def version(self) -> str:
+        """How its config differs from today's preset, in the names of fields; empty where it does not.
+
+        A field that has the value of the paper's preset is one that the run was without.
+        """
+        found = [(name, was) for name, was, _ in fields_that_differ(self.settings, self.today)]
+        if len(found) > NAMED:
+            return f"{len(found)} fields, {self.facts['started'][:10]}"
+        paper = leaves(dataclasses.asdict(Config()))
+        other = {name: was for name, was in found if isinstance(was, str) or was != paper[name]}
+        lacking = [_last(name) for name, _ in found if name not in other]
+        said = [f"{_last(name)} {was}" for name, was in other.items()]
+        return ", ".join([*said, *([f"without {', '.join(lacking)}"] if lacking else [])])
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def results() -> list[Result]:
@@ -157,57 +182,66 @@ def results() -> list[Result]:
 
 
 def whole() -> list[list[Result]]:
-    """The runs with no link cut, those of one game and the same settings together; seeds that were run on two kinds of
-    processors, apart."""
-    groups: dict[tuple[str, str, bool, str, Config], list[Result]] = defaultdict(list)
+    """The runs with no link cut, those of one game and the same settings together, those of today's presets first;
+    seeds that were run on two kinds of processors, apart."""
+    groups: dict[tuple[str, bool, str, bool, str, Config], list[Result]] = defaultdict(list)
     for run in results():
         if run.control == "none":
-            groups[run.config.env_name, run.preset, run.tuned_on, run.apart, run.settings].append(run)
-    return [groups[key] for key in sorted(groups, key=lambda key: key[:4])]
+            key = (run.config.env_name, bool(run.version), run.preset, run.tuned_on, run.apart, run.settings)
+            groups[key].append(run)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[:5])]
 
 
 def summary() -> str:
-    """A row for each game and preset: the longest runs with most seeds, of several where it is one as it was, then the
-    latest.
-
-    A preset as it was is left out of a game of which today's has a run, whatever either reached.
-    """
+    """A row for each game and preset of today; of several groups of seeds, the longest runs with most seeds."""
     lines = [
-        "| game, preset | seeds | mean (lowest to highest) | random player | REM, published | human-normalised |",
-        "|---|---|---|---|---|---|",
+        "| game, preset | seeds | env steps | mean (lowest to highest) | random player | REM, published "
+        "| human-normalised |",
+        "|---|---|---|---|---|---|---|",
     ]
     games: dict[tuple[str, str], list[list[Result]]] = defaultdict(list)
     for runs in whole():
         first = runs[0]
-        if atari100k.benchmark_name(first.config.env_name) and (len(runs) > 1 or not first.preset.endswith(AS_IT_WAS)):
+        if atari100k.benchmark_name(first.config.env_name) and not first.version:
             games[first.config.env_name, first.preset].append(runs)
 
     def rank(runs: list[Result]) -> tuple[float, int, str]:
         return runs[0].curve[-1]["env_steps"], len(runs), max(run.facts.get("started", "") for run in runs)
 
-    longest = {key: max(groups, key=rank) for key, groups in games.items()}
-    today = {(game, runs[0].config.preset) for (game, name), runs in longest.items() if not name.endswith(AS_IT_WAS)}
-    for (game, preset), runs in longest.items():
-        if preset.endswith(AS_IT_WAS) and (game, runs[0].config.preset) in today:
-            continue
+    for (game, preset), groups in games.items():
+        runs = max(groups, key=rank)
         mean, random_player, normalised = _means(runs)
         of_each = sorted(run.final.mean for run in runs)
         spread = f" ({of_each[0]:,.0f} to {of_each[-1]:,.0f})" if len(runs) > 1 else ""
         lines.append(
-            f"| {game}, {preset}{', tuned on' if runs[0].tuned_on else ''} | {len(runs)} | {mean:,.1f}{spread} "
+            f"| {game}, {preset}{', tuned on' if runs[0].tuned_on else ''} | {len(runs)} "
+            f"| {runs[0].curve[-1]['env_steps']:,.0f} | {mean:,.1f}{spread} "
             f"| {random_player:,.1f} | {np.mean(REM[game]):,.1f} | {normalised:.3f} |"
         )
     return "\n".join(lines)
 
 
 def table(page: Path) -> str:
-    """A row a run, and for each game with several seeds a row for all of them; its links are relative to `page`."""
+    """The runs of today's presets: a row each, and for each game with several seeds a row for all of them.
+
+    Links are relative to `page`.
+    """
+    return _table(page, [runs for runs in whole() if not runs[0].version], earlier=False)
+
+
+def earlier(page: Path) -> str:
+    """The same of the runs whose config is not that of today's preset, with how it differs."""
+    return _table(page, [runs for runs in whole() if runs[0].version], earlier=True)
+
+
+def _table(page: Path, groups: list[list[Result]], *, earlier: bool) -> str:
+    differs = " differs from today's |" * earlier
     lines = [
-        "| game, preset | seed | env steps | games | mean (95% interval) | random player (95% interval) | "
+        f"| game, preset |{differs} seed | env steps | games | mean (95% interval) | random player (95% interval) | "
         "human-normalised | processor | training |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---" * (9 + earlier) + "|",
     ]
-    for runs in whole():
+    for runs in groups:
         if not runs[0].of_ten:  # which evidence.md has, seed by seed
             lines += [_row(run, os.path.relpath(run.path, page.parent)) for run in runs]
         if len(runs) > 1:
@@ -241,18 +275,24 @@ def catch() -> str:
     return "\n".join(lines)
 
 
-def parts() -> str:
-    """How healthy the parts of each run are, by its diagnosis."""
+def parts(*, earlier: bool) -> str:
+    """How healthy the parts of runs are, by their diagnoses: of today's presets, or of their earlier versions."""
+    differs = " differs from today's |" * earlier
     lines = [
-        "| run | moving pixels lost | right tokens, where they change | rewards found | value and return, correlation "
-        "| dream after 5 steps (a frozen frame) |",
-        "|---|---|---|---|---|---|",
+        f"| run |{differs} score | moving pixels lost | accuracy of changing tokens | rewards predicted "
+        "| value and return, correlation | after 5 dreamed steps (a frozen frame) |",
+        "|---" * (7 + earlier) + "|",
     ]
-    for run in (run for runs in whole() for run in runs if not run.of_ten):
-        path = run.path / "diagnosis.json"
-        if path.exists():
-            lines.append(_health(run, json.loads(path.read_text())["parts"]))
+    for run in diagnosed():
+        if bool(run.version) == earlier:
+            lines.append(_health(run, json.loads((run.path / "diagnosis.json").read_text())["parts"]))
     return "\n".join(lines)
+
+
+def diagnosed() -> list[Result]:
+    """The runs whose parts are shown; of the ten seeds of Catch none, which have a table of their own."""
+    runs = [run for runs in whole() for run in runs if not run.of_ten and (run.path / "diagnosis.json").exists()]
+    return [run for run in runs if run.config.tokenizer.kind == run.today.tokenizer.kind]
 
 
 def _health(run: Result, diagnosis: list[dict[str, Any]]) -> str:
@@ -268,9 +308,9 @@ def _health(run: Result, diagnosis: list[dict[str, Any]]) -> str:
         dreams = f"{curve['lines']['dream'][five]:.0%} ({curve['lines']['frozen'][five]:.0%})"
     kept = ", kept to AVX2" if run.kept_to_avx2 else ""
     return (
-        f"| {run.config.env_name}, {run.preset}, seed {run.config.seed}{kept} | {shown('moving pixels lost')} "
-        f"| {shown('token accuracy where tokens change')} | {shown('reward positive: recall')} "
-        f"| {shown('correlation of value and return', '.2f')} | {dreams} |"
+        f"| {run.config.env_name}, {run.preset}, seed {run.config.seed}{kept} |{_version(run)} {run.final.mean:,.1f} "
+        f"| {shown('moving pixels lost')} | {shown('token accuracy where tokens change')} "
+        f"| {shown('reward positive: recall')} | {shown('correlation of value and return', '.2f')} | {dreams} |"
     )
 
 
@@ -278,9 +318,10 @@ def _row(run: Result, folder: str) -> str:
     link = f"[{run.config.seed}]({folder}/final.json){', tuned on' if run.tuned_on else ''}"
     normalised = run.final.human_normalised
     return (
-        f"| {run.config.env_name}, {run.preset} | {link} | {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
+        f"| {run.config.env_name}, {run.preset} |{_version(run)} {link} "
+        f"| {run.curve[-1]['env_steps']:,.0f} | {len(run.final.scores)} "
         f"| {_mean(run.final)} | {_mean(run.random_player)} | {'' if normalised is None else f'{normalised:.3f}'} "
-        f"| {run.processor} | {f'{run.minutes:.0f} min' if run.alone else 'not alone'} |"
+        f"| {run.processor} | {f'{run.minutes:.0f} min' if run.alone else 'shared'} |"
     )
 
 
@@ -292,11 +333,16 @@ def _together(runs: list[Result]) -> str:
     random_players = [run.random_player for run in runs]
     count, games = sum(run.above_random for run in runs), sum(len(final.scores) for final in finals)
     return (
-        f"| **{game}, {runs[0].preset}**{runs[0].apart} | all {len(runs)} | | {games} "
+        f"| **{game}, {runs[0].preset}**{runs[0].apart} |{_version(runs[0])} all {len(runs)} | | {games} "
         f"| **{mean:,.1f}** ({_over_games(finals)}; seeds {min(of_each):,.1f} to {max(of_each):,.1f}) "
         f"| {random_player:,.1f} ({_over_games(random_players)}); {count} of {len(runs)} seeds above it "
         f"| {'' if normalised is None else f'**{normalised:.3f}**'} | | |"
     )
+
+
+def _version(run: Result) -> str:
+    """The cell of the second table; the first has none."""
+    return f" {run.version} |" if run.version else ""
 
 
 def _means(runs: list[Result]) -> tuple[float, float, float | None]:
@@ -318,8 +364,8 @@ def _mean(result: Evaluation) -> str:
 
 
 def draw() -> Path:
-    """Curves of all runs: a panel a game, a colour a seed."""
-    groups = whole()
+    """Curves of all runs: a panel a game and config, today's presets first; a colour a seed."""
+    groups = sorted(whole(), key=lambda runs: bool(runs[0].version))
     columns = min(3, len(groups))
     rows = math.ceil(len(groups) / columns)
     figure, panels = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows), squeeze=False, layout="tight")
@@ -345,7 +391,9 @@ def draw() -> Path:
             label="random player",
         )
         tuned = ", tuned on" if runs[0].tuned_on else ""
-        axes.set_title(f"{runs[0].config.env_name}, preset {runs[0].preset}{tuned}", fontsize=10)
+        heading = f"{runs[0].config.env_name}, {runs[0].preset}{tuned}{runs[0].apart}"
+        differs = f"differs: {runs[0].version}" if runs[0].version else ""
+        axes.set_title("\n".join(textwrap.wrap(heading, 52) + textwrap.wrap(differs, 52)), fontsize=9)
         axes.set_xlabel("env steps", fontsize=9)
         axes.set_ylabel("score of a game", fontsize=9)
         axes.tick_params(labelsize=8)
@@ -370,8 +418,10 @@ def pages() -> dict[Path, str]:
     readme, runs, evidence = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "evidence.md"
     body = write_between(evidence.read_text(), "controls", controls())
     body = write_between(body, "catch", catch())
+    of_runs = write_between(runs.read_text(), "results", table(runs))
+    of_runs = write_between(of_runs, "earlier", earlier(runs))
     return {
         readme: write_between(readme.read_text(), "results", summary()),
-        runs: write_between(runs.read_text(), "results", table(runs)),
-        evidence: write_between(body, "parts", parts()),
+        runs: write_between(of_runs, "earlier parts", parts(earlier=True)),
+        evidence: write_between(body, "parts", parts(earlier=False)),
     }

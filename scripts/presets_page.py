@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence_pages import AS_IT_WAS, ROOT, Result, whole, write_between
+from evidence_pages import ROOT, Result, whole, write_between
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tokendream.agent.agent import Agent
@@ -74,8 +74,8 @@ def bench(names: Sequence[str]) -> None:
 
 
 def runs_of(name: str, where: str) -> list[Result]:
-    """Whole runs of a preset as it is today."""
-    return [run for runs in read_once() for run in runs if run.preset == name and run.kind == where]
+    """Complete runs of a preset as it is today."""
+    return [run for runs in read_once() for run in runs if (run.preset, run.version, run.kind) == (name, "", where)]
 
 
 def time_of(name: str, where: str, benched: dict[str, Any]) -> str:
@@ -143,7 +143,7 @@ def curves() -> str:
     lines.append("|---|---|---|---|")
     for runs in read_once():
         first = runs[0]
-        if not first.preset.endswith(AS_IT_WAS):
+        if not first.version:
             player = sum(run.random_player.mean for run in runs) / len(runs)
             seeds = len(runs) if len(runs) > 1 else "1 seed"
             name = f"{first.preset}, {first.config.env_name}{first.apart}"

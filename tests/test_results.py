@@ -111,7 +111,7 @@ def test_presets_that_are_named_are_timed_and_the_others_stay(evidence, monkeypa
 
 def test_a_row_says_what_its_file_says(evidence):
     """The figures once more, straight from the scores."""
-    table = evidence.table(ROOT / "README.md")
+    table = f"{evidence.table(ROOT / 'README.md')}\n{evidence.earlier(ROOT / 'README.md')}"
     for run in evidence.results():
         if run.control != "none" or run.of_ten:  # the ten seeds of Catch have a table of their own
             continue
@@ -173,12 +173,13 @@ def test_a_page_without_its_markers_is_refused(evidence):
         evidence.write_between("<!-- x -->\n<!-- /x -->", "y", "new")
 
 
-def test_a_preset_as_it_was_is_summed_up_where_today_s_has_no_run_whatever_they_reached(evidence, monkeypatch):
-    def runs(game, preset, mean):
+def test_earlier_versions_are_not_summed_up_whatever_they_reached(evidence, monkeypatch):
+    def runs(game, preset, version, mean):
         one, other = (
             SimpleNamespace(
                 config=SimpleNamespace(env_name=game, preset="cpu"),
                 preset=preset,
+                version=version,
                 tuned_on=False,
                 facts={},
                 final=SimpleNamespace(mean=score),
@@ -189,16 +190,19 @@ def test_a_preset_as_it_was_is_summed_up_where_today_s_has_no_run_whatever_they_
         )
         return [one, other]
 
-    old = "cpu as it was"
+    old = "without reward_heads"
     groups = [
-        *(runs("Krull", "cpu", 2_000.0), runs("Krull", old, 3_000.0)),
-        *(runs("KungFuMaster", "cpu, 45 epochs", 5_000.0), runs("KungFuMaster", old, 2_000.0)),
-        runs("Boxing", old, 1.0),
+        *(runs("Krull", "cpu", "", 2_000.0), runs("Krull", "cpu", old, 3_000.0)),
+        *(runs("KungFuMaster", "cpu, 45 epochs", "", 5_000.0), runs("KungFuMaster", "cpu", old, 2_000.0)),
+        runs("Boxing", "cpu", old, 1.0),
     ]
     monkeypatch.setattr(evidence, "whole", lambda: groups)
     rows = [[cell.strip() for cell in line.split("|")] for line in evidence.summary().splitlines()[2:]]
-    assert [row[1] for row in rows] == ["Krull, cpu", "KungFuMaster, cpu, 45 epochs", f"Boxing, {old}"]
-    assert [row[3] for row in rows] == ["2,000.0 (1,500 to 2,500)", "5,000.0 (4,500 to 5,500)", "1.0 (-499 to 501)"]
+    assert [row[1] for row in rows] == ["Krull, cpu", "KungFuMaster, cpu, 45 epochs"]
+    assert [row[3:5] for row in rows] == [
+        ["60,000", "2,000.0 (1,500 to 2,500)"],
+        ["60,000", "5,000.0 (4,500 to 5,500)"],
+    ]
 
 
 def test_every_link_that_was_cut_has_its_row_of_three_seeds(evidence):
@@ -228,14 +232,35 @@ def test_runs_of_a_changed_preset_stand_by_themselves(evidence, tmp_path, monkey
         config = dataclasses.replace(CLIMBER, seed=seed)
         (folder / "config.json").write_text((config if seed < 2 else vary(config, "dream", horizon=7)).to_json())
     assert [[run.config.seed for run in runs] for runs in evidence.whole()] == [[0, 1], [2, 3]]
-    rows = [line.split(" | ")[:2] for line in evidence.table(tmp_path / "README.md").splitlines()]
-    assert ["| **CrazyClimber, cpu**", "all 2"] in rows
-    assert ["| **CrazyClimber, cpu as it was**", "all 2"] in rows
+    today, earlier = (
+        [line.split(" | ") for line in table(tmp_path / "README.md").splitlines()[2:]]
+        for table in (evidence.table, evidence.earlier)
+    )
+    assert [row[:2] for row in today if "all" in row[1]] == [["| **CrazyClimber, cpu**", "all 2"]]
+    assert [row[:3] for row in earlier if "all" in row[2]] == [["| **CrazyClimber, cpu**", "horizon 7", "all 2"]]
     for seed in (1, 3):
         path = tmp_path / "results" / "here" / str(seed) / "config.json"
         path.write_text(dataclasses.replace(Config.from_json(path.read_text()), epochs=30).to_json())
-    groups = [(runs[0].preset, [run.config.seed for run in runs]) for runs in evidence.whole()]
-    assert groups == [("cpu", [0]), ("cpu as it was", [2]), ("cpu, 30 epochs", [1]), ("cpu, 30 epochs as it was", [3])]
+    groups = [(runs[0].preset, runs[0].version, [run.config.seed for run in runs]) for runs in evidence.whole()]
+    assert groups == [
+        *(("cpu", "", [0]), ("cpu, 30 epochs", "", [1])),
+        *(("cpu", "horizon 7", [2]), ("cpu, 30 epochs", "horizon 7", [3])),
+    ]
+
+
+def test_a_version_names_the_fields_that_differ_or_counts_them(evidence):
+    """A field with the value of the paper's preset is one that the run was without."""
+    run = dataclasses.replace(evidence.results()[0], facts={"started": "2026-11-29T07:50:23+00:00"})
+
+    def version(config):
+        return dataclasses.replace(run, config=config).version
+
+    assert version(dataclasses.replace(CLIMBER, seed=7, epochs=3, precision="float32")) == ""
+    config = vary(vary(CLIMBER, "world_model", reward_heads=1, reward_head="sign", layers=4), "dream", group=1)
+    assert version(config) == "layers 4, reward_head sign, without reward_heads, group"
+    config = vary(config, "collect", steps=7, sticky_actions=0.0)
+    assert version(config).count(",") == 5
+    assert version(vary(config, "env", size=32)) == "7 fields, 2026-11-29"
 
 
 def test_a_run_that_chose_its_preset_is_averaged_with_no_other(evidence, tmp_path, monkeypatch):
@@ -253,12 +278,29 @@ def test_a_run_that_chose_its_preset_is_averaged_with_no_other(evidence, tmp_pat
 
 
 def test_every_diagnosed_run_has_its_parts_shown_by_its_preset(evidence):
-    diagnosed = [
-        f"| {run.config.env_name}, {run.preset}, seed {run.config.seed}{', kept to AVX2' * run.kept_to_avx2} "
-        for runs in evidence.whole()
-        for run in runs
-        if (run.path / "diagnosis.json").exists() and not run.of_ten
-    ]
-    rows = evidence.parts().splitlines()[2:]
-    assert [row[: row.index("|", 2)] for row in rows] == diagnosed
-    assert all(0 <= int(share) <= 100 for row in rows for share in re.findall(r"(\d+)%", row))
+    """But for those of another tokenizer than today's."""
+    for earlier in (False, True):
+        names = [
+            f"| {run.config.env_name}, {run.preset}, seed {run.config.seed}{', kept to AVX2' * run.kept_to_avx2} "
+            for runs in evidence.whole()
+            for run in runs
+            if (run.path / "diagnosis.json").exists() and not run.of_ten and bool(run.version) == earlier
+            and run.config.tokenizer.kind == run.today.tokenizer.kind
+        ]  # fmt: skip
+        rows = evidence.parts(earlier=earlier).splitlines()[2:]
+        assert names
+        assert [row[: row.index("|", 2)] for row in rows] == names
+        assert all(0 <= int(share) <= 100 for row in rows for share in re.findall(r"(\d+)%", row))
+
+
+def test_rewards_predicted_and_scores_of_kung_fu_master(evidence):
+    """What docs/evidence.md says of them."""
+    runs = [run for run in evidence.diagnosed() if run.config.env_name == "KungFuMaster"]
+    recall = {}
+    for run in runs:
+        found = json.loads((run.path / "diagnosis.json").read_text())["parts"]
+        figures = {figure["name"]: figure["value"] for part in found for figure in part["figures"]}
+        recall[run.path] = figures["reward positive: recall"]
+    assert max(run.final.mean for run in runs if recall[run.path] < 0.5) == 6_004
+    complete = [run.final.mean for run in runs if recall[run.path] >= 0.995]
+    assert (min(complete), max(complete)) == (4_292, 25_600)

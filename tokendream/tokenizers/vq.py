@@ -141,7 +141,7 @@ def _lost(error: Float[Tensor, "B 3 S S"]) -> Float[Tensor, ""]:
     """Mean of `error` with each pixel weighted by its own error, without gradient through the weight: Σ e sg(e) / Σ e.
 
     What is drawn as something else weighs most. Where a whole building scrolls, the pixels that `_changed` picks are
-    the building, and the climber on it is lost (docs/crazyclimber.md).
+    the building, and the climber on it is lost (CrazyClimber in docs/evidence.md).
     """
     weight = error.detach().mean(1, keepdim=True)
     return (error * weight).sum() / averaged(3 * weight.sum()).clamp(min=1e-12)
