@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.claims_page import SECTION, draw, markdown
+from benchmarks.claims_page import SECTION, draw, markdown, summary
 from benchmarks.command import Progress, begin, chosen_effort, clock_name, publish, save
 from benchmarks.figures import ABSORB, FOUR, REM, Cell, Claims
 from benchmarks.machine import environment
@@ -46,7 +46,7 @@ def main(
 ) -> int:
     """Measure, print the page, and write JSON and page where asked. Raises ConfigError for what cannot be.
 
-    With `env`, of what that environment shows, at its own number of tokens, instead of images.
+    With `env`, of what that environment shows, at its own number of tokens, instead of images; its page has a summary.
     """
     section = Section(f"{SECTION.command} --env {env}") if env else SECTION
     bare = vary(config, "world_model", **OF_POP, **NO_WINDOWS)
@@ -64,7 +64,13 @@ def main(
     claims = run(bare, compute, effort, spaces, quick=quick, say=progress)
     progress.close()
     save(dataclasses.asdict(claims), out)
-    publish(section, page, {} if env else draw(claims), lambda plots: markdown(claims, plots, section))
+    short = page is not None and env  # what is only printed lists everything
+    publish(
+        section,
+        page,
+        {} if env else draw(claims),
+        lambda plots: summary(claims, section) if short else markdown(claims, plots, section),
+    )
     return 0
 
 

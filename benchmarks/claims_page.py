@@ -1,4 +1,4 @@
-"""The page of `benchmarks claims`: tables and answers as Markdown, and two plots."""
+"""The page of `benchmarks claims`: tables and answers as Markdown, and two plots; of an environment five lines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ SECTION = Section("claims")
 PUBLISHED_NO_POP, PUBLISHED_IRIS = 4.6, 15.4
 """The paper's two speed-ups of imagination: against itself without POP, and against the token-based agent before it."""
 
+QUESTIONS = {
+    (REM, NO_POP): ("What POP gives RetNet", f" (the paper, against itself without POP: {PUBLISHED_NO_POP}x)"),
+    (TRANSFORMER_POP, IRIS): ("What POP gives a Transformer", ""),
+    (REM, TRANSFORMER_POP): ("What RetNet gives, both with POP", ""),
+    (NO_POP, IRIS): ("What RetNet gives, both token by token", ""),
+    (REM, IRIS): (
+        "RetNet with POP against a Transformer token by token, as in IRIS",
+        f" (the paper, against that agent: {PUBLISHED_IRIS}x)",
+    ),
+}
+"""What is asked of a faster and a slower world model, and the paper's answer where it has one for images."""
+
 COLOURS = {REM: "#1f6fb4", NO_POP: "#7fb2dd", TRANSFORMER_POP: "#c4581b", IRIS: "#e9a97f"}
 
 
 def markdown(claims: Claims, plots: dict[str, str] | None = None, section: Section = SECTION) -> Iterator[str]:
     """Everything that was found. `plots` are the files of the plots, by their names."""
     plots = plots or {}
-    yield header(
-        section.command, claims.preset, claims.environment,
-        quick=claims.quick, clock=claims.clock, how="the four in turn in one process",
-    )  # fmt: skip
-    yield ""
+    yield from _header(claims, section)
     if claims.of("dream"):
         yield from _answers(claims)
         if "speedup" in plots:
@@ -36,6 +44,37 @@ def markdown(claims: Claims, plots: dict[str, str] | None = None, section: Secti
     yield from _sizes(claims)
     if claims.epoch(REM):
         yield from _epoch(claims)
+    yield from _left_out(claims)
+
+
+def summary(claims: Claims, section: Section) -> Iterator[str]:
+    """A line for each question; the figures behind them are in the JSON."""
+    yield from _header(claims, section)
+    each = [
+        (f"{what} a second, batch {_list(c.batch for c in claims.of(kind))}", claims.of(kind))
+        for kind, what in (("dream", "imagined steps"), ("training", "frames of training"))
+        if claims.of(kind)
+    ]
+    yield f"How many times as many, with K = {claims.K} tokens a frame:"
+    yield ""
+    yield from head("", *(title for title, _ in each), "seconds of an epoch")
+    for (fast, slow), (question, _) in QUESTIONS.items():
+        ratios = (_list(_times(c.times_as_fast(fast, slow)) for c in cells) for _, cells in each)
+        totals = [short(epoch["total"]) for epoch in (claims.epoch(fast), claims.epoch(slow)) if epoch]
+        yield line(question, *ratios, " instead of ".join(totals))
+    yield ""
+    yield from _left_out(claims)
+
+
+def _header(claims: Claims, section: Section) -> Iterator[str]:
+    yield header(
+        section.command, claims.preset, claims.environment,
+        quick=claims.quick, clock=claims.clock, how="the four in turn in one process",
+    )  # fmt: skip
+    yield ""
+
+
+def _left_out(claims: Claims) -> Iterator[str]:
     if claims.left_out:
         yield from ("**Left out for lack of time**: " + "; ".join(claims.left_out) + ".", "")
 
@@ -43,20 +82,14 @@ def markdown(claims: Claims, plots: dict[str, str] | None = None, section: Secti
 def _answers(claims: Claims) -> Iterator[str]:
     """What the figures say, in sentences, at the preset's own tokens a frame and beside them."""
     dreams = claims.of("dream")
-    questions = (
-        (f"What POP gives RetNet (the paper, against itself without POP: {PUBLISHED_NO_POP}x)", REM, NO_POP),
-        ("What POP gives a Transformer", TRANSFORMER_POP, IRIS),
-        ("What RetNet gives, both with POP", REM, TRANSFORMER_POP),
-        ("What RetNet gives, both token by token", NO_POP, IRIS),
-        (f"RetNet with POP against the way of IRIS (the paper, against that agent: {PUBLISHED_IRIS}x)", REM, IRIS),
-    )
     yield "How many times as many imagined steps a second:"
     yield ""
     sizes = sorted({c.K for c in dreams})
     yield from head("", *(f"K = {K}, batch {_list(c.batch for c in claims.of('dream', K))}" for K in sizes))
-    for question, fast, slow in questions:
+    for (fast, slow), (question, published) in QUESTIONS.items():
         yield line(
-            question, *(_list(short(c.times_as_fast(fast, slow).median) for c in claims.of("dream", K)) for K in sizes)
+            question + published,
+            *(_list(short(c.times_as_fast(fast, slow).median) for c in claims.of("dream", K)) for K in sizes),
         )
     yield ""
 
@@ -74,7 +107,7 @@ def _dreams(claims: Claims) -> Iterator[str]:
         )
     yield ""
     yield (
-        "Absorbing: the share of a step of RetNet token by token that takes the whole block into memory once more, "
+        "Absorbing: the share of a step of RetNet token by token that takes the whole block into memory a second time, "
         "after its tokens were sampled one by one. A program that kept the memory of the sampling would save that much."
     )
     if claims.quick:
@@ -113,13 +146,16 @@ def _sizes(claims: Claims) -> Iterator[str]:
     yield from ("### Parameters and arithmetic", "")
     dreams = {c.K: c for c in claims.of("dream")}
     trained = {c.K: c for c in claims.of("training")}
-    yield from head("", "parameters of M", *(f"GFLOP a step, K = {K}" for K in dreams),
+    yield from head("", "parameters of the world model", *(f"GFLOP a step, K = {K}" for K in dreams),
                      *(f"GFLOP a frame trained on, K = {K}" for K in trained))  # fmt: skip
     for n in FOUR:
         each = [c.flops[n] / 1e9 for c in (*dreams.values(), *trained.values())]
         yield line(n, f"{claims.parameters[n]:,}", *map(short, each))
     yield ""
-    yield "A step is of C too; attention is counted over all keys, masked or not; training is forwards and backwards."
+    yield (
+        "A step includes actor and critic; attention is counted over all keys, masked or not; training is forwards and "
+        "backwards."
+    )
     yield ""
 
 
@@ -131,10 +167,10 @@ def _epoch(claims: Claims) -> Iterator[str]:
         yield line(n, *map(short, parts[n].values()))
     yield ""
     yield (
-        f"All phases due, replay full. {claims.frames:,} frames train M and {claims.steps:,} steps are imagined, at "
-        f"the rates above for K = {claims.K} and the largest batch measured. Tokenizer: its updates and the encoding "
-        "of replay. Controller: its updates without their dreams, burn-in included; the same for all four, as "
-        "collection and tokenizer are."
+        f"All phases due, replay full. {claims.frames:,} frames train the world model and {claims.steps:,} steps are "
+        f"imagined, at the rates above for K = {claims.K} and the largest batch measured. Tokenizer: its updates and "
+        "the encoding of replay. Actor-critic: its updates without their dreams, burn-in included; the same for all "
+        "four, as collection and tokenizer are."
     )
     yield ""
 

@@ -100,6 +100,6 @@ class Claims:
             "tokenizer": self.phases["tokenizer"],
             "world model": self.frames / trained[-1].rate(name).median,
             "dream": self.steps / dreamed[-1].rate(name).median,
-            "controller": self.phases["controller"],
+            "actor-critic": self.phases["controller"],
         }
         return {**parts, "total": sum(parts.values())}

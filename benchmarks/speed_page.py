@@ -28,7 +28,7 @@ def markdown(data: Data, command: str = "speed") -> Iterator[str]:
     )  # fmt: skip
     yield ""
     if facts.get("load", 0.0) > 0.5:
-        yield "**The machine did other work at the time**: rates can only be lower for it, ratios bear it better."
+        yield "**The machine was shared at the time**: rates can only be lower for it, ratios are affected less."
         yield ""
     peaks = ", ".join(f"{peak:.3g} TFLOP/s in {name}" for name, peak in data["peak_tflops"].items())
     yield (
@@ -68,13 +68,13 @@ def _published(data: Data) -> Iterator[str]:
         )  # fmt: skip
     yield ""
     yield (
-        f"Published: REM's code on {PUBLISHED_MACHINE}; timed once, not in this run. Ours finds its frames encoded. A "
-        "work that was measured twice, against plain operators and against float32, has a row for each."
+        f"Published: REM's code on {PUBLISHED_MACHINE}; timed once, not in this run. Our updates find their "
+        "frames encoded. A work that was measured twice, against plain operators and against float32, has two rows."
     )
     if threads != PUBLISHED_THREADS:
         yield (
             f"**Ours ran with {threads} thread{'s' * (threads != 1)} here, the published code with "
-            f"{PUBLISHED_THREADS}**: the ratios are not of like with like."
+            f"{PUBLISHED_THREADS}**: the ratios compare unlike runs."
         )
     yield ""
 
@@ -152,7 +152,7 @@ def _derivations(data: Data) -> Iterator[str]:
             f"Dream: {row['batch']} dreams x {horizon} steps x (a block of {K1} tokens + a prediction as long) = "
             f"{tokens:,} tokens; x the same weights; x 2 FLOP: {2 * tokens * weights / 1e9:,.0f} GFLOP, of "
             f"{row['flop'] / 1e9:,.0f} counted. Beside the layers there are retention itself, the heads and, in a "
-            "dream, C; the last layer is left out where its real tokens are not read."
+            "dream, actor and critic; the last layer is left out where its real tokens are not read."
         )
     whole, bare = _first(data, "tokenizer"), _first(data, "tokenizer without LPIPS")
     if whole and bare:

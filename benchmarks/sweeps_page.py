@@ -18,6 +18,9 @@ AXES = {
 }
 """Symbol and name of each kind of size."""
 
+LISTED = "AMX"
+"""The kind of processor whose sizes docs/speed.md lists one by one; of another its plot and its JSON have them."""
+
 COLOURS = {
     "tokenizer update": "#7a7a7a",
     "world-model update": "#1f6fb4",
@@ -42,13 +45,17 @@ def markdown(found: Sweeps, plots: dict[str, str] | None = None) -> Iterator[str
     yield ""
     for file in (plots or {}).values():
         yield from (f"![Milliseconds of a frame or an imagined step against each size]({file})", "")
+    listed = kind == LISTED or not plots  # without a page there is no plot
+    if not listed:
+        yield from ("The JSON has every size, with its spread.", "")
     for axis, (_, title) in AXES.items():
         curves = found.of(axis)
         if curves:
             yield from (f"### Over {title}", "")
             yield from (f"- {_sentence(curve)}" for curve in curves)
             yield ""
-            yield from _table(curves)
+            if listed:
+                yield from _table(curves)
     if found.left_out:
         yield from ("**Left out for lack of time**: " + "; ".join(found.left_out) + ".", "")
 

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from fake_gpu import fake_gpu, trainer_on
+from fake_gpu import DEVICE, fake_gpu, trainer_on
 
 from tokendream.agent.agent import Agent
 from tokendream.config.presets import preset
@@ -95,8 +95,9 @@ def main(name: str) -> None:
         trainer = trainer_on(agent, config, torch.bfloat16, spaces, 128)
         cache, memory = trainer.shared.cache, agent.actor_critic.initial_state(1)
         frames = trainer.replay.frames(np.arange(CHUNK))
+        before = torch.empty(1, dtype=torch.int64, device=DEVICE)  # no action of an open game yet
         with Counted() as counted:
-            trainer._collector.choose(frames[:1], memory)
+            trainer._collector.choose(frames[:1], before, memory)
         found["collect"] = counted, config.collect.steps
         with Counted() as counted:
             cache.encode(frames)

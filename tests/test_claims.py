@@ -10,10 +10,10 @@ import torch
 
 from benchmarks import claims as claims_module
 from benchmarks import measure as measure_module
-from benchmarks.claims_page import SECTION, draw, markdown
+from benchmarks.claims_page import SECTION, draw, markdown, summary
 from benchmarks.figures import ABSORB, FOUR, IRIS, NO_POP, REM, TRANSFORMER_POP, Cell, Claims
 from benchmarks.measure import Effort
-from benchmarks.page import WALL
+from benchmarks.page import WALL, Section
 from tokendream.agent.agent import Agent
 from tokendream.config.config import vary
 from tokendream.config.presets import PRESETS, TINY
@@ -72,7 +72,7 @@ def test_by_hand(found):
     assert one.times_as_fast(REM, NO_POP) == pytest.approx((4.0, 2.0, 6.0))
     assert [c.batch for c in found.of("dream")] == [1, 16]
     assert found.epoch(IRIS) == {"collection": 1.0, "tokenizer": 2.0, "world model": 100.0, "dream": 50.0,
-                                 "controller": 3.0, "total": 156.0}  # fmt: skip
+                                 "actor-critic": 3.0, "total": 156.0}  # fmt: skip
     found.cells = [c for c in found.cells if c.kind != "training"]
     assert found.epoch(IRIS) == {}
 
@@ -85,6 +85,19 @@ def test_the_page_says_which_published_figure_is_which(found):
     assert "Left out" not in text
     found.left_out.append("dream, 256 tokens, batch 128")
     assert "lack of time**: dream, 256 tokens, batch 128." in "\n".join(markdown(found))
+
+
+def test_the_summary_has_a_line_a_question(found):
+    text = "\n".join(summary(found, Section("claims --env some")))
+    assert text.startswith("`python -m benchmarks claims --env some --preset rem --quick")
+    assert (
+        "|  | imagined steps a second, batch 1, 16 | frames of training a second, batch 16 | seconds of an epoch |"
+        in text
+    )
+    assert "| What POP gives RetNet | 4x (2–6), 4x (2–6) | 4x (2–6) | 21 instead of 66 |" in text
+    found.cells = [c for c in found.cells if c.kind == "dream"]
+    assert "| What POP gives RetNet | 4x (2–6), 4x (2–6) |  |" in "\n".join(summary(found, SECTION))
+    assert len([*summary(found, SECTION)]) == 12
 
 
 def test_refreshing_a_page_changes_what_is_between_its_markers_only(found, tmp_path):
@@ -135,16 +148,21 @@ def test_the_whole_command_at_tiny_sizes(short, tmp_path):
     )
 
 
-def test_what_an_environment_shows_is_timed_at_its_own_number_of_tokens(short, tmp_path, monkeypatch):
+def test_what_an_environment_shows_is_timed_at_its_own_number_of_tokens(short, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(claims_module, "MEMORIES", ())
     page, env = tmp_path / "page.md", "any_spaces:AnyNested-v0"
     page.write_text(f"<!-- benchmarks claims --env {env}: begin -->\n<!-- benchmarks claims --env {env}: end -->\n")
-    assert claims_module.main(SMALL, "cpu", quick=True, cpu_time=True, out=None, page=page, env=env) == 0
+    timing = {"quick": True, "cpu_time": True, "out": None, "env": env}
+    assert claims_module.main(SMALL, "cpu", page=page, **timing) == 0
     text = page.read_text()
     assert f"`python -m benchmarks claims --env {env} --preset tiny --quick" in text
     envs = make(vary(SMALL, "env", id=env), 1, evaluation=False)
-    assert f"| {Agent.from_config(SMALL, envs.spaces).world_model.block.K} | 2 | " in text
+    K = Agent.from_config(SMALL, envs.spaces).world_model.block.K
+    assert f"with K = {K} tokens a frame:\n\n|  | imagined steps a second, batch 2 | " in text
     assert list(tmp_path.iterdir()) == [page]
+    capsys.readouterr()
+    assert claims_module.main(SMALL, "cpu", page=None, **timing) == 0
+    assert f"| {K} | 2 | " in capsys.readouterr().out  # without a page, all of it
 
 
 def test_what_no_time_is_left_for_is_said(short, monkeypatch, capsys):
@@ -210,3 +228,10 @@ def test_the_committed_page_is_what_the_committed_figures_say():
     plots = {name: f"claims-{name}.svg" for name in ("speedup", "memory")}
     assert text.partition(BEGIN)[2].partition(END)[0] == "\n" + "\n".join(markdown(found, plots)) + "\n"
     assert all((DOCS / file).is_file() for file in plots.values())
+
+
+@pytest.mark.parametrize(("file", "env"), [("control", "dmc:cartpole-swingup"), ("grid", "minatar:Breakout")])
+def test_the_committed_summaries_are_what_the_committed_figures_say(file, env):
+    section = Section(f"claims --env {env}")
+    text = (DOCS / "claims.md").read_text().partition(section.begin)[2].partition(section.end)[0]
+    assert text == "\n" + "\n".join(summary(read(DOCS / f"claims-{file}.json"), section)) + "\n"

@@ -198,3 +198,12 @@ def test_the_model_of_a_gpu_counts_products_traffic_and_kernels(monkeypatch, tmp
         json.dumps({"preset": "rem", "rows": rows, "epoch": {"seconds": {"total": 4.5}}})
     )
     assert model.measured("rem") == {"tokenizer": "12.3", "an epoch": "4.5e+03"}
+
+
+def test_the_whole_model_of_a_gpu_at_tiny_sizes(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    importlib.import_module("gpu_model").main("tiny")
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| collect", "| encode 128 frames", "| tokenizer", "| world-model", "| actor-critic", "| an epoch",
+    ]  # fmt: skip

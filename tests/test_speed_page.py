@@ -98,10 +98,10 @@ def test_every_target_has_a_published_figure_and_is_larger():
     assert all(target >= 5 * PUBLISHED[work] for work, target in TARGETS.items())
 
 
-def test_a_machine_with_other_work_is_said(data):
+def test_a_machine_that_is_shared_is_said(data):
     busy, quiet = ({**data, "environment": {**data["environment"], "load": load}} for load in (3.0, 0.2))
-    assert "other work at the time" in "\n".join(markdown(busy))
-    assert "other work at the time" not in "\n".join(markdown(quiet))
+    assert "was shared at the time" in "\n".join(markdown(busy))
+    assert "was shared at the time" not in "\n".join(markdown(quiet))
     assert "load average 3 at the start" in next(markdown(busy))
 
 

@@ -89,6 +89,18 @@ def test_the_words_are_those_of_the_exponent(p, words):
     assert "-0.00" not in sentence
 
 
+def test_the_page_lists_the_sizes_of_one_kind_and_a_print_those_of_any():
+    for kind, plots, listed in (
+        ("AMX", {"growth": "a.svg"}, True),
+        ("ARM", {"growth": "a.svg"}, False),
+        ("ARM", {}, True),
+    ):
+        text = "\n".join(markdown(dataclasses.replace(found(curve()), environment=FACTS | {"kind": kind}), plots))
+        assert ("| dream alone, imagined step | K = 16 | " in text) == listed
+        assert ("The JSON has every size" in text) != listed
+        assert "- **Dream alone** (batch 16)" in text
+
+
 def test_what_stays_the_same_is_said_so():
     (sentence,) = [text for text in markdown(found(curve(law=lambda x: 1 - x / 1e5))) if text.startswith("- ")]
     assert ", the same. The cost does not depend on K: it goes as K^0.00" in sentence
