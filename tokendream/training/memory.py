@@ -22,7 +22,7 @@ CPU, all told."""
 BACKWARD = 2
 """So many times what a forward pass keeps for its gradient is taken at most: on a CPU 1.7 for M and 1.8 for V of
 preset `rem`. Its run is computed as 13.1 GiB, where 9.4 were measured beside a small replay and a whole one has 1.1;
-1.3 were computed and measured for `cpu` as it was (docs/results.md, docs/speed.md)."""
+1.3 were computed and measured for an earlier `cpu` (docs/results.md, docs/speed.md)."""
 
 TRAINED = 20
 """Bytes a parameter: the weight, its gradient, two moments, and a copy in bf16 or for the gradient's norm."""
