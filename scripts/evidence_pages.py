@@ -25,7 +25,7 @@ from tokendream.config.config import Config, leaves
 from tokendream.envs import atari100k
 from tokendream.evaluation import published, scores
 from tokendream.evaluation.evaluation import Evaluation
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 from tokendream.runfolder.metrics import Record
 from tokendream.sweep.plan import fields_that_differ
 
@@ -76,7 +76,7 @@ class Result:
     @staticmethod
     def read(path: Path) -> Result:
         """Read a folder of results/. Raises ValueError or OSError where a file is missing or damaged."""
-        found = Folder.read(path)
+        found = RunFolder.read(path)
         if found.final is None or found.random_player is None:
             raise ValueError(f"{path} lacks final.json or random.json")
         return Result(path, found.config, found.final, found.random_player, found.records, found.facts)

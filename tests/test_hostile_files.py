@@ -19,7 +19,7 @@ from torture.tally import Tally
 from tokendream.cli.main import main
 from tokendream.config.presets import TINY
 from tokendream.errors import TokendreamError
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 from tokendream.runfolder import files
 from tokendream.runfolder.load import read_config
 from tokendream.tokenizers import perceptual
@@ -83,7 +83,7 @@ def test_a_malicious_pickle_under_every_name_that_is_read(small, tmp_path, capsy
         (run_dir / name).write_bytes(bomb)
         if name.parent.name == "epoch-000004" and name.name != "manifest.json":
             relist(run_dir, run_dir / name, bomb)
-        for load in (load_checkpoint, Folder.read, read_config):
+        for load in (load_checkpoint, RunFolder.read, read_config):
             with contextlib.suppress(TokendreamError, OSError):
                 load(run_dir)
         for argv in (["train", "--resume", str(run_dir)], ["report", str(run_dir)]) if FULL else ():

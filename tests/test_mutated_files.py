@@ -23,7 +23,7 @@ from tokendream.errors import TokendreamError
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports import charts
 from tokendream.reports.export import export
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 from tokendream.reports.run_page import write_report
 from tokendream.runfolder import files
 from tokendream.runfolder.load import Trained, read_config
@@ -77,8 +77,8 @@ def load_agent(run_dir: Path) -> None:
 
 LOADERS = [
     Loader("config.json", "config.json", read_config),
-    Loader("facts.json", "facts.json", Folder.read),
-    Loader("diagnosis.json", "diagnosis.json", Folder.read),
+    Loader("facts.json", "facts.json", RunFolder.read),
+    Loader("diagnosis.json", "diagnosis.json", RunFolder.read),
     Loader("metrics.jsonl", "metrics.jsonl", lambda run_dir: read_metrics(run_dir / "metrics.jsonl")),
     Loader("evaluation JSON", "evaluation/final.json", load_evaluation),
     Loader("manifest.json", "checkpoints/epoch-000004/manifest.json", load_manifest),

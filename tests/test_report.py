@@ -14,7 +14,7 @@ from tokendream.errors import ConfigError, TokendreamError
 from tokendream.evaluation.evaluation import summarise
 from tokendream.evaluation.games import Game
 from tokendream.reports import charts, media
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 from tokendream.reports.run_page import write_codes, write_pictures, write_report
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.sweep.progress import progress
@@ -89,7 +89,7 @@ def test_the_chart_has_round_figures_and_its_legend_above_every_level(tmp_path):
     run = folder(tmp_path / "run", finished=False)
     evaluation([-1, -2, -1.03125], 40, player="random").write(run / "evaluation" / "random.json")
     axes = Figure(layout="constrained").add_subplot()
-    charts.learning(axes, Folder.read(run))
+    charts.learning(axes, RunFolder.read(run))
     axes.figure.draw_without_rendering()
     assert "random -1.344" in [text.get_text() for text in axes.texts]
     assert axes.get_legend().get_window_extent().y0 >= axes.bbox.y1

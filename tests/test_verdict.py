@@ -16,7 +16,7 @@ from tokendream.evaluation.diagnosis.figures import Bars, Figure, PartFigures
 from tokendream.evaluation.diagnosis.verdict import CAUSES, STUCK, TIMID, findings
 from tokendream.reports import diagnose, diagnosis_page
 from tokendream.reports.diagnosis_page import why
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 from tokendream.reports.run_page import write_report
 from tokendream.runfolder.files import CheckpointError
 
@@ -147,9 +147,9 @@ def test_the_command_says_it_and_the_report_of_the_run_shows_it(tmp_path, capsys
     assert said[0].startswith("Worst: ")
     out = capsys.readouterr().out
     assert all(line in out for line in said)
-    assert Folder.read(run).why == said
+    assert RunFolder.read(run).why == said
     (run / "metrics.jsonl").write_text(json.dumps({"epoch": 4, "env_steps": 100, "seconds": 1.0}) + "\n")
-    assert Folder.read(run).why == ["Of the agent after epoch 3:", *said]
+    assert RunFolder.read(run).why == ["Of the agent after epoch 3:", *said]
     for page in (run / "diagnosis.html", run / "report.html"):
         text = page.read_text()
         assert "Why is it not better?" in text
@@ -167,16 +167,16 @@ def test_actions_of_one_name_have_a_bar_each():
 def test_an_older_diagnosis_says_nothing(tmp_path, text):
     run = make_run(tmp_path / "run")
     (run / "diagnosis.json").write_text(text)
-    assert Folder.read(run).why == []
+    assert RunFolder.read(run).why == []
 
 
 def test_a_broken_one_is_named_and_a_forged_one_is_text(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "diagnosis.json").write_text("[")
     with pytest.raises(CheckpointError, match=r"diagnosis\.json is no JSON"):
-        Folder.read(run)
+        RunFolder.read(run)
     (run / "diagnosis.json").write_text(json.dumps({"why": ["<script>", "x" * 10_000, {}, *range(99)]}))
-    why_not = Folder.read(run).why
+    why_not = RunFolder.read(run).why
     assert len(why_not) == 8
     assert max(map(len, why_not)) == 600
     assert "<script>" not in write_report(run).read_text()

@@ -17,7 +17,7 @@ import numpy as np
 from tokendream.config.schedule import schedule
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.page import score
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 
 ROLES = {"#010101": "ink", "#020202": "faint", "#030303": "grid", "#040404": "blue", "#050505": "orange",
          "#060606": "green", "#070707": "red", "#080808": "violet"}  # fmt: skip
@@ -45,7 +45,7 @@ LOSSES = (
 """Figures of the small multiples: name, title, what a healthy curve does."""
 
 
-def learning(axes: Any, folder: Folder) -> None:
+def learning(axes: Any, folder: RunFolder) -> None:
     """Training returns and evaluations over env steps, with the lines to beat."""
     x, y = folder.returns
     evaluated = folder.evaluations
@@ -93,7 +93,7 @@ def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[Sequence[float], Se
     return [x[i] for i in sorted(kept)], [y[i] for i in sorted(kept)]
 
 
-def time_spent(axes: Any, folder: Folder) -> None:
+def time_spent(axes: Any, folder: RunFolder) -> None:
     """Seconds of every epoch by phase."""
     names, every = [phase.name for phase in schedule(folder.config)], 1 + len(folder.records) // MOST_POINTS
     records = [*folder.records[:-1:every], folder.records[-1]]

@@ -8,7 +8,7 @@ from tokendream import __version__
 from tokendream.errors import ConfigError
 from tokendream.evaluation.evaluation import Evaluation
 from tokendream.reports.page import score
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 from tokendream.runfolder import agent_file
 from tokendream.runfolder.agent_file import SUFFIX, SavedAgent
 from tokendream.runfolder.load import Trained
@@ -27,7 +27,7 @@ def export(run: Path, out: Path | None, *, half: bool) -> int:
     if out.resolve() == run.resolve():
         raise ConfigError(f"{shown(out)} would take its own place: name another file with --out")
     trained = Trained.load(run, "cpu")
-    facts = dict(trained.facts) or known(Folder.read(run), trained.epoch)
+    facts = dict(trained.facts) or known(RunFolder.read(run), trained.epoch)
     size = agent_file.write(
         out, SavedAgent(trained.config, trained.epoch, trained.agent.state_dict(), facts), half=half
     )
@@ -37,7 +37,7 @@ def export(run: Path, out: Path | None, *, half: bool) -> int:
     return 0
 
 
-def known(folder: Folder, epoch: int) -> dict[str, str]:
+def known(folder: RunFolder, epoch: int) -> dict[str, str]:
     """Preset, budget, score, and on what it was trained: lines for people, as far as they are known after an epoch."""
     config, record = folder.config, next((r for r in folder.records if r["epoch"] == epoch), {})
     facts = {"env": config.env_name, "preset": config.preset, "seed": str(config.seed),

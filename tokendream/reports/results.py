@@ -17,7 +17,7 @@ from tokendream.runfolder.metrics import Record, read_metrics
 
 
 @dataclass(frozen=True)
-class Folder:
+class RunFolder:
     """The parts of a run folder that a report shows; empty or None where a run has not got that far.
 
     Where results are kept (results/), the final evaluations lie beside the config, not in evaluation/.
@@ -60,13 +60,13 @@ class Folder:
         return [p[0] for p in points], [p[1] for p in points]
 
     @staticmethod
-    def read(path: Path) -> Folder:
+    def read(path: Path) -> RunFolder:
         """Raises ConfigError for a folder that is no run; half-finished runs are welcome."""
         config = read_config(path)
         evaluations = path / "evaluation"
         records = read_metrics(path / "metrics.jsonl")
         during = [_evaluation(p) for p in sorted(evaluations.glob("epoch-*.json"))]
-        return Folder(
+        return RunFolder(
             path,
             config,
             read_facts(path),

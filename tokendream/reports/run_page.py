@@ -16,7 +16,7 @@ from tokendream.config.config import leaves
 from tokendream.reports import charts, media
 from tokendream.reports.charts import svg
 from tokendream.reports.page import card, facts, later, page, score, sentences, soft, table, tiles
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 from tokendream.runfolder import files
 
 ROWS = ("real", "reconstruction", "dream")
@@ -49,13 +49,13 @@ def write_codes(run_dir: Path, codes: UInt8[np.ndarray, "V 3 S S"]) -> None:
 
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run folder, whole or not at all. Raises a ValueError for a folder that is no run."""
-    folder = Folder.read(run_dir)
+    folder = RunFolder.read(run_dir)
     path = run_dir / "report.html"
     files.replace_text(path, page(_short(folder), _sections(folder)))
     return path
 
 
-def _sections(folder: Folder) -> Iterator[str]:
+def _sections(folder: RunFolder) -> Iterator[str]:
     yield from _head(folder)
     yield "<h2>Learning curve</h2>"
     begun = bool(folder.evaluations or folder.returns[0])
@@ -93,7 +93,7 @@ def _sections(folder: Folder) -> Iterator[str]:
     yield f"<details><summary>The effective config</summary>{table('ll', ('field', 'value'), config)}</details>"
 
 
-def _head(folder: Folder) -> Iterator[str]:
+def _head(folder: RunFolder) -> Iterator[str]:
     config, last = folder.config, folder.records[-1] if folder.records else {}
     epoch, steps = int(last.get("epoch", 0)), int(last.get("env_steps", 0))
     known = {
@@ -120,7 +120,7 @@ def _head(folder: Folder) -> Iterator[str]:
     yield tiles(shown)
 
 
-def _pictures(folder: Folder) -> Iterator[str]:
+def _pictures(folder: RunFolder) -> Iterator[str]:
     strips = [(name, folder.path / "pictures" / f"{name}.png") for name in ROWS]
     if all(path.is_file() for _, path in strips):
         rows = "".join(f'<span>{name}</span><img alt="{name}" src="{_data(p, "image/png")}">' for name, p in strips)
@@ -156,7 +156,7 @@ def _film(path: Path, caption: str) -> str:
     )
 
 
-def _evaluation(folder: Folder) -> Iterator[str]:
+def _evaluation(folder: RunFolder) -> Iterator[str]:
     named = [(f"during training, epoch {e.protocol.get('epoch')}", e) for e in folder.during]
     named += [(name, e) for name, e in (("final", folder.final), ("random player", folder.random_player)) if e]
     if not named:
@@ -173,7 +173,7 @@ def _evaluation(folder: Folder) -> Iterator[str]:
         yield card(svg(charts.histogram, 8.0, 2.4, folder.final, folder.random_player))
 
 
-def _short(folder: Folder) -> str:
+def _short(folder: RunFolder) -> str:
     return f"{folder.config.env_name}, preset {folder.config.preset}, seed {folder.config.seed}"
 
 

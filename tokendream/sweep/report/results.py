@@ -20,7 +20,7 @@ from tokendream.config.config import Config, leaves
 from tokendream.config.presets import preset
 from tokendream.envs.atari100k import ATARI_100K, benchmark_name
 from tokendream.errors import ConfigError, TokendreamError
-from tokendream.reports.results import Folder
+from tokendream.reports.results import RunFolder
 from tokendream.sweep.plan import expected, fields_that_differ
 
 MOST_NAMED, LONGEST = 4, 80
@@ -46,7 +46,7 @@ class ResultError(TokendreamError):
 class Result:
     """One run."""
 
-    folder: Folder
+    folder: RunFolder
     agent: str
     game: str
 
@@ -224,7 +224,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> Result:
-    folder = Folder.read(path)
+    folder = RunFolder.read(path)
     config = folder.config
     game = benchmark_name(config.env.game) or config.env_name
     if folder.final and folder.final.env != game:
