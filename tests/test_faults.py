@@ -206,6 +206,19 @@ def test_a_device_that_is_not_waited_for_tells_at_the_end_of_the_phase(monkeypat
     tally("loss that is NaN, found later as on a GPU", 1, 0)
 
 
+def test_an_update_that_was_not_finite_is_never_saved_as_done(monkeypatch):
+    """Where the device is not waited for and a checkpoint is due before the phase ends."""
+    loss = ActorCriticPhase.loss
+    monkeypatch.setattr(ActorCriticPhase, "loss", lambda self, batch: Losses(
+        {k: v * float("nan") for k, v in loss(self, batch).terms.items()}))  # fmt: skip
+    t = trainer()
+    t._guard.waits = False
+    t.schedule[-1] = dataclasses.replace(t.schedule[-1], first_epoch=1)
+    with pytest.raises(NonFiniteError, match="epoch 1, actor_critic, update 1: a loss or the gradient"):
+        t.run_epoch(progress=lambda phase, done: phase.name == "actor_critic" and t.snapshot())
+    assert t._update == 1
+
+
 @pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError])
 @pytest.mark.parametrize(
     ("phase", "field"),

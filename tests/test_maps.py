@@ -45,6 +45,10 @@ def test_more_tokens_than_m_can_take_are_refused_by_name():
     eyes = [image(128, f"eye {i}") for i in range(3)]
     with pytest.raises(ConfigError, match=r"tokens of a step must be at most 768 .*--env.keys.*, not 769"):
         Agent.from_config(vary(preset("cpu"), "env", size=128), spaces_of(*eyes))
+    large = vary(preset("tiny"), "env", size=512)
+    with pytest.raises(ConfigError, match=r"tokens of a step must be at most 768 .*, not 1025"):
+        Agent.from_config(large, 3)
+    assert Agent.from_config(vary(large, "world_model", backbone="transformer"), 3).block.K == 1024
 
 
 def test_a_long_step_is_said_once_where_training_starts(tmp_path, monkeypatch, capsys):

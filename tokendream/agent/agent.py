@@ -50,8 +50,8 @@ class Agent(nn.Module):
         """A fresh agent for an environment's spaces, in training mode; a number stands for one RGB image and so many
         actions.
 
-        Raises ConfigError for an ablation that there is for one image alone, for more tokens than M can take, and for a
-        tokenizer that is fitted and never would be.
+        Raises ConfigError for pixels as C's input without an image, for more tokens than M can take, and for a
+        tokenizer whose fitting phase never runs.
         """
         if isinstance(spaces, int):
             spaces = image_spaces(config.env.size, spaces)

@@ -18,12 +18,12 @@ from tokendream.spaces.observations import Block
 
 
 class Ensemble(nn.Module):
-    """Heads on POP's outputs, which get no gradient from them; each is trained on segments of its own."""
+    """Heads on what next-frame tokens are read from, which gets no gradient; each is trained on its own segments."""
 
     weight: Tensor
 
     def __init__(self, heads: int, make: Callable[[], nn.Module], block: Block) -> None:
-        """`make` makes a head: an output of POP to the logits of the token there."""
+        """`make` makes a head: from what a token is read from to its logits."""
         super().__init__()
         self.heads = nn.ModuleList(make() for _ in range(heads))
         weight = [1 / (len(block.parts) * tokens) for tokens in block.in_part]

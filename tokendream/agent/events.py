@@ -26,7 +26,7 @@ OTHER_PARTS = 0.1
 
 
 class Events(nn.Module):
-    """A head on POP's outputs for frames t and t+1: did the frame change there, token by token?
+    """A head on what the tokens of frames t and t+1 are read from: did the frame change there, token by token?
 
     The output for t+1 gets no gradient. Images are scored by the focal loss, other parts by binary cross-entropy
     times .1; each part is a mean over its tokens, and the parts are added up.

@@ -57,7 +57,7 @@ class RewardHeads(nn.Module):
 
 
 class Adjusted(nn.Module):
-    """The logits that a loss is given of rewards which are drawn more often than they came, or less often.
+    """Corrects the logits of a loss for rewards that are drawn more often, or less often, than they come.
 
         log p(r | x) + log q(r) - log p(r),    p(r) how often a reward came, q(r) how often it is drawn
 

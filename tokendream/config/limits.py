@@ -21,13 +21,11 @@ SMALLEST_FRAME = {"vgg16": 16, "alexnet": 31, "none": 0}
 
 
 def check_frame(env: EnvConfig, tokenizer: TokenizerConfig) -> None:
-    """Raise ConfigError unless a frame halves to a grid that retention can take, and LPIPS can see it."""
+    """Raise ConfigError unless a frame halves to a grid, and LPIPS can see it."""
     size, grid = env.size, env.size >> tokenizer.downsamples
     require(size % (1 << tokenizer.downsamples) == 0 and grid >= 2, "tokenizer.downsamples",
             f"such that a {size}-pixel frame halves that often to a grid of 2x2 or more",
             tokenizer.downsamples)  # fmt: skip
-    require(grid**2 < LONGEST_BLOCK, "tokenizer.downsamples", f"such that a frame of {size} pixels is at most "
-            f"{LONGEST_BLOCK - 1} tokens", tokenizer.downsamples)  # fmt: skip
     V = tokenizer.codebook_size
     require(tokenizer.kind != "fsq" or V & (V - 1) == 0, "tokenizer.codebook_size",
             "a power of two where tokenizer.kind is fsq", V)  # fmt: skip

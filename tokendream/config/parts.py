@@ -57,14 +57,14 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class WorldModelConfig:
-    """M, the RetNet with parallel observation prediction."""
+    """M, the world model: a backbone with parallel observation prediction."""
 
     width: Count = 256
     """D, the width of a token in the network; codes of another width are projected to it."""
     layers: Count = 5
-    """N, the number of RetNet layers."""
+    """N, the number of layers of the backbone."""
     heads: Count = 4
-    """H, the number of retention heads."""
+    """H, the number of heads of a layer."""
     ffn_factor: Count = 4
     """Inner width of the feed-forward network, in units of D."""
     dropout: Annotated[float, Range(0, 0.95)] = 0.1
@@ -107,7 +107,7 @@ class WorldModelConfig:
     """Whether a learned vector for each slot of a block is added to the token that stands there, as is usual in
     Transformers."""
     shared_prediction_token: bool = False
-    """Whether one vector stands at all K places of a frame to predict, instead of K vectors (an ablation)."""
+    """Whether all K prediction tokens share one learned vector (an ablation)."""
     local_prediction: bool = False
     """Whether a prediction token is also told the action, and the tokens around its place in the frame before (not
     published)."""
@@ -121,8 +121,8 @@ class WorldModelConfig:
     """Share of each batch whose segments are drawn by their last loss, of tokens and reward, instead of uniformly
     (Simulus: 0.3)."""
     ema_decay: Annotated[float, Range(0, 0.9999)] = 0.0
-    """What an update leaves of the moving average of M's weights before it, which is the M that dreams, games and
-    diagnoses see (not published); 0: they see the weights themselves."""
+    """Decay of a moving average of M's weights, which dreams, games and diagnoses then use (not published); 0 for no
+    average."""
     rewarded_segments: Share = 0.0
     """Share of each batch whose segments begin shortly before a reward, instead of at any step; see
     training.rare_rewards."""
@@ -190,8 +190,8 @@ class DreamConfig:
     reward_weight: NonNegative = 1.0
     """w_ext, the weight of the predicted reward in the reward of a dreamed step."""
     expected_reward: bool = False
-    """Whether a dreamed step pays the reward that M expects instead of one drawn from what M expects: the same on
-    average, with less of chance in it (not published)."""
+    """Whether a dreamed step pays M's expected reward instead of a sample: the same mean, less variance (not
+    published)."""
     mask_after_end: bool = False
     """Leave out of the loss what was dreamed after an end (the published code keeps it)."""
     group: Count = 1

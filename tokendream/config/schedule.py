@@ -33,7 +33,7 @@ class ScheduledPhase:
 def schedule(config: Config) -> tuple[ScheduledPhase, ...]:
     """The phases of an epoch in their order: collecting, an update a step in every environment, and the parts.
 
-    What is fitted is shown each frame once: those of its epoch, in its first epoch those of all before, too.
+    A tokenizer that is fitted sees each frame once; in its first epoch it sees all that were collected so far.
     """
     collect, settings = config.collect, {name: getattr(config.training, name) for name in PARTS}
     phases = {

@@ -26,8 +26,8 @@ class PhaseConfig:
     clip: Positive
     """Largest L2 norm of the gradient."""
     last_epoch: CountOrZero = 1_000_000
-    """Last epoch in which this part is trained; 0 for never, though what is fitted is fitted in its first epoch. An
-    early one of the tokenizer freezes V after its warm-up, and LPIPS with it (no paper of its own)."""
+    """Last epoch in which this part is trained; 0 for never. A tokenizer that is fitted, not trained, is still fitted
+    in its first epoch. An early one of the tokenizer freezes it after a warm-up (no paper of its own)."""
     newest: Share = 0.0
     """Share of each batch that is drawn from what the last epoch collected, instead of from all that is held (not
     published)."""

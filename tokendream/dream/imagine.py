@@ -81,8 +81,8 @@ class Rollout:
 def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig) -> Dream:
     """The moment before the last frame of each real segment (left-padded), with both memories warm.
 
-    The L-1 frames before it warm the LSTM; M absorbs the one block before the start (`context_blocks`), so that the
-    first prediction rests on one block more. Where that is padding, M starts empty.
+    The L-1 frames before it warm the LSTM; M absorbs the last `context_blocks` of them, so that its
+    first prediction also sees the block of the start. Where that is padding, M starts empty.
     """
     codes = agent.tokenizer.codes(tokens)
     view = agent.view(tokens[:, :-1], codes[:, :-1])
@@ -98,7 +98,7 @@ def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: 
 
 def _look(dream: Dream, agent: Agent) -> tuple[Float[Tensor, "B K E"], PolicyOutput, PolicyState]:
     """The codes of the frame before C's eyes, what C makes of it, and C's memory after it."""
-    codes = agent.tokenizer.codes(dream.tokens).detach()
+    codes = agent.tokenizer.codes(dream.tokens)
     return codes, *agent.actor_critic(agent.view(dream.tokens, codes), dream.policy)
 
 

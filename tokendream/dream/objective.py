@@ -240,7 +240,7 @@ def clipped_loss(agent: Agent, experience: Experience, settings: DreamConfig) ->
     first frame stays as it was. Source: PPO (arXiv 1707.06347), eq. 7.
     """
     seen, found = experience.tokens, experience.targets
-    view = agent.view(seen, agent.tokenizer.codes(seen).detach())
+    view = agent.view(seen, agent.tokenizer.codes(seen))
     output = agent.actor_critic.along(view, experience.actions, experience.memory)
     policy = agent.actor_critic.actions.policy(output.logits)
     ratio = (policy.log_prob(experience.actions) - experience.log_prob).exp()

@@ -87,3 +87,40 @@ class Backbone(nn.Module):
         Its definition: append u to the blocks up to and including the selected one and run the network over all.
         """
         raise NotImplementedError
+
+
+class Layer(nn.Module):
+    """What layers of every backbone share: the output projection and the feed-forward network.
+
+    `ffn` applies them pre-norm, behind the output y of retention or attention:
+
+    x += out(y);    x += W2 f(W1 norm(x))
+    """
+
+    f: Callable[[Tensor], Tensor]
+    """The nonlinearity."""
+
+    def add_ffn(self, projection: nn.Linear, ffn_factor: int, dropout: float) -> None:
+        """The output projection and the feed-forward network behind `projection`, and the weights of all.
+
+        The output projection has a bias where `projection` has one.
+        """
+        width = projection.in_features
+        self.out = nn.Linear(width, width, bias=projection.bias is not None)
+        self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
+        self.ffn_in = nn.Linear(width, ffn_factor * width)
+        self.ffn_out = nn.Linear(ffn_factor * width, width)
+        self.drop = nn.Dropout(dropout)
+        for part in projection.weight.split(width):  # the paper's matrices in one product: each has its own fans
+            nn.init.xavier_normal_(part)
+        for linear in (self.out, self.ffn_in, self.ffn_out):
+            nn.init.xavier_normal_(linear.weight)
+        for linear in (projection, self.out, self.ffn_in, self.ffn_out):
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def ffn(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
+        """The output projection of y, and the feed-forward network, each added to what it came from."""
+        x = x + self.drop(self.out(y))
+        hidden = self.drop(self.f(self.ffn_in(self.norm_ffn(x))))
+        return x + self.drop(self.ffn_out(hidden))

@@ -40,7 +40,7 @@ class LSTM(nn.LSTMCell):
         return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
 
     def weights_in(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """They, in a type, for steps that need not cast them again."""
+        """The weights in `dtype`, cast once for many steps."""
         return tuple(weight.to(dtype) for weight in self.weights)
 
 
@@ -85,7 +85,7 @@ class _Along(torch.autograd.Function):
 def gradients(
     d: Float[Tensor, "N B M4"], x: Float[Tensor, "N B M"], hs: Float[Tensor, "N B M"], w_x: Float[Tensor, "M4 M"]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Those of the inputs x and of the four weights, from those of what goes into the gates and the h before."""
+    """Gradients of the inputs x and of the four weights, from d, those of the gates' inputs, and the h before each."""
     rows = d.flatten(0, 1)
     bias = rows.sum(0)
     of_x, of_h = (rows.T @ given.flatten(0, 1).to(d.dtype) for given in (x, hs))

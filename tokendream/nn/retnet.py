@@ -1,7 +1,7 @@
 """RetNet, and POP: predicting all K tokens of every next frame in one call.
 
-The layers and their parameters live here, with the half that a Transformer's layers share, and the paper's `pop`;
-`backbone` says what another network must offer to stand in its place. What the tokens mean is not known here.
+The layers and their parameters live here, and the paper's `pop`; `backbone` says what another network must offer to
+stand in its place, and has what all layers share. What the tokens mean is not known here.
 Source: Retentive Network (arXiv 2307.08621) for the layer, REM (arXiv 2402.05643), section 3.2, for POP.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tokendream.nn import retention
-from tokendream.nn.backbone import Backbone
+from tokendream.nn.backbone import Backbone, Layer
 from tokendream.nn.rotary import Rotary, rotate_blocks
 
 Form = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Any]]
@@ -65,41 +65,6 @@ def chunkwise(
         states.append(decay * (states[-1] + added))
     entering = torch.cat((*states[:blocks], *states[1:][predict])).to(q.dtype)
     return (q @ k.mT).tril() @ v + q @ entering, states[-1]
-
-
-class Layer(nn.Module):
-    """A pre-norm layer: what follows its retention, or a Transformer's attention, y.
-
-    x += out(y);    x += W2 f(W1 norm(x))
-    """
-
-    f: Callable[[Tensor], Tensor]
-    """The nonlinearity."""
-
-    def add_ffn(self, projection: nn.Linear, ffn_factor: int, dropout: float) -> None:
-        """The output projection and the feed-forward network behind `projection`, and the weights of all.
-
-        The output projection has a bias where `projection` has one.
-        """
-        width = projection.in_features
-        self.out = nn.Linear(width, width, bias=projection.bias is not None)
-        self.norm_ffn = nn.LayerNorm(width, eps=1e-6)
-        self.ffn_in = nn.Linear(width, ffn_factor * width)
-        self.ffn_out = nn.Linear(ffn_factor * width, width)
-        self.drop = nn.Dropout(dropout)
-        for part in projection.weight.split(width):  # the paper's matrices in one product: each has its own fans
-            nn.init.xavier_normal_(part)
-        for linear in (self.out, self.ffn_in, self.ffn_out):
-            nn.init.xavier_normal_(linear.weight)
-        for linear in (projection, self.out, self.ffn_in, self.ffn_out):
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
-
-    def ffn(self, x: Float[Tensor, "G L D"], y: Float[Tensor, "G L D"]) -> Float[Tensor, "G L D"]:
-        """The output projection of y, and the feed-forward network, each added to what it came from."""
-        x = x + self.drop(self.out(y))
-        hidden = self.drop(self.f(self.ffn_in(self.norm_ffn(x))))
-        return x + self.drop(self.ffn_out(hidden))
 
 
 class RetNetLayer(Layer):

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 
-from tokendream.nn.backbone import Backbone
-from tokendream.nn.retnet import Layer
+from tokendream.nn.backbone import Backbone, Layer
 from tokendream.nn.rotary import rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]

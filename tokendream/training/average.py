@@ -1,4 +1,4 @@
-"""A moving average of a part's weights: what all else sees of the part while its optimiser goes on from others.
+"""A moving average of a part's weights: the agent uses the average, the optimiser steps the weights themselves.
 
 Steps of a constant size leave weights that scatter around where they are going; their average scatters less. Source:
 Polyak and Juditsky (1992); with this decay as in Mean Teacher (arXiv 1703.01780). Measured in docs/evidence.md. The

@@ -73,4 +73,4 @@ def _loss(agent: Agent, config: Config, spaces: Spaces, part: str, B: int) -> Lo
     no = torch.zeros(B, T, dtype=torch.bool)
     steps = Steps(torch.zeros(B, T, dtype=torch.int64), torch.zeros(B, T), no, ~no)
     changed = torch.zeros(B, T - 1, K, dtype=torch.bool) if config.world_model.events else None
-    return agent.world_model.loss(agent.tokenizer.codes(tokens).detach(), tokens, steps, changed)
+    return agent.world_model.loss(agent.tokenizer.codes(tokens), tokens, steps, changed)

@@ -62,7 +62,7 @@ class Collect(Phase):
 
 
 BATCH = 256
-"""Frames taken in at once by what is built from them beside a tokenizer that is trained."""
+"""Frames in a call of `fit`, for parts that are fitted beside a tokenizer that is trained."""
 
 
 def unseen(replay: ReplayBuffer, config: Config) -> Int64[np.ndarray, " n"]:
@@ -99,7 +99,7 @@ class UntrainedTokenizer(Phase):
 
 
 class TokenizerPhase(GradientPhase):
-    """V, on single random frames. What of it is built from what is seen takes in the frames it has not seen first."""
+    """V, on single random frames. Parts that are fitted take in an epoch's new frames before its first update."""
 
     name = "tokenizer"
 
@@ -124,11 +124,10 @@ class TokenizerPhase(GradientPhase):
 
 
 class WorldModelPhase(GradientPhase):
-    """M, on segments that begin anywhere; with `scored_starts`, where at least one block behind is scored.
+    """M, on random segments; with `scored_starts` only on those with a block that is scored.
 
-    With `by_loss` a share of them begins where M's last loss was high, with `rewarded_segments` wherever a reward is
-    scored.
-    With `ema_decay` the M that all else sees is a moving average of the one that is stepped.
+    With `by_loss` a share is drawn by M's last loss on it, with `rewarded_segments` a share contains a scored reward.
+    With `ema_decay` everything else sees a moving average of M.
     """
 
     name = "world_model"
@@ -139,17 +138,23 @@ class WorldModelPhase(GradientPhase):
         self._priorities = Priorities(shared.replay.capacity)
         decay = shared.config.world_model.ema_decay
         self._average = MovingAverage(self.module, decay) if decay else None
+        self._adjusted = False
 
     def update(self, number: int) -> Mapping[str, Tensor]:
         if number == 0 and ranks.number() == 0:
-            longest = int(np.bincount(self.shared.replay.first_held()).max())
-            if longest <= self.shared.agent.world_model.outcomes[1].start:
-                context = self.shared.config.world_model.context
-                once(f"no episode is longer than {longest}, and the world model learns from what follows the first "
-                     f"{context} steps: lower --world-model.context, or --world-model.outcome-from frame")  # fmt: skip
-        if number == 0:
+            self._check_lengths()
+        if number == 0 or not self._adjusted:  # which no checkpoint says: a resumed phase finds it again
             self._adjust()
         return super().update(number)
+
+    def _check_lengths(self) -> None:
+        """Say where no episode is long enough to be learned from."""
+        M, longest = self.shared.agent.world_model, int(np.bincount(self.shared.replay.first_held()).max())
+        if longest <= (first := M.outcomes[1].start):
+            sooner = M.config.outcome_from == "action" and M.config.decoding == "pop"
+            other = ", or --world-model.outcome-from frame" * sooner
+            once(f"no episode is longer than {longest}, and the world model learns from what follows the first {first} "
+                 f"steps: lower --world-model.context{other}")  # fmt: skip
 
     def _adjust(self) -> None:
         """Tell M how often each reward came, and how often it meets it."""
@@ -161,6 +166,7 @@ class WorldModelPhase(GradientPhase):
             )  # fmt: skip
             value = torch.from_numpy(found.value).to(M.adjusted.excess)
             M.adjusted.fit(M.rewards.target(value), found.came, found.drawn)
+        self._adjusted = True
 
     @property
     def _after(self) -> int:
@@ -206,6 +212,7 @@ class WorldModelPhase(GradientPhase):
         return losses if self._average is None else losses | self._average.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self._adjusted = False
         if self._by_loss:
             self._priorities.restore(*self._rows, tensors["loss"].numpy())
         if self._average is not None:
@@ -218,9 +225,7 @@ class WorldModelPhase(GradientPhase):
         return np.arange(replay.oldest, replay.total), replay.total
 
     def loss(self, batch: Segment | SegmentWithChanges) -> Losses:
-        # The codebook is shared, but M sends no gradient into V.
-        codes = self.shared.agent.tokenizer.codes(batch.tokens).detach()
-        return self.shared.agent.world_model.loss(codes, *batch)
+        return self.shared.agent.world_model.loss(self.shared.agent.tokenizer.codes(batch.tokens), *batch)
 
 
 class ActorCriticPhase(GradientPhase):

@@ -1,6 +1,6 @@
 """Experience that costs nothing: smooth random frames, a replay buffer of them, an environment that shows them.
 
-For timings, where it is the agent that is timed, and for tests.
+For timings of the agent, for ranks that collect nothing, and for tests.
 """
 
 from __future__ import annotations

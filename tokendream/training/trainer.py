@@ -1,8 +1,8 @@
 """The training cycle of the paper (`config.schedule`): a loop over phases, and everything that it changes.
 
 Collecting is a phase like any other (an update is a step in every environment), so the trainer can stop between any two
-updates, be saved, and go on as if nothing had happened. What a phase does is in `phases`; files, evaluation and display
-are not known here. Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
+updates, be saved, and go on as if nothing had happened. What a phase does is in `phases`. Nothing here touches the
+disk, evaluates or displays. Source: REM (arXiv 2402.05643), section 3 and appendix on the training setup.
 """
 
 from __future__ import annotations
@@ -165,7 +165,11 @@ class Trainer:
         return record
 
     def snapshot(self) -> Snapshot:
-        """All that a resumed run needs, except the replay buffer, which is saved by rows."""
+        """All that a resumed run needs, except the replay buffer, which is saved by rows.
+
+        Raises NonFiniteError if an update was not finite: none of them is saved as done.
+        """
+        self._check_device()
         random_tensors, random_state = capture_random(self._generators)
         return Snapshot(
             {

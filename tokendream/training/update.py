@@ -89,8 +89,8 @@ def apply(losses: Losses, optimiser: torch.optim.Optimizer, max_norm: float) -> 
 
 
 def of_all_ranks(losses: Losses) -> Losses:
-    """The losses of the whole batch, from those of each rank's part; where there is one rank, the same. What else is
-    told of it (`info`) is a mean over parts, which of a part's perplexity and codes in use says less than the whole."""
+    """The losses of the whole batch, from those of each rank's part; where there is one rank, the same. `info` is a
+    mean over ranks: perplexity and codes in use then describe a rank's part, not the whole batch."""
     if ranks.count() == 1:
         return losses
     names, figures = [*losses.terms, *losses.info], [*losses.terms.values(), *losses.info.values()]

@@ -1,7 +1,7 @@
 """Pieces of a run, each as a function without arguments that can be called again and again: what timings time.
 
-Weights are fresh and frames synthetic, which costs no more or less than having learnt; what V is built from without a
-gradient shows it nothing new, as most of a run.
+Weights are untrained and frames synthetic, which does not change the cost. Fitted tokenizers are shown frames that they
+know, as in most of a run.
 """
 
 from __future__ import annotations
