@@ -13,6 +13,7 @@ from tokendream.config.parts import TokenizerConfig
 from tokendream.config.presets import TINY, preset
 from tokendream.envs.registry import make
 from tokendream.errors import ConfigError
+from tokendream.nn.pixels import to_float
 from tokendream.spaces.layout import Layout, Part
 from tokendream.tokenizers import dictionary
 from tokendream.tokenizers.build import build
@@ -20,7 +21,6 @@ from tokendream.tokenizers.dictionary import cut
 from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.pretrained import APART, PretrainedTokenizer
 from tokendream.tokenizers.protocol import Fitted, Learned
-from tokendream.tokenizers.vq import to_float
 
 
 def made(codes: int = 24, **settings: int) -> PretrainedTokenizer:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from tokendream.config import presets
 from tokendream.config.parts import TokenizerConfig
+from tokendream.nn.pixels import to_float, to_uint8
 from tokendream.tokenizers import vq as module
-from tokendream.tokenizers.vq import VQTokenizer, to_float, to_uint8
+from tokendream.tokenizers.vq import VQTokenizer
 
 
 def tiny(**options: object) -> VQTokenizer:

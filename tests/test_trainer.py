@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokendream.agent import token_cache
 from tokendream.agent.agent import Agent
-from tokendream.agent.token_cache import batches
 from tokendream.config.config import Config
 from tokendream.config.presets import TINY, preset
 from tokendream.config.schedule import PARTS
@@ -20,6 +18,8 @@ from tokendream.envs.registry import make
 from tokendream.errors import NonFiniteError
 from tokendream.nn.losses import Losses
 from tokendream.runfolder.snapshot import Snapshot
+from tokendream.training import token_cache
+from tokendream.training.token_cache import batches
 from tokendream.training.trainer import Trainer
 
 CPU = Compute(torch.device("cpu"), torch.float32)

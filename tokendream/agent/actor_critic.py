@@ -18,6 +18,7 @@ from tokendream.agent.per_part import PartsEncoder
 from tokendream.config.parts import ActorCriticConfig, DreamConfig
 from tokendream.nn.hl_gauss import HLGauss
 from tokendream.nn.lstm import LSTM
+from tokendream.nn.pixels import to_float
 from tokendream.nn.precision import raised
 from tokendream.spaces.observations import Block
 
@@ -129,7 +130,7 @@ class ActorCritic(nn.Module):
         if self.pixel_encoder is None:  # B K E is already the channels-last layout of a B E rows columns image: no copy
             x = view.unflatten(1, self.grid).permute(0, 3, 1, 2)
         else:
-            x = self.pixel_encoder(view.float() / 127.5 - 1)
+            x = self.pixel_encoder(to_float(view))
         x = F.silu(self.conv_2(F.silu(self.conv_1(x))))
         return F.silu(self.dense(x.flatten(1)))
 

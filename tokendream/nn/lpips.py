@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokendream.nn.precision import raised
+
 # Per network: (stride, padding) of each convolution; convolutions that a max pooling precedes; convolutions whose
 # relu is a tap; (kernel, stride) of the pooling; the smallest frame that leaves every pooling something to pool.
 _Plan = tuple[tuple[tuple[int, int], ...], frozenset[int], frozenset[int], tuple[int, int], int]
@@ -46,7 +48,7 @@ class FrozenConv(nn.Module):
 
 def unit(tap: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Every pixel divided by its norm over channels, in float32 or better."""
-    x = tap.to(torch.promote_types(tap.dtype, torch.float32))
+    x = raised(tap)
     return x * (x.square().sum(1, keepdim=True) + 1e-20).rsqrt()
 
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokendream.config.parts import TokenizerConfig
+from tokendream.nn.pixels import to_float
 from tokendream.tokenizers.protocol import Fit
 from tokendream.tokenizers.quantizer import orthonormal
-from tokendream.tokenizers.vq import CHUNK, to_float
+from tokendream.tokenizers.vq import CHUNK
 
 NEW = 6_500
 """Squared distance beyond which a patch is new, summed over its values of 0..255: 0.1 of black against white in one

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from tokendream.config.parts import TokenizerConfig
 from tokendream.nn.lpips import unit
+from tokendream.nn.pixels import to_float
 from tokendream.tokenizers.dictionary import DictionaryTokenizer, cut, distances
 from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.protocol import Fit
-from tokendream.tokenizers.vq import to_float
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of VGG16's taps."""

@@ -1,7 +1,6 @@
 """V, the VQ-VAE that turns a frame into K tokens and back; with a fixed grid in place of the codebook, `fsq`.
 
-The only place where frames become floats: uint8 on the device -> [-1, 1]. The caller chooses the precision with
-`torch.autocast`; losses, distances and codes are float32 all the same.
+The caller chooses the precision with `torch.autocast`; losses, distances and codes are float32 all the same.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from tokendream.config.parts import TokenizerConfig
 from tokendream.nn.conv import Decoder, Encoder
 from tokendream.nn.losses import Losses
 from tokendream.nn.patch import PatchDecoder, PatchEncoder
+from tokendream.nn.pixels import to_float, to_uint8
 from tokendream.nn.precision import raised
 from tokendream.ranks import averaged
 from tokendream.tokenizers.perceptual import read_lpips
@@ -27,16 +27,6 @@ CHUNK = 128
 
 CHANGED = 0.1
 """A pixel has changed when a channel is further than this from the batch's mean frame (13 of 255)."""
-
-
-def to_float(pixels: UInt8[Tensor, "*N"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*N"]:
-    """0..255 -> [-1, 1]."""
-    return pixels.to(dtype) / 127.5 - 1
-
-
-def to_uint8(x: Float[Tensor, "*B 3 H W"]) -> UInt8[Tensor, "*B 3 H W"]:
-    """[-1, 1] -> 0..255, rounded; what lies outside is clamped. The inverse of `to_float`."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 class VQTokenizer(nn.Module):

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from tokendream import ranks
 from tokendream.agent.agent import Agent
-from tokendream.agent.token_cache import TokenCache
 from tokendream.config.config import Config
 from tokendream.config.training import PhaseConfig
 from tokendream.data.batch import Segment, Segments
@@ -26,6 +25,7 @@ from tokendream.device import Compute
 from tokendream.kernels.cuda_graph import Captured
 from tokendream.nn.losses import Losses
 from tokendream.training.guard import Guard
+from tokendream.training.token_cache import TokenCache
 from tokendream.training.update import gradient_update, optimiser_for
 
 

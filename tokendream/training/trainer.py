@@ -8,7 +8,6 @@ disk, evaluates or displays. Source: REM (arXiv 2402.05643), section 3 and appen
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,14 +21,12 @@ from tokendream import ranks
 from tokendream.agent.actor_critic import PolicyState
 from tokendream.agent.agent import Agent
 from tokendream.agent.collect import Difference, ExperienceError
-from tokendream.agent.token_cache import TokenCache
 from tokendream.config import schedule
 from tokendream.config.config import Config
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, Pace, is_out_of_memory
 from tokendream.envs.vector import EnvError, Envs
 from tokendream.errors import OutOfMemory, one_line
-from tokendream.kernels.cuda_graph import Captured
 from tokendream.kernels.install import install
 from tokendream.nn.seen import Seen
 from tokendream.runfolder.files import CheckpointError
@@ -40,6 +37,7 @@ from tokendream.training import broadcast
 from tokendream.training.guard import Guard
 from tokendream.training.phase import GradientPhase, Phase, Shared
 from tokendream.training.phases import ActorCriticPhase, Collect, TokenizerPhase, UntrainedTokenizer, WorldModelPhase
+from tokendream.training.token_cache import TokenCache
 
 GRADIENT_PHASES: tuple[type[GradientPhase], ...] = (TokenizerPhase, WorldModelPhase, ActorCriticPhase)
 """The phases that train; `config.schedule` says in which order, and how many updates each has."""
@@ -75,9 +73,8 @@ class Trainer:
         agent.to(compute.device).eval()  # before the optimisers: where the parameters are decides how they step
         install(agent, compute)
         self._guard = Guard(replay, self._where, waits=compute.device.type == "cpu")
-        encoding = functools.partial(Captured, compute=compute, name="encoding")
         self.shared = Shared(
-            config, agent, replay, compute, TokenCache(agent, replay, compute, encoding), self._guard,
+            config, agent, replay, compute, TokenCache(agent, replay, compute), self._guard,
             rng=np.random.default_rng(config.seed),
             acting=torch.Generator(compute.device).manual_seed(config.seed),
             dreaming=torch.Generator(compute.device).manual_seed(config.seed + 1),

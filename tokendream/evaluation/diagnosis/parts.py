@@ -12,10 +12,10 @@ from torch import Tensor
 from tokendream.evaluation.diagnosis.figures import Figure, PartFigures, number
 from tokendream.evaluation.diagnosis.vision import vision
 from tokendream.nn.hl_gauss import symlog
+from tokendream.nn.pixels import to_float
 from tokendream.tokenizers.fixed import FAR
 from tokendream.tokenizers.parts import PartsTokenizer
 from tokendream.tokenizers.protocol import Tokenizer
-from tokendream.tokenizers.vq import to_float
 
 
 @torch.no_grad()

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokendream.evaluation.diagnosis.figures import Figure, PartFigures, number
+from tokendream.nn.pixels import to_float
 from tokendream.tokenizers.perceptual import read_lpips
 from tokendream.tokenizers.protocol import Tokenizer
-from tokendream.tokenizers.vq import CHANGED, CHUNK, to_float
+from tokendream.tokenizers.vq import CHANGED, CHUNK
 
 STILL = 1 / 255
 """A cell is still when none of its pixels moves by more than this, in units of [-1, 1]."""

@@ -7,9 +7,6 @@ changes no result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -18,21 +15,17 @@ from torch import Tensor
 from tokendream.agent.agent import Agent
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import Compute, put
+from tokendream.kernels.cuda_graph import Captured
 from tokendream.tokenizers.vq import CHUNK
 
 
 class TokenCache:
-    """Tokens of replay rows, on the device. `forget()` after every change of the tokenizer.
+    """Tokens of replay rows, on the device. `forget()` after every change of the tokenizer."""
 
-    `capture` may turn the encoding of a batch into one that a GPU replays, where all batches have one size.
-    """
-
-    def __init__(
-        self, agent: Agent, replay: ReplayBuffer, compute: Compute, capture: Callable[[Callable], Any]
-    ) -> None:
+    def __init__(self, agent: Agent, replay: ReplayBuffer, compute: Compute) -> None:
         self._tokenizer, self._replay, self._compute = agent.tokenizer, replay, compute
         self._tokens = torch.zeros(replay.capacity, agent.block.K, dtype=torch.int32, device=compute.device)
-        self.encode = capture(self._tokens_of)
+        self.encode = Captured(self._tokens_of, compute, name="encoding")
         self._row_of = np.full(replay.capacity, -1, dtype=np.int64)  # the row whose tokens a slot holds
 
     def forget(self) -> None:
