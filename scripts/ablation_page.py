@@ -128,36 +128,21 @@ def helpful(kept: Path) -> list[str]:
     return [name for name, found in verdicts.items() if "better with it" in found and "worse with it" not in found]
 
 
-def in_best() -> tuple[list[str], dict[str, Any]]:
-    """Ingredients of preset `best`, and the fields of other names in which it still differs from REM."""
-    best, rem = PRESETS["best"], Config()
-    there = leaves(asdict(best))
+def in_best() -> list[str]:
+    """Ingredients of preset `best`."""
+    best, rem = leaves(asdict(PRESETS["best"])), Config()
     ingredients = {name: change for problem in PROBLEMS.values() for name, change in problem.ingredients.items()}
-    fields = {
-        name: {f: new for f, _, new in fields_that_differ(rem, change(rem))} for name, change in ingredients.items()
-    }
-    names = [name for name, found in fields.items() if all(there[f] == new for f, new in found.items())]
-    known = {"preset", *(f for name in names for f in fields[name])}
-    return names, {f: new for f, _, new in fields_that_differ(rem, best) if f not in known}
+    return [name for name, change in ingredients.items()
+            if all(best[f] == new for f, _, new in fields_that_differ(rem, change(rem)))]  # fmt: skip
 
 
 def of_best(kept: Path) -> str:
     """What preset `best` has, and which effects of it were seen."""
-    names, others = in_best()
-    every = [leaves(asdict(problem.config)) for problem in PROBLEMS.values()]
-    where = {0: "in no agent here", len(every): "in every agent here"}
-    unknown: dict[str, list[str]] = {}
-    for name, value in others.items():
-        shared = sum(config[name] == value for config in every)
-        unknown.setdefault(where.get(shared, "in some agents here"), []).append(f"`{name}` = {value}")
-    told = [
-        f"**Preset `best`** is `rem` with {', '.join(names)}. Effects of these, alone on REM: {_told(kept, names)}."
-    ]
-    told += [f"Also in the preset, not ablated, {which}: {', '.join(fields)}." for which, fields in unknown.items()]
+    names = in_best()
+    told = [f"**Preset `best`** is `rem` with {', '.join(names)}: better while learning on one problem and worse on "
+            f"none. Effects of these, alone on REM: {_told(kept, names)}."]  # fmt: skip
     if set(chosen := helpful(kept)) != set(names):
-        told.append(
-            f"By these runs, better while learning on one problem and worse on none: {', '.join(chosen) or 'none'}."
-        )
+        told.append(f"By these runs it would be: {', '.join(chosen) or 'none'}.")
     return _filled(" ".join([*told, "There is no complete run of it on a game."]))
 
 
