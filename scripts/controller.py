@@ -30,7 +30,7 @@ from tokendream.data.batch import Segment
 from tokendream.data.replay import ReplayBuffer
 from tokendream.device import processor
 from tokendream.dream import imagine
-from tokendream.dream.objective import clipped_loss, dreamed, parts
+from tokendream.dream.objective import clipped_loss, dreamed, minibatches
 from tokendream.dream.reward import reward_function
 from tokendream.evaluation.diagnosis.world import one_step_ahead
 from tokendream.evaluation.evaluation import evaluate
@@ -99,7 +99,7 @@ def main(run: str, which: str, seed: str, batches: str, every: str, games: str, 
                 experience = dreamed(agent, *seen(agent, replay, segments), dream, generator)
             else:
                 experience = game.dreamed(segments, generator)
-        for share in parts(experience, dream, rng):
+        for share in minibatches(experience, dream, rng):
             gradient_update(
                 share, loss=lambda batch: clipped_loss(agent, batch, dream), module=C, optimiser=optimiser,
                 clip=phase.clip, compute=compute,

@@ -27,7 +27,7 @@ from tokendream.config.config import Config
 from tokendream.config.cuts import CUTS
 from tokendream.device import Compute, processor
 from tokendream.dream.imagine import Rollout
-from tokendream.dream.objective import Experience, clipped_loss, parts
+from tokendream.dream.objective import Experience, clipped_loss, minibatches
 from tokendream.envs.registry import make
 from tokendream.envs.vector import Envs
 from tokendream.evaluation.evaluation import evaluate
@@ -101,7 +101,7 @@ def main(preset: str, seed: str, game: str, batches: str, evaluations: str, *fla
     every = int(batches) // int(evaluations)
     experiences = play(agent, envs, frame, paid, config, compute)
     for n in range(1, int(batches) + 1):
-        for experience in parts(next(experiences), config.dream, rng):
+        for experience in minibatches(next(experiences), config.dream, rng):
             losses, _ = gradient_update(
                 experience, loss=lambda batch: clipped_loss(agent, batch, config.dream), module=agent.actor_critic,
                 optimiser=optimiser, clip=phase.clip, compute=compute,

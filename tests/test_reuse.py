@@ -13,7 +13,7 @@ from tokendream.config.config import vary
 from tokendream.config.presets import TINY
 from tokendream.data.batch import Steps
 from tokendream.dream import imagine
-from tokendream.dream.objective import CLIP, actor_critic_loss, clipped_loss, dreamed, parts
+from tokendream.dream.objective import CLIP, actor_critic_loss, clipped_loss, dreamed, minibatches
 from tokendream.errors import ConfigError
 
 B, L, A = 5, 6, 4
@@ -92,7 +92,7 @@ def test_nothing_after_an_end_counts(agent, segment):
 def test_minibatches_share_all_dreams_out_each_time(agent, segment):
     settings = dataclasses.replace(SETTINGS, mask_after_end=False, reuse=2, minibatches=B)
     experience = dreamed(agent, *segment, settings, torch.Generator().manual_seed(3))
-    shares = list(parts(experience, settings, np.random.default_rng(0)))
+    shares = list(minibatches(experience, settings, np.random.default_rng(0)))
     assert [len(share.tokens) for share in shares] == [1] * 2 * B
     for once in (shares[:B], shares[B:]):
         losses = [float(clipped_loss(agent, share, SETTINGS).terms["value"].detach()) for share in once]

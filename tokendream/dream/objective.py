@@ -217,7 +217,7 @@ def dreamed(
     return Experience.of(rollout, memory, agent.actor_critic.actions, settings, scale)
 
 
-def parts(experience: Experience, settings: DreamConfig, rng: np.random.Generator) -> Iterator[Experience]:
+def minibatches(experience: Experience, settings: DreamConfig, rng: np.random.Generator) -> Iterator[Experience]:
     """What each gradient update learns from, in turn: all dreams, or a random share of them, `reuse` times over.
 
     Raises RuntimeError where the dreams cannot be shared out evenly.

@@ -102,7 +102,7 @@ class GradientPhase(Phase):
         return getattr(self.shared.agent, self.name)
 
     @property
-    def newest(self) -> tuple[int, int]:
+    def newest_rows(self) -> tuple[int, int]:
         """How many segments of a batch are drawn from how many of the newest rows alone."""
         return round(self.settings.newest * self.settings.batch), self.shared.config.collect.steps
 

@@ -27,7 +27,7 @@ from tokendream.data.priorities import Priorities
 from tokendream.data.replay import ReplayBuffer
 from tokendream.data.rewarded import frequencies, with_rewarded
 from tokendream.dream import starts
-from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed, parts
+from tokendream.dream.objective import Experience, clipped_loss, dream_loss, dreamed, minibatches
 from tokendream.dream.return_scale import ReturnScale
 from tokendream.envs.vector import Envs
 from tokendream.errors import once
@@ -113,7 +113,7 @@ class TokenizerPhase(GradientPhase):
 
     def draw(self) -> tuple[Segments, UInt8[Tensor, " B *O"]]:
         shared = self.shared
-        segments = shared.replay.draw(self.settings.batch, 1, align="start", rng=shared.rng, newest=self.newest)
+        segments = shared.replay.draw(self.settings.batch, 1, align="start", rng=shared.rng, newest=self.newest_rows)
         shared.cache.forget()  # V is about to change
         return segments, shared.replay.frames(shared.mine(segments).row[:, 0])
 
@@ -162,7 +162,7 @@ class WorldModelPhase(GradientPhase):
         if isinstance(M.adjusted, Adjusted):
             found = frequencies(
                 replay, self.settings.batch, M.config.rewarded_segments, self._ahead,
-                rare=config.training.rare_rewards, newest=self.newest, after=self._after,
+                rare=config.training.rare_rewards, newest=self.newest_rows, after=self._after,
             )  # fmt: skip
             value = torch.from_numpy(found.value).to(M.adjusted.excess)
             M.adjusted.fit(M.rewards.target(value), found.came, found.drawn)
@@ -188,7 +188,7 @@ class WorldModelPhase(GradientPhase):
             segments = shared.replay.segments(shared.rng.permutation(anchor), M.segment_length, align="start")
         else:
             segments = shared.replay.draw(
-                n, M.segment_length, align="start", rng=shared.rng, after=self._after, newest=self.newest
+                n, M.segment_length, align="start", rng=shared.rng, after=self._after, newest=self.newest_rows
             )
         share, rare = M.rewarded_segments, shared.config.training.rare_rewards
         segments = with_rewarded(shared.replay, segments, share, self._ahead, shared.rng, align="start", rare=rare)
@@ -251,7 +251,7 @@ class ActorCriticPhase(GradientPhase):
         dream, shared = self._settle(), self.shared
         context = shared.config.world_model.context
         segments = starts.draw(
-            shared.replay, self.settings.batch, dream, shared.rng, context=context, newest=self.newest,
+            shared.replay, self.settings.batch, dream, shared.rng, context=context, newest=self.newest_rows,
             rare=shared.config.training.rare_rewards,
         )  # fmt: skip
         return segments, shared.tokenised(segments)
@@ -268,7 +268,7 @@ class ActorCriticPhase(GradientPhase):
             return super().update(number)
         segments, batch = self.draw()
         sums: dict[str, Tensor] = {}
-        for experience in parts(self._dreaming(batch), dream, self.shared.rng):
+        for experience in minibatches(self._dreaming(batch), dream, self.shared.rng):
             figures = self.step(number, segments, experience)
             sums = {name: sums.get(name, 0) + figure for name, figure in figures.items()}
         return {name: total / (dream.reuse * dream.minibatches) for name, total in sums.items()}
