@@ -149,7 +149,7 @@ def test_every_help_runs(command, capsys):
         out = " ".join(out.replace("│", " ").split())  # wherever the terminal breaks the lines
         offered = out.partition("PRESET: ")[2].partition(" or a successor's")[0]
         assert set(offered.split(", ")) == set(PRESETS) - SUCCESSORS
-        for symbol in ("γ", "λ", "ε", "N, the number of RetNet layers", "K = 64 tokens"):
+        for symbol in ("γ", "λ", "ε", "N, the number of layers", "K = 64 tokens"):
             assert symbol in out
 
 

@@ -106,7 +106,7 @@ def test_dream_and_play_take_it(file, tmp_path, capsys):
         client.until(lambda c: c.state.get("mode") == "agent-both" and c.state["step"] >= 3)
         client.say("reload")
         client.until(lambda c: any("playing the checkpoint" in notice for notice in c.notices()))
-        assert client.setup()["run"] == "agent.safetensors"
+        assert client.setup()["run"] == "agent"
         assert client.setup()["episodes"] == []
         client.close()
     assert "no episodes" not in capsys.readouterr().out

@@ -12,7 +12,6 @@ from tokendream.config.config import vary
 from tokendream.config.presets import TINY
 from tokendream.device import Compute
 from tokendream.kernels import cache, machine, tuned
-from tokendream.kernels.cpu import build
 from tokendream.kernels.install import COMPILED, PLAIN, TRITON, describe
 from tokendream.kernels.tuned import Timed, decide
 from tokendream.training import tuning
@@ -36,7 +35,7 @@ def gpu(monkeypatch, tmp_path):
     """A GPU that is not there, and an empty cache folder."""
     monkeypatch.setattr(Compute, "describe", lambda self: "Some GPU, bf16")
     monkeypatch.setattr(Compute, "resolve", lambda *_, **switches: dataclasses.replace(GPU, **switches))
-    monkeypatch.setattr(build, "folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(cache, "folders", lambda: iter([tmp_path]))
     return tmp_path
 
 
