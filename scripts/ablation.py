@@ -25,6 +25,7 @@ from ablation_page import BEYOND, KEPT, MOST, PAGE, ROOT, beyond, draw, page, ru
 
 from tokendream.errors import TokendreamError, nearest
 from tokendream.evaluation.evaluation import Evaluation
+from tokendream.runfolder.folder import FINAL
 from tokendream.runfolder.metrics import read_metrics
 from tokendream.sweep.local import LocalEngine
 from tokendream.sweep.plan import Trial
@@ -62,7 +63,7 @@ def keep(folder: Path, kept: Path) -> None:
     """Copy the evaluation of every finished run, what it cost, its commit and the return while it learned."""
     for trial in trials(folder):
         if trial.finished:
-            final = Evaluation.from_json((trial.run_dir / "evaluation" / "final.json").read_text())
+            final = Evaluation.from_json((trial.run_dir / FINAL).read_text())
             records = read_metrics(trial.run_dir / "metrics.jsonl")
             facts = json.loads((trial.run_dir / "facts.json").read_text())
             core_hours = float(facts["core_hours"])

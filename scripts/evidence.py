@@ -24,6 +24,7 @@ from evidence_pages import CONTROLS, RESULTS, ROOT, draw, pages
 
 from tokendream.cli.flags import parse_train
 from tokendream.config import presets
+from tokendream.runfolder.folder import finished
 from tokendream.runfolder.load import read_config
 
 COPIED = (
@@ -39,7 +40,7 @@ COPIED = (
 
 def collect(run_dir: Path, device: str) -> Path:
     """Copy what proves something of a finished run. Raises ValueError where the run is not finished."""
-    if not (run_dir / "evaluation" / "final.json").exists():
+    if not finished(run_dir):
         raise ValueError(f"{run_dir} is not finished: it has no evaluation/final.json")
     target = RESULTS / device / run_dir.name
     target.mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ class Result:
 
     @functools.cached_property
     def today(self) -> Config:
-        """Its preset as it is today, in its game and for as many epochs; with `settings` in place of the config's."""
+        """Its preset as it is today, in its game and for as many epochs: what `settings` is compared with."""
         now = presets.vary(presets.preset(self.config.preset), "env", id=self.config.env.id)
         return dataclasses.replace(now, seed=0, epochs=self.config.epochs)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_checkpoint_faults import Killed
 from torture import FULL, count
 from torture.child import PLACES
 from torture.runs import Cut, Ended, digest, process, train
@@ -105,10 +106,6 @@ def test_a_run_that_is_cut_goes_on_as_if_it_had_not_been(straight, tmp_path, tal
     assert len(landed) == wanted
     kinds = ", ".join(f"{sum(c.signal == s for c in landed)} {s.name}" for s in CODES)
     tally("processes cut", wanted, lost, f"{kinds}, at {len({c.place for c in landed})} places, in {folders} runs")
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing may be tidied up after it."""
 
 
 @pytest.mark.parametrize("saves", [1, 30, 70])  # in collecting, in collecting again, with all parts trained

@@ -1,8 +1,7 @@
 """Presets: named configs to start from.
 
 `rem` is the paper; `simulus`, `simulus-dmc`, `simulus-a`, `easimulus` and `itc` are its successors (docs/beyond.md);
-`best` is `rem` with three changes that helped on CartPole in our ablation (docs/ablations.md), and with settings of
-advantages and entropy that were not ablated; it has no complete run on a game;
+`best` is `rem` with what helped on CartPole in our ablation (docs/ablations.md); it has no complete run on a game;
 `cpu` is sized for two cores and `night` for a night of theirs; `control` is for features, `grid` for maps of cells;
 `toy` is for the built-in game Catch; `tiny` is for tests. Behind any of them `-` and the name of an ablation changes
 that one thing: `rem-no-pop`, `rem-transformer-no-pop`, `simulus-no-curiosity`.

@@ -81,8 +81,8 @@ class Rollout:
 def start(agent: Agent, tokens: Int64[Tensor, "B L K"], steps: Steps, settings: DreamConfig) -> Dream:
     """The moment before the last frame of each real segment (left-padded), with both memories warm.
 
-    The L-1 frames before it warm the LSTM; M absorbs the last `context_blocks` of them, so that its
-    first prediction also sees the block of the start. Where that is padding, M starts empty.
+    The L-1 frames before it warm the LSTM; M absorbs the last `context_blocks` of them, so that its first prediction
+    rests on these and the start's own block. Where that is padding, M starts empty.
     """
     codes = agent.tokenizer.codes(tokens)
     view = agent.view(tokens[:, :-1], codes[:, :-1])

@@ -11,7 +11,7 @@ from tokendream.envs import atari100k
 from tokendream.envs.atari100k import Reference
 from tokendream.evaluation.evaluation import Evaluation, EvaluationError
 from tokendream.runfolder import files
-from tokendream.runfolder.folder import read_facts
+from tokendream.runfolder.folder import FINAL, read_facts
 from tokendream.runfolder.load import read_config
 from tokendream.runfolder.metrics import Record, read_metrics
 
@@ -72,7 +72,7 @@ class RunFolder:
             read_facts(path),
             records,
             [e for e in during if e is not None],
-            _evaluation(evaluations / "final.json") or _evaluation(path / "final.json"),
+            _evaluation(path / FINAL) or _evaluation(path / "final.json"),
             _evaluation(evaluations / "random.json") or _evaluation(path / "random.json"),
             _why(path, records[-1]["epoch"] if records else None),
         )
